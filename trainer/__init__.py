@@ -1,0 +1,1 @@
+"""optlab: YAML in, an honest optimizer comparison out."""

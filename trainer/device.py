@@ -1,0 +1,82 @@
+"""The machine below an experiment: device, precision, threads, a clock that waits for the GPU (floor 0)."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from trainer.errors import ConfigError
+
+PRECISIONS: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that `auto | cpu | cuda | cuda:N` names; ConfigError when it is not there."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or not (index == "" or index.isdigit()):
+        raise ConfigError(f"unknown device {name!r}", key="train.device", expected="auto, cpu, cuda or cuda:N")
+    found = torch.cuda.device_count()
+    if int(index or 0) >= found:
+        raise ConfigError(
+            f"device {name!r} is not there: torch sees {found} CUDA device{'' if found == 1 else 's'}",
+            key="train.device",
+            expected="auto, cpu" + "".join(f", cuda:{i}" for i in range(found)),
+            fix="say train.device=auto, or look at `optlab doctor`",
+        )
+    return torch.device("cuda", int(index or 0))
+
+
+def usable_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Return the context for the forward pass: nothing for float32, torch's autocast otherwise."""
+    dtype = PRECISIONS[precision]
+    if dtype is torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+class Clock:
+    """Adds up the seconds spent between `start` and `stop`; waits for the GPU at both ends.
+
+    While a clock is stopped nothing counts, so that evaluation, logging and checkpointing never appear in
+    the training time.
+    """
+
+    def __init__(self, device: torch.device, elapsed: float = 0.0) -> None:
+        self._device = device
+        self._started: float | None = None
+        self.elapsed = elapsed
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def start(self) -> None:
+        """Begin or go on counting."""
+        assert self._started is None, "the clock runs already"
+        self._started = self._now()
+
+    def stop(self) -> float:
+        """Stop counting and return all the seconds counted so far."""
+        assert self._started is not None, "the clock does not run"
+        self.elapsed += self._now() - self._started
+        self._started = None
+        return self.elapsed

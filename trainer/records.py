@@ -1,0 +1,176 @@
+"""What a run says about itself: step and evaluation records, the result, and their CSV form (floor 1).
+
+No torch here, so that tables and figures can be made from a run directory in a moment.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from trainer.errors import RunError
+
+FORMAT = 1
+
+Status = Literal["running", "completed", "early_stopped", "diverged", "interrupted", "failed"]
+Cell = float | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A moment of a run and what was measured there.
+
+    Args:
+        step: completed updates.
+        epoch: epochs completed, as a fraction (1.5 = in the middle of the second).
+        samples: training samples seen.
+        grad_evals: backward passes so far (LBFGS makes several per step).
+        train_seconds: seconds of training so far, without evaluation, logging and checkpoints.
+        values: the measurements by column name; None = not known at this moment.
+    """
+
+    step: int
+    epoch: float
+    samples: int
+    grad_evals: int
+    train_seconds: float
+    values: Mapping[str, float | None]
+
+    def row(self) -> dict[str, Cell]:
+        """Return the record as one CSV row: `POSITION_COLUMNS`, then the values."""
+        position = {name: getattr(self, name) for name in POSITION_COLUMNS}
+        position["epoch"] = round(self.epoch, 6)
+        position["train_seconds"] = round(self.train_seconds, 6)
+        return position | dict(self.values)
+
+
+class StepRecord(Record):
+    """One row of steps.csv, made every `log.every` updates.
+
+    Its values: `loss` (of this minibatch, before its update), `lr` or `lr.<label>` per parameter group (as
+    used for this update), and by option `grad_norm`, `grad_norm.<parameter>`, `penalty`.
+    """
+
+
+class EvalRecord(Record):
+    """One row of epochs.csv, made at every evaluation; the first is of step 0, before training.
+
+    Its values: `train_loss`, `train_accuracy` (running means since the last evaluation, train mode),
+    `val_loss`, `val_accuracy` (eval mode, the whole split), by option `train_eval_loss` ...
+    """
+
+
+POSITION_COLUMNS = ("step", "epoch", "samples", "grad_evals", "train_seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The values of one evaluation, with its place in the run (`summary.json`: `final` and `best`)."""
+
+    step: int
+    epoch: float
+    train_seconds: float
+    values: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run came to; `summary.json` holds it.
+
+    Args:
+        status: how it ended.
+        steps, epochs, samples, grad_evals: how far it came.
+        train_seconds: seconds of training alone.
+        total_seconds: seconds from the first record to the last, evaluation and writing included.
+        final: the last evaluation; None when there was none.
+        best: the evaluation that validation chose, with `metric`; None without a validation split.
+        test: loss, accuracy ... on the test split, and `checkpoint`: at `best` or `final`; None = unread.
+        steps_per_second, samples_per_second: throughput over `train_seconds`; None before the first step.
+        peak_memory_bytes: the process's peak (CPU: resident set; CUDA: allocated on the device).
+        optimizer_state_bytes: what the optimizers remember between steps.
+        parameters: number of trainable parameters.
+        best_metric: the metric that chose `best`, as `val_accuracy`.
+        message: why it ended, where the status alone does not say it.
+    """
+
+    status: Status
+    steps: int
+    epochs: float
+    samples: int
+    grad_evals: int
+    train_seconds: float
+    total_seconds: float
+    final: Moment | None
+    best: Moment | None
+    test: Mapping[str, float | int | str | None] | None
+    steps_per_second: float | None
+    samples_per_second: float | None
+    peak_memory_bytes: int
+    optimizer_state_bytes: int
+    parameters: int
+    best_metric: str | None = None
+    message: str = ""
+    format: int = field(default=FORMAT)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as plain dicts and numbers, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> RunResult:
+        """Rebuild a result from what `as_dict` gave; KeyError or TypeError when it is something else."""
+        moments = {name: Moment(**fields[name]) if fields[name] else None for name in ("final", "best")}
+        return cls(**{**fields, **moments})
+
+
+def format_row(columns: Sequence[str], row: Mapping[str, Cell]) -> str:
+    """Return one CSV line with its newline; a column without a value stays empty.
+
+    Floats are written in the shortest form that reads back to the same bits.
+    """
+    assert set(row) <= set(columns), f"columns are fixed when a run starts: {sorted(set(row) - set(columns))}"
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(
+        ["" if row.get(name) is None else repr(row[name]) for name in columns]
+    )
+    return line.getvalue()
+
+
+def format_header(columns: Sequence[str]) -> str:
+    """Return the CSV's first line with its newline."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(columns)
+    return line.getvalue()
+
+
+def read_table(path: Path) -> dict[str, list[float | None]]:
+    """Read steps.csv or epochs.csv into columns; a torn last line (power cut) is left out.
+
+    Raises:
+        RunError: the file is absent, empty, or a whole line does not fit the header.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}", fix="is this a run directory?") from error
+    whole = text[: text.rfind("\n") + 1]
+    lines = list(csv.reader(io.StringIO(whole)))
+    if not lines:
+        raise RunError(f"{path} has no header line", expected="a CSV file that optlab wrote")
+    header, *rows = lines
+    columns: dict[str, list[float | None]] = {name: [] for name in header}
+    for number, cells in enumerate(rows, start=2):
+        if len(cells) != len(header):
+            raise RunError(
+                f"{len(cells)} cells where the header has {len(header)}", where=f"{path}:{number}"
+            )
+        for name, cell in zip(header, cells, strict=True):
+            try:
+                columns[name].append(float(cell) if cell else None)
+            except ValueError as error:
+                raise RunError(f"{cell!r} is not a number", key=name, where=f"{path}:{number}") from error
+    return columns
