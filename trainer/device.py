@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -73,6 +74,19 @@ class Clock:
         """Begin or go on counting."""
         assert self._started is None, "the clock runs already"
         self._started = self._now()
+
+    def read(self) -> float:
+        """Return the seconds counted so far, running or not, without waiting for the GPU."""
+        return self.elapsed + (0.0 if self._started is None else time.perf_counter() - self._started)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stand still for the block."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
     def stop(self) -> float:
         """Stop counting and return all the seconds counted so far."""

@@ -64,6 +64,10 @@ class EvalRecord(Record):
     """
 
 
+class CheckpointDue(Record):
+    """A moment at which the state is whole and a checkpoint is due; it has no values."""
+
+
 POSITION_COLUMNS = ("step", "epoch", "samples", "grad_evals", "train_seconds")
 
 

@@ -1,0 +1,172 @@
+"""The textbook training step, in plain torch: forward, loss, zero_grad, backward, step.
+
+Knows nothing of epochs, schedules, logging or devices; it updates the parameters once from what it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+MicroBatch = tuple[Tensor, Tensor]
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """What one step leaves for the records; nothing here has been read from the device yet.
+
+    Args:
+        loss: the data loss of the step's samples before the update, 0-d, without penalties.
+        outputs: the model's outputs of every micro-batch, detached, [n, K] each.
+        grad_evals: backward passes made.
+        grad_norms: Euclidean norm of every parameter's gradient before clipping, [parameters], or None.
+        penalty: the penalty added to the loss, 0-d, or None.
+    """
+
+    loss: Tensor
+    outputs: list[Tensor]
+    grad_evals: int
+    grad_norms: Tensor | None = None
+    penalty: Tensor | None = None
+
+
+class EagerEngine:
+    """Steps the optimizers side by side on a model.
+
+    Args:
+        model: in train mode, on its device.
+        loss: (outputs, targets) -> mean over the samples, 0-d.
+        optimizers: each owns parameters of its own; one that needs a closure (LBFGS) stands alone.
+        autocast: makes the context of the forward pass.
+        needs_closure: the optimizer evaluates the loss itself, several times per step.
+        scaler: scales the loss for float16, or None.
+        penalty: () -> a 0-d tensor added to the loss, or None.
+        clip_grad_norm, clip_grad_value: largest total norm / element of the gradient, or None.
+        zero_grad: False lets the gradients add up over all steps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizers: Sequence[Optimizer],
+        *,
+        autocast: Callable[[], AbstractContextManager[object]],
+        needs_closure: bool = False,
+        scaler: GradScaler | None = None,
+        penalty: Callable[[], Tensor] | None = None,
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+        zero_grad: bool = True,
+    ) -> None:
+        assert not needs_closure or (len(optimizers) == 1 and scaler is None)
+        self.model = model
+        self.loss = loss
+        self.optimizers = tuple(optimizers)
+        self.autocast = autocast
+        self.needs_closure = needs_closure
+        self.scaler = scaler
+        self.penalty = penalty
+        self.clip_grad_norm = clip_grad_norm
+        self.clip_grad_value = clip_grad_value
+        self.zero_grad = zero_grad
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def step(self, batches: Sequence[MicroBatch], *, measure: bool = False) -> StepOutput:
+        """Update the parameters once from the mean gradient over all samples of `batches`.
+
+        Args:
+            batches: one (inputs, targets), or several whose gradients are accumulated.
+            measure: also return the gradients' norms.
+        """
+        if self.needs_closure:
+            return self._closure_step(batches, measure=measure)
+        output = self._gradients(batches, measure=measure)
+        for optimizer in self.optimizers:
+            if self.scaler is None:
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+        if self.scaler is not None:
+            self.scaler.update()
+        return output
+
+    def _gradients(self, batches: Sequence[MicroBatch], *, measure: bool) -> StepOutput:
+        """Forward, loss, zero_grad, backward, clip; the gradients are then ready for `optimizer.step()`."""
+        if self.zero_grad:
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+        samples = sum(len(targets) for _, targets in batches)
+        losses, all_outputs = [], []
+        for inputs, targets in batches:
+            with self.autocast():
+                outputs = self.model(inputs)
+                loss = self.loss(outputs, targets)
+            if len(batches) > 1:  # the micro-batch's share of the mean over all samples
+                loss = loss * (len(targets) / samples)
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+            losses.append(loss.detach())
+            all_outputs.append(outputs.detach())
+        penalty = self._add_penalty()
+        if self.scaler is not None:
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
+        norms = self._gradient_norms() if measure else None
+        if self.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
+        if self.clip_grad_value is not None:
+            nn.utils.clip_grad_value_(self.parameters, self.clip_grad_value)
+        total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return StepOutput(total, all_outputs, len(batches), norms, penalty)
+
+    def _add_penalty(self) -> Tensor | None:
+        if self.penalty is None:
+            return None
+        penalty = self.penalty()
+        (penalty if self.scaler is None else self.scaler.scale(penalty)).backward()
+        return penalty.detach()
+
+    def _gradient_norms(self) -> Tensor:
+        gradients = [p.grad if p.grad is not None else p.new_zeros(()) for p in self.parameters]
+        return torch.stack(torch._foreach_norm(gradients))
+
+    def _closure_step(self, batches: Sequence[MicroBatch], *, measure: bool) -> StepOutput:
+        """Let the optimizer evaluate the loss as often as it likes, on the same batch and dropout mask."""
+        (optimizer,) = self.optimizers
+        first: list[StepOutput] = []
+        evaluations = 0
+        random_state = _random_state(self.parameters[0].device)
+
+        def closure() -> Tensor:
+            nonlocal evaluations
+            _set_random_state(random_state)
+            output = self._gradients(batches, measure=measure and not first)
+            evaluations += output.grad_evals
+            if not first:
+                first.append(output)
+            return output.loss if output.penalty is None else output.loss + output.penalty
+
+        optimizer.step(closure)
+        output = first[0]
+        output.grad_evals = evaluations
+        return output
+
+
+def _random_state(device: torch.device) -> Mapping[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_random_state(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])

@@ -1,0 +1,273 @@
+"""One experiment as living objects, and its state (floor 3).
+
+Holds what the loop works with: batches, model, engine, optimizers, schedules, progress, clock. It is made by
+`building.build_experiment`; it writes no file and prints nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from trainer.config.structure import Config
+from trainer.data.batches import Batch, Batches
+from trainer.data.dataset import Splits
+from trainer.device import Clock
+from trainer.engines.eager import EagerEngine, StepOutput
+from trainer.losses import Loss
+from trainer.metrics import RunningMean, evaluate_split
+from trainer.optimizers.groups import Group
+from trainer.records import EvalRecord, Record, StepRecord
+from trainer.schedules import Schedule
+from trainer.timetable import Rhythm
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run has come.
+
+    Args:
+        step: completed updates.
+        epoch: epochs completed.
+        batch: batches done within the current epoch.
+        samples: training samples seen.
+        grad_evals: backward passes made.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    samples: int = 0
+    grad_evals: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The run's length and rhythms, in steps; None = never.
+
+    Args:
+        steps: length; None when only `seconds` ends it.
+        seconds: budget of training time.
+        accumulate: batches per step.
+        log, evaluate: when rows of steps.csv and epochs.csv are due.
+        checkpoint: when checkpoints are due; None = at every evaluation.
+    """
+
+    steps: int | None
+    seconds: float | None
+    accumulate: int
+    log: Rhythm
+    evaluate: Rhythm
+    checkpoint: Rhythm | None
+
+
+@dataclass(slots=True)
+class Experiment:
+    """Everything the loop needs, and what it asks of it.
+
+    Args:
+        config: resolved and complete; saved with the run.
+        evaluate_on: makes the batches of a split (`val`, `train`, `test`) for an evaluation.
+        groups: parameter groups by optimizer label.
+        columns: the values of a step record and of an eval record, fixed for the run.
+        stop_requested: set from outside (a signal) to end the run after the current step.
+    """
+
+    config: Config
+    device: torch.device
+    splits: Splits
+    data_digest: str
+    batches: Batches
+    evaluate_on: Callable[[str], Iterator[Batch]]
+    model: nn.Module
+    loss: Loss
+    classes: bool
+    optimizers: Mapping[str, Optimizer]
+    groups: Mapping[str, Sequence[Group]]
+    schedules: Sequence[Schedule]
+    engine: EagerEngine
+    scaler: GradScaler | None
+    autocast: Callable[[], AbstractContextManager[object]]
+    plan: Plan
+    clock: Clock
+    notes: Sequence[str] = ()
+    progress: Progress = field(default_factory=Progress)
+    stop_requested: bool = False
+    _mean: RunningMean = field(init=False)
+    _ended: bool = False
+    _evaluated_at: int | None = None
+
+    def __post_init__(self) -> None:
+        self._mean = RunningMean(classes=self.classes)
+
+    # ---- what the loop asks
+
+    def finished(self) -> bool:
+        """Return whether the run's length is reached, or someone asked it to stop."""
+        return self.stop_requested or self._ended
+
+    def _at_end(self) -> bool:
+        if self.plan.steps is not None and self.progress.step >= self.plan.steps:
+            return True
+        return self.plan.seconds is not None and self.clock.read() >= self.plan.seconds
+
+    def remaining_batches(self) -> Iterator[list[Batch]]:
+        """Yield what is left of the current epoch, as many batches at a time as one step takes."""
+        batches = self.batches.epoch(self.progress.epoch, start=self.progress.batch)
+        while step := list(islice(batches, self.plan.accumulate)):
+            yield step
+
+    def advance(self, batches: Sequence[Batch], output: StepOutput) -> None:
+        """Count a completed update."""
+        now = self.progress
+        now.step += 1
+        now.batch += len(batches)
+        now.samples += sum(len(batch.targets) for batch in batches)
+        now.grad_evals += output.grad_evals
+        self._mean.add(output.loss, batches, output.outputs)
+        if now.batch >= self.batches.batches_per_epoch:
+            now.epoch, now.batch = now.epoch + 1, 0
+        self._ended = self._at_end()  # once per step: the clock must not end a run between two questions
+
+    def step_schedules(self) -> None:
+        """Step the schedules whose interval the last update completed."""
+        for schedule in self.schedules:
+            if schedule.interval == "step" or self.progress.batch == 0:
+                schedule.step()
+
+    def measures_next(self) -> bool:
+        """Return whether the next step is to measure the gradients' norms."""
+        return self.config.log.gradients and self._logs(self.progress.step + 1)
+
+    def log_due(self) -> bool:
+        """Return whether the last update is one to write down (the first one always is)."""
+        return self._logs(self.progress.step)
+
+    def _logs(self, step: int) -> bool:
+        return step == 1 or self.plan.log.due(step)
+
+    def evaluation_due(self) -> bool:
+        """Return whether to evaluate now: by its rhythm, and at the end."""
+        return self.plan.evaluate.due(self.progress.step) or self._ended
+
+    def checkpoint_due(self) -> bool:
+        """Return whether the state is to be saved now: by its rhythm, else at every evaluation."""
+        if self.plan.checkpoint is None:
+            return self._evaluated_at == self.progress.step
+        return self.plan.checkpoint.due(self.progress.step)
+
+    # ---- records
+
+    def here(self, kind: type[Record], values: Mapping[str, float | None] | None = None) -> Any:
+        """Return a record of the given kind at this moment."""
+        now = self.progress
+        epoch = now.epoch + now.batch / self.batches.batches_per_epoch
+        return kind(now.step, epoch, now.samples, now.grad_evals, self.clock.read(), values or {})
+
+    def log(self, output: StepOutput) -> StepRecord:
+        """Return the record of the last update; reads its loss from the device. Call before the schedules."""
+        values: dict[str, float | None] = {"loss": output.loss.item()}
+        values |= {name: float(group["lr"]) for name, group in self._lr_columns()}
+        if output.penalty is not None:
+            values["penalty"] = output.penalty.item()
+        if output.grad_norms is not None:
+            values["grad_norm"] = output.grad_norms.norm().item()
+            values |= dict(zip(self._norm_columns(), output.grad_norms.tolist(), strict=True))
+        record: StepRecord = self.here(StepRecord, values)
+        return record
+
+    def evaluate(self) -> EvalRecord:
+        """Evaluate the splits, tell the plateau schedules, and begin a new running mean."""
+        values = self._mean.values()
+        self._mean.reset()
+        if self.config.train.eval_train:
+            values |= {f"train_eval_{name}": value for name, value in self.measure("train").items()}
+        if self.splits.val is not None:
+            values |= {f"val_{name}": value for name, value in self.measure("val").items()}
+        for schedule in self.schedules:
+            if schedule.monitor is not None and self.progress.step > 0:
+                metric = values[schedule.monitor]
+                assert metric is not None
+                schedule.observe(metric)
+        self._evaluated_at = self.progress.step
+        record: EvalRecord = self.here(EvalRecord, values)
+        return record
+
+    def measure(self, split: str) -> dict[str, float]:
+        """Return loss and, with classes, accuracy of the model on a whole split, in eval mode."""
+        return evaluate_split(
+            self.model, self.loss, self.evaluate_on(split), autocast=self.autocast, classes=self.classes
+        )
+
+    def step_columns(self) -> list[str]:
+        """Return the names of a step record's values."""
+        columns = ["loss", *(name for name, _ in self._lr_columns())]
+        if self.engine.penalty is not None:
+            columns.append("penalty")
+        if self.config.log.gradients:
+            columns += ["grad_norm", *self._norm_columns()]
+        return columns
+
+    def eval_columns(self) -> list[str]:
+        """Return the names of an eval record's values."""
+        kinds = ["train"]
+        kinds += ["train_eval"] if self.config.train.eval_train else []
+        kinds += ["val"] if self.splits.val is not None else []
+        metrics = ["loss", "accuracy"] if self.classes else ["loss"]
+        return [f"{kind}_{metric}" for kind in kinds for metric in metrics]
+
+    def _lr_columns(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield `lr` or `lr.<label>` with the live parameter group."""
+        several = len(self.optimizers) > 1
+        for label, optimizer in self.optimizers.items():
+            for group, described in zip(optimizer.param_groups, self.groups[label], strict=True):
+                parts = [label] * several + [described.label] * bool(described.label)
+                yield ".".join(["lr", *parts]), group
+
+    def _norm_columns(self) -> list[str]:
+        return [f"grad_norm.{name}" for name, p in self.model.named_parameters() if p.requires_grad]
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a later process needs to go on from here: tensors and plain values only."""
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "progress": asdict(self.progress),
+            "train_seconds": self.clock.read(),
+            "evaluated_at": self._evaluated_at,
+            "model": self.model.state_dict(),
+            "optimizers": {label: optimizer.state_dict() for label, optimizer in self.optimizers.items()},
+            "schedules": [schedule.state_dict() for schedule in self.schedules],
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "mean": self._mean.state_dict(),
+            "random": random,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned, in an experiment built from the same config."""
+        self.progress = Progress(**state["progress"])
+        self.clock.elapsed = state["train_seconds"]
+        self._ended = self._at_end()
+        self._evaluated_at = state["evaluated_at"]
+        self.model.load_state_dict(state["model"])
+        for label, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][label])
+        for schedule, schedule_state in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(schedule_state)
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self._mean.load_state_dict(state["mean"])
+        torch.set_rng_state(state["random"]["cpu"])
+        if "cuda" in state["random"]:
+            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)

@@ -1,0 +1,46 @@
+"""The training loop (floor 4): a generator of records, in the order every textbook gives.
+
+It writes nothing and decides nothing: whoever iterates over it logs, saves, shows and stops. While it is
+suspended at a `yield` its clock stands still, so that none of that counts as training time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainer.experiment import Experiment
+from trainer.records import CheckpointDue, Record
+
+
+def train(run: Experiment) -> Iterator[Record]:
+    """Train until the run's length is reached, and yield what is worth writing down.
+
+    Yields:
+        A `StepRecord` every `log.every` updates (and for the first), an `EvalRecord` before the first update,
+        at every evaluation and at the end, and a `CheckpointDue` where the state may be saved: a run that
+        goes on from there yields the same records as one that was never stopped.
+    """
+    if run.progress.step == 0:
+        yield run.evaluate()
+        yield run.here(CheckpointDue)
+
+    run.clock.start()
+    while not run.finished():
+        for batches in run.remaining_batches():
+            output = run.engine.step(batches, measure=run.measures_next())  # forward, backward, update
+            run.advance(batches, output)
+            record = run.log(output) if run.log_due() else None
+            run.step_schedules()
+
+            if record:
+                with run.clock.paused():
+                    yield record
+            if run.evaluation_due():
+                with run.clock.paused():
+                    yield run.evaluate()
+            if run.checkpoint_due():
+                with run.clock.paused():
+                    yield run.here(CheckpointDue)
+            if run.finished():
+                break
+    run.clock.stop()

@@ -1,0 +1,126 @@
+"""Histograms of the weights, a panel per layer: at the start, or how they change over the epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from trainer.plots.style import COLOURS, DPI, ORDERED_COLOURS, format_number, settings, write
+
+Item = TypeVar("Item")
+
+MOST_LAYERS = 24
+MOST_MOMENTS = 8
+
+
+def plot_histograms(
+    title: str,
+    moments: Sequence[Mapping[str, Any]],
+    path: Path,
+    *,
+    save: Callable[[Figure, Path], None] | None = None,
+) -> Path:
+    """Draw the weights' histograms into one figure and return its path, whose ending names the format.
+
+    One moment is drawn filled; several as outlines coloured by epoch, the start dashed in black. Areas are
+    normalised, so that moments with other bins can be compared. Of many layers or moments, evenly chosen
+    ones are drawn (first and last among them).
+
+    Args:
+        title: above the panels.
+        moments: at least one, each `{"step", "epoch", "layers": {name: {"edges": [B + 1], "counts": [B]}}}`.
+        path: the file to write.
+        save: how a figure reaches its path; None = plain writing.
+    """
+    assert moments, "a histogram needs a moment"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with settings():
+        figure = _draw(title, moments)
+    (save or write)(figure, path)
+    return path
+
+
+def _draw(title: str, moments: Sequence[Mapping[str, Any]]) -> Figure:
+    names = list(moments[0]["layers"])
+    chosen = _evenly(names, MOST_LAYERS)
+    shown = _evenly(moments, MOST_MOMENTS)
+    columns = max(1, min(3 if len(chosen) <= 9 else 4, len(chosen)))
+    rows = max(1, -(-len(chosen) // columns))
+    figure = Figure(figsize=(max(7.0, 2.5 * columns), 1.1 + 1.75 * rows), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(
+        title if len(chosen) == len(names) else f"{title}\n({len(chosen)} of {len(names)} layers)"
+    )
+    grid = figure.subplots(rows, columns, squeeze=False)
+    last_epoch = max(float(moment["epoch"]) for moment in shown) or 1.0
+    shades = matplotlib.colormaps[ORDERED_COLOURS]
+    for axes, name in zip(grid.flat, chosen, strict=False):
+        for i, moment in enumerate(shown):
+            if layer := moment["layers"].get(name):
+                alone = len(shown) == 1
+                start = i == 0 and not alone
+                colour = COLOURS["blue"] if alone else shades(0.9 * float(moment["epoch"]) / last_epoch)
+                _draw_layer(
+                    axes, layer, colour=COLOURS["black"] if start else colour, filled=alone, dashed=start
+                )
+        axes.set_title(name)
+        axes.set_ylim(bottom=0)
+        axes.set_yticks([])
+        axes.spines[["top", "left"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(format_number))
+    for axes in grid.flat[len(chosen) :]:
+        axes.set_visible(False)
+    figure.supxlabel("weight", fontsize=10.5)
+    figure.supylabel("density", fontsize=10.5)
+    if len(shown) > 1:
+        ramp = matplotlib.colors.ListedColormap(shades(np.linspace(0, 0.9, 256)))
+        figure.colorbar(
+            ScalarMappable(Normalize(0, last_epoch), ramp),
+            ax=grid,
+            label="epoch (dashed black: the first)",
+            aspect=30,
+        )
+    return figure
+
+
+def _draw_layer(
+    axes: Axes, layer: Mapping[str, Sequence[float]], *, colour: Any, filled: bool, dashed: bool
+) -> None:
+    edges = np.asarray(layer["edges"], dtype=np.float64)
+    counts = np.asarray(layer["counts"], dtype=np.float64)
+    widths = np.diff(edges)
+    if not counts.sum() or not np.isfinite(edges).all():
+        return
+    if not (widths > 0).all():
+        # All weights are equal, as zeros after `zeros_`: a spike has no density.
+        axes.axvline(float(edges[0]), color=colour, linestyle="--" if dashed else "-")
+        return
+    density = counts / counts.sum() / widths
+    if filled:
+        axes.stairs(density, edges, fill=True, color=colour, alpha=0.85)
+    else:
+        axes.stairs(
+            density,
+            edges,
+            color=colour,
+            linestyle="--" if dashed else "-",
+            linewidth=1.4,
+            zorder=3 if dashed else 2,
+        )
+
+
+def _evenly(items: Sequence[Item], most: int) -> list[Item]:
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i)] for i in np.linspace(0, len(items) - 1, most)]

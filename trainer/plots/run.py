@@ -1,0 +1,384 @@
+"""The figures of one run: loss, accuracy, learning rate, gradient norms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from trainer.plots.style import (
+    COLOURS,
+    LINES,
+    ORDERED_COLOURS,
+    Array,
+    Line,
+    format_axis,
+    legend,
+    limits,
+    new_figure,
+    settings,
+    smooth,
+    write,
+)
+from trainer.plots.titles import title
+
+Table = Mapping[str, list[float | None]]
+
+TRAIN, VAL, TRAIN_EVAL, TEST = LINES[0], LINES[1], LINES[2], Line(COLOURS["purple"], "none", "*")
+FEW_POINTS = 12
+MANY_POINTS = 2000
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a run left behind, as plain tables.
+
+    Args:
+        config: the resolved config as plain dicts.
+        steps: the columns of steps.csv.
+        epochs: the columns of epochs.csv.
+        summary: summary.json; None while the run goes on.
+        defaults: by optimizer name, its options' defaults, so that the title can leave them out.
+        inputs: numbers per sample, for the title of an mlp; None = not known.
+        outputs: classes or targets, likewise.
+    """
+
+    config: Mapping[str, Any]
+    steps: Table
+    epochs: Table
+    summary: Mapping[str, Any] | None = None
+    defaults: Mapping[str, Mapping[str, Any]] | None = None
+    inputs: int | None = None
+    outputs: int | None = None
+
+
+def plot_run(
+    curves: Curves,
+    folder: Path,
+    *,
+    formats: Sequence[str] = ("png",),
+    save: Callable[[Figure, Path], None] | None = None,
+) -> list[Path]:
+    """Draw every figure for which the run has data; return the paths in the order of drawing.
+
+    Always `loss` and `loss_logx`; `accuracy`, `lr` and `gradients` where their columns hold something.
+
+    Args:
+        curves: the run.
+        folder: where the files go; it is made when it is not there.
+        formats: png, svg or pdf, one file of each.
+        save: how a figure reaches its path; None = plain writing (`trainer.plots.write`).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, draw in DRAWINGS.items():
+        with settings():
+            figure = draw(curves)
+        for file_format in formats if figure else ():
+            path = folder / f"{name}.{file_format}"
+            (save or write)(figure, path)
+            paths.append(path)
+    return paths
+
+
+def draw_loss(curves: Curves, *, log_steps: bool = False) -> Figure | None:
+    """Return the loss of minibatches and evaluations against steps, semilog y unless losses are negative."""
+    step, loss = _points(curves.steps, "loss")
+    evaluations = [
+        ("train, running mean", TRAIN, *_points(curves.epochs, "train_loss")),
+        ("train, eval mode", TRAIN_EVAL, *_points(curves.epochs, "train_eval_loss")),
+        ("validation", VAL, *_points(curves.epochs, "val_loss")),
+    ]
+    evaluations = [one for one in evaluations if len(one[2])]
+    if not len(step) and not evaluations:
+        return None
+    figure, axes = _figure(curves)
+    values = [loss, *(one[3] for one in evaluations)]
+    log = not any((v < 0).any() for v in values)
+    _set_steps(axes, [step, *(one[2] for one in evaluations)], log=log_steps)
+    _set_values(axes, values, log=log)
+    _draw_cloud(axes, step, loss, LINES[5], "minibatch", smoothed="minibatch, smoothed")
+    for label, line, x, y in evaluations:
+        _draw_evaluations(axes, x, y, line, label)
+    _draw_test(axes, curves, "loss", lambda value: f"test {value:.4g}")
+    _mark_end(axes, curves, step, loss, evaluations)
+    axes.set_ylabel(f"loss ({_loss_name(curves.config)})")
+    return _finish(figure, axes, curves)
+
+
+def draw_loss_logx(curves: Curves) -> Figure | None:
+    """Return the loss against the logarithm of the step, where the first steps have room."""
+    return draw_loss(curves, log_steps=True)
+
+
+def draw_accuracy(curves: Curves) -> Figure | None:
+    """Return the accuracies of the evaluations in percent; None when the run has none."""
+    series = [
+        ("train, running mean", TRAIN, *_points(curves.epochs, "train_accuracy")),
+        ("train, eval mode", TRAIN_EVAL, *_points(curves.epochs, "train_eval_accuracy")),
+        ("validation", VAL, *_points(curves.epochs, "val_accuracy")),
+    ]
+    series = [(label, line, x, 100 * y) for label, line, x, y in series if len(x)]
+    test = _test(curves, "accuracy")
+    if not series and test is None:
+        return None
+    figure, axes = _figure(curves)
+    _set_steps(axes, [one[2] for one in series] + ([np.array([test[0]])] if test else []))
+    # The untrained network's 10 % would press all that follows into the upper edge: its line comes from below.
+    later = [y[x > 0] for _, _, x, y in series] + ([np.array([100 * test[1]])] if test else [])
+    every = [y for _, _, _, y in series] + later
+    spread, whole = (_spread(values) for values in (later, every))
+    shown = limits(later if spread and whole > 2 * spread else every, log=False) or (0.0, 100.0)
+    low, high = max(shown[0], -2.0), min(shown[1], 100.0 + 0.04 * (100.0 - shown[0]))
+    axes.set_ylim(low, high)
+    format_axis(axes.yaxis, low, high, log=False)
+    for label, line, x, y in series:
+        _draw_evaluations(axes, x, y, line, label)
+    _draw_test(axes, curves, "accuracy", lambda value: f"test {100 * value:.2f} %", scale=100)
+    axes.set_ylabel("accuracy (%)")
+    return _finish(figure, axes, curves)
+
+
+def draw_lr(curves: Curves) -> Figure | None:
+    """Return the learning rate of every parameter group; log y when they span more than a factor of ten."""
+    names = [name for name in curves.steps if name == "lr" or name.startswith("lr.")]
+    series = [(name.removeprefix("lr."), *_points(curves.steps, name)) for name in names]
+    series = [one for one in series if len(one[1])]
+    if not series:
+        return None
+    figure, axes = _figure(curves)
+    positive = np.concatenate([y[y > 0] for _, _, y in series])
+    log = bool(positive.size) and float(positive.max() / positive.min()) > 10
+    _set_steps(axes, [x for _, x, _ in series])
+    _set_values(axes, [y for _, _, y in series], log=log, from_zero=True)
+    for i, (label, x, y) in enumerate(series):
+        line = LINES[i % len(LINES)]
+        # A value holds until the next one is set; a schedule that moves at every point is joined instead.
+        moves = np.count_nonzero(np.diff(y)) > 0.5 * len(y)
+        axes.plot(
+            x,
+            np.where(y > 0, y, np.nan) if log else y,
+            color=line.colour,
+            linestyle=line.dashes,
+            marker=line.marker if len(x) < FEW_POINTS else "",
+            drawstyle="default" if moves else "steps-post",
+            # Groups with the same rate lie on each other: the lower ones show at the sides.
+            linewidth=2 + 1.4 * (len(series) - 1 - i) / max(len(series) - 1, 1),
+            label="learning rate" if label == "lr" else label,
+        )
+    axes.set_ylabel("learning rate")
+    return _finish(figure, axes, curves)
+
+
+def draw_gradients(curves: Curves) -> Figure | None:
+    """Return the norm of the whole gradient and of each parameter's, where they were logged."""
+    step, total = _points(curves.steps, "grad_norm")
+    names = [name for name in curves.steps if name.startswith("grad_norm.")]
+    parts = [(name.removeprefix("grad_norm."), *_points(curves.steps, name)) for name in names]
+    parts = [one for one in parts if len(one[1])]
+    if not len(step) and not parts:
+        return None
+    figure, axes = _figure(curves)
+    _set_steps(axes, [step, *(x for _, x, _ in parts)])
+    _set_values(axes, [total, *(smooth(y) for _, _, y in parts)], log=True)
+    black = Line(COLOURS["black"], "-", "o")
+    _draw_cloud(axes, step, total, black, "all parameters", smoothed="all parameters, smoothed")
+    if len(parts) < len(LINES):
+        looks = list(LINES[: len(parts)])
+    else:
+        shades = matplotlib.colormaps[ORDERED_COLOURS](np.linspace(0, 0.95, len(parts)))
+        looks = [Line(matplotlib.colors.to_hex(shade), "-", "o") for shade in shades]
+    named = {0, len(parts) // 2, len(parts) - 1} if len(parts) >= len(LINES) else set(range(len(parts)))
+    for i, ((name, x, y), line) in enumerate(zip(parts, looks, strict=True)):
+        marker = line.marker if len(x) < FEW_POINTS else ""
+        label = name if i in named else "_"
+        axes.plot(
+            x,
+            _positive(smooth(y)),
+            color=line.colour,
+            linestyle=line.dashes,
+            marker=marker,
+            label=label,
+            linewidth=1.3,
+        )
+    axes.set_ylabel("gradient norm (2-norm)")
+    return _finish(figure, axes, curves)
+
+
+DRAWINGS: dict[str, Callable[[Curves], Figure | None]] = {
+    "loss": draw_loss,
+    "loss_logx": draw_loss_logx,
+    "accuracy": draw_accuracy,
+    "lr": draw_lr,
+    "gradients": draw_gradients,
+}
+
+
+def _points(table: Table, name: str) -> tuple[Array, Array]:
+    """Return the steps [N] and values [N] of a column where it has any."""
+    pairs = [
+        (x, y) for x, y in zip(table.get("step", []), table.get(name, []), strict=False) if y is not None
+    ]
+    cells = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    return cells[:, 0], cells[:, 1]
+
+
+def _positive(values: Array) -> Array:
+    return np.where(values > 0, values, np.nan)
+
+
+def _spread(values: Sequence[Array]) -> float:
+    finite = np.concatenate([np.empty(0), *[v[np.isfinite(v)] for v in values]])
+    return float(np.ptp(finite)) if finite.size else 0.0
+
+
+def _figure(curves: Curves) -> tuple[Figure, Axes]:
+    return new_figure(
+        title(curves.config, defaults=curves.defaults, inputs=curves.inputs, outputs=curves.outputs)
+    )
+
+
+def _finish(figure: Figure, axes: Axes, curves: Curves) -> Figure:
+    _draw_epochs(axes, curves)
+    legend(figure)
+    return figure
+
+
+def _set_steps(axes: Axes, steps: Sequence[Array], *, log: bool = False) -> None:
+    last = max([1.0, *(float(x.max()) for x in steps if len(x))])
+    if log:
+        axes.set_xscale("log")
+        low, high = 0.9, max(last, 2.0) * (max(last, 2.0) ** 0.03)
+        axes.set_xlabel("training step (updates), logarithmic")
+    else:
+        low, high = -0.02 * last, 1.03 * last
+        axes.set_xlabel("training step (updates)")
+    axes.set_xlim(low, high)
+    format_axis(axes.xaxis, low, high, log=log)
+    if not log and last < 7:
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+
+
+def _set_values(axes: Axes, values: Sequence[Array], *, log: bool, from_zero: bool = False) -> None:
+    shown = limits(values, log=log)
+    if log:
+        axes.set_yscale("log")
+    if shown is None:
+        shown = (0.1, 10.0) if log else (0.0, 1.0)
+    elif from_zero and not log:
+        shown = (0.0, shown[1])
+    axes.set_ylim(*shown)
+    format_axis(axes.yaxis, *shown, log=log)
+
+
+def _draw_epochs(axes: Axes, curves: Curves) -> None:
+    """Add the upper axis in epochs; without two places known (or in one short of a step), none."""
+    per_epoch = None
+    for table in (curves.epochs, curves.steps):
+        step, epoch = _points(table, "epoch")
+        if len(step) and epoch[-1] > 0:
+            per_epoch = step[-1] / epoch[-1]
+    if per_epoch is None:
+        return
+    upper = axes.secondary_xaxis("top", functions=(lambda x: x / per_epoch, lambda x: x * per_epoch))
+    upper.set_xlabel("epoch")
+    low, high = (edge / per_epoch for edge in axes.get_xlim())
+    format_axis(upper.xaxis, low, high, log=axes.get_xscale() == "log")
+
+
+def _draw_cloud(axes: Axes, x: Array, y: Array, line: Line, label: str, *, smoothed: str) -> None:
+    """Draw raw points, faint, and their smoothed line; few points are joined as they are."""
+    shown = _positive(y) if axes.get_yscale() == "log" else y
+    if len(x) < FEW_POINTS:
+        axes.plot(x, shown, color=line.colour, marker=".", linewidth=1.0, label=label)
+        return
+    size = 3.5 if len(x) < 500 else 2.0
+    alpha = 0.45 if len(x) < 500 else max(0.08, 0.45 * (500 / len(x)) ** 0.5)
+    axes.plot(
+        x, shown, ".", color=line.colour, markersize=size, alpha=alpha, label=label,
+        markeredgewidth=0, rasterized=len(x) > MANY_POINTS,
+    )  # fmt: skip
+    line_y = smooth(y)
+    axes.plot(
+        x, _positive(line_y) if axes.get_yscale() == "log" else line_y, color=line.colour, label=smoothed
+    )
+
+
+def _draw_evaluations(axes: Axes, x: Array, y: Array, line: Line, label: str) -> None:
+    shown = _positive(y) if axes.get_yscale() == "log" else y
+    axes.plot(
+        x,
+        shown,
+        color=line.colour,
+        linestyle=line.dashes,
+        marker=line.marker if len(x) <= 60 else "",
+        label=label,
+        zorder=3,
+    )
+    start = shown[x == 0]
+    if axes.get_xscale() == "log" and start.size and np.isfinite(start[0]):
+        axes.plot(
+            [0.0], start[:1], marker=line.marker, color=line.colour, markerfacecolor="white", zorder=4,
+            transform=axes.get_yaxis_transform(), clip_on=False,
+        )  # fmt: skip
+
+
+def _test(curves: Curves, name: str) -> tuple[float, float] | None:
+    """Return the step at which the test split was read, and what came out."""
+    summary = curves.summary or {}
+    test = summary.get("test")
+    if not test or not isinstance(test.get(name), int | float) or not math.isfinite(test[name]):
+        return None
+    moment = summary.get(str(test.get("checkpoint", "final"))) or summary.get("final") or {}
+    step = moment.get("step", summary.get("steps"))
+    return None if step is None else (float(step), float(test[name]))
+
+
+def _draw_test(
+    axes: Axes, curves: Curves, name: str, label: Callable[[float], str], *, scale: float = 1
+) -> None:
+    test = _test(curves, name)
+    if test is None or (axes.get_yscale() == "log" and test[1] <= 0):
+        return
+    low, high = axes.get_ylim()
+    axes.plot(
+        [test[0]], [scale * test[1]], marker=TEST.marker, color=TEST.colour, linestyle="none", markersize=13,
+        markeredgecolor="white", label=label(test[1]), zorder=5, clip_on=False,
+    )  # fmt: skip
+    axes.set_ylim(min(low, scale * test[1]), max(high, scale * test[1]))
+
+
+def _mark_end(axes: Axes, curves: Curves, step: Array, loss: Array, evaluations: Sequence[Any]) -> None:
+    """Mark where the run diverged: at the first loss that is no number, or at the last when it grew too big."""
+    bad = [x[~np.isfinite(y)] for x, y in [(step, loss), *((one[2], one[3]) for one in evaluations)]]
+    places = [float(x[0]) for x in bad if len(x)]
+    diverged = (curves.summary or {}).get("status") == "diverged"
+    if not places and diverged:
+        places = [float(x[-1]) for x in (step, *(one[2] for one in evaluations)) if len(x)][:1]
+    if not places:
+        return
+    place = min(places)
+    axes.plot(
+        [place], [0.96], marker="X", markersize=11, color=COLOURS["black"], markeredgecolor="white",
+        linestyle="none", transform=axes.get_xaxis_transform(), zorder=6, clip_on=False,
+    )  # fmt: skip
+    low, high = axes.transData.transform([[axes.get_xlim()[0], 1], [axes.get_xlim()[1], 1]])[:, 0]
+    here = axes.transData.transform((place, 1))[0]
+    left = (here - low) / (high - low) > 0.75
+    axes.annotate(
+        "diverged", (place, 0.96), xycoords=axes.get_xaxis_transform(), xytext=(-9 if left else 9, 0),
+        textcoords="offset points", ha="right" if left else "left", va="center", weight="bold",
+    )  # fmt: skip
+
+
+def _loss_name(config: Mapping[str, Any]) -> str:
+    loss = config.get("loss", "loss")
+    name = loss if isinstance(loss, str) else str(loss.get("name", "loss"))
+    return name.rpartition(":")[2].replace("_", " ")

@@ -1,0 +1,202 @@
+"""How figures look: colours, lines, axes and files, each in one place; knows nothing of runs."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# Okabe and Ito's palette: told apart with any of the common colour-vision deficiencies.
+# https://jfly.uni-koeln.de/color/
+COLOURS = {
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "green": "#009E73",
+    "purple": "#CC79A7",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "yellow": "#F0E442",
+    "black": "#000000",
+}
+ORDERED_COLOURS = "viridis"
+
+FIGURE_INCHES = (7.0, 4.3)
+DPI = 150
+SETTINGS: dict[str, Any] = {
+    "font.size": 10.5,
+    "axes.titlesize": 10.5,
+    "figure.titlesize": 11,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "svg.hashsalt": "optlab",
+    "path.simplify": True,
+}
+# Without dates and versions the same run gives the same bytes.
+METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """How one series is drawn; colour, dashes and marker all differ, so that a grey print can be read."""
+
+    colour: str
+    dashes: str | tuple[int, tuple[float, ...]] = "-"
+    marker: str = "o"
+
+
+LINES = (
+    Line(COLOURS["blue"], "-", "o"),
+    Line(COLOURS["vermillion"], "--", "s"),
+    Line(COLOURS["green"], "-.", "^"),
+    Line(COLOURS["purple"], ":", "D"),
+    Line(COLOURS["orange"], (0, (5, 1)), "v"),
+    Line(COLOURS["sky"], (0, (3, 1, 1, 1)), "P"),
+    Line(COLOURS["black"], (0, (1, 1)), "X"),
+)
+
+
+def new_figure(heading: str) -> tuple[Figure, Axes]:
+    """Return an empty figure of the house's size with its heading, and its axes."""
+    figure = Figure(figsize=FIGURE_INCHES, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(heading)
+    return figure, figure.add_subplot()
+
+
+def settings() -> Any:
+    """Return the context in which figures are drawn and written; the caller's own settings come back."""
+    return matplotlib.rc_context(SETTINGS)
+
+
+def render(figure: Figure, file_format: str) -> bytes:
+    """Return the figure as png, svg or pdf; the same figure gives the same bytes."""
+    content = io.BytesIO()
+    with settings():
+        figure.savefig(content, format=file_format, metadata=METADATA[file_format])
+    return content.getvalue()
+
+
+def write(figure: Figure, path: Path) -> None:
+    """Write the figure in the format of the path's ending, in place."""
+    path.write_bytes(render(figure, path.suffix.removeprefix(".")))
+
+
+def legend(figure: Figure) -> None:
+    """Put the legend below the axes, where it hides no data; a single series needs none."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if len(handles) > 1:
+        columns = min(len(labels), 4) if sum(map(len, labels)) < 70 else 3
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def format_number(value: float, _position: int | None = None) -> str:
+    """Return a tick's label: plain digits from 0.0001 to 999,999, a power of ten beyond."""
+    if value == 0 or 1e-4 * (1 - 1e-9) <= abs(value) < 1e6:
+        return f"{value:,.10g}"
+    exponent = math.floor(math.log10(abs(value)) + 1e-9)
+    factor = value / 10**exponent
+    power = f"10^{{{exponent}}}"
+    return f"${power}$" if round(factor, 6) == 1 else rf"${factor:.4g}\times{power}$"
+
+
+def format_axis(axis: Axis, low: float, high: float, *, log: bool) -> None:
+    """Set ticks that can be read, in plain numbers, on an axis from `low` to `high`.
+
+    A log axis of less than a decade would otherwise have one labelled tick or none.
+    """
+    axis.set_major_formatter(FuncFormatter(format_number))
+    axis.set_minor_formatter(NullFormatter())
+    if not log:
+        axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+        return
+    decades = math.log10(high / low)
+    if decades < 0.6:
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axis.set_minor_locator(NullLocator())
+    elif decades < 1.6:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0), numticks=20))
+        axis.set_minor_locator(NullLocator())
+    elif decades < 9:
+        axis.set_major_locator(LogLocator(numticks=12))
+        axis.set_minor_locator(LogLocator(subs=tuple(range(2, 10)), numticks=100))
+    else:
+        stride = math.ceil(decades / 7)
+        first = math.ceil(math.log10(low))
+        powers = [10.0**exponent for exponent in range(first, math.floor(math.log10(high)) + 1, stride)]
+        axis.set_major_locator(FixedLocator(powers))
+        axis.set_minor_locator(NullLocator())
+
+
+def limits(values: Sequence[Array], *, log: bool) -> tuple[float, float] | None:
+    """Return the range that shows all finite values with a margin; None when there is none to show."""
+    finite = np.concatenate([np.empty(0), *[v[np.isfinite(v)] for v in values]])
+    if log:
+        finite = finite[finite > 0]
+    if not finite.size:
+        return None
+    low, high = float(finite.min()), float(finite.max())
+    if log:
+        margin = max(0.06 * math.log10(high / low), 0.02)
+        return low / 10**margin, high * 10**margin
+    margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def smooth(values: Array) -> Array:
+    """Return the centred moving mean over about a fifteenth of the points.
+
+    Towards both ends the window shrinks symmetrically, down to the point itself. So the line never leans
+    on points from one side only (it neither lags behind a falling loss nor invents a tail), does not reach
+    beyond the data, and keeps the first steps of a run sharp. Non-finite values stay as gaps: each
+    stretch between them is smoothed by itself.
+
+    Args:
+        values: [N], in the order of the steps.
+    """
+    # The limit keeps the cost linear; a sum per window rather than a running one, so that a loss of 1e30
+    # leaves no rounding error in its later neighbours.
+    half = min(max(len(values) // 30, 1), 200)
+    result = np.full(len(values), np.nan)
+    finite = np.isfinite(values)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], finite, [False]]).astype(np.int8)))
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        stretch = values[start:stop]
+        last = len(stretch) - 1
+        middle = np.empty(0)
+        if last >= 2 * half:
+            middle = np.convolve(stretch, np.full(2 * half + 1, 1 / (2 * half + 1)), mode="valid")
+        for i in range(len(stretch)):
+            reach = min(half, i, last - i)
+            if reach == half and middle.size:
+                result[start + half : stop - half] = middle
+                break
+            result[start + i] = stretch[i - reach : i + reach + 1].mean()
+        for i in range(max(last - half + 1, 0), last + 1):
+            reach = min(half, i, last - i)
+            result[start + i] = stretch[i - reach : i + reach + 1].mean()
+    return result
