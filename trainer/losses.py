@@ -1,0 +1,186 @@
+"""Losses, penalties on the weights and the count of right answers (floor 2).
+
+A loss builder takes its options and returns `loss(outputs, targets) -> scalar`, the mean over the batch.
+Knows no model and no data set.
+
+Shapes: outputs float [N, K] are logits or real predictions. Targets are one of
+    int64 [N]      class numbers
+    float [N, K]   class probabilities (mixup) or real values
+    float [N]      real values; the outputs are [N, 1]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from trainer.errors import ConfigError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(*, label_smoothing: Annotated[float, Field(ge=0, le=1)] = 0.0) -> Loss:
+    """Return softmax cross-entropy, -sum_k q_k log softmax(outputs)_k, of class or probability targets.
+
+    Source: torch.nn.CrossEntropyLoss.
+
+    Args:
+        label_smoothing: share of the target spread evenly over all classes, 0 to 1.
+    """
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        if targets.is_floating_point():
+            _require_same_shape("cross_entropy", outputs, targets)
+        return functional.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
+
+    return loss
+
+
+def nll() -> Loss:
+    """Return the negative log-likelihood of the target class, -log softmax(outputs)_target.
+
+    Models give logits, so the log-softmax belongs to the loss: this is `cross_entropy` without smoothing,
+    computed in two steps. Takes class targets only.
+
+    Source: torch.nn.NLLLoss on torch.nn.LogSoftmax.
+    """
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        _require_classes("nll", targets)
+        return functional.nll_loss(functional.log_softmax(outputs, dim=1), targets)
+
+    return loss
+
+
+def mse() -> Loss:
+    """Return the squared error, mean over batch and outputs; class targets become one-hot rows.
+
+    Source: torch.nn.MSELoss.
+    """
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.mse_loss(outputs, _real_targets("mse", outputs, targets))
+
+    return loss
+
+
+def l1() -> Loss:
+    """Return the absolute error, mean over batch and outputs; class targets become one-hot rows.
+
+    Source: torch.nn.L1Loss.
+    """
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.l1_loss(outputs, _real_targets("l1", outputs, targets))
+
+    return loss
+
+
+def huber(*, delta: Annotated[float, Field(gt=0)] = 1.0) -> Loss:
+    """Return Huber's loss, mean over batch and outputs; class targets become one-hot rows.
+
+    e^2 / 2 where |e| <= delta, delta (|e| - delta / 2) beyond. Source: torch.nn.HuberLoss.
+
+    Args:
+        delta: error at which it turns from quadratic to linear, above 0.
+    """
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.huber_loss(outputs, _real_targets("huber", outputs, targets), delta=delta)
+
+    return loss
+
+
+def bce_with_logits(*, reduction: Literal["mean", "sum_outputs"] = "mean") -> Loss:
+    """Return the binary cross-entropy of every output by itself; class targets become one-hot rows.
+
+    Source: torch.nn.BCEWithLogitsLoss.
+
+    Args:
+        reduction: `mean` over batch and outputs, or `sum_outputs`: sum over the outputs, mean over the batch.
+    """
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        mean = functional.binary_cross_entropy_with_logits(
+            outputs, _real_targets("bce_with_logits", outputs, targets)
+        )
+        return mean * outputs.shape[1] if reduction == "sum_outputs" else mean
+
+    return loss
+
+
+def multi_margin(*, p: Literal[1, 2] = 1, margin: float = 1.0) -> Loss:
+    """Return the multi-class hinge loss, sum_k max(0, margin - x_target + x_k)^p / K over k != target.
+
+    Takes class targets only. Source: torch.nn.MultiMarginLoss.
+
+    Args:
+        p: power of the hinge, 1 or 2.
+        margin: lead that the right class must have over every other one.
+    """
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        _require_classes("multi_margin", targets)
+        return functional.multi_margin_loss(outputs, targets, p=p, margin=margin)
+
+    return loss
+
+
+def penalty(parameters: Sequence[Tensor], *, l1: float = 0.0, l2: float = 0.0) -> Tensor:
+    """Return l1 * sum |w| + l2 / 2 * sum w^2 over the parameters given (at least one), a scalar with gradient.
+
+    The gradient of the l2 term is l2 * w, so that it equals `weight_decay: l2` of plain SGD.
+    """
+    total = torch.zeros((), dtype=parameters[0].dtype, device=parameters[0].device)
+    for weight in parameters:
+        if l1:
+            total = total + l1 * weight.abs().sum()
+        if l2:
+            total = total + 0.5 * l2 * weight.square().sum()
+    return total
+
+
+def accuracy_count(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return how many samples have their largest output at the target class, as an int64 scalar.
+
+    Of probability targets [N, K] the most probable class counts. Real targets have no accuracy: do not ask.
+    """
+    if targets.is_floating_point():
+        assert targets.ndim == 2, "real targets have no accuracy"
+        targets = targets.argmax(dim=1)
+    return (outputs.argmax(dim=1) == targets).sum()
+
+
+def _require_classes(name: str, targets: Tensor) -> None:
+    if targets.is_floating_point():
+        raise ConfigError(
+            f"{name} takes class targets, these are real numbers of shape {list(targets.shape)}",
+            key="name",
+            expected="int64 class numbers [N]",
+            fix="choose cross_entropy, which takes probabilities too (mixup), or mse for real targets",
+        )
+
+
+def _require_same_shape(name: str, outputs: Tensor, targets: Tensor) -> None:
+    if targets.shape != outputs.shape:
+        raise ConfigError(
+            f"{name}: targets of shape {list(targets.shape)} do not fit outputs {list(outputs.shape)}",
+            key="name",
+            expected=f"class numbers [N], or real targets {list(outputs.shape)}",
+        )
+
+
+def _real_targets(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the targets as real numbers of the outputs' shape: one-hot rows of classes, real ones as they are."""
+    if not targets.is_floating_point():
+        # scatter instead of one_hot: it neither waits for the GPU to check the range nor makes int64 rows
+        return torch.zeros_like(outputs).scatter(1, targets.unsqueeze(1), 1.0)
+    if targets.ndim == 1:
+        targets = targets.unsqueeze(1)
+    _require_same_shape(name, outputs, targets)
+    return targets
