@@ -81,7 +81,9 @@ def plot_run(
     for name, draw in DRAWINGS.items():
         with settings():
             figure = draw(curves)
-        for file_format in formats if figure else ():
+        if figure is None:
+            continue
+        for file_format in formats:
             path = folder / f"{name}.{file_format}"
             (save or write)(figure, path)
             paths.append(path)
@@ -131,7 +133,7 @@ def draw_accuracy(curves: Curves) -> Figure | None:
         return None
     figure, axes = _figure(curves)
     _set_steps(axes, [one[2] for one in series] + ([np.array([test[0]])] if test else []))
-    # The untrained network's 10 % would press all that follows into the upper edge: its line comes from below.
+    # The untrained network's 10 % would press all that follows to the upper edge: the line enters from below.
     later = [y[x > 0] for _, _, x, y in series] + ([np.array([100 * test[1]])] if test else [])
     every = [y for _, _, _, y in series] + later
     spread, whole = (_spread(values) for values in (later, every))
@@ -231,7 +233,7 @@ def _points(table: Table, name: str) -> tuple[Array, Array]:
 
 
 def _positive(values: Array) -> Array:
-    return np.where(values > 0, values, np.nan)
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
 def _spread(values: Sequence[Array]) -> float:
@@ -356,7 +358,7 @@ def _draw_test(
 
 
 def _mark_end(axes: Axes, curves: Curves, step: Array, loss: Array, evaluations: Sequence[Any]) -> None:
-    """Mark where the run diverged: at the first loss that is no number, or at the last when it grew too big."""
+    """Mark where the run diverged: at the first loss that is no number, or the last when it grew too big."""
     bad = [x[~np.isfinite(y)] for x, y in [(step, loss), *((one[2], one[3]) for one in evaluations)]]
     places = [float(x[0]) for x in bad if len(x)]
     diverged = (curves.summary or {}).get("status") == "diverged"

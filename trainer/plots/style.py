@@ -36,7 +36,7 @@ ORDERED_COLOURS = "viridis"
 
 FIGURE_INCHES = (7.0, 4.3)
 DPI = 150
-SETTINGS: dict[str, Any] = {
+SETTINGS: dict[Any, Any] = {
     "font.size": 10.5,
     "axes.titlesize": 10.5,
     "figure.titlesize": 11,

@@ -27,20 +27,19 @@ def title(
 
     Args:
         config: resolved config as plain dicts.
-        defaults: by optimizer name, the default of each option; what equals it is left out. None = the learning
-            rate and the well-known options that are switched on.
+        defaults: by optimizer name, the default of each option; what equals it is left out. None = the
+            learning rate and the well-known options that are switched on.
         inputs: numbers per sample; with `outputs`, an mlp's layers are written out.
         outputs: classes or targets.
         width: characters per line; lines break between the parts where they can.
     """
-    parts = [
-        f"{_model(config.get('model', {}), inputs, outputs)} on {_stem(config.get('data', {}).get('name', '?'))}"
-    ]
+    data = config.get("data", {})
+    parts = [f"{_model(config.get('model', {}), inputs, outputs)} on {_stem(data.get('name', '?'))}"]
     parts.append(" + ".join(_optimizer(one, defaults) for one in _listed(config.get("optimizer"))))
     schedulers = _listed(config.get("scheduler"))
     if schedulers:
         parts.append(", then ".join(_stem(str(one["name"])) for one in schedulers))
-    if batch := config.get("data", {}).get("batch_size"):
+    if batch := data.get("batch_size"):
         parts.append("full batch" if batch == "full" else f"batch {batch}")
     if (seed := config.get("seed")) is not None:
         parts.append(_seed(seed))
