@@ -1,7 +1,7 @@
 """Initial weights by the functions of torch.nn.init, and histograms of weights (floor 2).
 
-Which parameters a rule covers comes in as their names (see `trainer.matching`); what to fill them with comes in
-as a function. Reads no config and builds no model.
+Which parameters a rule covers comes in as their names (see `trainer.matching`), what to fill them with as a
+function. Reads no config and builds no model.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class InitRule:
     Args:
         parameters: names of the parameters it covers; None = all, of which weights only from two dimensions
             on, so that normalisation layers keep their scales of one.
-        weight: fills the weights, as `partial(INIT_FUNCTIONS["xavier_normal_"], gain=2.0)`; None = as they are.
-        bias: fills the biases; None = as they are.
+        weight: fills the weights, as `partial(INIT_FUNCTIONS["xavier_normal_"], gain=2.0)`; None = as is.
+        bias: fills the biases; None = as is.
         key: config key of the rule within the section, for errors (`layers.0`); empty for the section itself.
     """
 
@@ -55,8 +55,8 @@ class Histogram:
 def parameter_role(name: str, parameter: Tensor) -> Literal["weight", "bias", "other"]:
     """Return what a parameter is: `bias` by its name, else `weight` by its name or from two dimensions on.
 
-    `bias`, `in_proj_bias` and `bias_hh_l0` are biases; `weight`, `in_proj_weight` and any other tensor with at
-    least two dimensions (class tokens and layer scales too) are weights; the rest is `other`.
+    `bias`, `in_proj_bias` and `bias_hh_l0` are biases; `weight`, `in_proj_weight` and any other tensor of two
+    dimensions or more (class tokens and layer scales too) are weights; the rest is `other`.
     """
     words = name.rpartition(".")[2].split("_")
     if "bias" in words:
@@ -68,9 +68,9 @@ def initialize(model: nn.Module, rules: Sequence[InitRule], *, generator: torch.
     """Fill the model's parameters in place, by the first rule that covers each.
 
     Parameters are visited in the order of `model.named_parameters()` and draw from `generator` one after the
-    other, so the same generator gives the same start. The model must be on the CPU. A parameter that the first
-    rule covering it leaves out (its `weight` or `bias` is None) stays as it is. Functions of users that take no
-    `generator` may draw from torch's global one, which is seeded for them and put back.
+    other, so the same generator gives the same start. The model must be on the CPU. A parameter stays as it
+    is where the first rule that covers it has None for its role. A user's function that takes no `generator` may
+    draw from torch's global one, which is seeded for it and put back.
 
     Raises:
         ConfigError: a rule finds nothing to fill, or a function refuses a parameter (its shape, its options).
@@ -85,9 +85,7 @@ def initialize(model: nn.Module, rules: Sequence[InitRule], *, generator: torch.
             fill = {"weight": rule.weight, "bias": rule.bias, "other": None}[role]
             keeps_scale = rule.parameters is None and role == "weight" and parameter.ndim < 2
             if fill is not None and not keeps_scale:
-                _fill(
-                    fill, name, parameter, key=".".join(filter(None, (rule.key, role))), generator=generator
-                )
+                _fill(fill, name, parameter, key=_dotted(rule.key, role), generator=generator)
                 used.add((number, role))
             break
     for number, rule in enumerate(rules):
@@ -97,7 +95,7 @@ def initialize(model: nn.Module, rules: Sequence[InitRule], *, generator: torch.
                 raise ConfigError(
                     f"the match leaves no {role} to initialise"
                     + (f": it covers {', '.join(rule.parameters)}" if rule.parameters else ""),
-                    key=".".join(filter(None, (rule.key, role))),
+                    key=_dotted(rule.key, role),
                     expected=f"a match that covers one of {_names_of_role(model, role)}",
                     fix="earlier matches win; `optlab show model` lists the layers",
                 )
@@ -108,11 +106,8 @@ def weight_histograms(model: nn.Module, bins: int = 60) -> dict[str, Histogram]:
 
     The edges run from the smallest to the largest value; all values equal makes a range of one around them.
     """
-    return {
-        name: _histogram(parameter, bins)
-        for name, parameter in model.named_parameters()
-        if parameter.ndim >= 2
-    }
+    weights = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim >= 2}
+    return {name: _histogram(weight, bins) for name, weight in weights.items()}
 
 
 def _histogram(values: Tensor, bins: int) -> Histogram:
@@ -144,6 +139,10 @@ def _fill(fill: Fill, name: str, parameter: Tensor, *, key: str, generator: torc
             key=key,
             fix="choose another function, or match only the layers that it is for (init.layers)",
         ) from error
+
+
+def _dotted(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
 
 
 def _names_of_role(model: nn.Module, role: str) -> str:

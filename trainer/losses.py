@@ -132,7 +132,7 @@ def multi_margin(*, p: Literal[1, 2] = 1, margin: float = 1.0) -> Loss:
 
 
 def penalty(parameters: Sequence[Tensor], *, l1: float = 0.0, l2: float = 0.0) -> Tensor:
-    """Return l1 * sum |w| + l2 / 2 * sum w^2 over the parameters given (at least one), a scalar with gradient.
+    """Return l1 * sum |w| + l2 / 2 * sum w^2 over the parameters given (one or more), with gradient.
 
     The gradient of the l2 term is l2 * w, so that it equals `weight_decay: l2` of plain SGD.
     """
@@ -176,7 +176,7 @@ def _require_same_shape(name: str, outputs: Tensor, targets: Tensor) -> None:
 
 
 def _real_targets(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the targets as real numbers of the outputs' shape: one-hot rows of classes, real ones as they are."""
+    """Return real targets in the outputs' shape; classes become one-hot rows."""
     if not targets.is_floating_point():
         # scatter instead of one_hot: it neither waits for the GPU to check the range nor makes int64 rows
         return torch.zeros_like(outputs).scatter(1, targets.unsqueeze(1), 1.0)

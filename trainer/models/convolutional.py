@@ -78,7 +78,7 @@ def lenet5(
     Of LeCun et al., "Gradient-based learning applied to document recognition" (1998), it keeps the layers
     (6 and 16 maps of 5x5, two 2x2 poolings, 120-84-10) and by default tanh and average pooling; it leaves out
     the sparse table of connections of C3, the trainable coefficients of the poolings, the scaling of tanh and
-    the radial basis outputs, as all present-day versions do. `activation: relu, pool: max` is the modern taste.
+    the radial basis outputs, as all present-day versions do. Modern taste: `activation: relu, pool: max`.
 
     Args:
         input_shape: (C, H, W), at least 12 pixels high and wide (16 with padding 0).
@@ -145,11 +145,11 @@ def deepobs_2c2d(
 def deepobs_3c3d(
     input_shape: tuple[int, ...], num_classes: int, *, activation: Activation = "relu"
 ) -> nn.Module:
-    """Return DeepOBS's 3c3d: convolutions 5x5 (64), 3x3 (96), 3x3 (128), 3x3 max pooling, then 512 and 256 units.
+    """Return DeepOBS's 3c3d: convolutions of 64, 96, 128 channels with 3x3 max pooling, then 512-256.
 
-    895,210 parameters on CIFAR-10. The first two convolutions do not pad, the third and the poolings (stride 2)
-    pad as TensorFlow's "same" does. DeepOBS starts it from Xavier weights (normal for the convolutions, uniform
-    for the linear layers) and zero biases; to do so, use the config's `init`.
+    895,210 parameters on CIFAR-10. The convolutions are 5x5 and twice 3x3; the first two do not pad, the
+    third and the poolings (stride 2) pad as TensorFlow's "same" does. DeepOBS starts it from Xavier weights (normal
+    for the convolutions, uniform for the linear layers) and zero biases; to do so, use the config's `init`.
 
     Source: github.com/fsschneider/DeepOBS, deepobs/models/pytorch/convnet.py at 7bdf8a8, `Basic3c3d`.
 

@@ -32,10 +32,11 @@ def mlp(
     dropout: Probability = 0.0,
     batch_norm: bool = False,
 ) -> nn.Module:
-    """Return a multilayer perceptron on the flattened sample; each hidden layer is linear, norm, activation, dropout.
+    """Return a multilayer perceptron on the flattened sample.
 
-    `mlp((1, 28, 28), 10)` is the 784-200-10 network. Its layers are named `hidden1`, `hidden2` ... `output`,
-    so that `hidden*.weight` matches the hidden matrices.
+    `mlp((1, 28, 28), 10)` is the 784-200-10 network. A hidden layer is linear map, batch norm, activation and
+    dropout, in this order. The linear layers are named `hidden1`, `hidden2` ... `output`, so that
+    `hidden*.weight` matches the hidden matrices.
 
     Args:
         input_shape: shape of one sample, (C, H, W) or (D,).

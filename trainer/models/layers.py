@@ -64,7 +64,7 @@ def require_images(model: str, input_shape: tuple[int, ...]) -> tuple[int, int, 
 
 
 def require_room(model: str, layer: str, input_shape: tuple[int, ...], size: tuple[int, int]) -> None:
-    """Raise ConfigError when nothing is left of the image behind `layer` (`size` is its output, in pixels)."""
+    """Raise ConfigError when nothing is left of the image behind `layer`, whose output is `size` pixels."""
     if min(size) < 1:
         raise ConfigError(
             f"{model}: images of shape {list(input_shape)} are too small, nothing is left of them at {layer}",
