@@ -1,0 +1,516 @@
+"""What the user sees in the terminal: progress, tables, errors; the only module that imports rich (floor 3).
+
+Progress and complaints go to stderr, results to stdout. Nothing here reads runs or decides anything. Text
+from users and files is never read as markup, and its control characters are shown, not obeyed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from trainer.errors import OptlabError
+from trainer.records import EvalRecord, RunResult, StepRecord
+
+REDRAW_SECONDS = 0.1
+RECENT_SECONDS = 20.0
+
+
+# Plain output
+
+
+def print_text(text: str, *, file: TextIO | None = None) -> None:
+    """Print text as it is (stdout unless said otherwise), without wrapping; a newline ends it."""
+    _write(text if text.endswith("\n") else text + "\n", file or sys.stdout)
+
+
+def print_json(value: Any, *, file: TextIO | None = None) -> None:
+    """Print a value as indented JSON; NaN and infinities, which JSON does not have, become null."""
+    print_text(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str), file=file)
+
+
+def print_note(text: str) -> None:
+    """Print a remark on stderr."""
+    print_text(clean(text), file=sys.stderr)
+
+
+def print_error(error: OptlabError) -> None:
+    """Print every problem of an error on stderr: where, which key, what; then expected and fix."""
+    console = _console(sys.stderr)
+    count = len(error.problems)
+    if count > 1:
+        _print(console, Text(f"error: {count} problems", style="bold red"))
+    for problem in error.problems:
+        head = Text()
+        if count == 1:
+            head.append("error: ", style="bold red")
+        if problem.where:
+            head.append(f"{clean(problem.where)}: ", style="cyan")
+        if problem.key:
+            head.append(f"{clean(problem.key)}: ", style="bold")
+        head.append(clean(problem.what))
+        _print(console, head)
+        said = {"expected": problem.expected, "fix": problem.fix}
+        _print_pairs(console, {key: text for key, text in said.items() if text}, indent=4)
+
+
+def print_pairs(title: str, pairs: Mapping[str, Any], *, file: TextIO | None = None) -> None:
+    """Print a titled section of keys and values in two columns; long values wrap below themselves.
+
+    Args:
+        title: the section's heading; empty = none.
+        pairs: values are shown as by `format_cell`; None as a dash.
+        file: stdout unless said otherwise.
+    """
+    console = _console(file or sys.stdout)
+    if title:
+        _print(console, Text(clean(title), style="bold"))
+    _print_pairs(console, pairs, indent=2 if title else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    Args:
+        title: its heading.
+        align: where its cells stand; numbers read best on the right.
+        spec: format of its numbers, as `.4g` or `,d`; empty = up to six digits.
+    """
+
+    title: str
+    align: Literal["left", "right"] = "left"
+    spec: str = ""
+
+
+def table(columns: Sequence[Column], rows: Iterable[Sequence[Any]], *, file: TextIO | None = None) -> None:
+    """Print a table: fitted to a terminal by wrapping inside cells, elsewhere aligned and never cut.
+
+    Args:
+        columns: at least one.
+        rows: a cell per column; None is shown as a dash.
+        file: stdout unless said otherwise.
+    """
+    file = file or sys.stdout
+    cells = [[format_cell(cell, c.spec) for c, cell in zip(columns, row, strict=True)] for row in rows]
+    console = _console(file)
+    if is_terminal(file):
+        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for column in columns:
+            grid.add_column(Text(clean(column.title)), justify=column.align, overflow="fold")
+        for row in cells:
+            grid.add_row(*map(Text, row))
+        console.print(grid)
+        return
+    everything = [[clean(column.title) for column in columns], *cells]
+    widths = [max(len(row[i]) for row in everything) for i in range(len(columns))]
+    for row in everything:
+        placed = [
+            cell.rjust(width) if column.align == "right" else cell.ljust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        ]
+        print_text("  ".join(placed).rstrip(), file=file)
+
+
+def print_result(result: RunResult, run_dir: Path, *, file: TextIO | None = None) -> None:
+    """Print what a run came to: the last, best and test measurements, the cost, and where it lies."""
+    pairs: dict[str, Any] = {
+        "status": result.status + (f": {result.message}" if result.message else ""),
+        "trained": f"{result.epochs:.4g} epochs, {_count(result.steps, 'step')} in "
+        f"{format_seconds(result.train_seconds)} of training, {format_seconds(result.total_seconds)} in all",
+    }
+    if result.steps_per_second is not None and result.samples_per_second is not None:
+        pairs["speed"] = (
+            f"{_rate(result.steps_per_second)} steps/s, {_rate(result.samples_per_second)} samples/s"
+        )
+    if result.final:
+        pairs["final"] = _measurements(result.final.values)
+    if result.best:
+        chosen = f" (epoch {result.best.epoch:.4g}, by {result.best_metric})" if result.best_metric else ""
+        pairs["best"] = _measurements(result.best.values) + chosen
+    if result.test:
+        numbers = {
+            key: value for key, value in result.test.items() if not isinstance(value, str) and key != "step"
+        }
+        pairs["test"] = _measurements(numbers)
+        if checkpoint := result.test.get("checkpoint"):
+            pairs["test"] += f" (at the {checkpoint} checkpoint)"
+    print_pairs("", {**pairs, "run": str(run_dir)}, file=file)
+
+
+# Cells and words
+
+
+def clean(text: str) -> str:
+    """Return the text with its control characters written out; newlines and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
+def format_cell(value: Any, spec: str = "") -> str:
+    """Return a value as a table shows it: None as a dash, numbers by `spec` or in six digits."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{value}"
+        return format(value, spec or (".6g" if isinstance(value, float) else "d"))
+    return clean(str(value))
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration in the unit that suits it: `0.84 s`, `12.3 s`, `3:05 min`, `2:03:10 h`."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    return f"{_clock_time(seconds)} {'min' if seconds < 3599.5 else 'h'}"
+
+
+def is_terminal(file: TextIO) -> bool:
+    """Say whether the stream is a terminal on which a line can be drawn anew."""
+    return file.isatty() and not Console(file=file).is_dumb_terminal
+
+
+# Progress
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A column of the evaluations: its heading, width, the record's entry and how that is written."""
+
+    title: str
+    width: int
+    key: str
+    show: Callable[[float | None], str]
+
+
+class TrainingProgress:
+    """Shows a run while it goes on; a context manager, so that the terminal is whole again after an error.
+
+    On a terminal: a live bar with the state below it, drawn at most ten times a second and only when a
+    record comes (no thread, nothing to slow the loop down), and a line left above it by every
+    evaluation. Elsewhere: those lines alone.
+
+    Args:
+        file: where it is shown; stderr unless said otherwise.
+        clock: gives seconds of wall time, for the time left and the rhythm of drawing.
+    """
+
+    def __init__(self, *, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._file = file or sys.stderr
+        self._clock = clock
+        self._console = _console(self._file)
+        self._live: Live | None = None
+        self._fields: list[_Field] | None = None
+        self._title = ""
+        self._total_steps: int | None = None
+        self._steps_per_epoch: float = 1
+        self._seconds_budget: float | None = None
+        self._started = self._drawn = clock()
+        self._record: StepRecord | EvalRecord | None = None
+        self._step_values: dict[str, float | None] = {}
+        self._val_accuracy: float | None = None
+        self._left = TimeLeft(None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def start(
+        self,
+        title: str,
+        total_steps: int | None,
+        steps_per_epoch: float,
+        seconds_budget: float | None = None,
+    ) -> None:
+        """Say what is trained and begin.
+
+        Args:
+            title: one line above everything.
+            total_steps: planned updates, those before a resumption included; None = not known.
+            steps_per_epoch: updates per epoch.
+            seconds_budget: seconds of training after which the run ends; None = no limit.
+        """
+        self._title = clean(title)
+        self._total_steps = total_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._seconds_budget = seconds_budget
+        self._left = TimeLeft(total_steps, seconds_budget)
+        self._started = self._clock()
+        self._print(Text(self._title, style="bold"))
+        if is_terminal(self._file):
+            # stdout is for results and may lead elsewhere; warnings on stderr go above the bar.
+            self._live = Live(
+                console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
+            )
+            self._live.start()
+
+    def update(self, record: StepRecord | EvalRecord) -> None:
+        """Take the newest record; an EvalRecord leaves a line, a StepRecord may redraw the bar."""
+        now = self._clock()
+        self._left.add(now, record.step, record.train_seconds, evaluation=isinstance(record, EvalRecord))
+        self._record = record
+        if isinstance(record, EvalRecord):
+            self._print_evaluation(record)
+        else:
+            self._step_values = dict(record.values)
+        if self._live and (isinstance(record, EvalRecord) or now - self._drawn >= REDRAW_SECONDS):
+            self._drawn = now
+            self._live.update(self._state(now), refresh=True)
+
+    def note(self, text: str) -> None:
+        """Leave a remark above the bar."""
+        self._print(Text(clean(text)))
+
+    def finish(self, result: RunResult, run_dir: Path, *, results: bool = True) -> None:
+        """Take the bar away and print the result on stdout; `results=False` keeps stdout free (`--json`)."""
+        self._stop()
+        print_result(result, run_dir, file=sys.stdout if results else self._file)
+
+    def _stop(self) -> None:
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def _print(self, text: Text) -> None:
+        _print(self._console, text)
+
+    def _print_evaluation(self, record: EvalRecord) -> None:
+        if self._fields is None:
+            self._fields = _evaluation_fields(record)
+            self._print(Text(self._row([field.title for field in self._fields]), style="dim"))
+        row = record.row()
+        self._print(Text(self._row([field.show(row.get(field.key)) for field in self._fields])))
+        self._val_accuracy = record.values.get("val_accuracy")
+
+    def _row(self, cells: Sequence[str]) -> str:
+        assert self._fields is not None
+        widths = [field.width for field in self._fields]
+        narrow = is_terminal(self._file) and sum(widths) + 2 * len(widths) > self._console.width
+        return (" " if narrow else "  ").join(
+            cell.rjust(width) for cell, width in zip(cells, widths, strict=True)
+        )
+
+    def _state(self, now: float) -> RenderableType:
+        """Return the bar with its numbers, and below it what was measured last."""
+        record = self._record
+        assert record is not None
+        done: float
+        total: float
+        if self._total_steps is not None:
+            done, total = record.step, self._total_steps
+            count = f"{record.step:,}/{self._total_steps:,} steps"
+        elif self._seconds_budget is not None:
+            done, total = record.train_seconds, self._seconds_budget
+            count = f"{record.step:,} steps, {record.train_seconds:.0f}/{self._seconds_budget:.0f} s"
+        else:
+            done, total = 0, 1
+            count = f"{record.step:,} steps"
+        numbers = f"{count}  {_clock_time(now - self._started)}  left {self._left}"
+        bar = ProgressBar(total=total, completed=done, width=max(self._console.width - len(numbers) - 2, 5))
+        first = Table.grid(padding=(0, 2, 0, 0))
+        first.add_column(no_wrap=True)
+        first.add_column(no_wrap=True)
+        first.add_row(bar, Text(numbers))
+        values = self._step_values
+        lr = " ".join(
+            f"{key} {format_cell(value, '.3g')}"
+            for key, value in values.items()
+            if key == "lr" or key.startswith("lr.")
+        )
+        epoch = f"epoch {record.epoch:.2f}"
+        if self._total_steps is not None:
+            epoch += f"/{self._total_steps / self._steps_per_epoch:.4g}"
+        parts = [epoch, f"loss {_loss(values.get('loss')).strip()}" if "loss" in values else ""]
+        parts.append("" if self._val_accuracy is None else f"val {_percent(self._val_accuracy)}")
+        parts += [f"{_rate(self._left.rate)} steps/s" if self._left.rate else "", lr]
+        second = ""
+        for part in filter(None, parts):
+            longer = f"{second}  {part}" if second else part
+            if len(longer) < self._console.width:
+                second = longer
+        return Group(first, Text(second, style="dim", no_wrap=True))
+
+
+class TimeLeft:
+    """Estimates the wall time that a run still needs, evaluation and writing included.
+
+    The training time of the last `RECENT_SECONDS` gives the seconds per step; what passed beside
+    training since the first record (evaluations, writing), per step, is added. Before an evaluation has
+    been seen among the steps its cost is unknown: the estimate is then said to be a lower bound.
+
+    Args:
+        total_steps: planned updates; None = not known.
+        seconds_budget: seconds of training; None = no limit.
+    """
+
+    def __init__(self, total_steps: int | None, seconds_budget: float | None) -> None:
+        self._total_steps = total_steps
+        self._seconds_budget = seconds_budget
+        self._first: tuple[float, int, float] | None = None
+        self._recent: deque[tuple[float, int, float]] = deque()
+        self._evaluated = False
+
+    def add(self, now: float, step: int, train_seconds: float, *, evaluation: bool) -> None:
+        """Take a moment: wall time and seconds of training, both in seconds, and completed updates."""
+        if self._first is None:
+            self._first = (now, step, train_seconds)
+        self._evaluated |= evaluation and step > self._first[1]
+        # A few moments per second are enough, however fast the steps are.
+        if len(self._recent) >= 2 and now - self._recent[-2][0] < RECENT_SECONDS / 100:
+            self._recent.pop()
+        self._recent.append((now, step, train_seconds))
+        while len(self._recent) > 2 and now - self._recent[1][0] > RECENT_SECONDS:
+            self._recent.popleft()
+
+    @property
+    def rate(self) -> float | None:
+        """Recent updates per second of training; None while unknown."""
+        if len(self._recent) < 2:
+            return None
+        (_, before, earlier), (_, step, later) = self._recent[0], self._recent[-1]
+        return (step - before) / (later - earlier) if step > before and later > earlier else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimated seconds of wall time to the end; None while unknown."""
+        rate = self.rate
+        if rate is None or self._first is None:
+            return None
+        now, step, train_seconds = self._recent[-1]
+        began, first_step, first_seconds = self._first
+        if now - began < 1.0 or step == first_step:
+            return None
+        beside = max((now - began) - (train_seconds - first_seconds), 0.0) / (step - first_step)
+        steps_left = []
+        if self._total_steps is not None:
+            steps_left.append(float(self._total_steps - step))
+        if self._seconds_budget is not None:
+            steps_left.append((self._seconds_budget - train_seconds) * rate)
+        return max(min(steps_left), 0.0) * (1 / rate + beside) if steps_left else None
+
+    def __str__(self) -> str:
+        seconds = self.seconds
+        if seconds is None:
+            return "-:--"
+        return ("" if self._evaluated else ">") + _clock_time(seconds)
+
+
+def _evaluation_fields(record: EvalRecord) -> list[_Field]:
+    """Return the columns of the evaluations, as the first one (before training) shows them to be."""
+    fields = [_Field("epoch", 6, "epoch", _epoch), _Field("step", 8, "step", format_cell)]
+    for split in ("train", "val"):
+        loss, accuracy = f"{split}_loss", f"{split}_accuracy"
+        # Validation is measured before training already; the training split's running means are not.
+        if loss in record.values and (split == "train" or record.values[loss] is not None):
+            fields.append(_Field(f"{split} loss", 10, loss, _loss))
+            if accuracy in record.values:
+                fields.append(_Field(f"{split} acc", 9, accuracy, _percent))
+    return [*fields, _Field("seconds", 8, "train_seconds", lambda seconds: format_cell(seconds, ".1f"))]
+
+
+def _epoch(value: float | None) -> str:
+    return format_cell(value, ".2f").removesuffix(".00")
+
+
+def _loss(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3e}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}%"
+
+
+def _measurements(values: Mapping[str, Any]) -> str:
+    said = []
+    for key, value in values.items():
+        if value is not None:
+            shown = _percent(value) if key.endswith("accuracy") else format_cell(value, ".4g")
+            said.append(f"{key.replace('_', ' ')} {shown}")
+    return ", ".join(said)
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _clock_time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+# The way out
+
+
+def _console(file: TextIO) -> Console:
+    return Console(file=file, markup=False, emoji=False, highlight=False, force_terminal=is_terminal(file))
+
+
+def _print(console: Console, text: Text) -> None:
+    """Print a line: wrapped on a terminal, whole elsewhere (so that `grep` finds it)."""
+    if console.is_terminal:
+        console.print(text)
+    else:
+        _write(text.plain + "\n", console.file)
+
+
+def _print_pairs(console: Console, pairs: Mapping[str, Any], *, indent: int) -> None:
+    if not pairs:
+        return
+    width = max(len(clean(key)) for key in pairs)
+    if console.is_terminal:
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(width=indent + width, no_wrap=True, style="dim")
+        grid.add_column(overflow="fold")
+        for key, value in pairs.items():
+            grid.add_row(Text(" " * indent + clean(key)), Text(format_cell(value)))
+        console.print(grid)
+        return
+    below = "\n" + " " * (indent + width + 2)
+    for key, value in pairs.items():
+        line = " " * indent + clean(key).ljust(width) + "  " + format_cell(value).replace("\n", below)
+        _write(line + "\n", console.file)
+
+
+def _write(text: str, file: TextIO | Any) -> None:
+    """Write text; what the stream's encoding lacks is written out (`\\u2013`) instead of failing."""
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    file.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    file.flush()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
