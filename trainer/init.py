@@ -69,8 +69,8 @@ def initialize(model: nn.Module, rules: Sequence[InitRule], *, generator: torch.
 
     Parameters are visited in the order of `model.named_parameters()` and draw from `generator` one after the
     other, so the same generator gives the same start. The model must be on the CPU. A parameter stays as it
-    is where the first rule that covers it has None for its role. A user's function that takes no `generator` may
-    draw from torch's global one, which is seeded for it and put back.
+    is where the first rule that covers it has None for its role. A user's function that takes no `generator`
+    may draw from torch's global one, which is seeded for it and put back.
 
     Raises:
         ConfigError: a rule finds nothing to fill, or a function refuses a parameter (its shape, its options).

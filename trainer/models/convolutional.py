@@ -148,8 +148,9 @@ def deepobs_3c3d(
     """Return DeepOBS's 3c3d: convolutions of 64, 96, 128 channels with 3x3 max pooling, then 512-256.
 
     895,210 parameters on CIFAR-10. The convolutions are 5x5 and twice 3x3; the first two do not pad, the
-    third and the poolings (stride 2) pad as TensorFlow's "same" does. DeepOBS starts it from Xavier weights (normal
-    for the convolutions, uniform for the linear layers) and zero biases; to do so, use the config's `init`.
+    third and the poolings (stride 2) pad as TensorFlow's "same" does. DeepOBS starts it from Xavier
+    weights (normal for the convolutions, uniform for the linear layers) and zero biases: the config's `init`
+    can do the same.
 
     Source: github.com/fsschneider/DeepOBS, deepobs/models/pytorch/convnet.py at 7bdf8a8, `Basic3c3d`.
 
