@@ -306,10 +306,10 @@ class TrainingProgress:
     def _row(self, cells: Sequence[str]) -> str:
         assert self._fields is not None
         widths = [field.width for field in self._fields]
-        narrow = is_terminal(self._file) and sum(widths) + 2 * len(widths) > self._console.width
-        return (" " if narrow else "  ").join(
-            cell.rjust(width) for cell, width in zip(cells, widths, strict=True)
-        )
+        gap = "  "
+        if is_terminal(self._file) and sum(widths) + 2 * len(widths) > self._console.width:
+            widths, gap = [max(len(field.title), 5) for field in self._fields], " "
+        return gap.join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
 
     def _state(self, now: float) -> RenderableType:
         """Return the bar with its numbers, and below it what was measured last."""

@@ -106,7 +106,7 @@ def draw_loss(curves: Curves, *, log_steps: bool = False) -> Figure | None:
     log = not any((v < 0).any() for v in values)
     _set_steps(axes, [step, *(one[2] for one in evaluations)], log=log_steps)
     _set_values(axes, values, log=log)
-    _draw_cloud(axes, step, loss, LINES[5], "minibatch", smoothed="minibatch, smoothed")
+    _draw_cloud(axes, step, loss, LINES[5], "minibatch")
     for label, line, x, y in evaluations:
         _draw_evaluations(axes, x, y, line, label)
     _draw_test(axes, curves, "loss", lambda value: f"test {value:.4g}")
@@ -162,15 +162,13 @@ def draw_lr(curves: Curves) -> Figure | None:
     _set_values(axes, [y for _, _, y in series], log=log, from_zero=True)
     for i, (label, x, y) in enumerate(series):
         line = LINES[i % len(LINES)]
-        # A value holds until the next one is set; a schedule that moves at every point is joined instead.
-        moves = np.count_nonzero(np.diff(y)) > 0.5 * len(y)
+        held_x, held_y = _hold(x, y)
         axes.plot(
-            x,
-            np.where(y > 0, y, np.nan) if log else y,
+            held_x,
+            _positive(held_y) if log else held_y,
             color=line.colour,
             linestyle=line.dashes,
-            marker=line.marker if len(x) < FEW_POINTS else "",
-            drawstyle="default" if moves else "steps-post",
+            marker=line.marker if len(x) == 1 else "",
             # Groups with the same rate lie on each other: the lower ones show at the sides.
             linewidth=2 + 1.4 * (len(series) - 1 - i) / max(len(series) - 1, 1),
             label="learning rate" if label == "lr" else label,
@@ -191,7 +189,7 @@ def draw_gradients(curves: Curves) -> Figure | None:
     _set_steps(axes, [step, *(x for _, x, _ in parts)])
     _set_values(axes, [total, *(smooth(y) for _, _, y in parts)], log=True)
     black = Line(COLOURS["black"], "-", "o")
-    _draw_cloud(axes, step, total, black, "all parameters", smoothed="all parameters, smoothed")
+    _draw_cloud(axes, step, total, black, "all parameters")
     if len(parts) < len(LINES):
         looks = list(LINES[: len(parts)])
     else:
@@ -230,6 +228,13 @@ def _points(table: Table, name: str) -> tuple[Array, Array]:
     ]
     cells = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     return cells[:, 0], cells[:, 1]
+
+
+def _hold(x: Array, y: Array) -> tuple[Array, Array]:
+    """Return the line of a schedule: a single jump is drawn upright, steady change is joined."""
+    changes = np.concatenate([[False], np.diff(y) != 0, [False]])
+    alone = np.flatnonzero(changes[1:-1] & ~changes[:-2] & ~changes[2:]) + 1
+    return np.insert(x, alone, x[alone]), np.insert(y, alone, y[alone - 1])
 
 
 def _positive(values: Array) -> Array:
@@ -295,28 +300,28 @@ def _draw_epochs(axes: Axes, curves: Curves) -> None:
     format_axis(upper.xaxis, low, high, log=axes.get_xscale() == "log")
 
 
-def _draw_cloud(axes: Axes, x: Array, y: Array, line: Line, label: str, *, smoothed: str) -> None:
+def _draw_cloud(axes: Axes, x: Array, y: Array, line: Line, label: str) -> None:
     """Draw raw points, faint, and their smoothed line; few points are joined as they are."""
     shown = _positive(y) if axes.get_yscale() == "log" else y
     if len(x) < FEW_POINTS:
         axes.plot(x, shown, color=line.colour, marker=".", linewidth=1.0, label=label)
         return
-    size = 3.5 if len(x) < 500 else 2.0
-    alpha = 0.45 if len(x) < 500 else max(0.08, 0.45 * (500 / len(x)) ** 0.5)
+    few = len(x) < 500
     axes.plot(
-        x, shown, ".", color=line.colour, markersize=size, alpha=alpha, label=label,
-        markeredgewidth=0, rasterized=len(x) > MANY_POINTS,
+        x, shown, "o", color=line.colour, markersize=2.6 if few else 1.8, markeredgewidth=0,
+        alpha=0.5 if few else max(0.1, 0.5 * (500 / len(x)) ** 0.5), rasterized=len(x) > MANY_POINTS,
     )  # fmt: skip
     line_y = smooth(y)
-    axes.plot(
-        x, _positive(line_y) if axes.get_yscale() == "log" else line_y, color=line.colour, label=smoothed
-    )
+    axes.plot(x, _positive(line_y) if axes.get_yscale() == "log" else line_y, color=line.colour)
+    # One entry for both: the points are too faint to be found again in a legend.
+    axes.plot([], [], color=line.colour, marker="o", markersize=3, label=f"{label} (line: smoothed)")
 
 
 def _draw_evaluations(axes: Axes, x: Array, y: Array, line: Line, label: str) -> None:
     shown = _positive(y) if axes.get_yscale() == "log" else y
+    log_steps = axes.get_xscale() == "log"
     axes.plot(
-        x,
+        _positive(x) if log_steps else x,
         shown,
         color=line.colour,
         linestyle=line.dashes,
@@ -325,7 +330,8 @@ def _draw_evaluations(axes: Axes, x: Array, y: Array, line: Line, label: str) ->
         zorder=3,
     )
     start = shown[x == 0]
-    if axes.get_xscale() == "log" and start.size and np.isfinite(start[0]):
+    if log_steps and start.size and np.isfinite(start[0]):
+        axes.set_xlabel("training step (updates), logarithmic; hollow: before the first")
         axes.plot(
             [0.0], start[:1], marker=line.marker, color=line.colour, markerfacecolor="white", zorder=4,
             transform=axes.get_yaxis_transform(), clip_on=False,
@@ -351,7 +357,7 @@ def _draw_test(
         return
     low, high = axes.get_ylim()
     axes.plot(
-        [test[0]], [scale * test[1]], marker=TEST.marker, color=TEST.colour, linestyle="none", markersize=13,
+        [test[0]], [scale * test[1]], marker=TEST.marker, color=TEST.colour, linestyle="none", markersize=11,
         markeredgecolor="white", label=label(test[1]), zorder=5, clip_on=False,
     )  # fmt: skip
     axes.set_ylim(min(low, scale * test[1]), max(high, scale * test[1]))

@@ -39,7 +39,8 @@ DPI = 150
 SETTINGS: dict[Any, Any] = {
     "font.size": 10.5,
     "axes.titlesize": 10.5,
-    "figure.titlesize": 11,
+    "figure.titlesize": 10.5,
+    "legend.fontsize": 10,
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -109,9 +110,17 @@ def write(figure: Figure, path: Path) -> None:
 def legend(figure: Figure) -> None:
     """Put the legend below the axes, where it hides no data; a single series needs none."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    if len(handles) > 1:
-        columns = min(len(labels), 4) if sum(map(len, labels)) < 70 else 3
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    if len(handles) < 2:
+        return
+    columns = len(labels)
+    # Legends are filled column by column; a character is about 6 points wide, handle and gaps about 50.
+    while columns > 1:
+        rows = -(-len(labels) // columns)
+        widest = [max(map(len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
+        if sum(6.2 * width + 52 for width in widest) < 72 * figure.get_figwidth():
+            break
+        columns -= 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def format_number(value: float, _position: int | None = None) -> str:
@@ -138,9 +147,10 @@ def format_axis(axis: Axis, low: float, high: float, *, log: bool) -> None:
     if decades < 0.6:
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axis.set_minor_locator(NullLocator())
-    elif decades < 1.6:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0), numticks=20))
-        axis.set_minor_locator(NullLocator())
+    elif decades < 2.6:
+        subs = (1.0, 2.0, 3.0, 5.0) if decades < 1.3 else (1.0, 2.0, 5.0)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+        axis.set_minor_locator(LogLocator(subs=tuple(range(2, 10)), numticks=100))
     elif decades < 9:
         axis.set_major_locator(LogLocator(numticks=12))
         axis.set_minor_locator(LogLocator(subs=tuple(range(2, 10)), numticks=100))
@@ -168,12 +178,13 @@ def limits(values: Sequence[Array], *, log: bool) -> tuple[float, float] | None:
 
 
 def smooth(values: Array) -> Array:
-    """Return the centred moving mean over about a fifteenth of the points.
+    """Return the centred moving mean over about a fifteenth of the points; NaN where there is none.
 
-    Towards both ends the window shrinks symmetrically, down to the point itself. So the line never leans
-    on points from one side only (it neither lags behind a falling loss nor invents a tail), does not reach
-    beyond the data, and keeps the first steps of a run sharp. Non-finite values stay as gaps: each
-    stretch between them is smoothed by itself.
+    The window never leans to one side, so the line neither lags behind a falling loss nor invents a tail:
+    towards the start it shrinks symmetrically, down to the first point itself, which keeps the first
+    steps of a run sharp; towards the end it shrinks to half its width and the line stops there, since a
+    mean of the last one or two points would show their noise as a trend. Non-finite values stay as gaps:
+    each stretch between them is smoothed by itself.
 
     Args:
         values: [N], in the order of the steps.
@@ -182,21 +193,16 @@ def smooth(values: Array) -> Array:
     # leaves no rounding error in its later neighbours.
     half = min(max(len(values) // 30, 1), 200)
     result = np.full(len(values), np.nan)
-    finite = np.isfinite(values)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], finite, [False]]).astype(np.int8)))
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], np.isfinite(values), [False]]).astype(np.int8)))
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
         stretch = values[start:stop]
         last = len(stretch) - 1
-        middle = np.empty(0)
-        if last >= 2 * half:
-            middle = np.convolve(stretch, np.full(2 * half + 1, 1 / (2 * half + 1)), mode="valid")
-        for i in range(len(stretch)):
-            reach = min(half, i, last - i)
-            if reach == half and middle.size:
-                result[start + half : stop - half] = middle
-                break
-            result[start + i] = stretch[i - reach : i + reach + 1].mean()
-        for i in range(max(last - half + 1, 0), last + 1):
-            reach = min(half, i, last - i)
-            result[start + i] = stretch[i - reach : i + reach + 1].mean()
+        full = range(half, last - half + 1)
+        if full:
+            window = np.full(2 * half + 1, 1 / (2 * half + 1))
+            result[start + full.start : start + full.stop] = np.convolve(stretch, window, mode="valid")
+        for i in range(last + 1):
+            reach = min(i, last - i)
+            if i not in full and (i < half or reach >= half // 2):
+                result[start + i] = stretch[i - reach : i + reach + 1].mean()
     return result

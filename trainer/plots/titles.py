@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-WIDTH = 78
+WIDTH = 74
 
 # Options that are about how a step is computed, not about which step it is.
 EXECUTION = frozenset({"fused", "foreach", "capturable", "differentiable"})
@@ -35,7 +35,8 @@ def title(
     """
     data = config.get("data", {})
     parts = [f"{_model(config.get('model', {}), inputs, outputs)} on {_stem(data.get('name', '?'))}"]
-    parts.append(" + ".join(_optimizer(one, defaults) for one in _listed(config.get("optimizer"))))
+    optimizers = [_optimizer(one, defaults) for one in _listed(config.get("optimizer"))]
+    parts += [one + (" +" if i < len(optimizers) - 1 else "") for i, one in enumerate(optimizers)]
     schedulers = _listed(config.get("scheduler"))
     if schedulers:
         parts.append(", then ".join(_stem(str(one["name"])) for one in schedulers))
@@ -114,7 +115,7 @@ def _seed(seed: Any) -> str:
 def _wrap(parts: Sequence[str], width: int) -> str:
     lines = [""]
     for part in parts:
-        joined = f"{lines[-1]} · {part}" if lines[-1] else part
+        joined = lines[-1] + (" " if lines[-1].endswith(" +") else " · " if lines[-1] else "") + part
         if len(joined) <= width:
             lines[-1] = joined
         else:
