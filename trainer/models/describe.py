@@ -1,0 +1,212 @@
+"""What a network looks like from outside: its layers, and whether it fits the data (room: models).
+
+Both questions are answered by a forward pass on torch's meta device, where tensors have shapes and no
+numbers: nothing is computed, no random number is drawn, and neither weights nor batch-norm statistics change.
+"""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from trainer.errors import ConfigError
+
+BATCH = 2
+"""Samples of the probe: batch normalisation refuses to train on one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer of a network.
+
+    Args:
+        name: dotted name in the model; empty for the model itself.
+        kind: class of the layer, as `Conv2d`.
+        output_shape: of one sample, without N; None when it is not called as a layer, or returns no tensor.
+        parameters: numbers it holds itself (without its children's; shared ones count where they come first).
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...] | None
+    parameters: int
+
+
+def layer_table(model: nn.Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
+    """Return the innermost layers in the model's order, and those around them that own parameters themselves.
+
+    The rows' parameters add up to the model's. A layer called several times shows its last output.
+
+    Raises:
+        ConfigError: samples of `input_shape` do not pass through the model; it names the layer.
+    """
+    trace = _probe(model, input_shape, training=False)
+    counted: set[int] = set()
+    rows = []
+    for name, layer in model.named_modules():
+        own = [parameter for parameter in layer.parameters(recurse=False) if id(parameter) not in counted]
+        if own or not any(True for _ in layer.children()):
+            counted.update(id(parameter) for parameter in own)
+            shape = trace.outputs.get(name)
+            rows.append(LayerRow(name, type(layer).__name__, shape, sum(p.numel() for p in own)))
+    return rows
+
+
+def check_shapes(model: nn.Module, input_shape: tuple[int, ...], num_classes: int) -> None:
+    """Check that a batch of samples of `input_shape` becomes logits [N, num_classes] while training.
+
+    Raises:
+        ConfigError: it does not; names the layer, what reached it and what it takes.
+    """
+    output = _probe(model, input_shape, training=True).result
+    if not isinstance(output, Tensor):
+        raise ConfigError(
+            f"the model returns a {type(output).__name__}",
+            key="name",
+            expected=f"one tensor of logits [N, {num_classes}]",
+            fix="wrap the model so that its forward returns the logits alone",
+        )
+    if tuple(output.shape) != (BATCH, num_classes):
+        shape = ", ".join(["N" if output.shape[:1] == (BATCH,) else "?", *map(str, output.shape[1:])])
+        raise ConfigError(
+            f"the model's output has the shape [{shape}]", key="name", expected=f"logits [N, {num_classes}]"
+        )
+
+
+@dataclass(slots=True)
+class _Trace:
+    """What a probing forward pass saw: outputs by layer, the layers entered and not left, the result."""
+
+    outputs: dict[str, tuple[int, ...] | None]
+    inside: list[tuple[str, nn.Module, list[tuple[int, ...]]]]
+    result: object = None
+
+
+def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> _Trace:
+    """Run a forward pass without numbers; where that fails, with numbers on a copy, whose error counts.
+
+    Code that looks at values cannot run on the meta device, so a refusal there alone proves nothing.
+    """
+    try:
+        return _meta_forward(model, input_shape, training=training)
+    except Exception:
+        return _real_forward(model, input_shape, training=training)
+
+
+def _meta_forward(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> _Trace:
+    trace = _Trace({}, [])
+    meta = torch.device("meta")
+    state = {name: tensor.detach().to(meta) for name, tensor in _state(model)}
+    with _mode(model, training), _watched(model, trace), _quiet_random(), meta, torch.no_grad():
+        trace.result = functional_call(model, state, (torch.zeros(BATCH, *input_shape),))
+    return trace
+
+
+def _real_forward(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> _Trace:
+    trace = _Trace({}, [])
+    twin = copy.deepcopy(model).cpu()
+    try:
+        with _mode(twin, training), _watched(twin, trace), _quiet_random(), torch.no_grad():
+            trace.result = twin(torch.zeros(BATCH, *input_shape))
+    except Exception as error:
+        raise _misfit(input_shape, trace, error) from error
+    return trace
+
+
+def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+@contextmanager
+def _mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Put every module into training or evaluation mode, and each back into its own afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+@contextmanager
+def _quiet_random() -> Iterator[None]:
+    """Put torch's global generator back afterwards (users' forward functions may draw from it)."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+@contextmanager
+def _watched(model: nn.Module, trace: _Trace) -> Iterator[None]:
+    """Note in `trace` which layers are entered and left, and with what shapes."""
+    names = {id(module): name for name, module in model.named_modules()}
+
+    def enter(module: nn.Module, inputs: tuple[object, ...]) -> None:
+        shapes = [tuple(value.shape) for value in inputs if isinstance(value, Tensor)]
+        trace.inside.append((names.get(id(module), "?"), module, shapes))
+
+    def leave(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        trace.inside.pop()
+        shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else None
+        trace.outputs[names.get(id(module), "?")] = shape
+
+    handles = [module.register_forward_pre_hook(enter) for module in model.modules()]
+    handles += [module.register_forward_hook(leave) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _misfit(input_shape: tuple[int, ...], trace: _Trace, error: Exception) -> ConfigError:
+    """Return the error that names the innermost layer that was entered and not left."""
+    name, layer, shapes = trace.inside[-1] if trace.inside else ("", None, [])
+    place = f"layer {name} ({type(layer).__name__})" if name else "its forward function"
+    received = f", which received {' and '.join(_readable(shape) for shape in shapes)}" if shapes else ""
+    reason = str(error).partition("\n")[0]
+    return ConfigError(
+        f"samples of shape {list(input_shape)} do not pass through the model: {place}{received}, "
+        f"failed with {type(error).__name__}: {reason}{_users_line(error)}",
+        key="name",
+        expected=_takes(layer),
+        fix="change the images' size (data.resize, data.pad) or choose a model that fits them",
+    )
+
+
+def _readable(shape: Sequence[int]) -> str:
+    return f"[{', '.join(['N', *map(str, shape[1:])])}]"
+
+
+def _takes(layer: nn.Module | None) -> str:
+    """Return the input that a layer of torch takes, in words; empty when that is not known."""
+    if isinstance(layer, nn.Conv2d):
+        height, width = layer.kernel_size
+        return f"[N, {layer.in_channels}, H, W], at least {height} x {width} with its padding {layer.padding}"
+    if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
+        return f"images of at least {layer.kernel_size} pixels with its padding {layer.padding}"
+    if isinstance(layer, nn.Linear):
+        return f"[N, {layer.in_features}]"
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+        return f"{layer.num_features} channels, and more than one value of each"
+    return ""
+
+
+def _users_line(error: Exception) -> str:
+    """Return ` (file:line)` of the last frame outside torch and this room; empty when there is none."""
+    torch_folder, here = str(Path(torch.__file__).parent), str(Path(__file__).parent)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((torch_folder, here, "<"))
+    ]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
