@@ -1,0 +1,160 @@
+"""The batches of an experiment, from splits in memory: training batches of any epoch, and evaluation batches.
+
+Every batch is a function of (seeds, epoch, number of the batch) alone, so a resumed run sees the very same
+ones, bit for bit, and so does every optimizer. Knows nothing of the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainer.data.augment import Augmentation
+from trainer.data.dataset import Split
+from trainer.data.preprocess import Prepare
+from trainer.errors import DataError
+from trainer.seeding import generator
+
+_BLOCK_VALUES = 2**19  # float32 values gathered and prepared at once: 2 MiB, which stays in the cache
+
+Shuffle = Literal["each_epoch", "once", "never"]
+
+
+class Batch(NamedTuple):
+    """Prepared samples: inputs float32 [B, C, H, W] or [B, D]; targets int64 [B] or float32 [B, K]."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+class Batches:
+    """The training batches of every epoch.
+
+    The order of epoch e is drawn on the CPU from (`seed`, e), the augmentation of batch b from
+    (`augmentation_seed`, e, b), whatever the device.
+
+    Args:
+        split: the training split; it is moved to the device whole.
+        batch_size: samples per batch, or `full` = all of them in one batch.
+        shuffle: draw the order anew `each_epoch`, `once` for all epochs, or `never` (as stored).
+        drop_last: leave out the last batch of an epoch when it is not full.
+        seed: seed of the order (stream `batches`).
+        augmentation_seed: seed of the augmentations' parameters (stream `augmentation`).
+        prepare: what every sample goes through.
+        augment: augmentations, applied in this order to float images in [0, 1].
+        device: where the batches are wanted.
+        repeat: copies of the split in one epoch, shuffled together; they take no memory.
+
+    Raises:
+        DataError: more samples per batch than there are, or `drop_last` would leave none.
+        ConfigError: an augmentation does not fit the samples.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int | Literal["full"],
+        shuffle: Shuffle = "each_epoch",
+        drop_last: bool = False,
+        seed: int = 0,
+        augmentation_seed: int = 0,
+        prepare: Prepare,
+        augment: Sequence[Augmentation] = (),
+        device: torch.device | str = "cpu",
+        repeat: int = 1,
+    ) -> None:
+        """See the class."""
+        total = len(split) * repeat
+        self.batch_size = total if batch_size == "full" else batch_size
+        if self.batch_size > total:
+            raise DataError(
+                f"batch_size {batch_size:,} is more than the {total:,} training samples"
+                + (f" ({repeat} copies of {len(split):,})" if repeat > 1 else ""),
+                key="batch_size",
+                expected=f"at most {total:,}, or `full` for all of them",
+            )
+        if total == 0:
+            raise DataError("the training split is empty", key="limit")
+        for number, augmentation in enumerate(augment):
+            augmentation.check(split, key=f"augment[{number}]")
+        self._split = split.to(device)
+        self._prepare = prepare.to(device)
+        self._shuffle = shuffle
+        self._seed = seed
+        self._augmentation_seed = augmentation_seed
+        self._augment = tuple(augment)
+        self._repeat = repeat
+        # With drop_last at least one batch is full, since batch_size is at most the total.
+        self.samples_per_epoch = total - total % self.batch_size if drop_last else total
+        self.batches_per_epoch = -(-self.samples_per_epoch // self.batch_size)
+
+    def order(self, epoch: int) -> Tensor:
+        """Return the samples' numbers in the order of an epoch: int64 [samples_per_epoch], on the CPU."""
+        total = len(self._split) * self._repeat
+        if self._shuffle == "never":
+            order = torch.arange(total)
+        else:
+            counter = epoch if self._shuffle == "each_epoch" else 0
+            order = torch.randperm(total, generator=generator("batches", self._seed, counter))
+        if self._repeat > 1:
+            order.remainder_(len(self._split))
+        return order[: self.samples_per_epoch]
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch, from batch number `start` on.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            start: batches of this epoch that are done already (a resumed run), 0 to batches_per_epoch.
+        """
+        size = self.batch_size
+        order = self.order(epoch)[start * size :].to(self._split.inputs.device)
+        if self._augment:
+            for number, indices in enumerate(torch.split(order, size), start=start):
+                yield self._augmented(indices, epoch, number)
+            return
+        for indices in torch.split(order, size * self._batches_per_block()):
+            inputs = self._prepare(self._split.inputs.index_select(0, indices))
+            targets = self._split.targets.index_select(0, indices)
+            yield from map(Batch, torch.split(inputs, size), torch.split(targets, size))
+
+    def _batches_per_block(self) -> int:
+        """Return how many batches are gathered and prepared at once, to spare small ones Python's cost."""
+        values = self.batch_size
+        for size in self._prepare.output_shape:
+            values *= size
+        return max(1, _BLOCK_VALUES // values)
+
+    def _augmented(self, indices: Tensor, epoch: int, number: int) -> Batch:
+        images = self._prepare.unit(self._split.inputs.index_select(0, indices))
+        targets = self._split.targets.index_select(0, indices)
+        stream = generator("augmentation", self._augmentation_seed, epoch, number)
+        for augmentation in self._augment:
+            drawn = augmentation.draw(len(images), tuple(images.shape[1:]), stream)
+            params = {name: values.to(images.device) for name, values in drawn.items()}
+            images, targets = augmentation.apply(images, targets, params)
+        return Batch(self._prepare.finish(images), targets)
+
+
+def eval_batches(
+    split: Split, *, batch_size: int, prepare: Prepare, device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
+    """Yield a split in its order, without augmentation, the last batch as small as it comes.
+
+    Args:
+        split: what to evaluate on; on the device already, or moved there batch by batch.
+        batch_size: samples per batch, from 1.
+        prepare: what every sample goes through.
+        device: where the batches are wanted.
+    """
+    prepare = prepare.to(device)
+    for stored, targets in zip(
+        torch.split(split.inputs, batch_size), torch.split(split.targets, batch_size), strict=True
+    ):
+        inputs = prepare(stored.to(device))
+        # A batch is the caller's to overwrite (in-place layers do); the data set is not.
+        yield Batch(inputs.clone() if inputs is stored else inputs, targets.to(device))

@@ -1,0 +1,199 @@
+"""What a data set is (two splits in memory) and how validation is taken off it; reads no files.
+
+Shapes: N samples, C channels, H x W pixels, D features, K classes or real targets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainer.errors import DataError
+from trainer.seeding import generator
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """Samples and their targets, row by row.
+
+    Args:
+        inputs: uint8 [N, C, H, W] (pixels 0 to 255), or float32 [N, C, H, W], or uint8 / float32 [N, D].
+        targets: int64 [N] (class numbers from 0) or float32 [N, K] (real targets).
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __post_init__(self) -> None:
+        """Hold every input against a target."""
+        assert len(self.inputs) == len(self.targets), (self.inputs.shape, self.targets.shape)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.inputs)
+
+    def to(self, device: torch.device | str) -> Split:
+        """Return the split on a device; itself where it is there already."""
+        return Split(self.inputs.to(device), self.targets.to(device))
+
+    def take(self, indices: Tensor) -> Split:
+        """Return the samples with these numbers (int64 [M]), in this order, as a copy."""
+        return Split(self.inputs[indices], self.targets[indices])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """A training and a test split of one shape.
+
+    Args:
+        train: what is learnt from (validation is taken off it by `split_dataset`).
+        test: what is read once, at the end.
+        class_names: one name per class, in the order of the labels; None = real targets (regression).
+        digest: SHA-256 of the content, in hex; equal for equal data wherever they came from.
+    """
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...] | None
+    digest: str
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample: (C, H, W) or (D,)."""
+        return tuple(self.train.inputs.shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes; for real targets, how many of them."""
+        return len(self.class_names) if self.class_names is not None else self.train.targets.shape[1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Splits:
+    """The three parts of an experiment's data; they share no sample. `val` is None when nothing validates."""
+
+    train: Split
+    val: Split | None
+    test: Split
+
+
+def make_dataset(train: Split, test: Split, class_names: Sequence[str] | None) -> Dataset:
+    """Return the data set with the digest of its content."""
+    names = None if class_names is None else tuple(class_names)
+    digest = hashlib.sha256(repr(names).encode())
+    for tensor in (train.inputs, train.targets, test.inputs, test.targets):
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return Dataset(train, test, names, digest.hexdigest())
+
+
+def data_root(root: str | None) -> Path:
+    """Return the folder of downloaded sets: `root`, else $OPTLAB_DATA, else the user's cache."""
+    chosen = root or os.environ.get("OPTLAB_DATA")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "optlab" / "data"
+
+
+def memory_bytes() -> int:
+    """Return the machine's memory in bytes: a file that declares more than this is refused unread."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return 16 * 2**30
+
+
+def check_labels(labels: Tensor, classes: int, where: str) -> Tensor:
+    """Return class labels as int64 [N]; DataError when one lies outside 0 .. classes-1.
+
+    Args:
+        labels: integers, [N].
+        classes: how many there are.
+        where: file (and key) that the labels came from.
+    """
+    labels = labels.long()
+    wrong = ((labels < 0) | (labels >= classes)).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(
+            f"label {int(labels[row])} in row {row} ({len(wrong):,} of {len(labels):,} labels do not fit)",
+            where=where,
+            expected=f"labels from 0 to {classes - 1}",
+        )
+    return labels
+
+
+def _val_count(val_size: float, total: int) -> int:
+    """Return how many of `total` training samples validate: a count, or a fraction of them below 1."""
+    if val_size < 0 or (val_size >= 1 and val_size != int(val_size)):
+        raise DataError(
+            f"val_size {val_size} is neither a count nor a fraction",
+            key="val_size",
+            expected="0 (none), a fraction below 1, or a whole number of samples",
+        )
+    count = int(val_size) if val_size >= 1 else round(val_size * total)
+    if val_size > 0 and count == 0:
+        raise DataError(
+            f"val_size {val_size} of {total:,} training samples leaves an empty validation split",
+            key="val_size",
+            fix="give a larger fraction, or 0 for no validation",
+        )
+    if count >= total:
+        raise DataError(
+            f"val_size takes {count:,} of {total:,} training samples: none is left to train on",
+            key="val_size",
+            expected=f"fewer than {total:,}",
+        )
+    return count
+
+
+def split_dataset(
+    dataset: Dataset,
+    *,
+    val_size: float = 0,
+    val_from: Literal["random", "end"] = "random",
+    split_seed: int = 0,
+    limit: int | None = None,
+) -> Splits:
+    """Take the validation split off the training split, then cut the training split to `limit`.
+
+    Validation comes first and does not depend on `limit`, so quick trials validate on the same samples.
+    Copies of the training split (`repeat`) are made by `Batches`, which needs no memory for them.
+
+    Args:
+        dataset: where from; its test split passes unchanged.
+        val_size: samples to take off: a count from 1, or a fraction below 1; 0 = none.
+        val_from: `random` draws them by `split_seed`; `end` takes the last ones. Both keep the file's order.
+        split_seed: seed of the validation draw and of the order that `limit` cuts.
+        limit: keep only so many training samples, the first of a shuffled order (so that a file sorted by
+            class gives all classes); null = all, in the file's order.
+
+    Raises:
+        DataError: a split would be empty, or `limit` is more than there is.
+    """
+    total = len(dataset.train)
+    count = _val_count(val_size, total)
+    train, val = dataset.train, None
+    if count and val_from == "end":
+        val = Split(train.inputs[total - count :], train.targets[total - count :])
+        train = Split(train.inputs[: total - count], train.targets[: total - count])
+    elif count:
+        drawn = torch.randperm(total, generator=generator("split", split_seed, 0))
+        val, train = train.take(drawn[:count].sort().values), train.take(drawn[count:].sort().values)
+    if limit is not None:
+        if not 1 <= limit <= len(train):
+            raise DataError(
+                f"limit {limit:,} does not fit: {len(train):,} training samples"
+                + (f" are left after {count:,} for validation" if count else ""),
+                key="limit",
+                expected=f"1 to {len(train):,}",
+            )
+        train = train.take(torch.randperm(len(train), generator=generator("split", split_seed, 1))[:limit])
+    return Splits(train, val, dataset.test)
