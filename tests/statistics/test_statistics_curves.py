@@ -1,0 +1,93 @@
+"""Curves on a common grid, and bands over them: nothing is invented between or beyond the records."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from trainer.statistics import band, bootstrap_interval, common_grid, mean_interval
+
+NAN = math.nan
+
+
+def test_every_recorded_place_is_kept_by_default():
+    found = common_grid([([0, 10, 20], [3.0, 2.0, 1.0]), ([5, 10], [9.0, 8.0])])
+    assert found.x.tolist() == [0, 5, 10, 20]
+    assert_array_equal(found.y, [[3, 3, 2, 1], [NAN, 9, 8, NAN]])
+
+
+def test_an_even_grid_carries_the_last_record_forward_and_stops_at_the_end():
+    found = common_grid([([0, 3, 4], [1.0, 2.0, 3.0]), ([0, 2], [5.0, 6.0])], points=5)
+    assert found.x.tolist() == [0, 1, 2, 3, 4]
+    assert_array_equal(found.y, [[1, 1, 1, 2, 3], [5, 5, 6, NAN, NAN]])
+
+
+def test_a_log_grid_starts_above_zero_and_holds_both_ends():
+    found = common_grid([([0, 3, 30, 300], [1.0, 2.0, 3.0, 4.0])], points=7, scale="log")
+    assert (found.x[0], found.x[-1], found.y[0, 0], found.y[0, -1]) == (3, 300, 2, 4)
+    assert_allclose(np.diff(np.log(found.x)), math.log(100) / 6)
+
+
+def test_of_equal_places_the_last_counts_and_an_empty_run_stays_empty():
+    found = common_grid([([1, 1, 2], [5.0, 6.0, 7.0]), ([], [])])
+    assert_array_equal(found.y, [[6, 7], [NAN, NAN]])
+
+
+@pytest.mark.parametrize(
+    ("series", "options"),
+    [
+        ([], {}),
+        ([([], [])], {}),
+        ([([0], [1.0])], {"scale": "log"}),
+        ([([0, 1], [1.0])], {}),
+        ([([1, 0], [1.0, 2.0])], {}),
+        ([([0, 1], [1.0, 2.0])], {"points": 1}),
+    ],
+)
+def test_grids_that_cannot_be_made_are_refused(series, options):
+    with pytest.raises(ValueError, match=r"place|points"):
+        common_grid(series, **options)
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=30), st.integers(2, 50))
+def test_grid_values_were_recorded_at_or_before_their_place(places, points):
+    x = np.sort(np.array(places, dtype=float))
+    found = common_grid([(x, x)], points)  # the value is the place where it was recorded
+    assert (found.y[0] <= found.x).all()
+    assert np.isin(found.y[0], x).all()
+    assert found.y[0, -1] == x[-1]
+
+
+def test_bands_are_what_they_are_called():
+    y = np.random.default_rng(0).normal(size=(6, 3))
+    std = band(y)
+    assert_allclose(std.centre, y.mean(axis=0))
+    assert_allclose(std.high - std.centre, y.std(axis=0, ddof=1))
+    extremes = band(y, centre="median", kind="min_max")
+    assert_allclose([extremes.centre, extremes.low, extremes.high], [np.median(y, 0), y.min(0), y.max(0)])
+    quantiles = band(y, kind="quantiles", quantiles=(0.1, 0.9))
+    assert_allclose([quantiles.low, quantiles.high], np.quantile(y, [0.1, 0.9], axis=0))
+    t, interval = band(y, kind="t"), mean_interval(y[:, 1])
+    assert (t.low[1], t.high[1]) == (interval.low, interval.high)
+    bootstrap = band(y, kind="bootstrap", centre="median")
+    interval = bootstrap_interval(y[:, 2], statistic="median", resamples=999)
+    assert (bootstrap.low[2], bootstrap.high[2]) == (interval.low, interval.high)
+
+
+@pytest.mark.parametrize("kind", ["std", "t", "bootstrap"])
+def test_bands_count_the_survivors(kind):
+    found = band([[1.0, 2.0, NAN], [3.0, NAN, NAN], [5.0, math.inf, NAN]], kind=kind)
+    assert found.n.tolist() == [3, 1, 0]
+    assert_array_equal(found.centre, [3, 2, NAN])
+    assert_array_equal(np.isnan(found.low), [False, True, True])
+    assert_array_equal(np.isnan(found.high), [False, True, True])
+
+
+def test_bands_refuse_nonsense():
+    with pytest.raises(ValueError, match="median"):
+        band([[1.0]], centre="median", kind="t")
+    with pytest.raises(ValueError, match="shape"):
+        band([1.0, 2.0])

@@ -1,0 +1,57 @@
+"""The arithmetic of honest comparison over numpy arrays; scipy.stats does the mathematics (floor 3).
+
+Intervals and differences over seeds, times to target, tuning curves and bands. Nothing here reads files,
+draws, or knows what a run is: callers bring the numbers and count the runs that diverged.
+Wrong arguments raise ValueError.
+"""
+
+from trainer.statistics.curves import Band, Grid, band, common_grid
+from trainer.statistics.differences import (
+    Difference,
+    SignedRank,
+    holm,
+    paired_difference,
+    smallest_detectable,
+    welch_difference,
+    wilcoxon,
+)
+from trainer.statistics.intervals import Interval, bootstrap_interval, mean_interval, stated_coverage
+from trainer.statistics.times import (
+    Profile,
+    TimesEcdf,
+    TimesSummary,
+    ecdf_of_times,
+    performance_profile,
+    summary_of_times,
+    time_to_target,
+)
+from trainer.statistics.tuning import ExpectedBest, Sensitivity, expected_best, sensitivity
+
+__all__ = [
+    "Band",
+    "Difference",
+    "ExpectedBest",
+    "Grid",
+    "Interval",
+    "Profile",
+    "Sensitivity",
+    "SignedRank",
+    "TimesEcdf",
+    "TimesSummary",
+    "band",
+    "bootstrap_interval",
+    "common_grid",
+    "ecdf_of_times",
+    "expected_best",
+    "holm",
+    "mean_interval",
+    "paired_difference",
+    "performance_profile",
+    "sensitivity",
+    "smallest_detectable",
+    "stated_coverage",
+    "summary_of_times",
+    "time_to_target",
+    "welch_difference",
+    "wilcoxon",
+]

@@ -1,0 +1,160 @@
+"""Several runs' curves on one grid, and bands over them. No smoothing, no drawing: `plots` does that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from trainer.statistics.intervals import (
+    Floats,
+    Statistic,
+    bootstrap_interval,
+    check_share,
+    mean_interval,
+)
+
+BandKind = Literal["std", "min_max", "quantiles", "t", "bootstrap"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """Curves at common places.
+
+    Args:
+        x: increasing places [points].
+        y: each run's value there [runs, points]; NaN before its first and after its last record.
+    """
+
+    x: Floats
+    y: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Band:
+    """Centre and band over runs at each place; NaN where there is too little to make them of.
+
+    Args:
+        centre: mean or median [points].
+        low, high: ends of the band [points].
+        n: runs that have a finite value there [points]; where it is less than the number of runs, the
+            others ended or diverged, and the centre is that of the survivors: mark it or stop there.
+    """
+
+    centre: Floats
+    low: Floats
+    high: Floats
+    n: np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+def common_grid(
+    series: Sequence[tuple[ArrayLike, ArrayLike]],
+    points: int | None = None,
+    *,
+    scale: Literal["linear", "log"] = "linear",
+) -> Grid:
+    """Put runs of different length and spacing on one grid, as step functions.
+
+    At each place a run has its last recorded value, never one that it had not yet measured; outside the
+    range of its records it has none, so a run that ended is not drawn on.
+
+    Args:
+        series: per run its places (not decreasing; of equal ones the last counts) and values.
+        points: size of the grid over the range of all runs, >= 2; None = every recorded place, without loss.
+        scale: even spacing in x or in log x (then from the first place above 0).
+
+    Raises:
+        ValueError: no places at all, rows of unequal length, places that decrease or are not finite, or
+            fewer than two points.
+    """
+    runs = [(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)) for x, y in series]
+    for x, y in runs:
+        if x.shape != y.shape or x.ndim != 1:
+            raise ValueError(f"places {x.shape} and values {y.shape} must be rows of equal length")
+        if not (np.isfinite(x).all() and (np.diff(x) >= 0).all()):
+            raise ValueError("places must be finite and not decrease")
+    places = np.unique(np.concatenate([np.empty(0), *(x for x, _ in runs)]))
+    if scale == "log":
+        places = places[places > 0]
+    if places.size == 0:
+        raise ValueError("no run has a place on this axis")
+    grid = places if points is None else _even_grid(places[0], places[-1], points, scale)
+    y = np.full((len(runs), grid.size), np.nan)
+    for row, (x, values) in zip(y, runs, strict=True):
+        if x.size:
+            inside = (grid >= x[0]) & (grid <= x[-1])
+            row[inside] = values[np.searchsorted(x, grid[inside], side="right") - 1]
+    return Grid(grid, y)
+
+
+def band(
+    y: ArrayLike,
+    *,
+    centre: Statistic = "mean",
+    kind: BandKind = "std",
+    quantiles: tuple[float, float] = (0.25, 0.75),
+    confidence: float = 0.95,
+    resamples: int = 999,
+    seed: int = 0,
+) -> Band:
+    """Return the centre and a band over runs at each place of a grid.
+
+    `std` (centre +- one standard deviation), `min_max` and `quantiles` show the spread of runs; `t` (of the
+    mean) and `bootstrap` (percentile, of the centre) show how well the centre is known, place by place.
+
+    Args:
+        y: [runs, points], NaN or infinite = no value there.
+        centre: `mean` or `median`.
+        kind: the band; `t` goes with the mean only.
+        quantiles: for `quantiles`, each in (0, 1).
+        confidence: for `t` and `bootstrap`, in (0, 1).
+        resamples, seed: for `bootstrap`; one resampling seed for all places.
+
+    Raises:
+        ValueError: y has not two axes, or `t` with a median.
+    """
+    found = np.asarray(y, dtype=np.float64)
+    if found.ndim != 2:
+        raise ValueError(f"expected values [runs, points], got an array of shape {found.shape}")
+    if kind == "t" and centre == "median":
+        raise ValueError("a Student t band belongs to the mean; use kind='bootstrap' for a median")
+    check_share(confidence, "confidence")
+    for quantile in quantiles:
+        check_share(quantile, "quantiles")
+    middle: Callable[[Floats], float] = np.mean if centre == "mean" else np.median
+
+    def ends(column: Floats) -> tuple[float | None, float | None]:
+        match kind:
+            case "std":
+                sd = float(column.std(ddof=1)) if column.size > 1 else np.nan
+                return middle(column) - sd, middle(column) + sd
+            case "min_max":
+                return column.min(), column.max()
+            case "quantiles":
+                low, high = np.quantile(column, quantiles)
+                return low, high
+            case "t":
+                interval = mean_interval(column, confidence=confidence)
+            case "bootstrap":
+                interval = bootstrap_interval(
+                    column, statistic=centre, confidence=confidence, resamples=resamples, seed=seed
+                )
+        return interval.low, interval.high
+
+    there = np.isfinite(found)
+    out = np.full((3, found.shape[1]), np.nan)
+    for place in np.flatnonzero(there.any(axis=0)):
+        column = found[there[:, place], place]
+        out[:, place] = np.array([middle(column), *ends(column)], dtype=np.float64)  # None becomes NaN
+    return Band(out[0], out[1], out[2], there.sum(axis=0))
+
+
+def _even_grid(first: float, last: float, points: int, scale: Literal["linear", "log"]) -> Floats:
+    if points < 2:
+        raise ValueError(f"a grid needs two points or more, got {points}")
+    even = np.linspace(first, last, points) if scale == "linear" else np.geomspace(first, last, points)
+    even[0], even[-1] = first, last  # geomspace may miss its ends by a rounding, and the last record with it
+    return even
