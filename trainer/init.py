@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import ConfigError
+from trainer.seeding import stream_seed
 
 Fill = Callable[..., object]
 """Fills the tensor that is its first argument, in place; torch's take `generator` too."""
@@ -69,14 +70,14 @@ def initialize(model: nn.Module, rules: Sequence[InitRule], *, generator: torch.
 
     Parameters are visited in the order of `model.named_parameters()` and draw from `generator` one after the
     other, so the same generator gives the same start. The model must be on the CPU. A parameter stays as it
-    is where the first rule that covers it has None for its role. A user's function that takes no `generator`
-    may draw from torch's global one, which is seeded for it and put back.
+    is where the first rule that covers it has None for its role. What a function draws from torch's global
+    generator follows from the seed of `generator` and the parameter's place.
 
     Raises:
         ConfigError: a rule finds nothing to fill, or a function refuses a parameter (its shape, its options).
     """
     used: set[tuple[int, str]] = set()
-    for name, parameter in model.named_parameters():
+    for position, (name, parameter) in enumerate(model.named_parameters()):
         assert parameter.device.type == "cpu", "initial weights are drawn on the CPU, whatever the device"
         role = parameter_role(name, parameter)
         for number, rule in enumerate(rules):
@@ -85,7 +86,8 @@ def initialize(model: nn.Module, rules: Sequence[InitRule], *, generator: torch.
             fill = {"weight": rule.weight, "bias": rule.bias, "other": None}[role]
             keeps_scale = rule.parameters is None and role == "weight" and parameter.ndim < 2
             if fill is not None and not keeps_scale:
-                _fill(fill, name, parameter, key=_dotted(rule.key, role), generator=generator)
+                key = _dotted(rule.key, role)
+                _fill(fill, name, parameter, key=key, generator=generator, position=position)
                 used.add((number, role))
             break
     for number, rule in enumerate(rules):
@@ -120,19 +122,15 @@ def _histogram(values: Tensor, bins: int) -> Histogram:
     return Histogram(edges.tolist(), [int(count) for count in counts])
 
 
-def _fill(fill: Fill, name: str, parameter: Tensor, *, key: str, generator: torch.Generator) -> None:
+def _fill(
+    fill: Fill, name: str, parameter: Tensor, *, key: str, generator: torch.Generator, position: int
+) -> None:
+    takes_generator = "generator" in inspect.signature(fill).parameters
     try:
-        with torch.no_grad():
-            if "generator" in inspect.signature(fill).parameters:
-                fill(parameter, generator=generator)
-            elif getattr(inspect.unwrap(getattr(fill, "func", fill)), "__module__", "") == nn.init.__name__:
-                fill(parameter)
-            else:
-                with torch.random.fork_rng(devices=[]):
-                    torch.default_generator.manual_seed(
-                        int(torch.randint(2**63 - 1, (), generator=generator).item())
-                    )
-                    fill(parameter)
+        # sparse_ shuffles with the global generator whatever it is given, and users' functions may draw there
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.default_generator.manual_seed(stream_seed("init", generator.initial_seed(), position))
+            fill(parameter, **({"generator": generator} if takes_generator else {}))
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         raise ConfigError(
             f"cannot initialise {name} of shape {list(parameter.shape)}: {error}",

@@ -194,4 +194,5 @@ def build(
 def _size_rule(name: str) -> str:
     if name.startswith("vit_"):
         return f"a height and width that {name.rpartition('_')[2]} divides"
-    return "a height and width that are multiples of 7 behind the stem, and after every halving (224, say)"
+    # its windows of 7 must tile the image at a 4th, an 8th, a 16th and a 32nd of its size
+    return "a height and width that are multiples of 224"
