@@ -1,0 +1,233 @@
+"""From a class and its options to an optimizer with the fastest implementation allowed (floor 2).
+
+What torch accepts is found out by asking torch: the class is built on tiny parameters and takes one step.
+So a new release of torch brings its new optimizers, implementations and ranges by itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trainer.errors import ConfigError, unknown_name
+from trainer.matching import trainable
+from trainer.optimizers.groups import Group
+
+IMPLEMENTATIONS = ("fused", "foreach")
+"""Switches between implementations of the same rule, fastest first."""
+
+NOT_PER_GROUP = {
+    "foreach": "the implementation is chosen for the whole optimizer",
+    "fused": "the implementation is chosen for the whole optimizer",
+    "capturable": "it is a switch of the whole optimizer",
+    "differentiable": "it is a switch of the whole optimizer",
+    "initial_accumulator_value": "torch reads it from the optimizer alone and would ignore the group's",
+}
+"""Options that a parameter group cannot have of its own, with the reason."""
+
+_WORDINGS = (
+    ("Nesterov", "nesterov"),
+    ("learning rate", "lr"),
+    ("beta parameter", "betas"),
+    ("Adjust learning rate function", "adjust_lr_fn"),
+    ("strong_wolfe", "line_search_fn"),
+    ("epsilon", "eps"),
+)
+"""How torch's messages name an option when not by its name; a longer wording stands for itself."""
+
+
+def torch_optimizers() -> dict[str, type[Optimizer]]:
+    """Return every optimizer class that torch.optim exports, by name (the refused ones too, see `rules`)."""
+    return {
+        name: found
+        for name, found in sorted(vars(torch.optim).items())
+        if isinstance(found, type) and issubclass(found, Optimizer) and found is not Optimizer
+    }
+
+
+def option_names(cls: type[Optimizer]) -> list[str]:
+    """Return the names of a class's options: its constructor's keywords without the parameters."""
+    return [
+        name
+        for name, parameter in list(inspect.signature(cls).parameters.items())[1:]
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+
+
+def needs_closure(optimizer: Optimizer | type[Optimizer]) -> bool:
+    """Return whether `step()` must be given a closure that computes the loss again (LBFGS)."""
+    cls = optimizer if isinstance(optimizer, type) else type(optimizer)
+    closure = inspect.signature(cls.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+def check_options(cls: type[Optimizer], options: Mapping[str, Any]) -> None:
+    """Build the class on a tiny matrix and take a step: torch's own ranges, told before the run.
+
+    Raises:
+        ConfigError: torch's words, `key` the option to blame where the words or their like name it.
+    """
+    for name in options:
+        if name not in option_names(cls):
+            raise unknown_name(f"option of {cls.__name__}", name, option_names(cls), key=name)
+    # These two depend on where the step runs (see `rules.refuse`), not on their range.
+    settings = {
+        name: value for name, value in options.items() if name not in ("capturable", "differentiable")
+    }
+    try:
+        _trial(cls, settings, torch.device("cpu"), torch.float32)
+    except Exception as error:  # whatever a constructor or a step may raise, also a user's own class
+        words = str(error) or type(error).__name__
+        raise ConfigError(
+            f"{cls.__name__}: {words}", key=_blamed(words, options, option_names(cls)), fix=_show(cls)
+        ) from error
+
+
+def resolve_implementation(
+    cls: type[Optimizer], options: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+) -> dict[str, bool]:
+    """Return the values of `fused` and `foreach` to build with, those that the class knows.
+
+    What the user set (not None) stays. What is left open is tried in this order: fused, foreach, neither;
+    the first that torch accepts on this device and dtype is taken, and the other one is False.
+    """
+    known = [name for name in IMPLEMENTATIONS if name in option_names(cls)]
+    chosen = {name: bool(options[name]) for name in known if options.get(name) is not None}
+    for name in known:
+        if name not in chosen:
+            attempt = dict.fromkeys(known, False) | chosen | {name: True}
+            chosen[name] = not any(chosen.values()) and _accepts(cls, {**options, **attempt}, device, dtype)
+    return {name: chosen[name] for name in known}
+
+
+def build_optimizer(
+    cls: type[Optimizer], model: nn.Module, groups: Sequence[Group], options: Mapping[str, Any]
+) -> Optimizer:
+    """Build an optimizer over the model's parameters, in the given groups.
+
+    Args:
+        cls: any torch.optim.Optimizer class.
+        model: holds the parameters, already on their device.
+        groups: who has which parameters and options, from `assign_groups`.
+        options: the class's keywords; lists stand for tuples, fused and foreach None or absent = chosen.
+
+    Raises:
+        ConfigError: options that torch refuses, for all or (`groups.N.<option>`) for one group.
+    """
+    check_options(cls, options)
+    for index, group in enumerate(groups):
+        _check_group(cls, index, group, options)
+    parameters = trainable(model)
+    first = parameters[groups[0].names[0]]
+    chosen = resolve_implementation(cls, options, first.device, first.dtype)
+    members = [
+        {"params": [parameters[name] for name in group.names], **_arguments(cls, group.options)}
+        for group in groups
+    ]
+    return cls(members, **_arguments(cls, {**options, **chosen}))
+
+
+def state_bytes(optimizers: Iterable[Optimizer]) -> int:
+    """Return how many bytes the tensors in the optimizers' state take (moments, histories, counters)."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for optimizer in optimizers
+        for tensor in _tensors(list(optimizer.state.values()))
+    )
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _arguments(cls: type[Optimizer], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with YAML's lists as tuples, except where the signature asks for a list."""
+    signature = inspect.signature(cls).parameters
+
+    def wants_list(name: str) -> bool:
+        return name in signature and "list" in str(signature[name].annotation).lower()
+
+    return {
+        name: tuple(value) if isinstance(value, list) and not wants_list(name) else value
+        for name, value in options.items()
+    }
+
+
+def _check_group(cls: type[Optimizer], index: int, group: Group, options: Mapping[str, Any]) -> None:
+    for name in group.options:
+        key = f"groups.{index}.{name}"
+        if name not in option_names(cls):
+            raise unknown_name(f"option of {cls.__name__}", name, option_names(cls), key=key)
+        if name in NOT_PER_GROUP:
+            raise ConfigError(
+                f"a parameter group cannot have its own {name!r}: {NOT_PER_GROUP[name]}",
+                key=key,
+                fix=f"set {name!r} on the optimizer itself",
+            )
+    if group.options:
+        try:
+            check_options(cls, {**options, **group.options})
+        except ConfigError as error:
+            problem = error.problems[0]
+            # The fault lies in the group even where torch's words blame an option that it inherits.
+            name = problem.key if problem.key in group.options else next(iter(group.options))
+            raise ConfigError(problem.what, key=f"groups.{index}.{name}", fix=problem.fix) from error
+
+
+def _trial(
+    cls: type[Optimizer], options: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+) -> None:
+    """Build on one 2 x 2 matrix (Muon takes nothing else) and take one step."""
+    matrix = nn.Parameter(torch.eye(2, device=device, dtype=dtype))
+    optimizer = cls([matrix], **_arguments(cls, options))
+    matrix.grad = torch.ones_like(matrix)
+    if needs_closure(cls):
+
+        def closure() -> float:
+            return 1.0
+
+        optimizer.step(closure)
+    else:
+        optimizer.step()
+
+
+def _accepts(
+    cls: type[Optimizer], options: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+) -> bool:
+    try:
+        _trial(cls, options, device, dtype)
+    except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError):
+        return False
+    return True
+
+
+def _blamed(words: str, options: Mapping[str, Any], known: Sequence[str]) -> str:
+    """Return the option that torch's words blame; those the user gave come first."""
+    for wording, name in _WORDINGS:
+        if wording.lower() in words.lower() and name in known:
+            return name
+    for name in [*options, *known]:
+        if re.search(rf"\b{re.escape(name)}\b", words):
+            return name
+    return ""
+
+
+def _show(cls: type[Optimizer]) -> str:
+    return f"`optlab show optimizer {cls.__name__}` lists its options" if cls in _shipped() else ""
+
+
+def _shipped() -> set[type[Optimizer]]:
+    return set(torch_optimizers().values())

@@ -1,0 +1,112 @@
+"""What cannot work is refused before the run, with the reason (floor 2).
+
+Only rules that torch would break late, silently or unintelligibly; ranges of options are `build`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trainer.errors import ConfigError, Problem
+from trainer.optimizers.build import needs_closure
+from trainer.optimizers.groups import Group
+
+REFUSED: dict[str, str] = {
+    "SparseAdam": "it updates sparse gradients only, and the networks here have dense ones; use Adam",
+}
+"""Optimizers of torch that are known and never run, with the reason."""
+
+
+def refuse(
+    cls: type[Optimizer],
+    options: Mapping[str, Any],
+    groups: Sequence[Group],
+    parameters: Mapping[str, Tensor],
+    *,
+    device_type: str,
+    uses_scaler: bool = False,
+    alone: bool = True,
+) -> None:
+    """Raise ConfigError, all reasons together, when this optimizer cannot train these parameters.
+
+    Args:
+        cls: the optimizer's class.
+        options: its keywords.
+        groups: its parameter groups.
+        parameters: what it owns, by full name.
+        device_type: `cpu` or `cuda`.
+        uses_scaler: whether the loss is scaled (float16).
+        alone: whether it is the only optimizer of the run.
+    """
+    problems: list[Problem] = []
+    if cls.__name__ in REFUSED and cls is getattr(torch.optim, cls.__name__, None):
+        problems.append(Problem(f"{cls.__name__} is refused: {REFUSED[cls.__name__]}", "name"))
+    if options.get("differentiable"):
+        problems.append(
+            Problem(
+                "differentiable: true updates leaf parameters in place under autograd: torch forbids it",
+                "differentiable",
+                fix="leave it out; it is for meta-learning through the optimizer",
+            )
+        )
+    if options.get("capturable") and device_type == "cpu":
+        problems.append(
+            Problem(
+                "capturable: true is for CUDA graphs, and this run is on the CPU",
+                "capturable",
+                fix="leave it out, or train on a GPU",
+            )
+        )
+    if issubclass(cls, torch.optim.Muon):
+        problems += _muon(cls, parameters)
+    if needs_closure(cls):
+        problems += _closure(cls, groups, uses_scaler, alone)
+    if problems:
+        raise ConfigError.of(problems)
+
+
+def _muon(cls: type[Optimizer], parameters: Mapping[str, Tensor]) -> list[Problem]:
+    others = [f"{name} {list(value.shape)}" for name, value in parameters.items() if value.ndim != 2]
+    if not others:
+        return []
+    return [
+        Problem(
+            f"{cls.__name__} takes matrices only, and it would own {', '.join(others)}",
+            "match",
+            expected="parameters of exactly two dimensions",
+            fix="make `optimizer` a list: [{name: Muon, match: {ndim: 2}, ...}, {name: AdamW, ...}]; "
+            "the second, without a match, takes the rest",
+        )
+    ]
+
+
+def _closure(cls: type[Optimizer], groups: Sequence[Group], uses_scaler: bool, alone: bool) -> list[Problem]:
+    problems = []
+    if len(groups) > 1:
+        problems.append(
+            Problem(
+                f"{cls.__name__} searches along one direction for all parameters and has no parameter groups",
+                "groups",
+                fix="leave out `groups`",
+            )
+        )
+    if uses_scaler:
+        problems.append(
+            Problem(
+                f"{cls.__name__} needs the loss several times in a step; a scaled one (float16) cannot",
+                fix="say train.precision=float32 or bfloat16",
+            )
+        )
+    if not alone:
+        problems.append(
+            Problem(
+                f"{cls.__name__} computes the loss again within its step: none can stand beside it",
+                fix="let it own all parameters, or choose another optimizer",
+            )
+        )
+    return problems
