@@ -229,7 +229,7 @@ def wilcoxon(a: ArrayLike, b: ArrayLike) -> SignedRank:
 
     Pairs without a difference are dropped (scipy's `zero_method="wilcox"`). The null distribution is exact
     up to 50 pairs without ties and up to 13 with ties (all 2^n signs); beyond, the normal approximation
-    corrected for ties. Differences that only rounding tells apart are ties.
+    corrected for ties and continuity. Differences that only rounding tells apart are ties.
 
     Args:
         a, b: finite numbers [n], a[i] and b[i] of the same seed.
@@ -244,8 +244,10 @@ def wilcoxon(a: ArrayLike, b: ArrayLike) -> SignedRank:
         return SignedRank(1.0, 0, first.size, 1.0, "exact")
     ties = np.unique(np.abs(signed)).size < n
     exact = n <= (13 if ties else 50)
-    method = stats.PermutationMethod(n_resamples=np.inf) if ties else "exact"
-    p = float(stats.wilcoxon(signed, zero_method="wilcox", method=method if exact else "auto").pvalue)
+    # Said outright, for what "auto" and the default correction mean changed between scipy's versions.
+    # "approx" is what 1.13 calls the normal approximation; later ones take the name too.
+    method = "approx" if not exact else stats.PermutationMethod(n_resamples=np.inf) if ties else "exact"
+    p = float(stats.wilcoxon(signed, zero_method="wilcox", correction=True, method=method).pvalue)
     return SignedRank(
         p, n, first.size, min(1.0, 2.0 ** (1 - n)), "exact" if exact else "normal approximation"
     )
