@@ -140,7 +140,7 @@ def test_the_rule_for_all_leaves_norm_scales_and_fills_every_bias() -> None:
 
 def test_the_first_rule_that_covers_a_parameter_wins_and_none_keeps_torchs_own() -> None:
     model = conv_net()
-    bias = model[0].bias.detach().clone()  # type: ignore[index, union-attr, operator]
+    bias = dict(model.named_parameters())["0.bias"].detach().clone()
     rules = [
         InitRule(tuple(matching(model, kind="Conv2d")), weight=nn.init.ones_, key="layers.0"),
         InitRule(None, weight=nn.init.zeros_, bias=nn.init.zeros_),

@@ -87,7 +87,7 @@ def test_output_shapes_are_those_of_a_real_pass() -> None:
 @pytest.mark.parametrize("in_training", [True, False])
 def test_looking_changes_nothing(in_training: bool) -> None:
     model = disturbable().train(in_training)
-    model[2].eval()  # type: ignore[index, union-attr, operator]
+    model.get_submodule("2").eval()
     modes = [module.training for module in model.modules()]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random = torch.random.get_rng_state()
