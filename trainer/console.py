@@ -213,6 +213,7 @@ class TrainingProgress:
     """
 
     def __init__(self, *, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Show nothing yet."""
         self._file = file or sys.stderr
         self._clock = clock
         self._console = _console(self._file)
@@ -229,11 +230,13 @@ class TrainingProgress:
         self._left = TimeLeft(None, None)
 
     def __enter__(self) -> Self:
+        """Return itself; `start` begins to show."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Take the bar away, however the run ended."""
         self._stop()
 
     def start(
@@ -365,6 +368,7 @@ class TimeLeft:
     """
 
     def __init__(self, total_steps: int | None, seconds_budget: float | None) -> None:
+        """Begin without a moment: all is unknown."""
         self._total_steps = total_steps
         self._seconds_budget = seconds_budget
         self._first: tuple[float, int, float] | None = None
@@ -410,6 +414,7 @@ class TimeLeft:
         return max(min(steps_left), 0.0) * (1 / rate + beside) if steps_left else None
 
     def __str__(self) -> str:
+        """Return the estimate as `1:05`, a lower bound as `>1:05`, and `-:--` while it is unknown."""
         seconds = self.seconds
         if seconds is None:
             return "-:--"

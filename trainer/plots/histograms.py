@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from trainer.plots.style import COLOURS, DPI, ORDERED_COLOURS, format_number, settings, write
+from trainer.plots.titles import WIDTH
 
 Item = TypeVar("Item")
 
@@ -54,13 +56,14 @@ def _draw(title: str, moments: Sequence[Mapping[str, Any]]) -> Figure:
     names = list(moments[0]["layers"])
     chosen = _evenly(names, MOST_LAYERS)
     shown = _evenly(moments, MOST_MOMENTS)
-    columns = max(1, min(3 if len(chosen) <= 9 else 4, len(chosen)))
+    columns = {0: 1, 1: 1, 2: 2, 4: 2}.get(len(chosen), 3 if len(chosen) <= 9 else 4)
     rows = max(1, -(-len(chosen) // columns))
     figure = Figure(figsize=(max(7.0, 2.5 * columns), 1.1 + 1.75 * rows), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(
-        title if len(chosen) == len(names) else f"{title}\n({len(chosen)} of {len(names)} layers)"
-    )
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, WIDTH)]
+    if len(chosen) < len(names):
+        lines.append(f"({len(chosen)} of {len(names)} layers)")
+    figure.suptitle("\n".join(lines))
     grid = figure.subplots(rows, columns, squeeze=False)
     last_epoch = max(float(moment["epoch"]) for moment in shown) or 1.0
     shades = matplotlib.colormaps[ORDERED_COLOURS]
@@ -77,7 +80,7 @@ def _draw(title: str, moments: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_yticks([])
         axes.spines[["top", "left"]].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], prune="both"))
         axes.xaxis.set_major_formatter(FuncFormatter(format_number))
     for axes in grid.flat[len(chosen) :]:
         axes.set_visible(False)
@@ -103,8 +106,12 @@ def _draw_layer(
     if not counts.sum() or not np.isfinite(edges).all():
         return
     if not (widths > 0).all():
-        # All weights are equal, as zeros after `zeros_`: a spike has no density.
-        axes.axvline(float(edges[0]), color=colour, linestyle="--" if dashed else "-")
+        # All weights are equal, as zeros after `zeros_`: a spike has no density. The invisible points give
+        # it room where no other moment does.
+        value = float(edges[0])
+        room = abs(value) / 2 or 0.01
+        axes.plot([value - room, value + room], [0, 0], linestyle="none")
+        axes.axvline(value, color=colour, linestyle="--" if dashed else "-", linewidth=2)
         return
     density = counts / counts.sum() / widths
     if filled:

@@ -31,7 +31,7 @@ from trainer.plots.titles import title
 
 Table = Mapping[str, list[float | None]]
 
-TRAIN, VAL, TRAIN_EVAL, TEST = LINES[0], LINES[1], LINES[2], Line(COLOURS["purple"], "none", "*")
+TRAIN, VAL, TRAIN_EVAL, TEST = LINES[0], LINES[1], LINES[2], Line(COLOURS["black"], "none", "*")
 FEW_POINTS = 12
 MANY_POINTS = 2000
 
@@ -139,6 +139,8 @@ def draw_accuracy(curves: Curves) -> Figure | None:
     spread, whole = (_spread(values) for values in (later, every))
     shown = limits(later if spread and whole > 2 * spread else every, log=False) or (0.0, 100.0)
     low, high = max(shown[0], -2.0), min(shown[1], 100.0 + 0.04 * (100.0 - shown[0]))
+    if low >= high:
+        low, high = 0.0, 100.0
     axes.set_ylim(low, high)
     format_axis(axes.yaxis, low, high, log=False)
     for label, line, x, y in series:
@@ -156,7 +158,7 @@ def draw_lr(curves: Curves) -> Figure | None:
     if not series:
         return None
     figure, axes = _figure(curves)
-    positive = np.concatenate([y[y > 0] for _, _, y in series])
+    positive = np.concatenate([y[np.isfinite(y) & (y > 0)] for _, _, y in series])
     log = bool(positive.size) and float(positive.max() / positive.min()) > 10
     _set_steps(axes, [x for _, x, _ in series])
     _set_values(axes, [y for _, _, y in series], log=log, from_zero=True)
@@ -222,17 +224,23 @@ DRAWINGS: dict[str, Callable[[Curves], Figure | None]] = {
 
 
 def _points(table: Table, name: str) -> tuple[Array, Array]:
-    """Return the steps [N] and values [N] of a column where it has any."""
+    """Return the steps [N] and values [N] of a column where it has any.
+
+    What lies outside float32's range by far becomes infinity or 0: an axis cannot be divided up to 1e308.
+    """
     pairs = [
         (x, y) for x, y in zip(table.get("step", []), table.get(name, []), strict=False) if y is not None
     ]
     cells = np.array(pairs, dtype=np.float64).reshape(-1, 2)
-    return cells[:, 0], cells[:, 1]
+    x, y = cells[:, 0], cells[:, 1]
+    y[np.abs(y) > 1e60] = np.inf
+    y[np.abs(y) < 1e-60] = 0
+    return x, y
 
 
 def _hold(x: Array, y: Array) -> tuple[Array, Array]:
     """Return the line of a schedule: a single jump is drawn upright, steady change is joined."""
-    changes = np.concatenate([[False], np.diff(y) != 0, [False]])
+    changes = np.concatenate([[False], y[1:] != y[:-1], [False]])
     alone = np.flatnonzero(changes[1:-1] & ~changes[:-2] & ~changes[2:]) + 1
     return np.insert(x, alone, x[alone]), np.insert(y, alone, y[alone - 1])
 
@@ -311,6 +319,11 @@ def _draw_cloud(axes: Axes, x: Array, y: Array, line: Line, label: str) -> None:
         x, shown, "o", color=line.colour, markersize=2.6 if few else 1.8, markeredgewidth=0,
         alpha=0.5 if few else max(0.1, 0.5 * (500 / len(x)) ** 0.5), rasterized=len(x) > MANY_POINTS,
     )  # fmt: skip
+    if axes.get_yscale() == "log" and (y == 0).any():
+        axes.plot(
+            x[y == 0], np.zeros(np.count_nonzero(y == 0)), marker="v", linestyle="none", color=line.colour,
+            alpha=0.5, transform=axes.get_xaxis_transform(), label=f"{label} exactly 0 (below the axis)",
+        )  # fmt: skip
     line_y = smooth(y)
     axes.plot(x, _positive(line_y) if axes.get_yscale() == "log" else line_y, color=line.colour)
     # One entry for both: the points are too faint to be found again in a legend.
@@ -372,7 +385,7 @@ def _mark_end(axes: Axes, curves: Curves, step: Array, loss: Array, evaluations:
         places = [float(x[-1]) for x in (step, *(one[2] for one in evaluations)) if len(x)][:1]
     if not places:
         return
-    place = min(places)
+    place = max(min(places), axes.get_xlim()[0])
     axes.plot(
         [place], [0.96], marker="X", markersize=11, color=COLOURS["black"], markeredgecolor="white",
         linestyle="none", transform=axes.get_xaxis_transform(), zorder=6, clip_on=False,

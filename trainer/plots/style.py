@@ -50,6 +50,8 @@ SETTINGS: dict[Any, Any] = {
     "lines.markersize": 5.5,
     "legend.frameon": False,
     "legend.handlelength": 2.6,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.05,
     "svg.hashsalt": "optlab",
     "path.simplify": True,
 }
@@ -120,6 +122,7 @@ def legend(figure: Figure) -> None:
         if sum(6.2 * width + 52 for width in widest) < 72 * figure.get_figwidth():
             break
         columns -= 1
+    columns = -(-len(labels) // -(-len(labels) // columns))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 

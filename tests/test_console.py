@@ -1,0 +1,407 @@
+"""What the terminal shows: errors, tables, results and progress, on a terminal and off it."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.console import (
+    Column,
+    TimeLeft,
+    TrainingProgress,
+    clean,
+    format_cell,
+    format_seconds,
+    print_error,
+    print_json,
+    print_pairs,
+    print_result,
+    print_text,
+    table,
+)
+from trainer.errors import ConfigError, OptlabError, Problem
+from trainer.records import EvalRecord, Moment, RunResult, StepRecord
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def width(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    def set_width(columns: int) -> None:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("LINES", "40")
+
+    return set_width
+
+
+def plain(text: str) -> str:
+    """Return what a terminal would leave standing of the text's lines, without colours."""
+    from rich.text import Text
+
+    return Text.from_ansi(text).plain
+
+
+def evaluation(step: int, seconds: float = 0.0, **values: float | None) -> EvalRecord:
+    found: dict[str, float | None] = {
+        "train_loss": 0.5 if step else None,
+        "train_accuracy": 0.9 if step else None,
+        "val_loss": 0.6,
+        "val_accuracy": 0.875,
+    }
+    return EvalRecord(step, step / 100, step * 64, step, seconds, found | values)
+
+
+def result(**changes: Any) -> RunResult:
+    final = Moment(300, 3.0, 1.5, {"train_loss": 0.1, "val_loss": 0.2, "val_accuracy": 0.95})
+    fields: dict[str, Any] = {
+        "status": "completed",
+        "steps": 300,
+        "epochs": 3.0,
+        "samples": 19200,
+        "grad_evals": 300,
+        "train_seconds": 1.5,
+        "total_seconds": 75.0,
+        "final": final,
+        "best": final,
+        "test": {"loss": 0.25, "accuracy": 0.9412, "checkpoint": "best"},
+        "steps_per_second": 200.0,
+        "samples_per_second": 12800.0,
+        "peak_memory_bytes": 1,
+        "optimizer_state_bytes": 1,
+        "parameters": 1,
+        "best_metric": "val_accuracy",
+    }
+    return RunResult(**(fields | changes))
+
+
+# Errors
+
+
+def test_an_error_says_where_what_expected_and_fix_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(
+        ConfigError(
+            "unknown name 'SDG'", key="optimizer.name", where="a.yaml:3", expected="SGD", fix="say SGD"
+        )
+    )
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        "error: a.yaml:3: optimizer.name: unknown name 'SDG'",
+        "    expected  SGD",
+        "    fix       say SGD",
+    ]
+
+
+def test_several_problems_are_counted_and_all_told(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(OptlabError.of([Problem("one", where="a.yaml:1"), Problem("two", fix="mend it")]))
+    assert capsys.readouterr().err.splitlines() == [
+        "error: 2 problems",
+        "a.yaml:1: one",
+        "two",
+        "    fix  mend it",
+    ]
+
+
+def test_text_of_users_is_neither_markup_nor_obeyed(
+    monkeypatch: pytest.MonkeyPatch, width: Callable[[int], None]
+) -> None:
+    width(80)
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    print_error(ConfigError("got [red]x[/red] :smile: \x1b[31mred\x07", expected="[bold]no[/bold]"))
+    shown = plain(terminal.getvalue())
+    assert "[red]x[/red] :smile: \\x1b[31mred\\x07" in shown
+    assert "[bold]no[/bold]" in shown
+    assert "\x07" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_an_error_fits_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, width: Callable[[int], None], columns: int
+) -> None:
+    width(columns)
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    choices = "one of " + ", ".join(f"name{i}" for i in range(60))
+    print_error(ConfigError("unknown", where="configs/sgd.yaml:12", key="model.name", expected=choices))
+    lines = plain(terminal.getvalue()).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert " ".join(" ".join(lines).split()).endswith(f"expected {choices}")
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch, width: Callable[[int], None]) -> None:
+    width(80)
+    coloured, uncoloured = Terminal(), Terminal()
+    monkeypatch.setattr("sys.stderr", coloured)
+    print_error(ConfigError("wrong", where="a.yaml:1"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("sys.stderr", uncoloured)
+    print_error(ConfigError("wrong", where="a.yaml:1"))
+    assert "31m" in coloured.getvalue()
+    assert "31m" not in uncoloured.getvalue()
+
+
+# Tables and results
+
+
+def test_a_table_in_a_pipe_is_aligned_and_never_cut() -> None:
+    file = io.StringIO()
+    name = "a very long name " * 20
+    table([Column("run"), Column("acc", "right", ".3f")], [[name.strip(), 0.97654], ["[b]", None]], file=file)
+    head, first, second = file.getvalue().splitlines()
+    assert name.strip() in first
+    assert first.endswith("0.977")
+    assert second.startswith("[b]")
+    assert len(first) == len(second) == len(head)
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_a_table_on_a_terminal_wraps_and_loses_nothing(width: Callable[[int], None], columns: int) -> None:
+    width(columns)
+    terminal = Terminal()
+    table([Column("run"), Column("steps", "right", ",d")], [["x" * 100, 4690]], file=terminal)
+    lines = plain(terminal.getvalue()).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert sum(line.count("x") for line in lines) == 100
+    assert "4,690" in lines[1]
+
+
+def test_json_is_json_even_after_divergence(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"loss": math.nan, "most": [math.inf, 1.5], "run": Path("runs/a"), "name": "é[b]"})
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"loss": None, "most": [None, 1.5], "run": "runs/a", "name": "é[b]"}
+
+
+def test_what_the_encoding_lacks_is_written_out() -> None:
+    content = io.BytesIO()
+    file = io.TextIOWrapper(content, encoding="ascii")
+    print_text("SGD · 1", file=file)
+    assert content.getvalue() == b"SGD \\xb7 1\n"
+
+
+def test_pairs_are_aligned_below_their_title() -> None:
+    file = io.StringIO()
+    print_pairs("data", {"name": "mnist", "size": None, "long": "a\nb"}, file=file)
+    assert file.getvalue().splitlines() == [
+        "data",
+        "  name  mnist",
+        "  size  -",
+        "  long  a",
+        "        b",
+    ]
+
+
+def test_a_result_says_how_it_ended_what_came_out_and_where_it_lies() -> None:
+    file = io.StringIO()
+    print_result(result(), Path("runs/a/seed=0"), file=file)
+    said = {line.split("  ")[0]: line for line in file.getvalue().splitlines()}
+    assert "1.50 s of training, 1:15 min in all" in said["trained"]
+    assert said["test"].endswith("loss 0.25, accuracy 94.12% (at the best checkpoint)")
+    assert "(epoch 3, by val_accuracy)" in said["best"]
+    assert said["run"].endswith("runs/a/seed=0")
+
+
+def test_a_diverged_result_without_measurements_is_told_too() -> None:
+    file = io.StringIO()
+    bare = result(status="diverged", message="loss is nan at step 30", final=None, best=None, test=None)
+    print_result(bare, Path("runs/a"), file=file)
+    assert "diverged: loss is nan at step 30" in file.getvalue()
+    assert "test" not in file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "spec", "shown"),
+    [
+        (None, "", "-"),
+        (True, "", "yes"),
+        (3, ",d", "3"),
+        (0.1, "", "0.1"),
+        (math.nan, ",d", "nan"),
+        ("a\tb", "", "a\tb"),
+    ],
+)
+def test_cells(value: Any, spec: str, shown: str) -> None:
+    assert format_cell(value, spec) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.5, "0.50 s"), (12.34, "12.3 s"), (59.96, "1:00 min"), (3599.6, "1:00:00 h"), (7390, "2:03:10 h")],
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert format_seconds(seconds) == shown
+
+
+def test_control_characters_are_written_out() -> None:
+    assert clean("a\x1b]0;x\x07\nb") == "a\\x1b]0;x\\x07\nb"
+
+
+# Progress
+
+
+def run_through(file: io.StringIO, *, records: int = 3) -> list[float]:
+    """Feed a run of 100 steps per epoch, one step per 10 ms of a made-up clock; return the clock."""
+    now = [0.0]
+    with TrainingProgress(file=file, clock=lambda: now[0]) as progress:
+        progress.start("mlp on digits [x]", 100 * records, 100)
+        for step in range(100 * records + 1):
+            now[0] += 0.01
+            if step % 100 == 0:
+                progress.update(evaluation(step, step / 100))
+            progress.update(StepRecord(step, step / 100, step, step, step / 100, {"loss": 0.5, "lr": 0.01}))
+        progress.note("a remark")
+        progress.finish(result(), Path("runs/a"), results=False)
+    return now
+
+
+def test_off_a_terminal_every_evaluation_is_one_plain_line() -> None:
+    file = io.StringIO()
+    run_through(file)
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "mlp on digits [x]"
+    assert re.split(r"\s{2,}", lines[1].strip()) == [
+        "epoch",
+        "step",
+        "train loss",
+        "train acc",
+        "val loss",
+        "val acc",
+        "seconds",
+    ]
+    assert lines[2].split() == ["0", "0", "-", "-", "0.6000", "87.50%", "0.0"]
+    assert lines[5].split() == ["3", "300", "0.5000", "90.00%", "0.6000", "87.50%", "3.0"]
+    assert {len(line) for line in lines[1:6]} == {len(lines[1])}
+    assert lines[6] == "a remark"
+    assert "\x1b" not in file.getvalue()
+
+
+def test_without_validation_its_columns_are_left_out() -> None:
+    file = io.StringIO()
+    with TrainingProgress(file=file) as progress:
+        progress.start("regression", 10, 10)
+        progress.update(
+            EvalRecord(0, 0.0, 0, 0, 0.0, {"train_loss": None, "val_loss": None, "val_accuracy": None})
+        )
+        progress.update(EvalRecord(10, 1.0, 0, 0, 0.1, {"train_loss": 2e-7, "val_loss": None}))
+    lines = file.getvalue().splitlines()
+    assert lines[1].split() == ["epoch", "step", "train", "loss", "seconds"]
+    assert lines[3].split() == ["1", "10", "2.000e-07", "0.1"]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_on_a_terminal_nothing_is_wider_than_it(width: Callable[[int], None], columns: int) -> None:
+    width(columns)
+    terminal = Terminal()
+    run_through(terminal)
+    shown = plain(terminal.getvalue().replace("\r", "\n")).splitlines()
+    assert max(map(len, shown)) <= columns
+    evaluations = [line for line in shown if "87.50%" in line and line.rstrip().endswith(".0")]
+    assert len(evaluations) == 4
+    assert any("/300 steps" in line for line in shown)
+    assert "\x1b[?25h" in terminal.getvalue(), "the cursor comes back"
+
+
+def test_draws_at_most_ten_times_a_second(width: Callable[[int], None]) -> None:
+    width(80)
+    terminal = Terminal()
+    seconds = run_through(terminal)[0]
+    assert 20 <= terminal.getvalue().count("left ") <= 10 * seconds + 4 + 2
+
+
+def test_an_error_gives_the_terminal_back(width: Callable[[int], None]) -> None:
+    width(80)
+    terminal = Terminal()
+
+    def fail() -> None:
+        with TrainingProgress(file=terminal) as progress:
+            progress.start("mlp", 10, 10)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert terminal.getvalue().rfind("\x1b[?25h") > terminal.getvalue().rfind("\x1b[?25l") > 0
+
+
+def test_the_result_goes_to_stdout_and_the_progress_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingProgress() as progress:
+        progress.start("mlp", 10, 10)
+        progress.finish(result(), Path("runs/a"))
+    said = capsys.readouterr()
+    assert "runs/a" in said.out
+    assert said.err == "mlp\n"
+
+
+# Time left
+
+
+def feed(
+    left: TimeLeft, steps: int, *, start: int = 0, step_seconds: float = 0.1, eval_seconds: float = 2.0
+) -> None:
+    """Make `steps` steps, an evaluation after every hundredth."""
+    now, train = 0.0, 0.0
+    left.add(now, start, train, evaluation=True)
+    for step in range(start + 1, start + steps + 1):
+        now += step_seconds
+        train += step_seconds
+        left.add(now, step, train, evaluation=False)
+        if step % 100 == 0:
+            now += eval_seconds
+            left.add(now, step, train, evaluation=True)
+
+
+def test_time_left_is_unknown_at_first() -> None:
+    left = TimeLeft(1000, None)
+    assert str(left) == "-:--"
+    left.add(0.0, 0, 0.0, evaluation=True)
+    assert left.seconds is None
+
+
+@pytest.mark.parametrize("start", [0, 5000])
+def test_time_left_includes_the_evaluations(start: int) -> None:
+    left = TimeLeft(start + 1000, None)
+    feed(left, 500, start=start)
+    # 500 steps of 0.1 s and 5 evaluations of 2 s.
+    assert left.seconds == pytest.approx(60.0)
+    assert str(left) == "1:00"
+
+
+def test_time_left_is_a_lower_bound_until_an_evaluation_was_seen() -> None:
+    left = TimeLeft(1000, None)
+    feed(left, 50)
+    assert left.seconds == pytest.approx(95.0)
+    assert str(left) == ">1:35"
+
+
+def test_time_left_follows_the_recent_pace() -> None:
+    left = TimeLeft(2000, None)
+    left.add(0.0, 0, 0.0, evaluation=True)
+    for step in range(1, 101):
+        left.add(step * 1.0, step, step * 1.0, evaluation=False)
+    for step in range(1, 501):
+        left.add(100 + step * 0.1, 100 + step, 100 + step * 0.1, evaluation=False)
+    assert left.seconds == pytest.approx(140.0)
+
+
+def test_a_budget_of_seconds_bounds_the_time_left() -> None:
+    left = TimeLeft(None, 100.0)
+    feed(left, 500)
+    # 50 s of training remain, and with them 5 evaluations of 2 s.
+    assert left.seconds == pytest.approx(60.0)
+    tight = TimeLeft(10_000, 60.0)
+    feed(tight, 500)
+    assert tight.seconds == pytest.approx(12.0)
