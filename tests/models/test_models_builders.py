@@ -9,6 +9,8 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
@@ -242,3 +244,20 @@ def test_every_activation_has_a_layer() -> None:
     misspelt: Any = "relo"
     with pytest.raises(ConfigError, match="did you mean 'relu'"):
         activation_layer(misspelt)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    builder=st.sampled_from([cnn, lenet5, deepobs_2c2d, deepobs_3c3d, resnet8]),
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 40), st.integers(1, 40)),
+    classes=st.integers(1, 12),
+)
+def test_any_size_either_fits_or_is_refused_by_the_builder(
+    builder: Builder, shape: tuple[int, int, int], classes: int
+) -> None:
+    with torch.device("meta"):  # the layers' arithmetic alone, no weights
+        try:
+            model = builder(shape, classes)
+        except ConfigError:
+            return  # too small; the tests above hold the limits
+    check_shapes(model, shape, classes)
