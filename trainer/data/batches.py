@@ -111,6 +111,8 @@ class Batches:
             epoch: number of the epoch, from 0.
             start: batches of this epoch that are done already (a resumed run), 0 to batches_per_epoch.
         """
+        if start >= self.batches_per_epoch:  # torch.split makes an empty piece of nothing
+            return
         size = self.batch_size
         order = self.order(epoch)[start * size :].to(self._split.inputs.device)
         if self._augment:

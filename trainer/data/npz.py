@@ -152,9 +152,9 @@ def _inputs(array: NDArray[Any], layout: Layout, where: str) -> Tensor:
         array = array[:, None]
     elif array.ndim == 4 and _channels_last(array.shape, layout, where):
         array = array.transpose(0, 3, 1, 2)
-    tensor = torch.from_numpy(
-        np.ascontiguousarray(array, dtype=np.uint8 if array.dtype == np.uint8 else np.float32)
-    )
+    dtype = np.uint8 if array.dtype == np.uint8 else np.float32
+    with np.errstate(over="ignore"):  # too large for float32 = infinity, which is refused just below
+        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
     return _finite(tensor, where)
 
 
@@ -187,7 +187,9 @@ def _targets(array: NDArray[Any], where: str) -> Tensor:
     """Return class numbers as int64 [N], or real targets as float32 [N, K]."""
     kind, shape = array.dtype.kind, array.shape
     if kind == "f" and len(shape) in (1, 2) and 0 not in shape:
-        return _finite(torch.from_numpy(array.astype(np.float32).reshape(shape[0], -1)), where)
+        with np.errstate(over="ignore"):  # as in _inputs
+            real = torch.from_numpy(array.astype(np.float32).reshape(shape[0], -1))
+        return _finite(real, where)
     if kind in "iu" and (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
         largest = int(array.max(initial=0))
         if largest >= MAX_CLASSES:  # also keeps uint64 from wrapping around

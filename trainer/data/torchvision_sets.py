@@ -456,10 +456,8 @@ def _fetch(
                 os.replace(source, target)
             shutil.rmtree(staging, ignore_errors=True)
     except Exception as error:  # urllib, tarfile, zipfile, lzma, sockets: each has errors of its own
-        reason = str(error).strip().splitlines()
-        raise _not_there(
-            name, absent, f"and downloading failed: {reason[-1] if reason else error!r}"
-        ) from error
+        reason = (str(error).strip() or repr(error)).splitlines()[-1]
+        raise _not_there(name, absent, f"and downloading failed: {reason}") from error
     absent = [file for file in files if not file.is_file()]
     if absent:
         raise _not_there(name, absent, "even after downloading")

@@ -1,0 +1,165 @@
+"""The npz reader: every layout it takes, and every fault it has to name."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.data import npz as room
+from trainer.data.npz import npz
+from trainer.errors import DataError
+
+RNG = np.random.default_rng(0)
+X = RNG.integers(0, 256, (6, 5, 4), dtype=np.uint8)
+Y = np.array([0, 1, 2, 0, 1, 2])
+
+
+def write(path: Path, **arrays: Any) -> str:
+    file = path / "set.npz"
+    default = {"x_train": X, "y_train": Y, "x_test": X[:2], "y_test": Y[:2]}
+    np.savez(file, **{name: array for name, array in (default | arrays).items() if array is not None})
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "stored"),
+    [
+        ((6, 5, 4), "auto", (1, 5, 4)),
+        ((6, 5, 4, 3), "auto", (3, 5, 4)),
+        ((6, 3, 5, 4), "nchw", (3, 5, 4)),
+        ((6, 3, 5, 7), "auto", (3, 5, 7)),
+        ((6, 3, 3, 3), "nhwc", (3, 3, 3)),
+        ((6, 5, 4, 2), "nhwc", (2, 5, 4)),
+        ((6, 7), "auto", (7,)),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
+def test_inputs_of_every_layout(
+    tmp_path: Path, shape: tuple[int, ...], layout: Any, stored: tuple[int, ...], dtype: Any
+) -> None:
+    x = RNG.integers(0, 256, shape).astype(dtype)
+    dataset = npz(path=write(tmp_path, x_train=x, x_test=x[:2]), layout=layout)
+    assert dataset.input_shape == stored
+    assert dataset.train.inputs.dtype == (torch.uint8 if dtype == np.uint8 else torch.float32)
+    channels_last = len(shape) == 4 and stored[0] == shape[3] and layout != "nchw"
+    expected = np.moveaxis(x, 3, 1) if channels_last else x.reshape(6, *stored)
+    assert np.array_equal(dataset.train.inputs.numpy(), expected)
+    assert dataset.train.inputs.is_contiguous()
+    assert dataset.num_classes == 3
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.uint64])
+def test_class_labels_of_any_integer_type_and_as_one_column(tmp_path: Path, dtype: Any) -> None:
+    y = Y.astype(dtype)
+    dataset = npz(path=write(tmp_path, y_train=y[:, None], y_test=y[:2]))
+    assert dataset.train.targets.dtype == torch.int64
+    assert dataset.train.targets.tolist() == Y.tolist()
+    assert dataset.class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(("shape", "targets"), [((6,), 1), ((6, 1), 1), ((6, 4), 4)])
+def test_float_targets_are_real_targets(tmp_path: Path, shape: tuple[int, ...], targets: int) -> None:
+    y = RNG.normal(size=shape)
+    dataset = npz(path=write(tmp_path, y_train=y, y_test=y[:2]))
+    assert dataset.class_names is None
+    assert dataset.num_classes == targets
+    assert dataset.train.targets.dtype == torch.float32
+    assert np.allclose(dataset.train.targets.numpy(), y.reshape(6, targets))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"y_test": None}, "no array y_test"),
+        ({"x_train": X[:5]}, "x_train has 5 rows and y_train has 6"),
+        ({"x_test": X[:2, :4]}, "different inputs"),
+        ({"x_test": X[:2].astype(np.float32)}, "different types"),
+        ({"x_train": X.astype(np.int64)}, "x_train: inputs of type int64"),
+        ({"x_train": X[:, 0, 0]}, "x_train: inputs of shape"),
+        ({"x_train": X[:0], "y_train": Y[:0]}, "x_train: inputs of shape"),
+        ({"x_train": np.full((6, 5, 4), np.nan)}, "x_train: NaN or infinity .* in 6 of 6"),
+        ({"x_train": np.full((6, 5, 4), 1e300)}, "x_train: NaN or infinity"),
+        ({"y_train": np.full(6, np.inf), "y_test": np.ones(2)}, "y_train: NaN or infinity"),
+        ({"y_train": Y - 1}, "y_train: label -1 in row 0"),
+        ({"y_test": np.array([0, 3])}, "y_test: label 3 in row 1"),
+        ({"y_train": np.full(6, 2**63, dtype=np.uint64)}, "y_train: label 9223372036854775808"),
+        ({"y_train": np.eye(3, dtype=np.int64)[Y]}, "argmax"),
+        ({"y_train": np.array(["a"] * 6)}, "y_train: targets of type <U1"),
+        ({"y_test": np.ones(2)}, "differ in kind"),
+        ({"y_train": np.array([object()] * 6)}, "y_train holds Python objects"),
+        ({"x_train": np.zeros((6, 3, 3, 3), np.uint8)}, "layout=nhwc"),
+        ({"x_train": np.zeros((6, 9, 9, 9), np.uint8)}, "layout=nhwc"),
+    ],
+)
+def test_a_fault_is_named_with_file_and_array(tmp_path: Path, arrays: dict[str, Any], told: str) -> None:
+    path = write(tmp_path, **arrays)
+    with pytest.raises(DataError, match=told) as caught:
+        npz(path=path)
+    assert path in str(caught.value)
+
+
+def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
+    path = Path(write(tmp_path))
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 97):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"set\.npz"):
+            npz(path=str(path))
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_flipped_byte_of_the_content_is_noticed(tmp_path: Path, save: Any) -> None:
+    path = tmp_path / "set.npz"
+    save(path, x_train=X, y_train=Y, x_test=X[:2], y_test=Y[:2])
+    whole = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo("x_train.npy")
+    middle = entry.header_offset + 30 + len("x_train.npy") + 20 + entry.compress_size // 2
+    whole[middle] ^= 0x10
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match=r"set\.npz"):
+        npz(path=str(path))
+
+
+def test_an_array_beyond_the_memory_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path)
+    monkeypatch.setattr(room, "memory_bytes", lambda: 100)
+    monkeypatch.setattr(room, "_read_array", lambda *_: pytest.fail("read the array"))
+    with pytest.raises(DataError, match="GiB memory"):
+        npz(path=path)
+
+
+def test_a_forged_header_does_not_allocate(tmp_path: Path) -> None:
+    path = Path(write(tmp_path))
+    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (4000000000, 4000000000, 9), }"
+    forged = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header.ljust(117).encode() + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for key in room.KEYS:
+            archive.writestr(f"{key}.npy", forged)
+    with pytest.raises(DataError, match="GiB memory"):
+        npz(path=str(path))
+
+
+def test_an_absent_file_and_a_folder_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no file") as caught:
+        npz(path=str(tmp_path / "none.npz"))
+    assert caught.value.problems[0].key == "path"
+    with pytest.raises(DataError, match="directory"):
+        npz(path=str(tmp_path))
+
+
+@pytest.mark.real_data
+def test_the_cifar_file(cifar_npz: Path) -> None:
+    dataset = npz(path=str(cifar_npz))
+    assert dataset.input_shape == (3, 32, 32)
+    assert (len(dataset.train), len(dataset.test), dataset.num_classes) == (10_000, 2_000, 10)
+    stored = np.load(cifar_npz)
+    assert np.array_equal(dataset.test.inputs.permute(0, 2, 3, 1).numpy(), stored["x_test"])
+    assert np.array_equal(dataset.train.targets.numpy(), stored["y_train"])
