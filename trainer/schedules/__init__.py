@@ -1,0 +1,22 @@
+"""Learning-rate schedules: torch's, two of ours, warm-up and lists of them (floor 2).
+
+A schedule changes the learning rates (some also the momentum) in an optimizer's groups. The loop calls
+`Schedule.step` when an interval is over and `Schedule.observe` after an evaluation; when that is, and what
+is logged, is not this room's business.
+"""
+
+from trainer.schedules.build import DERIVED, ScheduleSpec, build_schedule, derived_options
+from trainer.schedules.rules import SCHEDULES, InverseTime, Piecewise, torch_schedulers
+from trainer.schedules.schedule import Schedule
+
+__all__ = [
+    "DERIVED",
+    "SCHEDULES",
+    "InverseTime",
+    "Piecewise",
+    "Schedule",
+    "ScheduleSpec",
+    "build_schedule",
+    "derived_options",
+    "torch_schedulers",
+]

@@ -1,0 +1,90 @@
+"""The schedules by name: torch's, found where torch exports them, and ours (floor 2)."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim import lr_scheduler as torch_schedules
+from torch.optim.lr_scheduler import LRScheduler
+
+from trainer.errors import ConfigError
+
+
+class InverseTime(LRScheduler):
+    """lr_t = lr_0 / (1 + decay * t), the decay of older tutorials; t counts intervals.
+
+    Args:
+        optimizer: whose learning rates to set.
+        decay: decay per interval, at least 0.
+
+    Example:
+        >>> schedule = InverseTime(optimizer, decay=0.01)
+
+    Robbins and Monro, A Stochastic Approximation Method, 1951.
+    """
+
+    def __init__(self, optimizer: Optimizer, *, decay: float) -> None:
+        if not decay >= 0:
+            raise ConfigError(f"decay is {decay}", key="decay", expected="at least 0")
+        self.decay = decay
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the learning rate of each group at this interval."""
+        return [lr / (1 + self.decay * self.last_epoch) for lr in self.base_lrs]
+
+
+class Piecewise(LRScheduler):
+    """Learning rates set by hand: from each interval of the table on, its value.
+
+    Args:
+        optimizer: whose learning rates to set; its groups must share one, since the values are absolute.
+        table: interval (from 0) -> learning rate from there on; before the first, the optimizer's own.
+
+    Example:
+        >>> schedule = Piecewise(optimizer, table={0: 0.1, 20: 0.01})
+    """
+
+    def __init__(self, optimizer: Optimizer, *, table: dict[int, float]) -> None:
+        for start, lr in table.items():
+            if start < 0 or not (lr >= 0 and math.isfinite(lr)):
+                raise ConfigError(
+                    f"the table says {start}: {lr}",
+                    key="table",
+                    expected="intervals from 0 and finite learning rates of at least 0",
+                )
+        if not table:
+            raise ConfigError("the table is empty", key="table", expected="like {0: 0.1, 20: 0.01}")
+        self.table = dict(sorted(table.items()))
+        super().__init__(optimizer)
+        if len(set(self.base_lrs)) > 1:
+            raise ConfigError(
+                f"the parameter groups have different learning rates, {self.base_lrs}, "
+                "and a table of absolute values would override them",
+                key="table",
+                fix="leave out the groups' lr, or take a schedule of factors such as MultiStepLR",
+            )
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the learning rate of each group at this interval."""
+        reached = [lr for start, lr in self.table.items() if start <= self.last_epoch]
+        return [reached[-1]] * len(self.base_lrs) if reached else list(self.base_lrs)
+
+
+def torch_schedulers() -> dict[str, type[LRScheduler]]:
+    """Return every schedule of torch.optim.lr_scheduler, by name, but those that lists express."""
+    return {
+        name: getattr(torch_schedules, name)
+        for name in sorted(torch_schedules.__all__)
+        if name not in ("LRScheduler", "SequentialLR", "ChainedScheduler")
+    }
+
+
+SCHEDULES: dict[str, type[LRScheduler]] = {
+    **torch_schedulers(),
+    "inverse_time": InverseTime,
+    "piecewise": Piecewise,
+}
+"""All schedules by their config name."""
