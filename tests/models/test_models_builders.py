@@ -185,6 +185,15 @@ def test_residual_networks_have_as_many_weight_layers_as_their_name_says(
     assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules()) == layers
 
 
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+@pytest.mark.parametrize("shortcut", ["pad", "projection"])
+def test_residual_networks_of_every_kind_keep_a_bias_only_without_norm(norm: str, shortcut: str) -> None:
+    model = build(resnet8, norm=norm, shortcut=shortcut, width=6)
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    assert {layer.bias is not None for layer in convolutions} == {norm == "none"}
+    assert model(torch.randn(2, 3, 16, 16)).isfinite().all()
+
+
 def test_the_cnn_has_no_activation_unless_asked_for() -> None:
     kinds = [type(layer).__name__ for layer in build(cnn, (3, 32, 32)).children()]
     assert kinds == [*["Conv2d", "MaxPool2d"] * 3, "Flatten", "Linear", "Linear"]
