@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import StepPatch
 
 from trainer.plots import COLOURS, Curves, plot_histograms, plot_run, render, title
 from trainer.plots.run import _hold, draw_accuracy, draw_gradients, draw_loss, draw_loss_logx, draw_lr
-from trainer.plots.style import format_number, limits, smooth
+from trainer.plots.style import LINES, format_number, limits, smooth
 
 Row = dict[str, list[float | None]]
 
@@ -53,6 +55,10 @@ def falling(count: int) -> list[float | None]:
 def curves(steps: Row | None = None, epochs: Row | None = None, **others: Any) -> Curves:
     none: Row = {"step": [], "epoch": []}
     return Curves(CONFIG, none if steps is None else steps, none if epochs is None else epochs, **others)
+
+
+def points(line: Line2D) -> tuple[list[float], list[float]]:
+    return np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()
 
 
 def texts(figure: Figure) -> str:
@@ -147,8 +153,8 @@ def test_loss_is_semilog_with_epochs_above_and_units_on_the_axes() -> None:
 def test_every_logged_loss_is_a_point_of_its_own() -> None:
     figure = draw_loss(RUN)
     assert figure
-    raw = next(line for line in figure.axes[0].lines if len(line.get_xdata()) == 31)
-    assert np.asarray(raw.get_ydata()).tolist() == RUN.steps["loss"]
+    raw = next(line for line in figure.axes[0].lines if len(points(line)[0]) == 31)
+    assert points(raw)[1] == RUN.steps["loss"]
 
 
 def test_the_logarithmic_step_axis_begins_at_the_first_step() -> None:
@@ -159,7 +165,7 @@ def test_the_logarithmic_step_axis_begins_at_the_first_step() -> None:
     assert 0.5 < axes.get_xlim()[0] < 1
     # Step 0 has no place on it: a hollow marker on the left edge, without a line to it.
     assert "before the first" in axes.get_xlabel()
-    assert [2.3] in [list(line.get_ydata()) for line in axes.lines]
+    assert [2.3] in [points(line)[1] for line in axes.lines]
 
 
 def test_negative_losses_get_a_linear_axis() -> None:
@@ -181,7 +187,7 @@ def test_a_loss_that_is_no_number_is_marked_as_diverged(bad: float) -> None:
     axes = figure.axes[0]
     assert "diverged" in texts(figure)
     cross = next(line for line in axes.lines if line.get_marker() == "X")
-    assert list(cross.get_xdata()) == [211.0]
+    assert points(cross)[0] == [211.0]
     render(figure, "png")
 
 
@@ -189,7 +195,7 @@ def test_a_loss_that_grew_too_big_is_marked_where_the_run_stopped() -> None:
     figure = draw_loss(curves(steps_table([1.0, 10.0, 1000.0]), summary={"status": "diverged"}))
     assert figure
     cross = next(line for line in figure.axes[0].lines if line.get_marker() == "X")
-    assert list(cross.get_xdata()) == [21.0]
+    assert points(cross)[0] == [21.0]
     healthy = draw_loss(RUN)
     assert healthy
     assert "diverged" not in texts(healthy)
@@ -201,7 +207,7 @@ def test_accuracy_is_in_percent_and_the_test_stands_where_it_was_taken() -> None
     axes = figure.axes[0]
     assert axes.get_ylabel() == "accuracy (%)"
     star = next(line for line in axes.lines if line.get_marker() == "*")
-    assert (list(star.get_xdata()), list(star.get_ydata())) == ([200.0], [94.0])
+    assert points(star) == ([200.0], [94.0])
     # The untrained network's 10 % does not press the rest together.
     assert 80 < axes.get_ylim()[0] < 90 < 97 < axes.get_ylim()[1] < 101
 
@@ -312,9 +318,9 @@ def test_the_title_leaves_out_what_equals_the_default() -> None:
     said = title(CONFIG, defaults=defaults, width=200)
     assert "SGD lr=0.01 weight_decay=0.0005 ·" in said
     adam = {"name": "AdamW", "lr": 1e-8, "betas": [0.9, 0.95], "eps": 1e-8, "label": "rest"}
-    defaults = {"AdamW": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}}
+    known = {"AdamW": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}}
     assert "AdamW lr=1e-8 betas=(0.9, 0.95) ·" in title(
-        CONFIG | {"optimizer": [adam]}, defaults=defaults, width=200
+        CONFIG | {"optimizer": [adam]}, defaults=known, width=200
     )
 
 
@@ -356,11 +362,10 @@ def test_limits_show_every_positive_value(values: list[float]) -> None:
     assert 0 < shown[0] < min(values) <= max(values) < shown[1]
 
 
-def test_colours_are_told_apart_in_grey() -> None:
-    from matplotlib.colors import to_rgb
-
-    assert len(set(COLOURS.values())) == len(COLOURS)
-    assert all(len(to_rgb(colour)) == 3 for colour in COLOURS.values())
+def test_lines_can_be_told_apart_without_colours() -> None:
+    assert {line.colour for line in LINES} <= set(COLOURS.values())
+    for look in ("colour", "dashes", "marker"):
+        assert len({getattr(line, look) for line in LINES}) == len(LINES)
 
 
 # Histograms
@@ -389,8 +394,10 @@ def test_histograms_have_area_one_whatever_their_bins(tmp_path: Path) -> None:
     plot_histograms(
         "Initial", [moment(0, 0.5)], tmp_path / "h.svg", save=lambda figure, _: drawn.append(figure)
     )
-    stairs = drawn[0].axes[0].patches[0].get_data()  # type: ignore[attr-defined]
-    assert np.sum(stairs.values * np.diff(stairs.edges)) == pytest.approx(1)
+    (patch,) = drawn[0].axes[0].patches
+    assert isinstance(patch, StepPatch)
+    densities, edges, _ = patch.get_data()
+    assert np.sum(densities * np.diff(edges)) == pytest.approx(1)
 
 
 def test_histograms_of_equal_or_absent_weights_are_drawn(tmp_path: Path) -> None:
