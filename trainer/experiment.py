@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,6 +76,8 @@ class Experiment:
 
     Args:
         config: resolved and complete; saved with the run.
+        data_digest: SHA-256 of the data set's content.
+        component_files: the user's own Python files that the config names.
         evaluate_on: makes the batches of a split (`val`, `train`, `test`) for an evaluation.
         groups: parameter groups by optimizer label.
         columns: the values of a step record and of an eval record, fixed for the run.
@@ -85,6 +88,7 @@ class Experiment:
     device: torch.device
     splits: Splits
     data_digest: str
+    component_files: Sequence[Path]
     batches: Batches
     evaluate_on: Callable[[str], Iterator[Batch]]
     model: nn.Module
@@ -206,6 +210,10 @@ class Experiment:
         return evaluate_split(
             self.model, self.loss, self.evaluate_on(split), autocast=self.autocast, classes=self.classes
         )
+
+    def select_metric(self) -> str:
+        """Return the metric that chooses the best checkpoint."""
+        return self.config.train.select or ("val_accuracy" if self.classes else "val_loss")
 
     def step_columns(self) -> list[str]:
         """Return the names of a step record's values."""

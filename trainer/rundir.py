@@ -7,6 +7,7 @@ that a reader or a crash never meets half a file. No torch here.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -214,6 +215,30 @@ def read_result(path: Path) -> RunResult | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path / SUMMARY} is damaged: {error}") from error
+
+
+def read_histograms(path: Path) -> list[dict[str, Any]]:
+    """Return the moments of histograms.json; none when the run wrote none."""
+    try:
+        moments: list[dict[str, Any]] = json.loads((path / HISTOGRAMS).read_text(encoding="utf-8"))["moments"]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path / HISTOGRAMS} is damaged: {error}") from error
+    return moments
+
+
+def copy_components(path: Path, files: Sequence[Path]) -> list[dict[str, str]]:
+    """Copy the users' own Python files beside the config; return where each came from, and its SHA-256."""
+    copied = []
+    for number, file in enumerate(files):
+        content = file.read_bytes()
+        target = path / COMPONENTS / (f"{number}_{file.name}" if number else file.name)
+        target.parent.mkdir(exist_ok=True)
+        write_atomically(target, content)
+        digest = hashlib.sha256(content).hexdigest()
+        copied.append({"source": str(file), "copy": str(target.relative_to(path)), "sha256": digest})
+    return copied
 
 
 def find_runs(roots: Iterable[Path]) -> list[Path]:

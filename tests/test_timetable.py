@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.config.structure import Every
+from trainer.timetable import Rhythm, run_length
+
+
+def due_steps(rhythm: Rhythm, steps: int) -> list[int]:
+    return [step for step in range(1, steps + 1) if rhythm.due(step)]
+
+
+def test_a_rhythm_in_steps_is_every_multiple() -> None:
+    assert due_steps(Rhythm.of(Every(steps=30), 938), 100) == [30, 60, 90]
+
+
+def test_a_rhythm_in_epochs_falls_on_each_epochs_last_step() -> None:
+    assert due_steps(Rhythm.of(Every(epochs=1), 938), 3000) == [938, 1876, 2814]
+
+
+def test_a_fraction_of_an_epoch_never_misses_the_epochs_end() -> None:
+    assert due_steps(Rhythm.of(Every(epochs=1 / 3), 10), 30)[2::3] == [10, 20, 30]
+
+
+@given(st.integers(1, 500), st.integers(1, 40))
+def test_over_n_epochs_a_rhythm_comes_n_times(steps_per_epoch: int, epochs: int) -> None:
+    assert len(due_steps(Rhythm.of(Every(epochs=1), steps_per_epoch), steps_per_epoch * epochs)) == epochs
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "length"), [(5, None, 4690), (0.5, None, 469), (None, 17, 17), (None, None, None), (1e-9, None, 1)]
+)
+def test_the_length_in_steps(epochs: float | None, steps: int | None, length: int | None) -> None:
+    assert run_length(epochs=epochs, steps=steps, steps_per_epoch=938) == length
+
+
+def test_a_third_of_an_epoch_rounds_up_to_whole_steps() -> None:
+    assert run_length(epochs=1 / 3, steps=None, steps_per_epoch=10) == 4
+    assert run_length(epochs=0.1 + 0.2, steps=None, steps_per_epoch=10) == 3

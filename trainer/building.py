@@ -1,0 +1,400 @@
+"""From a config to living objects, in one place (floor 3).
+
+Every component is given its own values, never the config. Whatever does not fit is told with the config's
+file and line, before anything runs or is written.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from trainer import catalog
+from trainer.config.load import Loaded
+from trainer.config.paths import split_import_path
+from trainer.config.structure import Component, Config, DataConfig, InitConfig, Match, OptimizerConfig
+from trainer.data.augment import Augmentation
+from trainer.data.batches import Batches, eval_batches
+from trainer.data.dataset import Dataset, Splits, split_dataset
+from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
+from trainer.device import PRECISIONS, Clock, autocast, resolve_device, usable_cores
+from trainer.engines.eager import EagerEngine
+from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
+from trainer.experiment import Experiment, Plan
+from trainer.init import InitRule, initialize
+from trainer.losses import Loss, penalty
+from trainer.matching import matching, trainable
+from trainer.models.describe import check_shapes
+from trainer.optimizers.build import build_optimizer, needs_closure, resolve_implementation
+from trainer.optimizers.groups import Group, GroupSpec, assign_groups, assign_owners
+from trainer.optimizers.rules import refuse
+from trainer.schedules import Schedule, ScheduleSpec, build_schedule
+from trainer.seeding import generator, global_stream, seed_dropout
+from trainer.timetable import Rhythm, run_length
+
+
+def build_experiment(loaded: Loaded, *, download: bool = True) -> Experiment:
+    """Make everything that a run needs; the config of what comes back is resolved and complete.
+
+    Seeds torch's global generators and sets its thread count: one process trains one experiment at a time.
+
+    Args:
+        loaded: a checked config.
+        download: whether a data set that is not on disk may be fetched, where the config allows it.
+
+    Raises:
+        ConfigError, DataError: something does not fit; told with the place in the config.
+    """
+    config = loaded.config
+    with located(loaded):
+        device = _prepare_machine(config)
+    with located(loaded, "data"):
+        dataset = _load_dataset(config.data, download=download)
+        splits = split_dataset(
+            dataset,
+            val_size=config.data.val_size,
+            val_from=config.data.val_from,
+            split_seed=config.data.split_seed,
+            limit=config.data.limit,
+        )
+        prepare = make_prepare(
+            input_shape=dataset.input_shape,
+            **_mean_std(config.data, splits),
+            resize=config.data.resize,
+            pad=config.data.pad,
+        )
+        batches = _batches(config, dataset, splits, prepare, device)
+    model = build_model(loaded, prepare.output_shape, dataset.num_classes)
+    model.to(device)
+    with located(loaded, "loss"):
+        loss: Loss = catalog.find("loss", config.loss.name)(**config.loss.options)
+        _try_loss(loss, batches, dataset.num_classes)
+
+    optimizers, groups, implementations = _optimizers(loaded, model, device)
+    closure = any(needs_closure(optimizer) for optimizer in optimizers.values())
+    steps_per_epoch = -(-batches.batches_per_epoch // config.train.accumulate)
+    plan = _plan(config, steps_per_epoch)
+    schedules = _schedules(loaded, optimizers, plan, steps_per_epoch)
+    scaler = GradScaler(device.type) if PRECISIONS[config.train.precision] is torch.float16 else None
+    make_autocast = partial(autocast, device, config.train.precision)
+    engine = EagerEngine(
+        model,
+        loss,
+        list(optimizers.values()),
+        autocast=make_autocast,
+        needs_closure=closure,
+        scaler=scaler,
+        penalty=_penalty(config, model),
+        clip_grad_norm=config.train.clip_grad_norm,
+        clip_grad_value=config.train.clip_grad_value,
+        zero_grad=config.train.zero_grad == "every_step",
+    )
+    seed_dropout(config.seed.dropout)
+    experiment = Experiment(
+        config=_resolved(config, device, implementations),
+        device=device,
+        splits=splits,
+        data_digest=dataset.digest,
+        component_files=component_files(config),
+        batches=batches,
+        evaluate_on=_evaluation(config, splits, prepare, device),
+        model=model,
+        loss=loss,
+        classes=dataset.class_names is not None,
+        optimizers=optimizers,
+        groups=groups,
+        schedules=schedules,
+        engine=engine,
+        scaler=scaler,
+        autocast=make_autocast,
+        plan=plan,
+        clock=Clock(device),
+        notes=loaded.notes,
+    )
+    _check_metrics(loaded, experiment)
+    return experiment
+
+
+@contextmanager
+def located(loaded: Loaded, prefix: str = "") -> Iterator[None]:
+    """Give errors from inside the block their full dotted key and their place in the config's files."""
+    try:
+        yield
+    except OptlabError as error:
+        raise type(error).of(_locate(loaded, prefix, problem) for problem in error.problems) from error
+
+
+def _locate(loaded: Loaded, prefix: str, problem: Problem) -> Problem:
+    key = ".".join(part for part in (prefix, problem.key) if part)
+    where = problem.where or (loaded.where(key) if key else "")
+    return Problem(problem.what, key, where, problem.expected, problem.fix)
+
+
+def build_model(loaded: Loaded, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return the initialised model on the CPU, checked against the data's shape.
+
+    Args:
+        loaded: the config; its model, init and init seed are used.
+        input_shape: of one prepared sample, (C, H, W) or (D,).
+        num_classes: outputs wanted.
+    """
+    config = loaded.config
+    with located(loaded, "model"), global_stream("init", config.seed.init):
+        builder = _options_for(catalog.find("model", config.model.name), config.model.options)
+        context = {"input_shape": input_shape, "num_classes": num_classes}
+        known = inspect.signature(builder).parameters
+        model = builder(**{name: value for name, value in context.items() if name in known})
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"{config.model.name} gave a {type(model).__name__}", expected="a torch.nn.Module")
+        check_shapes(model, input_shape, num_classes)
+    if config.init is not None:
+        with located(loaded, "init"):
+            rules = _init_rules(model, config.init)
+            initialize(model, rules, generator=generator("init", config.seed.init, 1))
+    return model
+
+
+def _load_dataset(data: DataConfig, *, download: bool) -> Dataset:
+    options = dict(data.options)
+    if "download" in options:
+        options["download"] = options["download"] and download
+    dataset: Dataset = catalog.find("dataset", data.name)(**options)
+    return dataset
+
+
+def _options_for(builder: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    return partial(builder, **options)
+
+
+def _prepare_machine(config: Config) -> torch.device:
+    """Resolve the device and set torch's threads, determinism and float32 precision for this process."""
+    torch.set_num_threads(config.train.threads or usable_cores())
+    torch.use_deterministic_algorithms(config.train.deterministic)
+    return resolve_device(config.train.device)
+
+
+def _mean_std(data: DataConfig, splits: Splits) -> dict[str, list[float]]:
+    if data.normalize is None:
+        return {}
+    if data.normalize == "dataset":
+        mean, std = dataset_mean_std(splits.train)
+        return {"mean": mean, "std": std}
+    return {"mean": data.normalize.mean, "std": data.normalize.std}
+
+
+def _batches(
+    config: Config, dataset: Dataset, splits: Splits, prepare: Prepare, device: torch.device
+) -> Batches:
+    context = {"num_classes": dataset.num_classes}
+    augment: list[Augmentation] = []
+    for component in config.data.augment:
+        builder = catalog.find("augmentation", component.name)
+        wanted = {name: value for name, value in context.items() if name in inspect.signature(builder).parameters}
+        augment.append(builder(**component.options, **wanted))
+    return Batches(
+        splits.train,
+        batch_size=config.data.batch_size,
+        shuffle=config.data.shuffle,
+        drop_last=config.data.drop_last,
+        seed=config.seed.batches,
+        augmentation_seed=config.seed.augmentation,
+        prepare=prepare,
+        augment=augment,
+        device=device,
+        repeat=config.data.repeat,
+    )
+
+
+def _evaluation(
+    config: Config, splits: Splits, prepare: Prepare, device: torch.device
+) -> Callable[[str], Iterator[Any]]:
+    def batches_of(split: str) -> Iterator[Any]:
+        return eval_batches(
+            getattr(splits, split), batch_size=config.data.eval_batch_size, prepare=prepare, device=device
+        )
+
+    return batches_of
+
+
+def _try_loss(loss: Loss, batches: Batches, num_classes: int) -> None:
+    """Evaluate the loss once on zeros, so that targets of the wrong kind are told before the run."""
+    targets = next(batches.epoch(0)).targets[:2].cpu()
+    try:
+        value = loss(torch.zeros(len(targets), num_classes), targets)
+    except (RuntimeError, ValueError, TypeError) as error:
+        kind = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape[1:])}"
+        raise ConfigError(f"the loss refuses targets of kind {kind}: {error}", key="name") from error
+    if not isinstance(value, Tensor) or value.ndim != 0:
+        raise ConfigError(f"the loss gave {type(value).__name__}", key="name", expected="a tensor with one number")
+
+
+def _penalty(config: Config, model: nn.Module) -> Callable[[], Tensor] | None:
+    if config.loss.l1 == 0 and config.loss.l2 == 0:
+        return None
+    weights = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    return partial(penalty, weights, l1=config.loss.l1, l2=config.loss.l2)
+
+
+def _init_rules(model: nn.Module, init: InitConfig) -> list[InitRule]:
+    def fill(component: Component | None) -> Callable[..., Any] | None:
+        return component and partial(catalog.find("init", component.name), **component.options)
+
+    rules = []
+    for number, layer in enumerate(init.layers):
+        names = tuple(matching(model, **_conditions(layer.match)))
+        if not names:
+            raise ConfigError(
+                "the match finds no parameter",
+                key=f"layers.{number}.match",
+                expected=f"one of {', '.join(name for name, _ in model.named_parameters())}",
+            )
+        rules.append(InitRule(names, fill(layer.weight), fill(layer.bias), key=f"layers.{number}"))
+    return [*rules, InitRule(None, fill(init.weight), fill(init.bias))]
+
+
+def _conditions(match: Match) -> dict[str, Any]:
+    return match.model_dump(exclude_none=True)
+
+
+def _optimizers(
+    loaded: Loaded, model: nn.Module, device: torch.device
+) -> tuple[dict[str, Optimizer], dict[str, Sequence[Group]], list[dict[str, bool]]]:
+    """Return the optimizers and their groups by label, and each one's implementation (fused, foreach)."""
+    configs = loaded.config.optimizer
+    prefixes = ["optimizer"] if len(configs) == 1 else [f"optimizer.{i}" for i in range(len(configs))]
+    labels = [config.label or config.name for config in configs]
+    if len(set(labels)) < len(labels):
+        with located(loaded, "optimizer"):
+            raise ConfigError(f"two optimizers are called {labels}", fix="give each a `label` of its own")
+    with located(loaded, "optimizer"):
+        matches = {
+            label: None if config.match is None else _conditions(config.match)
+            for label, config in zip(labels, configs, strict=True)
+        }
+        owned = assign_owners(model, matches)
+    optimizers: dict[str, Optimizer] = {}
+    groups: dict[str, Sequence[Group]] = {}
+    implementations: list[dict[str, bool]] = []
+    for label, config, prefix in zip(labels, configs, prefixes, strict=True):
+        with located(loaded, prefix):
+            groups[label] = assign_groups(model, owned[label], _group_specs(config))
+            cls = catalog.find("optimizer", config.name)
+            parameters = trainable(model)
+            refuse(
+                cls,
+                config.options,
+                groups[label],
+                {name: parameters[name] for name in owned[label]},
+                device_type=device.type,
+                uses_scaler=PRECISIONS[loaded.config.train.precision] is torch.float16,
+                alone=len(configs) == 1,
+            )
+            implementation = resolve_implementation(cls, config.options, device, torch.float32)
+            optimizers[label] = build_optimizer(cls, model, groups[label], {**config.options, **implementation})
+            implementations.append(implementation)
+    return optimizers, groups, implementations
+
+
+def _group_specs(config: OptimizerConfig) -> list[GroupSpec]:
+    return [GroupSpec(_conditions(group.match), group.label, group.options) for group in config.groups]
+
+
+def _plan(config: Config, steps_per_epoch: int) -> Plan:
+    train = config.train
+    return Plan(
+        steps=run_length(epochs=train.epochs, steps=train.steps, steps_per_epoch=steps_per_epoch),
+        seconds=train.seconds,
+        accumulate=train.accumulate,
+        log=Rhythm(config.log.every),
+        evaluate=Rhythm.of(train.eval_every, steps_per_epoch),
+        checkpoint=None if train.checkpoint_every is None else Rhythm.of(train.checkpoint_every, steps_per_epoch),
+    )
+
+
+def _schedules(
+    loaded: Loaded, optimizers: Mapping[str, Optimizer], plan: Plan, steps_per_epoch: int
+) -> list[Schedule]:
+    configs = loaded.config.scheduler
+    if not configs:
+        return []
+    with located(loaded, "scheduler"):
+        specs = [
+            ScheduleSpec(
+                builder=catalog.find("scheduler", config.name),
+                name=config.name,
+                options=config.options,
+                interval=config.interval,
+                warmup=config.warmup,
+                monitor=config.monitor or ("val_loss" if loaded.config.data.val_size else "train_loss"),
+                until=config.until,
+            )
+            for config in configs
+        ]
+        length = plan.steps
+        if length is not None and configs[0].interval == "epoch":
+            length = -(-length // steps_per_epoch)
+        return [build_schedule(optimizer, specs, length=length) for optimizer in optimizers.values()]
+
+
+def _check_metrics(loaded: Loaded, experiment: Experiment) -> None:
+    """Refuse metrics that no evaluation gives: early stopping, selection, plateau."""
+    config, columns = loaded.config, experiment.eval_columns()
+    has_val = experiment.splits.val is not None
+    asked = {"train.early_stopping.metric": config.train.early_stopping and config.train.early_stopping.metric}
+    asked["train.select"] = config.train.select
+    for number, scheduler in enumerate(config.scheduler):
+        key = "scheduler.monitor" if len(config.scheduler) == 1 else f"scheduler.{number}.monitor"
+        asked[key] = scheduler.monitor
+    for key, metric in asked.items():
+        if metric is None:
+            continue
+        if metric.startswith("val_") and not has_val:
+            raise ConfigError(
+                f"{metric} needs a validation split, and data.val_size is 0",
+                key=key,
+                where=loaded.where(key),
+                fix="say data.val_size=0.1, or another number of images",
+            )
+        if metric not in columns:
+            raise unknown_name("metric", metric, columns, key=key, where=loaded.where(key))
+    if config.train.early_stopping and not has_val:
+        raise ConfigError(
+            "early stopping needs a validation split: stopping on training numbers selects on what was fitted",
+            key="train.early_stopping",
+            where=loaded.where("train.early_stopping"),
+            fix="say data.val_size=0.1, or another number of images",
+        )
+
+
+def _resolved(config: Config, device: torch.device, implementations: Sequence[Mapping[str, bool]]) -> Config:
+    """Return the config with everything that `auto` and null became on this machine."""
+    fields = config.model_dump()
+    fields["train"]["device"] = str(device)
+    fields["train"]["threads"] = torch.get_num_threads()
+    for optimizer, implementation in zip(fields["optimizer"], implementations, strict=True):
+        optimizer.update(implementation)
+    return Config.model_validate(fields)
+
+
+def component_files(config: Config) -> list[Path]:
+    """Return the users' own files that the config names, each once, in order."""
+    components = [config.data, *config.data.augment, config.model, config.loss, *config.optimizer, *config.scheduler]
+    names = [component.name for component in components]
+    if config.init:
+        targets = [config.init, *config.init.layers]
+        names += [part.name for target in targets for part in (target.weight, target.bias) if part]
+    files = []
+    for name in names:
+        path = split_import_path(name)
+        if path and path.is_file and Path(path.source) not in files:
+            files.append(Path(path.source))
+    return files

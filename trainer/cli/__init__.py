@@ -1,0 +1,271 @@
+"""The command line (floor 7): verbs whose bodies are a few lines each.
+
+torch is imported inside the commands alone, so that `optlab --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainer import console
+from trainer.cli import completion
+from trainer.errors import OptlabError
+
+app = typer.Typer(
+    name="optlab",
+    help="Train small neural networks and compare optimizers honestly: YAML in, a run directory out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: optlab train configs/quickstart.yaml",
+)
+
+ConfigFile = Annotated[
+    Path, typer.Argument(help="The experiment's YAML file.", autocompletion=completion.config_files)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Overrides, values in YAML: optimizer.lr=0.1 scheduler=null model.hidden=[100,50]",
+        autocompletion=completion.overrides,
+    ),
+]
+Runs = Annotated[
+    Path, typer.Option("--runs", envvar="OPTLAB_RUNS", help="Directory that holds all runs.", metavar="DIR")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+RUNS = Path("runs")
+
+
+@app.command(rich_help_panel="Train")
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    runs: Runs = RUNS,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Name the run's directory exactly.", metavar="DIR")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Throw away a run that is there already.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave a finished run of the same config as it is.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved config, groups, steps and an estimate.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one experiment and leave a run directory.
+
+    Exit codes: 0 done, 1 failed, 2 your config or usage, 3 diverged, 130 interrupted, 143 terminated.
+
+    Examples:
+
+        optlab train configs/quickstart.yaml
+
+        optlab train configs/sgd_momentum.yaml optimizer.lr=0.1 train.epochs=1 seed=3
+
+        for lr in 1 .1 .01; do optlab train configs/sgd.yaml optimizer.lr=$lr --skip-existing; done
+    """
+    from trainer.cli import commands
+
+    raise typer.Exit(
+        commands.train(
+            config,
+            overrides or [],
+            runs=runs,
+            run_dir=run_dir,
+            force=force,
+            skip_existing=skip_existing,
+            dry_run=dry_run,
+            quiet=quiet,
+            as_json=as_json,
+        )
+    )
+
+
+@app.command(rich_help_panel="Train")
+def validate(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a config without training: names, options, shapes, parameter groups. Downloads nothing.
+
+    Examples:
+
+        optlab validate configs/adam.yaml
+
+        optlab validate configs/adam.yaml optimizer.lr=-1
+    """
+    from trainer.cli import commands
+
+    commands.validate(config, overrides or [], as_json=as_json)
+
+
+@app.command(rich_help_panel="Train")
+def prepare(
+    name: Annotated[str, typer.Argument(help="Name of a data set.", autocompletion=completion.datasets)],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Its options: root=DIR split=letters")
+    ] = None,
+) -> None:
+    """Download a data set and check it, so that later runs need no network.
+
+    It goes to `root`, else OPTLAB_DATA, else the cache directory of your account.
+
+    Examples:
+
+        optlab prepare mnist
+
+        optlab prepare emnist split=letters root=/data
+    """
+    from trainer.cli import commands
+
+    commands.prepare(name, options or [])
+
+
+@app.command(rich_help_panel="Look")
+def plot(
+    run: Annotated[list[Path], typer.Argument(help="Run directories.", autocompletion=completion.run_dirs)],
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="png, svg or pdf; may be given several times.")
+    ] = None,
+) -> None:
+    """Draw the figures of runs again, from their CSV files alone.
+
+    Examples:
+
+        optlab plot runs/quickstart/seed=0
+
+        optlab plot runs/quickstart/seed=0 --format svg --format pdf
+    """
+    from trainer.cli import commands
+
+    commands.plot(run, formats or ["png"])
+
+
+@app.command(name="runs", rich_help_panel="Look")
+def list_runs(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Where to look (default: the directory of all runs).")
+    ] = None,
+    runs: Runs = RUNS,
+    sort: Annotated[
+        str, typer.Option(help="Column to sort by; a minus in front turns it round.", metavar="COLUMN")
+    ] = "run",
+    as_json: AsJson = False,
+) -> None:
+    """List runs with their status and results.
+
+    Examples:
+
+        optlab runs
+
+        optlab runs runs/sgd --sort=-val_accuracy
+
+        optlab runs --json | jq '.[] | select(.status == "diverged") | .run'
+    """
+    from trainer.cli import commands
+
+    commands.list_runs(folders or [runs], sort=sort, as_json=as_json)
+
+
+@app.command(name="list", rich_help_panel="Look")
+def list_components(
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="dataset, augmentation, model, init, loss, optimizer or scheduler."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the components that a config may name.
+
+    Examples:
+
+        optlab list
+
+        optlab list optimizer
+    """
+    from trainer.cli import commands
+
+    commands.list_components(kind, as_json=as_json)
+
+
+@app.command(rich_help_panel="Look")
+def show(
+    kind: Annotated[
+        str, typer.Argument(help="dataset, augmentation, model, init, loss, optimizer or scheduler.")
+    ],
+    name: Annotated[str, typer.Argument(help="One of its names, or file.py:Thing.", autocompletion=completion.names)],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options, for the layers of a model.")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option("--input", help="Shape of one sample, for the layers of a model.", metavar="C,H,W")
+    ] = None,
+    classes: Annotated[int, typer.Option(help="Number of classes, for the layers of a model.", min=1)] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Show a component's options; of a model also its layers, output shapes and parameters.
+
+    Examples:
+
+        optlab show optimizer AdamW
+
+        optlab show model cnn
+
+        optlab show model mlp hidden=[100,100] --input 3,32,32
+    """
+    from trainer.cli import commands
+
+    commands.show(kind, name, options or [], shape=shape, classes=classes, as_json=as_json)
+
+
+@app.command(rich_help_panel="Help")
+def schema(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; stdout when left out.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of a config, with which editors complete and check as you type.
+
+    Put `# yaml-language-server: $schema=optlab.schema.json` into the first line of a config.
+
+    Examples:
+
+        optlab schema -o optlab.schema.json
+    """
+    from trainer.cli import commands
+
+    commands.schema(output)
+
+
+@app.command(rich_help_panel="Help")
+def doctor(runs: Runs = RUNS, as_json: AsJson = False) -> None:
+    """Tell what this machine offers: versions, devices, threads, data on disk, write access.
+
+    Examples:
+
+        optlab doctor
+    """
+    from trainer.cli import commands
+
+    commands.doctor(runs, as_json=as_json)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake becomes a message on stderr and an exit code, no traceback."""
+    try:
+        app()
+    except OptlabError as error:
+        console.print_error(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,334 @@
+"""What the verbs do, with torch at hand: each gathers what it prints and prints it (floor 7)."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from trainer import catalog, console, launch, plots, rundir, runner
+from trainer.building import build_experiment
+from trainer.config import load as config_load
+from trainer.config.merge import parse_override
+from trainer.console import Column
+from trainer.data.dataset import data_root
+from trainer.environment import environment
+from trainer.errors import ConfigError, OptlabError, RunError, unknown_name
+from trainer.experiment import Experiment
+from trainer.loop import train as train_loop
+from trainer.models.describe import check_shapes, layer_table
+from trainer.records import EvalRecord, RunResult
+from trainer.seeding import global_stream
+
+EXIT_CODES = {"completed": 0, "early_stopped": 0, "diverged": 3}
+
+
+def train(
+    config: Path,
+    overrides: Sequence[str],
+    *,
+    runs: Path,
+    run_dir: Path | None,
+    force: bool,
+    skip_existing: bool,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Train and return the exit code."""
+    loaded = catalog.load_config(config, overrides)
+    folder = run_dir or launch.folder_for(loaded, runs)
+    if dry_run:
+        _dry_run(build_experiment(loaded), folder)
+        return 0
+    with launch.shown(quiet) as progress:
+        done = launch.launch(loaded, folder, force=force, skip_existing=skip_existing, progress=progress)
+        if progress and not done.skipped:
+            progress.finish(done.result, done.folder, results=not as_json)
+    if done.skipped:
+        console.print_note(f"{done.folder} is finished: skipped")
+    if as_json:
+        console.print_json({"run": str(done.folder), "skipped": done.skipped} | done.result.as_dict())
+    return _exit_code(done.result)
+
+
+def _exit_code(result: RunResult) -> int:
+    if result.status == "interrupted":
+        return 143 if result.message.startswith("SIGTERM") else 130
+    return EXIT_CODES.get(result.status, 1)
+
+
+def _dry_run(experiment: Experiment, folder: Path) -> None:
+    """Print what a run would do, and an estimate from a second of its first steps."""
+    sys.stdout.write(config_load.dump(experiment.config))
+    plan, batches = experiment.plan, experiment.batches
+    pairs = {
+        "run directory": str(folder),
+        "parameters": f"{sum(p.numel() for p in experiment.model.parameters() if p.requires_grad):,}",
+        "batches per epoch": f"{batches.batches_per_epoch:,}",
+        "samples per epoch": f"{batches.samples_per_epoch:,}",
+        "steps": f"{plan.steps:,}" if plan.steps is not None else f"as many as fit into {plan.seconds:g} s",
+        "estimate": _estimate(experiment),
+    }
+    console.print_pairs("# plan", pairs)
+    for line in launch.describe_groups(experiment):
+        console.print_text(line)
+
+
+def _estimate(experiment: Experiment) -> str:
+    steps = experiment.plan.steps
+    if steps is None:
+        return f"{experiment.plan.seconds:g} s of training, and the evaluations"
+    began, done = time.perf_counter(), 0
+    for batches in islice(experiment.remaining_batches(), 200):
+        experiment.engine.step(batches)
+        done += 1
+        if time.perf_counter() - began > 1:
+            break
+    seconds = (time.perf_counter() - began) / max(done, 1) * steps
+    return f"{console.format_seconds(seconds)} of training (from {done} steps just tried)"
+
+
+def validate(config: Path, overrides: Sequence[str], *, as_json: bool) -> None:
+    """Check a config as far as it goes without downloading."""
+    loaded = catalog.load_config(config, overrides)
+    experiment = build_experiment(loaded, download=False)
+    if as_json:
+        console.print_json({"valid": True, "config": experiment.config.model_dump()})
+    else:
+        console.print_text(f"{config}: valid; {experiment.plan.steps} steps")
+
+
+def prepare(name: str, options: Sequence[str]) -> None:
+    """Download and check a data set."""
+    if name not in catalog.DATASETS:
+        raise unknown_name("data set", name, list(catalog.DATASETS))
+    dataset = catalog.DATASETS[name](**_options("dataset", name, options))
+    pairs = {
+        "train": f"{len(dataset.train):,} samples",
+        "test": f"{len(dataset.test):,} samples",
+        "shape": "x".join(map(str, dataset.input_shape)),
+        "classes": f"{dataset.num_classes}" if dataset.class_names else f"none ({dataset.num_classes} real targets)",
+        "sha256": dataset.digest,
+    }
+    console.print_pairs(f"{name} is ready", pairs)
+
+
+def _options(kind: str, name: str, assignments: Sequence[str]) -> dict[str, Any]:
+    """Return options given as `key=value`, checked against the component's signature."""
+    given: dict[str, Any] = {}
+    for assignment in assignments:
+        (key, *rest), value = parse_override(assignment)
+        if rest:
+            raise ConfigError(f"{assignment!r} is no option of {name}", expected="key=value")
+        given[str(key)] = value
+    return config_load.check_options(given, kind=kind, name=name, components=catalog.COMPONENTS)
+
+
+def plot(folders: Sequence[Path], formats: Sequence[str]) -> None:
+    """Draw figures again and print their paths."""
+    wrong = set(formats) - {"png", "svg", "pdf"}
+    if wrong:
+        raise ConfigError(f"unknown figure format {min(wrong)!r}", expected="png, svg or pdf")
+    for folder in folders:
+        for path in runner.draw(folder, list(formats)):
+            console.print_text(str(path))
+
+
+RUN_COLUMNS = (
+    Column("run"),
+    Column("status"),
+    Column("epochs", "right", ".4g"),
+    Column("train_loss", "right", ".4g"),
+    Column("val_loss", "right", ".4g"),
+    Column("val_accuracy", "right", ".4f"),
+    Column("test_accuracy", "right", ".4f"),
+    Column("seconds", "right", ".1f"),
+)
+
+
+def list_runs(folders: Sequence[Path], *, sort: str, as_json: bool) -> None:
+    """Print a row per run; a damaged one is named on stderr and left out."""
+    titles = [column.title for column in RUN_COLUMNS]
+    column = sort.removeprefix("-")
+    if column not in titles:
+        raise unknown_name("column", column, titles, key="--sort")
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        raise RunError(f"there is no directory {missing[0]}", fix="train something first, or say --runs DIR")
+    rows = []
+    for folder in rundir.find_runs(folders):
+        try:
+            rows.append(_run_row(folder))
+        except OptlabError as error:
+            console.print_error(error)
+    known = [row for row in rows if row[column] is not None]
+    known.sort(key=lambda row: row[column], reverse=sort.startswith("-"))
+    rows = known + [row for row in rows if row[column] is None]
+    if as_json:
+        console.print_json(rows)
+    else:
+        console.table(RUN_COLUMNS, [[row[title] for title in titles] for row in rows])
+
+
+def _run_row(folder: Path) -> dict[str, Any]:
+    status = rundir.read_status(folder)
+    assert status is not None, "find_runs looks for status.json"
+    row: dict[str, Any] = dict.fromkeys((column.title for column in RUN_COLUMNS))
+    row |= {"run": str(folder), "status": status["status"]}
+    result = rundir.read_result(folder)
+    if result is None:
+        return row
+    final = result.final.values if result.final else {}
+    test = result.test or {}
+    return row | {
+        "epochs": result.epochs,
+        "train_loss": final.get("train_loss"),
+        "val_loss": final.get("val_loss"),
+        "val_accuracy": final.get("val_accuracy"),
+        "test_accuracy": test.get("accuracy"),
+        "seconds": result.train_seconds,
+    }
+
+
+def list_components(kind: str | None, *, as_json: bool) -> None:
+    """Print every component with the first sentence of its documentation."""
+    if kind is not None and kind not in catalog.REGISTRIES:
+        raise unknown_name("kind", kind, list(catalog.REGISTRIES))
+    kinds = [kind] if kind else list(catalog.REGISTRIES)
+    found = {
+        chosen: {name: _summary(builder) for name, builder in catalog.REGISTRIES[chosen].items()} for chosen in kinds
+    }
+    if as_json:
+        console.print_json(found)
+        return
+    rows = [(chosen, name, text) for chosen, names in found.items() for name, text in names.items()]
+    console.table([Column("kind"), Column("name"), Column("what it is")], rows)
+
+
+def _summary(builder: Any) -> str:
+    """Return the first sentence of a builder's documentation, on one line."""
+    documented = getattr(builder, "func", builder)  # a partial's own documentation is functools'
+    text = (inspect.getdoc(documented) or "").split("\n\n")[0]
+    sentence = " ".join(text.split()).partition(". ")[0].replace(":class:", "").replace("``", "").replace("`", "")
+    return sentence.rstrip(".:")
+
+
+DEFAULT_INPUTS = {"cnn": (3, 32, 32), "3c3d": (3, 32, 32), "resnet": (3, 32, 32), "torchvision": (3, 224, 224)}
+
+
+def show(
+    kind: str, name: str, options: Sequence[str], *, shape: str | None, classes: int, as_json: bool
+) -> None:
+    """Print a component's options, and a model's layers."""
+    if kind not in catalog.REGISTRIES:
+        raise unknown_name("kind", kind, list(catalog.REGISTRIES))
+    model = catalog.option_model(kind, name)
+    rows = [
+        {
+            "option": option,
+            "type": config_load.describe_type(field.annotation),
+            "default": "required" if field.is_required() else field.default,
+            "meaning": field.description or "",
+        }
+        for option, field in model.model_fields.items()
+    ]
+    layers: list[Any] = []
+    if kind == "model":
+        input_shape = _shape(shape) if shape else _default_input(name)
+        with global_stream("init", 0):
+            network = catalog.find("model", name)(
+                input_shape, classes, **_options("model", name, options)
+            )
+        check_shapes(network, input_shape, classes)
+        layers = layer_table(network, input_shape)
+    if as_json:
+        console.print_json({"kind": kind, "name": name, "options": rows, "layers": layers})
+        return
+    console.print_text(f"{kind} {name}: {_summary(catalog.find(kind, name))}\n")
+    if rows:
+        columns = [Column("option"), Column("type"), Column("default"), Column("meaning")]
+        console.table(columns, [[str(value) for value in row.values()] for row in rows])
+    else:
+        console.print_text("no options")
+    if layers:
+        total = sum(layer.parameters for layer in layers)
+        size = "x".join(map(str, input_shape))
+        console.print_text(f"\nlayers on an input of {size}, {classes} classes: {total:,} parameters")
+        columns = [Column("layer"), Column("kind"), Column("output"), Column("parameters", "right", ",d")]
+        console.table(
+            columns,
+            [
+                (row.name, row.kind, "x".join(map(str, row.output_shape or ())) or None, row.parameters)
+                for row in layers
+            ],
+        )
+
+
+def _default_input(name: str) -> tuple[int, ...]:
+    matches = [shape for prefix, shape in DEFAULT_INPUTS.items() if name.startswith(prefix)]
+    return matches[0] if matches else (1, 28, 28)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if len(shape) not in (1, 3) or min(shape, default=0) < 1:
+        raise ConfigError(f"--input {text!r} is no shape", expected="C,H,W or D, as 3,32,32 or 64")
+    return shape
+
+
+def schema(output: Path | None) -> None:
+    """Write the JSON Schema of a config."""
+    text = json.dumps(config_load.json_schema(catalog.COMPONENTS), indent=2) + "\n"
+    if output is None:
+        sys.stdout.write(text)
+        return
+    rundir.write_atomically(output, text)
+    console.print_note(f"wrote {output}")
+
+
+def doctor(runs: Path, *, as_json: bool) -> None:
+    """Print what this machine offers."""
+    found = environment()
+    found["torch"] = {
+        "threads": torch.get_num_threads(),
+        "CUDA devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "default device": "cuda:0" if torch.cuda.is_available() else "cpu",
+    }
+    found["data"] = {"folder": str(data_root(None))} | _data_found()
+    try:
+        rundir.prepare_root(runs)
+        found["runs"] = {"directory": str(runs.resolve()), "writable": True}
+    except RunError as error:
+        found["runs"] = {"directory": str(runs.resolve()), "writable": False, "reason": error.problems[0].what}
+    if as_json:
+        console.print_json(found)
+        return
+    for section in ("versions", "machine", "torch", "data", "runs"):
+        console.print_pairs(section, found[section])
+
+
+def _data_found() -> dict[str, str]:
+    """Tell for every named data set whether it is on disk, without downloading."""
+    found = {}
+    for name, builder in catalog.DATASETS.items():
+        parameters = inspect.signature(builder).parameters
+        if any(p.default is p.empty for p in parameters.values()):
+            continue  # npz and image_folder need a path
+        try:
+            builder(**({"download": False} if "download" in parameters else {}))
+            found[name] = "ready"
+        except OptlabError as error:
+            found[name] = "not on disk" if "download" in parameters else error.problems[0].what
+    return found

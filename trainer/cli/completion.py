@@ -1,0 +1,70 @@
+"""What the shell completes: config files, run directories, keys, component names. Errors complete to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+from trainer.config.structure import Config, DataConfig, LogConfig, TrainConfig
+
+_SECTIONS = {"train": TrainConfig, "log": LogConfig, "data": DataConfig}
+_COMPONENT_KEYS = {
+    "data.name": "dataset",
+    "model.name": "model",
+    "loss.name": "loss",
+    "optimizer.name": "optimizer",
+    "scheduler.name": "scheduler",
+}
+
+
+def _paths(incomplete: str) -> Iterator[Path]:
+    folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
+    if folder.is_dir():
+        yield from (path for path in sorted(folder.iterdir()) if str(path).startswith(incomplete))
+
+
+def config_files(incomplete: str) -> Iterator[str]:
+    """Yield YAML files and folders that begin so."""
+    for path in _paths(incomplete):
+        if path.is_dir():
+            yield f"{path}/"
+        elif path.suffix in (".yaml", ".yml"):
+            yield str(path)
+
+
+def run_dirs(incomplete: str) -> Iterator[str]:
+    """Yield run directories and the folders above them that begin so."""
+    for path in _paths(incomplete):
+        if path.is_dir():
+            yield str(path) if (path / "status.json").exists() else f"{path}/"
+
+
+def overrides(incomplete: str) -> Iterator[str]:
+    """Yield keys with `=`, and for `optimizer.name=` and its like the components' names."""
+    key, equals, value = incomplete.partition("=")
+    if equals:
+        if kind := _COMPONENT_KEYS.get(key):
+            yield from (f"{key}={name}" for name in _names(kind) if name.startswith(value))
+        return
+    keys = [name for name in Config.model_fields if name != "format"]
+    keys += [f"{section}.{name}" for section, model in _SECTIONS.items() for name in model.model_fields]
+    keys += [*_COMPONENT_KEYS, "optimizer.lr"]
+    yield from (f"{name}=" for name in keys if name.startswith(incomplete) and name != "data.options")
+
+
+def datasets(incomplete: str) -> Iterator[str]:
+    """Yield names of data sets that begin so."""
+    yield from (name for name in _names("dataset") if name.startswith(incomplete))
+
+
+def names(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """Yield names of the kind that the command line has named already."""
+    yield from (name for name in _names(ctx.params.get("kind") or "") if name.startswith(incomplete))
+
+
+def _names(kind: str) -> list[str]:
+    from trainer import catalog  # imports torch: only when a name is asked for
+
+    return list(catalog.REGISTRIES.get(kind, ()))

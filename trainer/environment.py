@@ -1,0 +1,66 @@
+"""What a run's numbers depend on besides its config: versions, machine, git (floor 3)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from trainer.device import usable_cores
+
+PACKAGES = ("optlab", "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "pydantic")
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, machine, command and git state as plain values for environment.json."""
+    return {
+        "format": 1,
+        "versions": {"python": platform.python_version()} | {name: package_version(name) for name in PACKAGES},
+        "machine": {
+            "system": platform.platform(),
+            "processor": processor_name(),
+            "cores": usable_cores(),
+        },
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "git": git_state(),
+    }
+
+
+def package_version(name: str) -> str | None:
+    """Return the installed version of a distribution; None when it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def processor_name() -> str:
+    """Return the CPU's model name as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return commit and whether files differ from it, of the working directory's repository; None without one."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *arguments], capture_output=True, text=True, timeout=5, env=os.environ | {"LC_ALL": "C"}
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}

@@ -1,0 +1,171 @@
+"""Starts a run: finds its directory, refuses or skips what is there already, builds, locks, runs (floor 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer import rundir, runner
+from trainer.building import build_experiment
+from trainer.config.load import Loaded
+from trainer.config.run_id import EXECUTION_KEYS, run_id
+from trainer.console import TrainingProgress
+from trainer.errors import RunError
+from trainer.experiment import Experiment
+from trainer.plots import title
+from trainer.records import RunResult
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A run that was trained, or found finished and left alone.
+
+    Args:
+        folder: its directory.
+        result: what it came to.
+        skipped: whether it was there already.
+    """
+
+    folder: Path
+    result: RunResult
+    skipped: bool
+
+
+def folder_for(loaded: Loaded, runs: Path) -> Path:
+    """Return where a config with its overrides lands: `<runs>/<name>/<run-id>`."""
+    return runs / loaded.config.name / run_id(loaded.overrides, loaded.config.seed.model_dump())
+
+
+def launch(
+    loaded: Loaded,
+    folder: Path,
+    *,
+    force: bool = False,
+    skip_existing: bool = False,
+    progress: TrainingProgress | None = None,
+) -> Launched:
+    """Train a config in a directory.
+
+    Args:
+        loaded: the config.
+        folder: the run directory; made once everything is known to fit.
+        force: empty a directory that holds a run.
+        skip_existing: leave a finished run of the same config alone and return its result.
+        progress: shows the run; None = quiet.
+
+    Raises:
+        ConfigError, DataError: the experiment does not fit; nothing was written.
+        RunError: the directory is taken, locked or not writable.
+    """
+    if not force and (found := _existing(loaded, folder, skip_existing)):
+        return Launched(folder, found, skipped=True)
+    experiment = build_experiment(loaded)
+    rundir.prepare_root(folder.parent)
+    with rundir.locked(folder):
+        # Another process may have trained it while this one was building.
+        if not force and (found := _existing(loaded, folder, skip_existing)):
+            return Launched(folder, found, skipped=True)
+        rundir.clear(folder)
+        if progress:
+            _announce(experiment, progress)
+        result = runner.run(experiment, folder, progress=progress)
+    return Launched(folder, result, skipped=False)
+
+
+def _existing(loaded: Loaded, folder: Path, skip: bool) -> RunResult | None:
+    """Return the result of the finished run that is there; None when the way is free.
+
+    Raises:
+        RunError: something is there that must not be overwritten.
+    """
+    status = rundir.read_status(folder)
+    if status is None:
+        if folder.is_dir() and any(entry.name != rundir.LOCK for entry in folder.iterdir()):
+            raise RunError(
+                f"{folder} holds files that are not a run's", fix="choose another --run-dir, or say --force"
+            )
+        return None
+    if not skip:
+        raise RunError(
+            f"{folder} holds a run already ({status['status']})",
+            fix="say --force to throw it away, --skip-existing to leave a finished one, or choose --run-dir",
+        )
+    if status["status"] == "running":
+        raise RunError(f"{folder} is being written by another process", fix="wait for it to end")
+    differences = config_differences(rundir.load_run(folder).config, loaded.config.model_dump())
+    if differences:
+        raise RunError(
+            f"{folder} holds a run of another config:\n    " + "\n    ".join(differences),
+            fix="say --force to throw it away, or choose --run-dir",
+        )
+    # What did not finish is trained anew.
+    return rundir.read_result(folder) if status["status"] in rundir.FINISHED else None
+
+
+def config_differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return a line per setting in which two configs differ, leaving out where and how a run executes."""
+    old, new = dict(_leaves(saved)), dict(_leaves(wanted))
+    keys = [key for key in {**old, **new} if not _is_execution(key)]
+    return [
+        f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here"
+        for key in keys
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _is_execution(key: str) -> bool:
+    implementation = key.startswith("optimizer.") and key.rpartition(".")[2] in ("fused", "foreach")
+    return implementation or any(key == name or key.startswith(f"{name}.") for name in EXECUTION_KEYS)
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every setting with its dotted key; one optimizer alone is the same as a list of one."""
+    if prefix in ("optimizer", "scheduler") and not isinstance(value, list):
+        value = [] if value is None else [value]
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        for number, item in enumerate(value):
+            yield from _leaves(item, f"{prefix}.{number}")
+    else:
+        yield prefix, list(value) if isinstance(value, tuple) else value
+
+
+def _announce(experiment: Experiment, progress: TrainingProgress) -> None:
+    """Say what is about to be trained: the experiment in one line, then its parameter groups."""
+    plan = experiment.plan
+    steps_per_epoch = experiment.batches.batches_per_epoch / plan.accumulate
+    progress.start(title(experiment.config.model_dump()), plan.steps, steps_per_epoch, plan.seconds)
+    for note in experiment.notes:
+        progress.note(note)
+    if sum(len(groups) for groups in experiment.groups.values()) > 1:
+        for line in describe_groups(experiment):
+            progress.note(line)
+
+
+def describe_groups(experiment: Experiment) -> list[str]:
+    """Return a line per parameter group: optimizer, group, tensors, numbers, learning rate, other options."""
+    lines = []
+    for label, optimizer in experiment.optimizers.items():
+        for group, live in zip(experiment.groups[label], optimizer.param_groups, strict=True):
+            own = " ".join(f"{key}={value}" for key, value in group.options.items() if key != "lr")
+            name = f"{label}/{group.label}" if group.label else label
+            lines.append(
+                f"group {name}: {len(group.names)} tensors, {group.parameters:,} parameters, "
+                f"lr={float(live['lr']):g} {own}".rstrip()
+            )
+    return lines
+
+
+@contextmanager
+def shown(quiet: bool) -> Iterator[TrainingProgress | None]:
+    """Give the progress display for the block; None when it is to be quiet."""
+    if quiet:
+        yield None
+        return
+    with TrainingProgress() as progress:
+        yield progress

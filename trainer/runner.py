@@ -1,0 +1,337 @@
+"""Carries an experiment through the loop and writes down what it yields (floor 5).
+
+Here a run gets its directory, its checkpoints, its figures and its end: completed, stopped early, diverged,
+interrupted or failed. The loop knows nothing of this.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from trainer import checkpoint, plots, rundir
+from trainer.config.load import dump
+from trainer.console import TrainingProgress
+from trainer.environment import environment
+from trainer.errors import OptlabError
+from trainer.experiment import Experiment
+from trainer.init import weight_histograms
+from trainer.loop import train
+from trainer.optimizers.build import state_bytes
+from trainer.records import (
+    POSITION_COLUMNS,
+    CheckpointDue,
+    EvalRecord,
+    Record,
+    RunResult,
+    Status,
+    StepRecord,
+)
+from trainer.selection import Best, Patience, moment_of
+
+
+class Recorder:
+    """Writes one run's records into its directory, and remembers what they amount to.
+
+    Args:
+        experiment: what is trained.
+        folder: the run directory, locked by this process.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path) -> None:
+        self.experiment = experiment
+        self.folder = folder
+        train_config = experiment.config.train
+        has_val = experiment.splits.val is not None
+        self.best = Best(experiment.select_metric()) if has_val else None
+        self.patience = Patience(train_config.early_stopping) if train_config.early_stopping else None
+        self.final: EvalRecord | None = None
+        self.total_seconds = 0.0
+        self._began = time.monotonic()
+        self._histograms: list[dict[str, Any]] = []
+        self._saved_at: int | None = None
+
+    def open(self, stack: ExitStack) -> None:
+        """Open the tables, to be closed with `stack`."""
+        columns = self.experiment.step_columns(), self.experiment.eval_columns()
+        self._steps = rundir.Table(self.folder / rundir.STEPS, [*POSITION_COLUMNS, *columns[0]])
+        self._epochs = rundir.Table(self.folder / rundir.EPOCHS, [*POSITION_COLUMNS, *columns[1]])
+        stack.callback(self._steps.close)
+        stack.callback(self._epochs.close)
+
+    def take(self, record: Record) -> Status | None:
+        """Write a record down; return the outcome when the run is to end here."""
+        if isinstance(record, StepRecord):
+            self._steps.append(record.row())
+            return "diverged" if self._is_bad(record.values["loss"]) else None
+        if isinstance(record, EvalRecord):
+            return self._take_evaluation(record)
+        self.save()
+        return None
+
+    def _take_evaluation(self, record: EvalRecord) -> Status | None:
+        self._epochs.append(record.row())
+        self.final = record
+        if self.experiment.config.log.histograms:
+            self._write_histograms(record)
+        if any(self._is_bad(value) for name, value in record.values.items() if name.endswith("loss")):
+            return "diverged"
+        if self.best and self.best.update(record):
+            checkpoint.save_checkpoint(self.folder / rundir.CHECKPOINTS / checkpoint.BEST, self._state())
+        if self.patience and self.patience.update(record):
+            return "early_stopped"
+        return None
+
+    def _is_bad(self, loss: float | None) -> bool:
+        bound = self.experiment.config.train.max_loss
+        return loss is not None and (not math.isfinite(loss) or (bound is not None and loss > bound))
+
+    def _write_histograms(self, record: EvalRecord) -> None:
+        layers = {name: asdict(histogram) for name, histogram in weight_histograms(self.experiment.model).items()}
+        self._histograms.append({"step": record.step, "epoch": record.epoch, "layers": layers})
+        rundir.write_json(self.folder / rundir.HISTOGRAMS, {"format": 1, "moments": self._histograms})
+
+    def save(self) -> None:
+        """Write last.pt, unless this step's is there already."""
+        if self._saved_at != self.experiment.progress.step:
+            checkpoint.save_checkpoint(self.folder / rundir.CHECKPOINTS / checkpoint.LAST, self._state())
+            self._saved_at = self.experiment.progress.step
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "experiment": self.experiment.state_dict(),
+            "recorder": {
+                "best": self.best.state_dict() if self.best else None,
+                "patience": self.patience.state_dict() if self.patience else None,
+                "total_seconds": self.elapsed(),
+            },
+        }
+
+    def elapsed(self) -> float:
+        """Return the wall seconds of the run so far, those before a resumption included."""
+        return self.total_seconds + time.monotonic() - self._began
+
+    def read_test(self, status: Status) -> dict[str, float | int | str | None] | None:
+        """Measure the test split, once: at the best checkpoint where validation chose one, else at the end."""
+        if self.experiment.config.train.test == "never" or status not in ("completed", "early_stopped"):
+            return None
+        step, chosen = self.experiment.progress.step, "final"
+        if self.best and self.best.moment:
+            path = self.folder / rundir.CHECKPOINTS / checkpoint.BEST
+            state = checkpoint.load_checkpoint(path)["experiment"]
+            self.experiment.model.load_state_dict(state["model"])
+            step, chosen = state["progress"]["step"], "best"
+        return {**self.experiment.measure("test"), "checkpoint": chosen, "step": step}
+
+    def result(
+        self, status: Status, test: Mapping[str, float | int | str | None] | None, message: str
+    ) -> RunResult:
+        """Return what the run came to."""
+        now = self.experiment.progress
+        seconds = self.experiment.clock.elapsed
+        position = self.experiment.here(CheckpointDue)
+        return RunResult(
+            status=status,
+            steps=now.step,
+            epochs=round(position.epoch, 6),
+            samples=now.samples,
+            grad_evals=now.grad_evals,
+            train_seconds=round(seconds, 6),
+            total_seconds=round(self.elapsed(), 6),
+            final=moment_of(self.final) if self.final else None,
+            best=self.best.moment if self.best else None,
+            test=test,
+            steps_per_second=now.step / seconds if now.step else None,
+            samples_per_second=now.samples / seconds if now.step else None,
+            peak_memory_bytes=peak_memory_bytes(self.experiment.device),
+            optimizer_state_bytes=state_bytes(self.experiment.optimizers.values()),
+            parameters=sum(p.numel() for p in self.experiment.model.parameters() if p.requires_grad),
+            best_metric=self.best.metric if self.best else None,
+            message=message,
+        )
+
+
+def run(experiment: Experiment, folder: Path, *, progress: TrainingProgress | None = None) -> RunResult:
+    """Train an experiment into a fresh run directory that this process has locked.
+
+    Args:
+        experiment: freshly built.
+        folder: the run directory; empty but for its lock.
+        progress: shows the run while it goes on; None = quiet.
+
+    Raises:
+        StorageError: the disk would not take a file; what was written stays readable.
+    """
+    log = RunLog(folder, progress)
+    write_opening(experiment, folder)
+    status = StatusFile(folder)
+    status.write("running")
+    recorder = Recorder(experiment, folder)
+    try:
+        with ExitStack() as stack:
+            recorder.open(stack)
+            received = stack.enter_context(stop_on_signals(experiment))
+            outcome = _follow(experiment, recorder, log, progress)
+            if outcome == "interrupted":
+                message = f"{signal.Signals(received[0]).name} after step {experiment.progress.step}"
+            else:
+                message = _reason(outcome, recorder)
+            recorder.save()
+        test = recorder.read_test(outcome)
+        result = recorder.result(outcome, test, message)
+        rundir.write_json(folder / rundir.SUMMARY, result.as_dict())
+        draw(folder, experiment.config.log.plots)
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        words = "interrupted twice" if interrupted else f"{type(error).__name__}: {error}"
+        log.write(words if isinstance(error, OptlabError) or interrupted else traceback.format_exc())
+        status.write("interrupted" if interrupted else "failed", message=words)
+        raise
+    log.write(f"{outcome}{': ' + message if message else ''}")
+    status.write(outcome, message=message)
+    return result
+
+
+def _follow(
+    experiment: Experiment, recorder: Recorder, log: RunLog, progress: TrainingProgress | None
+) -> Status:
+    """Take the loop's records one by one until it ends or one of them ends it."""
+    outcome: Status | None = None
+    records = train(experiment)
+    for record in records:
+        outcome = recorder.take(record)
+        if isinstance(record, EvalRecord):
+            log.evaluation(record)
+        if progress and not isinstance(record, CheckpointDue):
+            progress.update(record)
+        if outcome:
+            records.close()
+            break
+    if outcome == "diverged" and (recorder.final is None or recorder.final.step < experiment.progress.step):
+        record = experiment.evaluate()
+        recorder.take(record)
+        log.evaluation(record)
+    return outcome or ("interrupted" if experiment.stop_requested else "completed")
+
+
+def _reason(outcome: Status, recorder: Recorder) -> str:
+    step = recorder.experiment.progress.step
+    if outcome == "diverged":
+        return f"the loss was not finite or above its bound at step {step}"
+    if outcome == "early_stopped" and recorder.patience:
+        rule = recorder.patience.rule
+        return f"{rule.metric} had not improved for {rule.patience} evaluations at step {step}"
+    return ""
+
+
+def write_opening(experiment: Experiment, folder: Path) -> None:
+    """Write what is known before the first step: config, environment, the user's component files."""
+    for name in (rundir.CHECKPOINTS, rundir.PLOTS):
+        (folder / name).mkdir(exist_ok=True)
+    rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config))
+    around = environment()
+    around["device"] = str(experiment.device)
+    around["threads"] = torch.get_num_threads()
+    around["data"] = {"name": experiment.config.data.name, "sha256": experiment.data_digest}
+    around["components"] = rundir.copy_components(folder, experiment.component_files)
+    rundir.write_json(folder / rundir.ENVIRONMENT, around)
+
+
+def draw(folder: Path, formats: list[Any]) -> list[Path]:
+    """Draw a run's figures from its files alone."""
+    found = rundir.load_run(folder)
+    summary = None if found.result is None else found.result.as_dict()
+    curves = plots.Curves(config=found.config, steps=found.steps, epochs=found.epochs, summary=summary)
+    (folder / rundir.PLOTS).mkdir(exist_ok=True)
+    paths = plots.plot_run(curves, folder / rundir.PLOTS, formats=formats)
+    moments = rundir.read_histograms(folder)
+    if moments:
+        paths += plots.plot_histograms(plots.title(found.config), moments, folder / rundir.PLOTS, formats=formats)
+    return paths
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the process's peak resident set, or on CUDA the peak allocated on the device."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class StatusFile:
+    """status.json: how the run stands, with times and the error."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / rundir.STATUS
+        self._started = _now()
+
+    def write(self, status: Status, *, message: str = "") -> None:
+        """Say how the run stands now."""
+        ended = None if status == "running" else _now()
+        fields = {"format": 1, "status": status, "started": self._started, "ended": ended, "message": message}
+        rundir.write_json(self._path, fields)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunLog:
+    """train.log: the run in words, one line each; the progress display shows notes as well."""
+
+    def __init__(self, folder: Path, progress: TrainingProgress | None) -> None:
+        self._path = folder / rundir.LOG
+        self._progress = progress
+
+    def write(self, text: str) -> None:
+        """Append a line with the time; a full disk does not stop the run here."""
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(f"{_now()} {text.rstrip()}\n")
+        except OSError:
+            if self._progress:
+                self._progress.note(f"cannot write {self._path}")
+
+    def evaluation(self, record: EvalRecord) -> None:
+        """Append an evaluation."""
+        values = " ".join(f"{name}={value:.6g}" for name, value in record.values.items() if value is not None)
+        self.write(f"step {record.step} epoch {record.epoch:g} {values}")
+
+
+@contextmanager
+def stop_on_signals(experiment: Experiment) -> Iterator[list[int]]:
+    """Turn SIGINT and SIGTERM into a request to stop after the step; a second SIGINT leaves at once.
+
+    Yields the list of signals received. Outside the main thread signals are left alone.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        experiment.stop_requested = True
+
+    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
