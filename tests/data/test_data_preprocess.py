@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torchvision.transforms.v2 import functional
 
 from trainer.data.dataset import Split
@@ -51,6 +52,15 @@ def test_the_order_is_resize_pad_normalise() -> None:
 def test_training_and_evaluation_prepare_alike() -> None:
     prepare = make_prepare(input_shape=(3, 8, 6), mean=MEAN, std=STD, pad=1)
     torch.testing.assert_close(prepare.finish(prepare.unit(IMAGES)), prepare(IMAGES), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"mean": MEAN, "std": STD, "pad": 1}, {"mean": MEAN, "std": STD, "resize": 9}]
+)
+def test_it_can_be_traced_for_a_compiled_step(options: dict) -> None:
+    prepare = make_prepare(input_shape=(3, 8, 6), **options)
+    graph = make_fx(prepare, tracing_mode="fake", _allow_non_fake_inputs=True)(IMAGES)
+    torch.testing.assert_close(graph(IMAGES.flip(0)), prepare(IMAGES.flip(0)), rtol=0, atol=1e-6)
 
 
 def test_the_stored_data_are_never_written_to() -> None:

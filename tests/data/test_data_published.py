@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from trainer.data import torchvision_sets as room
+from trainer.data.preprocess import dataset_mean_std
 from trainer.data.torchvision_sets import (
     KNOWN_SHAPES,
     cifar10,
@@ -83,6 +84,10 @@ def test_emnist_stands_upright_and_counts_from_zero(tmp_path: Path, split: Any) 
     assert torch.equal(dataset.train.inputs[:, 0].transpose(1, 2), theirs.data)
     assert torch.equal(dataset.train.targets, theirs.targets - shift)
     assert list(dataset.class_names or ()) == theirs.classes[shift:]
+    if split == "letters":
+        (tmp_path / "EMNIST" / "raw" / "emnist-letters-train-labels-idx1-ubyte").write_bytes(idx(LABELS))
+        with pytest.raises(DataError, match="label -1 in row 1"):
+            emnist(split=split, root=str(tmp_path), download=False)
     assert (dataset.input_shape, dataset.num_classes) == KNOWN_SHAPES[f"emnist.{split}"]
 
 
@@ -397,3 +402,5 @@ def test_the_real_mnist(mnist_root: Path) -> None:
         1009,
     ]
     assert dataset.train.targets[:5].tolist() == [5, 0, 4, 1, 9]
+    mean, std = dataset_mean_std(dataset.train)
+    assert (mean[0], std[0]) == pytest.approx((0.1307, 0.3081), abs=5e-5)  # the tutorials' numbers

@@ -111,7 +111,8 @@ def test_digits_are_scikit_learns_and_split_the_same_for_everybody() -> None:
     assert (dataset.input_shape, dataset.num_classes) == KNOWN_SHAPES["digits"]
     assert dataset.train.inputs.dtype == torch.uint8
     assert (len(dataset.train), len(dataset.test)) == (1501, 296)
-    assert dataset.digest == digits().digest
+    # Pinned: another order or split would make old results incomparable without a word.
+    assert dataset.digest.startswith("80739af1846c83b4")
     per_class = torch.bincount(dataset.test.targets)
     assert set(per_class.tolist()) == {29, 30}
     # All images are there once, and the grey values are those stored: value / 16 up to rounding to 1 / 255.

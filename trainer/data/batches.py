@@ -48,6 +48,10 @@ class Batches:
         device: where the batches are wanted.
         repeat: copies of the split in one epoch, shuffled together; they take no memory.
 
+    Attributes:
+        split, prepare: the same on the device, for engines that gather and prepare inside a compiled step.
+        batch_size, batches_per_epoch, samples_per_epoch: counts; the copies of `repeat` are counted.
+
     Raises:
         DataError: more samples per batch than there are, or `drop_last` would leave none.
         ConfigError: an augmentation does not fit the samples.
@@ -81,8 +85,8 @@ class Batches:
             raise DataError("the training split is empty", key="limit")
         for number, augmentation in enumerate(augment):
             augmentation.check(split, key=f"augment[{number}]")
-        self._split = split.to(device)
-        self._prepare = prepare.to(device)
+        self.split = split.to(device)
+        self.prepare = prepare.to(device)
         self._shuffle = shuffle
         self._seed = seed
         self._augmentation_seed = augmentation_seed
@@ -94,14 +98,14 @@ class Batches:
 
     def order(self, epoch: int) -> Tensor:
         """Return the samples' numbers in the order of an epoch: int64 [samples_per_epoch], on the CPU."""
-        total = len(self._split) * self._repeat
+        total = len(self.split) * self._repeat
         if self._shuffle == "never":
             order = torch.arange(total)
         else:
             counter = epoch if self._shuffle == "each_epoch" else 0
             order = torch.randperm(total, generator=generator("batches", self._seed, counter))
         if self._repeat > 1:
-            order.remainder_(len(self._split))
+            order.remainder_(len(self.split))
         return order[: self.samples_per_epoch]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -114,32 +118,32 @@ class Batches:
         if start >= self.batches_per_epoch:  # torch.split makes an empty piece of nothing
             return
         size = self.batch_size
-        order = self.order(epoch)[start * size :].to(self._split.inputs.device)
+        order = self.order(epoch)[start * size :].to(self.split.inputs.device)
         if self._augment:
             for number, indices in enumerate(torch.split(order, size), start=start):
                 yield self._augmented(indices, epoch, number)
             return
         for indices in torch.split(order, size * self._batches_per_block()):
-            inputs = self._prepare(self._split.inputs.index_select(0, indices))
-            targets = self._split.targets.index_select(0, indices)
+            inputs = self.prepare(self.split.inputs.index_select(0, indices))
+            targets = self.split.targets.index_select(0, indices)
             yield from map(Batch, torch.split(inputs, size), torch.split(targets, size))
 
     def _batches_per_block(self) -> int:
         """Return how many batches are gathered and prepared at once, to spare small ones Python's cost."""
         values = self.batch_size
-        for size in self._prepare.output_shape:
+        for size in self.prepare.output_shape:
             values *= size
         return max(1, _BLOCK_VALUES // values)
 
     def _augmented(self, indices: Tensor, epoch: int, number: int) -> Batch:
-        images = self._prepare.unit(self._split.inputs.index_select(0, indices))
-        targets = self._split.targets.index_select(0, indices)
+        images = self.prepare.unit(self.split.inputs.index_select(0, indices))
+        targets = self.split.targets.index_select(0, indices)
         stream = generator("augmentation", self._augmentation_seed, epoch, number)
         for augmentation in self._augment:
             drawn = augmentation.draw(len(images), tuple(images.shape[1:]), stream)
             params = {name: values.to(images.device) for name, values in drawn.items()}
             images, targets = augmentation.apply(images, targets, params)
-        return Batch(self._prepare.finish(images), targets)
+        return Batch(self.prepare.finish(images), targets)
 
 
 def eval_batches(

@@ -126,7 +126,10 @@ def emnist(*, split: EmnistSplit = "balanced", root: str | None = None, download
         upright = read_images(images, (28, 28)).transpose(2, 3).contiguous()
         first = 1 if split == "letters" else 0
         return _paired(
-            upright, check_labels(read_idx(labels, 1) - first, len(classes), str(labels)), images, labels
+            upright,
+            check_labels(read_idx(labels, 1).long() - first, len(classes), str(labels)),
+            images,
+            labels,
         )
 
     return make_dataset(read("train"), read("test"), classes)
@@ -448,8 +451,13 @@ def _fetch(
                 return
             for file in files:  # torchvision checks archives by their sums, and takes other files as whole
                 (staging / file.relative_to(folder)).unlink(missing_ok=True)
-            for arguments in calls:
-                _torchvision(cls)(staging, download=True, **arguments)
+            try:
+                for arguments in calls:
+                    _torchvision(cls)(staging, download=True, **arguments)
+            except BaseException:
+                if not any(file.is_file() for file in staging.rglob("*")):
+                    shutil.rmtree(staging, ignore_errors=True)  # nothing to go on from
+                raise
             for source in [file for file in staging.rglob("*") if file.is_file()]:
                 target = folder / source.relative_to(staging)
                 target.parent.mkdir(parents=True, exist_ok=True)
