@@ -134,7 +134,7 @@ class Nesterov(Rule):
         >>> optimizer = Nesterov(model.parameters(), lr=0.1)
         >>> optimizer.step()
 
-    Sutskever et al., On the importance of initialization and momentum in deep learning, 2013, as torch has it.
+    Sutskever et al., On the importance of initialization and momentum in deep learning, 2013.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class ScheduleSpec:
         options: its keywords.
         interval: what its counts count.
         warmup: intervals of linear warm-up before it starts; 0 = none.
-        monitor: the metric that ReduceLROnPlateau watches; None for all others.
+        monitor: the metric that ReduceLROnPlateau watches; None = the default, and for all others.
         until: in a list, the interval of the run at which the next schedule takes over.
     """
 
@@ -53,7 +53,13 @@ class ScheduleSpec:
     until: int | None = None
 
 
-def build_schedule(optimizer: Optimizer, specs: Sequence[ScheduleSpec], *, length: int | None) -> Schedule:
+def build_schedule(
+    optimizer: Optimizer,
+    specs: Sequence[ScheduleSpec],
+    *,
+    length: int | None,
+    default_monitor: str = "val_loss",
+) -> Schedule:
     """Build the schedule of one optimizer.
 
     One spec is torch's schedule itself. Warm-up is a LinearLR from lr / (warmup + 1) that reaches lr when the
@@ -64,6 +70,7 @@ def build_schedule(optimizer: Optimizer, specs: Sequence[ScheduleSpec], *, lengt
         optimizer: whose groups are scheduled; untouched when an error is raised.
         specs: at least one, in their order.
         length: the run's length in the specs' interval; None when only a time budget ends it.
+        default_monitor: what a ReduceLROnPlateau without a metric watches.
 
     Raises:
         ConfigError: options that torch refuses or that would fail during the run; `key` is relative to the
@@ -76,7 +83,8 @@ def build_schedule(optimizer: Optimizer, specs: Sequence[ScheduleSpec], *, lengt
     if problems:
         raise ConfigError.of(problems)
     _rehearse(optimizer, specs, length)
-    return Schedule(_assemble(optimizer, specs, length), specs[0].interval, _monitor(specs[0]))
+    monitor = (specs[0].monitor or default_monitor) if _is_plateau(specs[0]) else None
+    return Schedule(_assemble(optimizer, specs, length), specs[0].interval, monitor)
 
 
 def derived_options(
@@ -125,10 +133,6 @@ def _signature(builder: Callable[..., Any]) -> list[str]:
 
 def _is_plateau(spec: ScheduleSpec) -> bool:
     return isinstance(spec.builder, type) and issubclass(spec.builder, ReduceLROnPlateau)
-
-
-def _monitor(spec: ScheduleSpec) -> str | None:
-    return (spec.monitor or "val_loss") if _is_plateau(spec) else None
 
 
 def _misplaced(specs: Sequence[ScheduleSpec], length: int | None) -> list[Problem]:
@@ -325,7 +329,7 @@ def _part(optimizer: Optimizer, spec: ScheduleSpec, remaining: int | None, *, ke
     total = getattr(scheduler, "total_steps", None)
     if isinstance(total, int) and remaining is not None and total < remaining:
         raise ConfigError(
-            f"{spec.name} ends after {total} {spec.interval}s, where torch would fail; the run has {remaining}",
+            f"{spec.name} ends after {total} {spec.interval}s (then torch fails), the run after {remaining}",
             key=key + "total_steps",
             fix="leave out total_steps; it is then the run's length",
         )

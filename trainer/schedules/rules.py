@@ -82,9 +82,5 @@ def torch_schedulers() -> dict[str, type[LRScheduler]]:
     }
 
 
-SCHEDULES: dict[str, type[LRScheduler]] = {
-    **torch_schedulers(),
-    "inverse_time": InverseTime,
-    "piecewise": Piecewise,
-}
-"""All schedules by their config name."""
+OWN_SCHEDULERS: dict[str, type[LRScheduler]] = {"inverse_time": InverseTime, "piecewise": Piecewise}
+"""Our schedules by their config name."""
