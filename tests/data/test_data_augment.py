@@ -241,16 +241,16 @@ def test_what_does_not_fit_is_refused() -> None:
     wide = Split(torch.full((2, 3, 5, 5), 1.5), torch.zeros(2))
     for name, augmentation in EVERY.items():
         if name == "mixup":
-            augmentation.check(flat, key="augment[0]")
+            augmentation.check(flat, key="augment.0")
             continue
         with pytest.raises(ConfigError, match=f"{name} needs images") as caught:
-            augmentation.check(flat, key="augment[0]")
-        assert caught.value.problems[0].key == "augment[0]"
+            augmentation.check(flat, key="augment.0")
+        assert caught.value.problems[0].key == "augment.0"
     with pytest.raises(ConfigError, match="3 channels; the images have 1"):
-        color_jitter(hue=0.1).check(grey, key="augment[0]")
+        color_jitter(hue=0.1).check(grey, key="augment.0")
     with pytest.raises(ConfigError, match=r"from 1\.5 to 1\.5"):
-        color_jitter(brightness=0.1).check(wide, key="augment[0]")
-    color_jitter(brightness=0.1).check(grey, key="augment[0]")
+        color_jitter(brightness=0.1).check(wide, key="augment.0")
+    color_jitter(brightness=0.1).check(grey, key="augment.0")
     with pytest.raises(ConfigError, match="changes nothing"):
         color_jitter()
     with pytest.raises(ConfigError, match="scale"):

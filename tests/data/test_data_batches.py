@@ -187,7 +187,7 @@ def test_what_does_not_fit_is_refused() -> None:
         Batches(numbered(0), batch_size="full", prepare=PLAIN)
     with pytest.raises(ConfigError, match="random_crop needs images") as refused:
         Batches(numbered(7), batch_size=2, prepare=PLAIN, augment=[mixup(num_classes=7), random_crop()])
-    assert refused.value.problems[0].key == "augment[1]"
+    assert refused.value.problems[0].key == "augment.1"
 
 
 @pytest.mark.cuda

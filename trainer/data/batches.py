@@ -84,7 +84,7 @@ class Batches:
         if total == 0:
             raise DataError("the training split is empty", key="limit")
         for number, augmentation in enumerate(augment):
-            augmentation.check(split, key=f"augment[{number}]")
+            augmentation.check(split, key=f"augment.{number}")
         self.split = split.to(device)
         self.prepare = prepare.to(device)
         self._shuffle = shuffle
