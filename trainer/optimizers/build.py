@@ -33,13 +33,13 @@ NOT_PER_GROUP = {
 
 _WORDINGS = (
     ("Nesterov", "nesterov"),
+    ("Adjust learning rate function", "adjust_lr_fn"),
     ("learning rate", "lr"),
     ("beta parameter", "betas"),
-    ("Adjust learning rate function", "adjust_lr_fn"),
     ("strong_wolfe", "line_search_fn"),
     ("epsilon", "eps"),
 )
-"""How torch's messages name an option when not by its name; a longer wording stands for itself."""
+"""How torch's messages name an option when not by its name, tried in this order."""
 
 
 def torch_optimizers() -> dict[str, type[Optimizer]]:
