@@ -31,7 +31,9 @@ class Component(Section):
     other key is an option of the named builder.
     """
 
-    name: str = Field(description="Which one; `optlab list` names them. Your own: `file.py:Thing` or `package.module:Thing`.")
+    name: str = Field(
+        description="Which one; `optlab list` names them. Your own: `file.py:Thing` or `package.module:Thing`."
+    )
     options: dict[str, Any] = Field(default_factory=dict, exclude=True)
 
     @model_validator(mode="before")
@@ -76,7 +78,9 @@ class MeanStd(Section):
 class DataConfig(Component):
     """The data set, its split, its batches and what is done to every image."""
 
-    batch_size: Count | Literal["full"] = Field(64, description="Samples per step; `full` = the whole training split.")
+    batch_size: Count | Literal["full"] = Field(
+        64, description="Samples per step; `full` = the whole training split."
+    )
     eval_batch_size: Count = Field(1000, description="Samples per forward pass of an evaluation.")
     val_size: Annotated[float, Field(ge=0)] = Field(
         0,
@@ -85,17 +89,29 @@ class DataConfig(Component):
     val_from: Literal["random", "end"] = Field(
         "random", description="Which images validate: a random draw by `split_seed`, or the last ones."
     )
-    split_seed: Seed = Field(0, description="Seed of the validation split; apart from `seed`, the same for all runs.")
-    limit: Count | None = Field(None, description="Use only so many training images (quick trials); null = all.")
-    repeat: Count = Field(1, description="Copies of the training split one after the other (the redundancy lesson).")
-    shuffle: Literal["each_epoch", "once", "never"] = Field("each_epoch", description="When the order is drawn.")
+    split_seed: Seed = Field(
+        0, description="Seed of the validation split; apart from `seed`, the same for all runs."
+    )
+    limit: Count | None = Field(
+        None, description="Use only so many training images (quick trials); null = all."
+    )
+    repeat: Count = Field(
+        1, description="Copies of the training split one after the other (the redundancy lesson)."
+    )
+    shuffle: Literal["each_epoch", "once", "never"] = Field(
+        "each_epoch", description="When the order is drawn."
+    )
     drop_last: bool = Field(False, description="Leave out the last batch of an epoch when it is not full.")
     normalize: MeanStd | Literal["dataset"] | None = Field(
         None,
         description="Per-channel mean and std, or `dataset` (computed from the training split); null = pixels / 255.",
     )
-    resize: Count | None = Field(None, description="Bilinear resize of every batch to so many pixels; null = as is.")
-    pad: Count | None = Field(None, description="Zero pixels added on every side (after resize); null = none.")
+    resize: Count | None = Field(
+        None, description="Bilinear resize of every batch to so many pixels; null = as is."
+    )
+    pad: Count | None = Field(
+        None, description="Zero pixels added on every side (after resize); null = none."
+    )
     augment: list[Component] = Field(
         default_factory=list, description="Augmentations of the training batches, in this order."
     )
@@ -104,15 +120,21 @@ class DataConfig(Component):
 class LossConfig(Component):
     """The loss, with optional penalties on the weights (parameters of two or more dimensions)."""
 
-    l1: Annotated[float, Field(ge=0)] = Field(0.0, description="Adds l1 * sum |w| over the weights to the objective.")
-    l2: Annotated[float, Field(ge=0)] = Field(0.0, description="Adds l2 / 2 * sum w^2 over the weights to the objective.")
+    l1: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Adds l1 * sum |w| over the weights to the objective."
+    )
+    l2: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Adds l2 / 2 * sum w^2 over the weights to the objective."
+    )
 
 
 class Match(Section):
     """Which parameters are meant; every condition that is given must hold."""
 
     name: str | None = Field(None, description="Shell pattern on the parameter's name, as `*.bias`.")
-    kind: str | None = Field(None, description="Class of the layer that owns it, as `Linear`, `Conv2d`, `*Norm*`.")
+    kind: str | None = Field(
+        None, description="Class of the layer that owns it, as `Linear`, `Conv2d`, `*Norm*`."
+    )
     ndim: Annotated[int, Field(ge=0)] | None = Field(None, description="Exactly so many dimensions.")
     min_ndim: Annotated[int, Field(ge=0)] | None = Field(None, description="At least so many dimensions.")
 
@@ -131,8 +153,12 @@ class Match(Section):
 class Target(Section):
     """The initialisation of one layer's weight and bias; what is left out keeps torch's own."""
 
-    weight: Component | None = Field(None, description="A function of torch.nn.init for weights; null = torch's own.")
-    bias: Component | None = Field(None, description="A function of torch.nn.init for biases; null = torch's own.")
+    weight: Component | None = Field(
+        None, description="A function of torch.nn.init for weights; null = torch's own."
+    )
+    bias: Component | None = Field(
+        None, description="A function of torch.nn.init for biases; null = torch's own."
+    )
 
 
 class LayerInit(Target):
@@ -171,22 +197,33 @@ class GroupConfig(Section):
 class OptimizerConfig(Component):
     """One optimizer, the parameters it owns and the groups among them."""
 
-    label: str | None = Field(None, description="Its name in logs and overrides; null = the optimizer's name.")
-    match: Match | None = Field(None, description="Which parameters it owns; null = those that no other optimizer owns.")
-    groups: list[GroupConfig] = Field(default_factory=list, description="Parameter groups; the rest is the last group.")
+    label: str | None = Field(
+        None, description="Its name in logs and overrides; null = the optimizer's name."
+    )
+    match: Match | None = Field(
+        None, description="Which parameters it owns; null = those that no other optimizer owns."
+    )
+    groups: list[GroupConfig] = Field(
+        default_factory=list, description="Parameter groups; the rest is the last group."
+    )
 
 
 class SchedulerConfig(Component):
     """One learning-rate schedule."""
 
-    interval: Literal["epoch", "step"] = Field("epoch", description="What its counts (T_max, step_size ...) count.")
+    interval: Literal["epoch", "step"] = Field(
+        "epoch", description="What its counts (T_max, step_size ...) count."
+    )
     warmup: Annotated[int, Field(ge=0)] = Field(
         0, description="Linear warm-up over so many intervals before it starts; 0 = none."
     )
     monitor: str | None = Field(
-        None, description="Metric that ReduceLROnPlateau watches, as val_loss; null = val_loss, or train_loss without validation."
+        None,
+        description="Metric that ReduceLROnPlateau watches, as val_loss; null = val_loss, or train_loss without validation.",
     )
-    until: Count | None = Field(None, description="In a list: the interval at which the next schedule takes over.")
+    until: Count | None = Field(
+        None, description="In a list: the interval at which the next schedule takes over."
+    )
 
 
 class EarlyStopping(Section):
@@ -194,8 +231,12 @@ class EarlyStopping(Section):
 
     metric: str = Field("val_loss", description="A column of epochs.csv.")
     patience: Count = Field(5, description="Evaluations without improvement before stopping.")
-    min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="Smallest change that counts as improvement.")
-    mode: Literal["min", "max"] | None = Field(None, description="null = max for accuracies, min for the rest.")
+    min_delta: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Smallest change that counts as improvement."
+    )
+    mode: Literal["min", "max"] | None = Field(
+        None, description="null = max for accuracies, min for the rest."
+    )
 
 
 class Every(Section):
@@ -219,31 +260,46 @@ class Every(Section):
 class TrainConfig(Section):
     """How long, where and how the loop runs."""
 
-    epochs: Amount | None = Field(None, description="Length in epochs, fractions allowed; null = `steps` rules.")
+    epochs: Amount | None = Field(
+        None, description="Length in epochs, fractions allowed; null = `steps` rules."
+    )
     steps: Count | None = Field(None, description="Length in updates; null = `epochs` rules.")
-    seconds: Amount | None = Field(None, description="Stop after so many seconds of training; null = no limit.")
+    seconds: Amount | None = Field(
+        None, description="Stop after so many seconds of training; null = no limit."
+    )
     device: str = Field("auto", description="auto | cpu | cuda | cuda:N.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Autocast type of the forward pass; float16 scales the loss."
     )
     threads: Count | None = Field(None, description="CPU threads of torch; null = the usable cores.")
-    deterministic: bool = Field(False, description="Only deterministic kernels (torch.use_deterministic_algorithms).")
+    deterministic: bool = Field(
+        False, description="Only deterministic kernels (torch.use_deterministic_algorithms)."
+    )
     accumulate: Count = Field(1, description="Batches whose gradients are averaged into one update.")
-    clip_grad_norm: Amount | None = Field(None, description="Largest total gradient norm; null = no clipping.")
+    clip_grad_norm: Amount | None = Field(
+        None, description="Largest total gradient norm; null = no clipping."
+    )
     clip_grad_value: Amount | None = Field(None, description="Largest gradient element; null = no clipping.")
     zero_grad: Literal["every_step", "never"] = Field(
         "every_step", description="`never` shows what forgetting it does: gradients add up."
     )
-    eval_every: Every = Field(Every(epochs=1), description="Rhythm of the evaluations: epochs, or {steps: N}.")
-    eval_train: bool = Field(False, description="Evaluate the training split too (eval mode): train_eval_loss ...")
+    eval_every: Every = Field(
+        Every(epochs=1), description="Rhythm of the evaluations: epochs, or {steps: N}."
+    )
+    eval_train: bool = Field(
+        False, description="Evaluate the training split too (eval mode): train_eval_loss ..."
+    )
     early_stopping: EarlyStopping | None = Field(None, description="null = train to the end.")
     select: str | None = Field(
-        None, description="Metric that chooses the best checkpoint; null = val_accuracy, or val_loss without classes."
+        None,
+        description="Metric that chooses the best checkpoint; null = val_accuracy, or val_loss without classes.",
     )
     checkpoint_every: Every | None = Field(
         None, description="Rhythm of last.pt, besides the end of the run; null = at every evaluation."
     )
-    test: Literal["end", "never"] = Field("end", description="Read the test split once, at the end, or not at all.")
+    test: Literal["end", "never"] = Field(
+        "end", description="Read the test split once, at the end, or not at all."
+    )
     max_loss: Amount | None = Field(
         None, description="A loss above it counts as diverged; null = only NaN and infinity do."
     )
@@ -261,8 +317,12 @@ class LogConfig(Section):
     """What is written besides the losses."""
 
     every: Count = Field(30, description="Steps between two rows of steps.csv.")
-    gradients: bool = Field(False, description="Gradient norms in steps.csv: grad_norm (total) and one per parameter.")
-    histograms: bool = Field(False, description="Histograms of the weights, before training and at every evaluation.")
+    gradients: bool = Field(
+        False, description="Gradient norms in steps.csv: grad_norm (total) and one per parameter."
+    )
+    histograms: bool = Field(
+        False, description="Histograms of the weights, before training and at every evaluation."
+    )
     plots: list[Literal["png", "svg", "pdf"]] = Field(
         default_factory=lambda: ["png"], description="File formats of the figures; an empty list draws none."
     )
@@ -278,7 +338,9 @@ class Config(Section):
     model: Component = Field(description="The network.")
     init: InitConfig | None = Field(None, description="Initial weights; null = torch's own.")
     loss: LossConfig = Field(LossConfig(name="cross_entropy"), description="The loss.")
-    optimizer: list[OptimizerConfig] = Field(min_length=1, description="One optimizer, or a list of labelled ones.")
+    optimizer: list[OptimizerConfig] = Field(
+        min_length=1, description="One optimizer, or a list of labelled ones."
+    )
     scheduler: list[SchedulerConfig] = Field(
         default_factory=list, description="null, one schedule, or a list that follows one another."
     )

@@ -1,0 +1,356 @@
+"""From a YAML file, overrides or a dict to a checked `Config`, and back to YAML.
+
+Two passes: the options of every component against the model of its builder, then the structure against `Config`.
+All problems of both are told together, each with its place. Which components there are is the caller's knowledge
+(`Components`); what they do is not known here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from trainer.config import messages, positions
+from trainer.config.merge import apply_overrides, read_layers
+from trainer.config.paths import absolute_import_path, absolute_path
+from trainer.config.positions import KeyPath, Origin, Position, Tree, parse_mapping
+from trainer.config.schema import BuilderDefault, is_import_path, is_path
+from trainer.config.slots import Slot, find_components, spell_out
+from trainer.config.structure import Config, GroupConfig
+from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """The components there are, as the catalog tells them.
+
+    Args:
+        models: (kind, name) to the model of its options; None or ConfigError when there is no such component. A
+            name may be an import path, `/absolute/file.py:Thing` or `package.module:Thing`.
+        names: the names of every kind in `slots.KINDS`.
+    """
+
+    models: Callable[[str, str], type[BaseModel] | None]
+    names: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checked config and where its values are from.
+
+    Args:
+        config: complete, with every default filled in.
+        places: the place of every dotted key that some layer set.
+        notes: what is worth telling, such as options that an override dropped.
+    """
+
+    config: Config
+    places: Mapping[str, Position] = field(repr=False)
+    notes: list[str] = field(default_factory=list)
+
+    def where(self, key: str) -> str:
+        """Return the place of a dotted key as `file:line`, or of the nearest key above it that is there."""
+        for candidate in (key, *_other_spellings(key)):
+            if candidate in self.places:
+                return str(self.places[candidate])
+        head, dot, _ = key.rpartition(".")
+        if dot:
+            return self.where(head)
+        return str(self.places[""]) if "" in self.places else ""
+
+
+def _other_spellings(key: str) -> list[str]:
+    """`optimizer.lr` and `optimizer.0.lr` are the same key where there is one optimizer."""
+    head, _, rest = key.partition(".")
+    if head not in ("optimizer", "scheduler"):
+        return []
+    if rest == "0" or rest.startswith("0."):
+        return [head + rest[1:]]
+    return [".".join(part for part in (head, "0", rest) if part)]
+
+
+def load(path: Path, overrides: Sequence[str] = (), *, components: Components) -> Loaded:
+    """Read a YAML file with its bases, lay overrides on it, and check all of it.
+
+    Args:
+        path: the file.
+        overrides: as `optimizer.lr=0.1`.
+        components: the components there are.
+
+    Raises:
+        ConfigError: a file cannot be read or an override cannot be placed; else with every problem found.
+    """
+    return _finish(read_layers(Path(path)), overrides, components)
+
+
+def load_text(
+    text: str,
+    overrides: Sequence[str] = (),
+    *,
+    components: Components,
+    name: str = "text",
+    folder: Path | None = None,
+) -> Loaded:
+    """As `load`, from YAML text; relative paths start at `folder` (default: the working directory)."""
+    tree = parse_mapping(text, Origin(name, (folder or Path()).absolute()))
+    if tree.data.get("base") is not None:
+        raise ConfigError(
+            "text has no base", key="base", where=str(tree.positions[("base",)]), fix="load a file"
+        )
+    tree.data.pop("base", None)
+    return _finish(tree, overrides, components)
+
+
+def from_mapping(
+    mapping: Mapping[str, Any], overrides: Sequence[str] = (), *, components: Components
+) -> Loaded:
+    """As `load`, from Python values: nested dicts, lists, tuples, paths, strings, numbers."""
+    return _finish(Tree(_plain_input(mapping, ())), overrides, components)
+
+
+def _plain_input(value: Any, path: KeyPath) -> Any:
+    if len(path) > positions.MAX_DEPTH:
+        raise ConfigError(f"values are nested more than {positions.MAX_DEPTH} deep", key=str(path[0]))
+    if isinstance(value, Mapping):
+        return {key: _plain_input(item, (*path, key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_input(item, (*path, index)) for index, item in enumerate(value)]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _finish(tree: Tree, overrides: Sequence[str], components: Components) -> Loaded:
+    spell_out(tree)
+    tree, notes = apply_overrides(tree, overrides)
+    config = _check(tree, components)
+    places = {".".join(map(str, path)): position for path, position in tree.positions.items()}
+    return Loaded(config, places, notes)
+
+
+@dataclass(slots=True)
+class _Found:
+    """Problems with their paths, so that they can be put in the order of the file."""
+
+    tree: Tree
+    problems: list[tuple[KeyPath, Problem]] = field(default_factory=list)
+
+    def add(self, path: KeyPath, problem: Problem) -> None:
+        """Add a problem, with the key and the place that `path` has."""
+        position = self.position(path)
+        key = ".".join(map(str, path))
+        where = problem.where or (str(position) if position else "")
+        self.problems.append((path, Problem(problem.what, key, where, problem.expected, problem.fix)))
+
+    def position(self, path: KeyPath) -> Position | None:
+        """Return the place of `path`, or of the nearest path above it."""
+        while path and path not in self.tree.positions:
+            path = path[:-1]
+        return self.tree.positions.get(path)
+
+    def in_order(self) -> list[Problem]:
+        """Return the problems file by file and line by line, every one once."""
+
+        def order(item: tuple[KeyPath, Problem]) -> tuple[bool, str, int]:
+            position = self.position(item[0])
+            return (position is None, position.origin.name, position.line) if position else (True, "", 0)
+
+        return list(dict.fromkeys(problem for _, problem in sorted(self.problems, key=order)))
+
+
+def _check(tree: Tree, components: Components) -> Config:
+    found = _Found(tree)
+    checked = _Checked(tree.data)
+    for slot, path, value in find_components(tree.data):
+        _check_component(slot, path, value, found, checked, components)
+    data = checked.built(tree.data, ())
+    config: Config | None = None
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        for path, problem in messages.explain(error, data, Config):
+            found.add(_as_written(tree, path), problem)
+    if found.problems or config is None:
+        raise ConfigError.of(found.in_order())
+    return config
+
+
+@dataclass(slots=True)
+class _Checked:
+    """The components whose options have been looked at, by path, in the form that `Component` keeps them."""
+
+    data: Any
+    components: dict[KeyPath, dict[Hashable, Any]] = field(default_factory=dict)
+
+    def built(self, value: Any, path: KeyPath) -> Any:
+        """Return the config's values with the checked components in their places."""
+        value = self.components.get(path, value)
+        if isinstance(value, dict):
+            return {
+                key: item if key == "options" and path in self.components else self.built(item, (*path, key))
+                for key, item in value.items()
+            }
+        if isinstance(value, list):
+            return [self.built(item, (*path, index)) for index, item in enumerate(value)]
+        return value
+
+
+def _check_component(
+    slot: Slot,
+    path: KeyPath,
+    value: dict[Hashable, Any],
+    found: _Found,
+    checked: _Checked,
+    components: Components,
+) -> None:
+    """Hold a component's options against the model of its builder."""
+    own_keys = slot.own_keys()
+    own = {key: item for key, item in value.items() if key in own_keys}
+    given = {key: item for key, item in value.items() if key not in own_keys}
+    checked.components[path] = own | {"options": {}}
+    groups = value.get("groups") if slot.kind == "optimizer" else None
+    group_paths = []
+    for index, group in enumerate(groups if isinstance(groups, list) else ()):
+        if isinstance(group, dict):
+            group_own = {
+                key: item
+                for key, item in group.items()
+                if key in GroupConfig.model_fields and key != "options"
+            }
+            checked.components[(*path, "groups", index)] = group_own | {"options": {}}
+            group_paths.append(
+                ((*path, "groups", index), {k: v for k, v in group.items() if k not in group_own})
+            )
+    name = value.get("name")
+    if not isinstance(name, str):
+        if name is None and "name" not in value and given:
+            words = ", ".join(map(str, given))
+            found.add(path, Problem(f"the {slot.kind} has no name, so its options ({words}) mean nothing"))
+        return
+    name = _absolute_name(name, found.position((*path, "name")))
+    own["name"] = name
+    checked.components[path]["name"] = name
+    try:
+        model = components.models(slot.kind, name)
+        if model is None:
+            raise unknown_name(slot.kind, name, components.names[slot.kind])
+    except OptlabError as error:
+        for problem in error.problems:
+            found.add((*path, "name"), problem)
+        return
+    clash = [key for key, info in model.model_fields.items() if key in own_keys and info.is_required()]
+    if clash:
+        what = f"{name} asks for {', '.join(clash)}, which is a key of the config itself"
+        found.add((*path, "name"), Problem(what, fix="rename that parameter"))
+        return
+    options = _check_options(model, given, path, found, siblings=own_keys)
+    checked.components[path]["options"] = options
+    for group_path, group_given in group_paths:
+        complete = _check_options(model, {**options, **group_given}, group_path, found, keys=group_given)
+        checked.components[group_path]["options"] = {k: v for k, v in complete.items() if k in group_given}
+
+
+def _absolute_name(name: str, position: Position | None) -> str:
+    return absolute_import_path(name, position.origin.folder if position else Path.cwd())
+
+
+def _check_options(
+    model: type[BaseModel],
+    given: Mapping[Hashable, Any],
+    path: KeyPath,
+    found: _Found,
+    *,
+    siblings: Sequence[str] = (),
+    keys: Mapping[Hashable, Any] | None = None,
+) -> dict[Hashable, Any]:
+    """Return a component's options, complete and in the builder's order.
+
+    Args:
+        model: of the options.
+        given: what the config says.
+        path: of the component.
+        found: takes the problems.
+        siblings: the component's structural keys, for the nearest name.
+        keys: report problems of these only (a parameter group restates some of its optimizer's options).
+    """
+    try:
+        valid = model.model_validate(given)
+    except ValidationError as error:
+        for below, problem in messages.explain(error, given, model, siblings=siblings):
+            if keys is None or (below and below[0] in keys):
+                found.add((*path, *below), problem)
+        return {}
+    options: dict[Hashable, Any] = {}
+    for key, info in model.model_fields.items():
+        if key not in valid.model_fields_set and any(
+            isinstance(mark, BuilderDefault) for mark in info.metadata
+        ):
+            continue
+        value = _plain_output(getattr(valid, key))
+        position = found.position((*path, key))
+        folder = position.origin.folder if position else Path.cwd()
+        if is_path(info):
+            value = _map_text(value, lambda text, folder=folder: absolute_path(text, folder))
+        elif is_import_path(info):
+            value = _map_text(value, lambda text, folder=folder: absolute_import_path(text, folder))
+        options[key] = value
+    return options
+
+
+def _map_text(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, list):
+        return [_map_text(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _plain_output(value: Any) -> Any:
+    """Return what YAML can write of a validated value: tuples as lists, paths as text."""
+    if isinstance(value, BaseModel):
+        return _plain_output(value.model_dump())
+    if isinstance(value, dict):
+        return {key: _plain_output(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_output(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_plain_output(item) for item in value), key=repr)
+    if isinstance(value, enum.Enum):
+        return _plain_output(value.value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _as_written(tree: Tree, path: KeyPath) -> KeyPath:
+    """Take out the index that stands for the only optimizer or schedule, written without a list."""
+    if len(path) > 1 and path[0] in ("optimizer", "scheduler") and path[1] == 0:
+        return path if isinstance(tree.data.get(path[0]), list) else (path[0], *path[2:])
+    return path
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what this loader and every other YAML reader read alike."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+# Text that our reader takes for a number must be quoted; PyYAML quotes only what its own reader would.
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", positions.FLOAT, list("-+.0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", positions.INT, list("-+0123456789"))
+
+
+def dump(config: Config) -> str:
+    """Return a config as YAML, complete: `load` gives the same config back, floats to the last bit."""
+    fields = config.model_dump()
+    for key in ("optimizer", "scheduler"):
+        if len(fields[key]) < 2:
+            fields[key] = fields[key][0] if fields[key] else None
+    seeds = set(fields["seed"].values())
+    if len(seeds) == 1:
+        fields["seed"] = seeds.pop()
+    text: str = yaml.dump(
+        fields, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+    )
+    return text

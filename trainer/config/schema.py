@@ -1,0 +1,440 @@
+"""The signature is the schema: a builder's keywords become a strict pydantic model of its options.
+
+Works on any class or function, torch's own included, without importing torch: types that YAML cannot write
+are recognised by being none of those that it can. What the builders do is not known here.
+"""
+
+from __future__ import annotations
+
+import builtins
+import collections.abc
+import enum
+import inspect
+import math
+import os
+import re
+import sys
+import types
+import typing
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import AfterValidator, AllowInfNan, BaseModel, ConfigDict, Field, Strict, create_model
+from pydantic.errors import PydanticUserError
+from pydantic.fields import FieldInfo
+from pydantic_core import ValidationError
+
+from trainer.config.paths import split_import_path
+from trainer.errors import ConfigError
+
+DROPPED = ("self", "params", "optimizer", "tensor", "generator", "last_epoch")
+
+_PLAIN = (bool, int, float, str)
+_LISTS = (
+    list,
+    collections.abc.Sequence,
+    collections.abc.Iterable,
+    collections.abc.Collection,
+    collections.abc.MutableSequence,
+)
+_MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+_SETS = (set, frozenset, collections.abc.Set)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportPathText:
+    """Marks an option whose text is an import path: relative files in it start at the YAML file's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuilderDefault:
+    """Marks an option whose default YAML cannot write: left unset, the builder uses its own."""
+
+
+class _AnyAttribute(type):
+    """Lets `torch.Tensor` be read off a `torch` that nobody imported."""
+
+    def __getattr__(cls, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return cls
+
+
+class _Unrepresentable(metaclass=_AnyAttribute):
+    """Stands for a type whose values YAML cannot write (a tensor, a generator, an unknown name)."""
+
+    def __class_getitem__(cls, item: object) -> type:
+        return cls
+
+
+def _check_import_path(text: str) -> str:
+    if split_import_path(text) is None:
+        raise ValueError("an import path is needed, as my_file.py:thing or package.module:thing")
+    return text
+
+
+def _check_not_nan(value: float) -> float:
+    if math.isnan(value):
+        raise ValueError("NaN is not a number to compute with")
+    return value
+
+
+ImportPathOption = Annotated[str, AfterValidator(_check_import_path), ImportPathText()]
+_UnboundedFloat = Annotated[float, AllowInfNan(True), AfterValidator(_check_not_nan)]
+
+
+class Options(BaseModel):
+    """The options of one component: unknown keys are errors, types strict, numbers finite, values fixed."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        validate_default=True,
+    )
+
+
+def schema_from_signature(
+    builder: Callable[..., Any], *, drop: Collection[str] = DROPPED, optional: Collection[str] = ()
+) -> type[BaseModel]:
+    """Derive the option model of a builder from its signature and docstring.
+
+    Tensors and other types that YAML cannot write are dropped from unions; a `Callable` becomes an import path;
+    tuples accept lists; `Iterable[int]` and the like are lists. Numbers must be finite unless the default is not.
+    An option without annotation takes any value.
+
+    Args:
+        builder: a class, a function or a `functools.partial` of one.
+        drop: parameters that the caller gives itself.
+        optional: required parameters that may be left unset, because the caller fills them then.
+
+    Raises:
+        ConfigError: the builder has no readable signature; `key` is "name".
+    """
+    descriptions = parse_args_section(_docstring(builder))
+    fields: dict[str, tuple[Any, FieldInfo]] = {}
+    for parameter, namespace in _parameters(builder):
+        if parameter.name in drop or parameter.name.startswith("_") or parameter.name in fields:
+            continue
+        field = _field(parameter, namespace, descriptions.get(parameter.name, ""))
+        if field is not None and field[1].is_required() and parameter.name in optional:
+            field = _unset(*field)
+        if field is not None:
+            fields[parameter.name] = field
+    name = getattr(_unwrap(builder), "__name__", "Component")
+    model = _create(name, fields)
+    misfits = _misfitting_defaults(model)
+    for key in misfits:
+        annotation, info = fields[key]
+        fields[key] = (_union([annotation, _plain_type(info.default)]), info)
+    return _create(name, fields) if misfits else model
+
+
+def _create(name: str, fields: Mapping[str, tuple[Any, FieldInfo]]) -> type[BaseModel]:
+    def create(chosen: Mapping[str, tuple[Any, FieldInfo]]) -> type[BaseModel]:
+        with warnings.catch_warnings():
+            # A user's option may be called `copy` or `json`, which pydantic's own methods are, too.
+            warnings.simplefilter("ignore", UserWarning)
+            definitions: dict[str, Any] = dict(chosen)
+            return create_model(name, __base__=Options, **definitions)
+
+    def understood(key: str) -> bool:
+        try:
+            create({key: fields[key]})
+        except (PydanticUserError, TypeError):
+            return False
+        return True
+
+    try:
+        return create(fields)
+    except (PydanticUserError, TypeError):
+        # A type that pydantic cannot check: the builder checks it.
+        return create({key: field if understood(key) else (Any, field[1]) for key, field in fields.items()})
+
+
+def _misfitting_defaults(model: type[BaseModel]) -> set[str]:
+    """Return the options whose default is none of the annotated values, as in `eps: int = 1e-8`."""
+    try:
+        model.model_validate({})
+    except ValidationError as error:
+        optional = {key for key, info in model.model_fields.items() if not info.is_required()}
+        return {
+            str(problem["loc"][0]) for problem in error.errors(include_url=False) if problem["loc"]
+        } & optional
+    return set()
+
+
+def _field(parameter: inspect.Parameter, names: _Names, description: str) -> tuple[Any, FieldInfo] | None:
+    """Return the pydantic field of a parameter; None when YAML cannot write it and need not."""
+    required = parameter.default is inspect.Parameter.empty
+    unbounded = not required and any(
+        isinstance(x, float) and math.isinf(x) for x in _leaves(parameter.default)
+    )
+    annotation = _represent(parameter.annotation, names, unbounded)
+    if annotation is _Unrepresentable:
+        if not required:
+            return None
+        annotation = Any
+    about = {"description": description} if description else {}
+    if required:
+        return annotation, Field(**about)
+    if all(item is None or isinstance(item, _PLAIN) for item in _leaves(parameter.default)):
+        if parameter.default is None:
+            annotation = _union([annotation, None])
+        return annotation, Field(default=_without_tuples(parameter.default), **about)
+    return _unset(annotation, Field(**about))
+
+
+def _unset(annotation: Any, info: FieldInfo) -> tuple[Any, FieldInfo]:
+    """Return the field that may be left to the builder."""
+    return Annotated[_union([annotation, None]), BuilderDefault()], Field(
+        default=None, description=info.description
+    )
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _without_tuples(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_without_tuples(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_tuples(item) for key, item in value.items()}
+    return value
+
+
+def _plain_type(value: object) -> Any:
+    if value is None:
+        return None
+    return list[Any] if isinstance(value, list) else type(value)
+
+
+def _union(members: list[Any]) -> Any:
+    return Union[tuple(members)]
+
+
+def _represent(annotation: Any, names: _Names, unbounded: bool) -> Any:
+    """Return the pydantic type of what YAML can write of an annotation; `_Unrepresentable` when nothing.
+
+    Args:
+        annotation: a type, a string that names one, or `inspect.Parameter.empty`.
+        names: what strings are looked up in.
+        unbounded: True lets floats be infinite.
+    """
+
+    def inner(part: Any) -> Any:
+        found = _represent(part, names, unbounded)
+        return Any if found is _Unrepresentable else found
+
+    if isinstance(annotation, typing.ForwardRef):
+        annotation = annotation.__forward_arg__
+    if isinstance(annotation, str):
+        return _represent(names.evaluate(annotation), names, unbounded)
+    if annotation in (inspect.Parameter.empty, Any, object) or isinstance(annotation, typing.TypeVar):
+        return Any
+    if annotation is None or annotation is types.NoneType:
+        return None
+    if hasattr(annotation, "__supertype__"):
+        return _represent(annotation.__supertype__, names, unbounded)
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return annotation
+    if origin is Annotated:
+        represented = _represent(args[0], names, unbounded)
+        return represented if represented is _Unrepresentable else Annotated[(represented, *args[1:])]
+    if origin in (Union, types.UnionType):
+        members = [_represent(arg, names, unbounded) for arg in args]
+        known = [member for member in members if member is not _Unrepresentable]
+        return _union(known) if known else _Unrepresentable
+    kind = origin or annotation
+    if kind is tuple:
+        items = tuple(arg if arg is Ellipsis else inner(arg) for arg in args)
+        return Annotated[tuple[items] if items else tuple[Any, ...], Strict(False)]
+    if kind in _LISTS:
+        return list[inner(args[0]) if args else Any]  # type: ignore[misc]
+    if kind in _SETS:
+        return Annotated[set[inner(args[0]) if args else Any], Strict(False)]  # type: ignore[misc]
+    if kind in _MAPPINGS:
+        key, value = (inner(arg) for arg in args) if args else (Any, Any)
+        return dict[key, value]  # type: ignore[valid-type]
+    if kind in (collections.abc.Callable, type):
+        return ImportPathOption
+    if kind is float:
+        return _UnboundedFloat if unbounded else float
+    if kind in _PLAIN:
+        return kind
+    if isinstance(kind, type) and issubclass(kind, PurePath | os.PathLike):
+        return Annotated[Path, Strict(False)]
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return Annotated[kind, Strict(False)]
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    return _Unrepresentable
+
+
+class _Names(dict[str, Any]):
+    """The names that a builder's annotations may use: its module's, then those that are usual in annotations."""
+
+    def __init__(self, module: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._module = module
+
+    def __missing__(self, name: str) -> Any:
+        for space in (self._module, vars(builtins), vars(typing), vars(collections.abc), {"Path": Path}):
+            if name in space:
+                return space[name]
+        return _Unrepresentable
+
+    def evaluate(self, text: str) -> Any:
+        """Return the type that a string names; Any when it cannot be understood."""
+        try:
+            return eval(text, {}, self)
+        except Exception:
+            return Any
+
+
+def _unwrap(builder: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(builder, partial):
+        builder = builder.func
+    return inspect.unwrap(builder)
+
+
+def _parameters(builder: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter, _Names]]:
+    """Yield a builder's keyword parameters with the names that their annotations may use.
+
+    A class that passes `**kwargs` on offers the optional parameters of the class above, too.
+    """
+    signature = _signature(builder)
+    function = _unwrap(builder)
+    yield from _keywords(signature, _names_of(function))
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    if not isinstance(function, type) or not passes_on:
+        return
+    inits = [cls.__init__ for cls in function.__mro__ if "__init__" in vars(cls) and cls is not object]
+    for init in inits[1:]:
+        above = _signature(init)
+        for parameter, names in _keywords(above, _names_of(init)):
+            if parameter.default is not parameter.empty:
+                yield parameter, names
+        if not any(p.kind is p.VAR_KEYWORD for p in above.parameters.values()):
+            return
+
+
+def _keywords(signature: inspect.Signature, names: _Names) -> Iterator[tuple[inspect.Parameter, _Names]]:
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            yield parameter, names
+
+
+def _signature(builder: Callable[..., Any]) -> inspect.Signature:
+    try:
+        if sys.version_info >= (3, 14):
+            from annotationlib import Format
+
+            return inspect.signature(builder, annotation_format=Format.FORWARDREF)
+        return inspect.signature(builder)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{builder!r} does not tell its options: {error}",
+            key="name",
+            expected="a class or a function written in Python",
+        ) from error
+
+
+def _names_of(function: Callable[..., Any]) -> _Names:
+    if isinstance(function, type):
+        function = function.__init__
+    return _Names(getattr(inspect.unwrap(function), "__globals__", {}))
+
+
+def _docstring(builder: Callable[..., Any]) -> str:
+    """Return the docstring in which a builder's arguments are described: the class's, else its __init__'s."""
+    function = _unwrap(builder)
+    docs = [function.__doc__ or ""]
+    if isinstance(function, type):
+        docs.append(function.__init__.__doc__ or "")
+    docs = [inspect.cleandoc(doc) for doc in docs]
+    return next((doc for doc in docs if parse_args_section(doc)), "")
+
+
+_HEADING = re.compile(r"(Args|Arguments|Parameters|Keyword Args|Keyword Arguments):\s*\Z")
+_ENTRY = re.compile(
+    r"(?P<names>\*{0,2}\w+(\s*,\s*\w+)*)\s*(?P<type>\((?:[^()]|\([^()]*\))*\))?\s*:(?:\s+|\Z)(?P<text>.*)"
+)
+
+
+def parse_args_section(doc: str) -> dict[str, str]:
+    """Return what a docstring's `Args:` section says of each argument, in one line without markup.
+
+    Understands `name: text` and torch's `name (type, optional): text`, over several lines.
+    """
+    entries: dict[str, list[str]] = {}
+    section_indent: int | None = None
+    entry_indent: int | None = None
+    current: list[str] = []
+    for line in doc.expandtabs().splitlines():
+        indent, text = len(line) - len(line.lstrip()), line.strip()
+        if _HEADING.match(text):
+            section_indent, entry_indent, current = indent, None, []
+            continue
+        if section_indent is None or not text:
+            continue
+        if indent <= section_indent:
+            section_indent = None
+            continue
+        entry_indent = indent if entry_indent is None else entry_indent
+        entry = _ENTRY.match(text) if indent == entry_indent else None
+        if entry:
+            current = [entry["text"]]
+            for name in entry["names"].replace("*", "").split(","):
+                entries.setdefault(name.strip(), current)
+        elif indent > entry_indent:
+            current.append(text)
+    return {name: _plain_text(" ".join(lines)) for name, lines in entries.items()}
+
+
+def _plain_text(text: str) -> str:
+    """Take RST markup, formulas' backslashes and the repeated default out of a description."""
+    text = re.split(r"\s\.\. \w+::", " " + text)[0]
+    text = re.sub(r":math:`([^`]*)`", lambda found: re.sub(r"\\(?:text|mathrm)?|[{}]", "", found[1]), text)
+    text = re.sub(r":[a-z:]+:`~?([^`]*)`", r"\1", text)
+    text = re.sub(r"`([^`<]*?)\s*<[^`>]*>`_+", r"\1", text)
+    text = re.sub(r"`+([^`]*)`+_*", r"`\1`", text)
+    text = re.sub(r"\*\*([^*]+)\*\*", r"\1", text)
+    text = re.sub(
+        r"\s*\(default: (?:[^()]|\([^()]*\))*\)\.?|\s*Default: \S+\Z", "", text, flags=re.IGNORECASE
+    )
+    return " ".join(text.split())
+
+
+def is_path(info: FieldInfo) -> bool:
+    """Tell whether an option takes a path of the file system."""
+    return any(part is Path for part in _parts(info.annotation))
+
+
+def is_import_path(info: FieldInfo) -> bool:
+    """Tell whether an option takes an import path."""
+    marks = (*info.metadata, *_parts(info.annotation))
+    return any(isinstance(mark, ImportPathText) for mark in marks)
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    if get_origin(annotation) is not Literal:
+        for part in (*get_args(annotation), *getattr(annotation, "__metadata__", ())):
+            yield from _parts(part)
