@@ -275,3 +275,22 @@ def test_state_bytes_counts_the_moments(name: str) -> None:
         assert counted == 2 * weights
     else:
         assert counted >= weights
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_on_a_gpu_the_fastest_is_chosen_and_the_rule_is_the_same(name: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU")
+    cls = OPTIMIZERS[name]
+    chosen = resolve_implementation(cls, settings(name), torch.device("cuda"), torch.float32)
+    assert sum(chosen.values()) == bool(chosen), "torch has no fast implementation of a known switch"
+    problem = Problem(matrices_only=cls is torch.optim.Muon)
+    problem.model.cuda()
+    problem.images, problem.targets = problem.images.cuda(), problem.targets.cuda()
+    groups = assign_groups(problem.model, [n for n, _ in problem.model.named_parameters()], [])
+    problem.train(build_optimizer(cls, problem.model, groups, settings(name)), range(5))
+    # Muon orthogonalises in bfloat16, which the two machines round differently.
+    tolerance = 3e-2 if name == "Muon" else 1e-3
+    for ours, cpu in zip(problem.weights(), trained(name, settings(name), 5), strict=True):
+        torch.testing.assert_close(ours.cpu(), cpu, rtol=tolerance, atol=tolerance)
