@@ -20,6 +20,7 @@ from trainer.errors import ConfigError
 from trainer.schedules import (
     DERIVED,
     OWN_SCHEDULERS,
+    SCHEDULES,
     Schedule,
     ScheduleSpec,
     build_schedule,
@@ -27,7 +28,6 @@ from trainer.schedules import (
     torch_schedulers,
 )
 
-SCHEDULERS = {**torch_schedulers(), **OWN_SCHEDULERS}
 LENGTH = 12
 METRICS = [1.0, 1.0, 0.5, 0.499, 0.6, 0.7, 0.7, 0.4, 0.41, 0.42, 0.43, 0.44, 0.45]
 
@@ -67,9 +67,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 CASES: dict[str, list[ScheduleSpec]] = {
-    **{name: [ScheduleSpec(SCHEDULERS[name], name, options)] for name, options in OPTIONS.items()},
+    **{name: [ScheduleSpec(SCHEDULES[name], name, options)] for name, options in OPTIONS.items()},
     **{
-        f"warmup+{name}": [ScheduleSpec(SCHEDULERS[name], name, options, warmup=3)]
+        f"warmup+{name}": [ScheduleSpec(SCHEDULES[name], name, options, warmup=3)]
         for name, options in OPTIONS.items()
         if name not in ("CyclicLR", "OneCycleLR", "ReduceLROnPlateau")
     },
@@ -139,7 +139,7 @@ def run_by_hand(optimizer: Optimizer, scheduler: LRScheduler) -> list[list[tuple
 def lrs(name: str, options: Mapping[str, Any], **more: Any) -> list[float]:
     optimizer = sgd(parameters())
     schedule = build_schedule(
-        optimizer, [ScheduleSpec(SCHEDULERS[name], name, options, **more)], length=LENGTH
+        optimizer, [ScheduleSpec(SCHEDULES[name], name, options, **more)], length=LENGTH
     )
     return [groups[0][0] for groups in run(optimizer, schedule, range(LENGTH))]
 
@@ -152,9 +152,9 @@ def _no_warning_is_overlooked() -> Iterator[None]:
 
 
 def test_every_schedule_that_torch_exports_is_tried_here() -> None:
-    assert set(OPTIONS) == set(SCHEDULERS)
-    assert set(torchs.__all__) - set(SCHEDULERS) == {"LRScheduler", "SequentialLR", "ChainedScheduler"}
-    assert set(DERIVED) <= set(SCHEDULERS)
+    assert set(OPTIONS) == set(SCHEDULES)
+    assert set(torchs.__all__) - set(SCHEDULES) == {"LRScheduler", "SequentialLR", "ChainedScheduler"}
+    assert set(DERIVED) <= set(SCHEDULES)
 
 
 @pytest.mark.parametrize("make", [sgd, adam, grouped])
@@ -168,10 +168,10 @@ def test_is_torchs_own_used_by_hand(name: str, make: Callable[..., Optimizer]) -
         options["total_steps"] = LENGTH
     if name in ("CyclicLR", "OneCycleLR"):
         options["max_lr"] = [group["lr"] for group in reference.param_groups]
-    expected = run_by_hand(reference, SCHEDULERS[name](reference, **options))
+    expected = run_by_hand(reference, SCHEDULES[name](reference, **options))
 
     optimizer = make(parameters())
-    schedule = build_schedule(optimizer, [ScheduleSpec(SCHEDULERS[name], name, OPTIONS[name])], length=LENGTH)
+    schedule = build_schedule(optimizer, [ScheduleSpec(SCHEDULES[name], name, OPTIONS[name])], length=LENGTH)
     assert run(optimizer, schedule, range(LENGTH)) == expected
     assert expected[0] != expected[-1], "within the length nothing happens: the test shows nothing"
 
@@ -331,7 +331,7 @@ CHANGED: dict[tuple[str, str], tuple[Any, dict[str, Any]]] = {
     ("name", "option"),
     [
         (name, option)
-        for name, cls in SCHEDULERS.items()
+        for name, cls in SCHEDULES.items()
         for option in inspect.signature(cls).parameters
         if option not in ("optimizer", "last_epoch")  # given by optlab; torch's way to resume, not ours
     ],
@@ -341,7 +341,7 @@ def test_every_option_changes_the_numbers(name: str, option: str) -> None:
 
     def numbers(options: Mapping[str, Any]) -> list[list[tuple[Any, ...]]]:
         optimizer = sgd(parameters())
-        schedule = build_schedule(optimizer, [ScheduleSpec(SCHEDULERS[name], name, options)], length=LENGTH)
+        schedule = build_schedule(optimizer, [ScheduleSpec(SCHEDULES[name], name, options)], length=LENGTH)
         return run(optimizer, schedule, range(LENGTH))
 
     base = {**OPTIONS[name], **besides}
@@ -408,7 +408,7 @@ def test_lengths_come_from_what_is_left_of_the_run() -> None:
 
 
 def spec(name: str, options: Mapping[str, Any] = {}, **more: Any) -> ScheduleSpec:
-    return ScheduleSpec(SCHEDULERS[name], name, options, **more)
+    return ScheduleSpec(SCHEDULES[name], name, options, **more)
 
 
 STEP = {"step_size": 2}

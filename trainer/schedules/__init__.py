@@ -6,12 +6,13 @@ is logged, is not this room's business.
 """
 
 from trainer.schedules.build import DERIVED, ScheduleSpec, build_schedule, derived_options
-from trainer.schedules.rules import OWN_SCHEDULERS, InverseTime, Piecewise, torch_schedulers
+from trainer.schedules.rules import OWN_SCHEDULERS, SCHEDULES, InverseTime, Piecewise, torch_schedulers
 from trainer.schedules.schedule import Schedule
 
 __all__ = [
     "DERIVED",
     "OWN_SCHEDULERS",
+    "SCHEDULES",
     "InverseTime",
     "Piecewise",
     "Schedule",

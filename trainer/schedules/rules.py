@@ -84,3 +84,6 @@ def torch_schedulers() -> dict[str, type[LRScheduler]]:
 
 OWN_SCHEDULERS: dict[str, type[LRScheduler]] = {"inverse_time": InverseTime, "piecewise": Piecewise}
 """Our schedules by their config name."""
+
+SCHEDULES: dict[str, type[LRScheduler]] = {**torch_schedulers(), **OWN_SCHEDULERS}
+"""All schedules by their config name."""
