@@ -94,7 +94,7 @@ def make_dataset(train: Split, test: Split, class_names: Sequence[str] | None) -
     return Dataset(train, test, names, digest.hexdigest())
 
 
-def data_root(root: str | None) -> Path:
+def data_root(root: str | Path | None) -> Path:
     """Return the folder of downloaded sets: `root`, else $OPTLAB_DATA, else the user's cache."""
     chosen = root or os.environ.get("OPTLAB_DATA")
     if chosen:

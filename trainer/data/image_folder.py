@@ -39,7 +39,7 @@ class _Header:
 
 
 def image_folder(
-    *, path: str, size: Annotated[int, Field(ge=1)] | None = None, progress: Progress | None = None
+    *, path: str | Path, size: Annotated[int, Field(ge=1)] | None = None, progress: Progress | None = None
 ) -> Dataset:
     """Return the images below a folder, uint8 [N, C, H, W], one class per subfolder, in the order of names.
 

@@ -22,7 +22,7 @@ _CHANNELS = (1, 3, 4)
 Layout = Literal["auto", "nhwc", "nchw"]
 
 
-def npz(*, path: str, layout: Layout = "auto") -> Dataset:
+def npz(*, path: str | Path, layout: Layout = "auto") -> Dataset:
     """Return the arrays of one .npz file as a data set.
 
     Args:

@@ -72,7 +72,7 @@ KNOWN_SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
 `emnist.<split>` for the splits of emnist."""
 
 
-def mnist(*, root: str | None = None, download: bool = True) -> Dataset:
+def mnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     """Return MNIST: 60,000 and 10,000 handwritten digits, uint8 [N, 1, 28, 28], 10 classes.
 
     Args:
@@ -82,7 +82,7 @@ def mnist(*, root: str | None = None, download: bool = True) -> Dataset:
     return _mnist_like("mnist", "MNIST", _DIGITS, root, download)
 
 
-def fashion_mnist(*, root: str | None = None, download: bool = True) -> Dataset:
+def fashion_mnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     """Return Fashion-MNIST: 60,000 and 10,000 articles of clothing, uint8 [N, 1, 28, 28], 10 classes.
 
     Args:
@@ -92,7 +92,7 @@ def fashion_mnist(*, root: str | None = None, download: bool = True) -> Dataset:
     return _mnist_like("fashion_mnist", "FashionMNIST", _FASHION, root, download)
 
 
-def kmnist(*, root: str | None = None, download: bool = True) -> Dataset:
+def kmnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     """Return Kuzushiji-MNIST: 70,000 cursive Japanese characters, uint8 [N, 1, 28, 28], 10 classes.
 
     Args:
@@ -102,7 +102,7 @@ def kmnist(*, root: str | None = None, download: bool = True) -> Dataset:
     return _mnist_like("kmnist", "KMNIST", _KUZUSHIJI, root, download)
 
 
-def emnist(*, split: EmnistSplit = "balanced", root: str | None = None, download: bool = True) -> Dataset:
+def emnist(*, split: EmnistSplit = "balanced", root: str | Path | None = None, download: bool = True) -> Dataset:
     """Return one split of EMNIST: handwritten letters and digits, uint8 [N, 1, 28, 28].
 
     The files hold every image mirrored along its diagonal; here they stand upright. The labels of
@@ -135,7 +135,7 @@ def emnist(*, split: EmnistSplit = "balanced", root: str | None = None, download
     return make_dataset(read("train"), read("test"), classes)
 
 
-def qmnist(*, root: str | None = None, download: bool = True) -> Dataset:
+def qmnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     """Return QMNIST: MNIST's 60,000 training and all 60,000 test digits, uint8 [N, 1, 28, 28], 10 classes.
 
     Args:
@@ -159,7 +159,7 @@ def qmnist(*, root: str | None = None, download: bool = True) -> Dataset:
     return make_dataset(read("train"), read("test"), _DIGITS)
 
 
-def cifar10(*, root: str | None = None, download: bool = True) -> Dataset:
+def cifar10(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     """Return CIFAR-10: 50,000 and 10,000 photographs, uint8 [N, 3, 32, 32], 10 classes.
 
     Args:
@@ -169,7 +169,7 @@ def cifar10(*, root: str | None = None, download: bool = True) -> Dataset:
     return _cifar("cifar10", "CIFAR10", "labels", 10, root, download)
 
 
-def cifar100(*, root: str | None = None, download: bool = True) -> Dataset:
+def cifar100(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     """Return CIFAR-100: 50,000 and 10,000 photographs, uint8 [N, 3, 32, 32], its 100 fine classes.
 
     Args:
@@ -179,7 +179,7 @@ def cifar100(*, root: str | None = None, download: bool = True) -> Dataset:
     return _cifar("cifar100", "CIFAR100", "fine_labels", 100, root, download)
 
 
-def svhn(*, root: str | None = None, download: bool = True) -> Dataset:
+def svhn(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     """Return SVHN: 73,257 and 26,032 digits of house numbers, uint8 [N, 3, 32, 32], 10 classes.
 
     The files label the digit 0 as 10; here it is 0, as in torchvision.
@@ -197,7 +197,7 @@ def svhn(*, root: str | None = None, download: bool = True) -> Dataset:
     return make_dataset(read_svhn(files["train"]), read_svhn(files["test"]), _DIGITS)
 
 
-def usps(*, root: str | None = None, download: bool = True) -> Dataset:
+def usps(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     """Return USPS: 7,291 and 2,007 digits of envelopes, uint8 [N, 1, 16, 16], 10 classes.
 
     Args:
@@ -216,7 +216,7 @@ _PARTS = ("train", "test")
 _BOTH: list[dict[str, Any]] = [{"train": True}, {"train": False}]
 
 
-def _mnist_like(name: str, cls: str, classes: Sequence[str], root: str | None, download: bool) -> Dataset:
+def _mnist_like(name: str, cls: str, classes: Sequence[str], root: str | Path | None, download: bool) -> Dataset:
     raw = data_root(root) / cls / "raw"
     files = {
         part: [raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"]
@@ -366,7 +366,7 @@ def read_usps(path: Path) -> Split:
     return Split(images.view(-1, 1, 16, 16), check_labels(labels, 10, str(path)))
 
 
-def _cifar(name: str, cls: str, key: str, classes: int, root: str | None, download: bool) -> Dataset:
+def _cifar(name: str, cls: str, key: str, classes: int, root: str | Path | None, download: bool) -> Dataset:
     source = _torchvision(cls)  # its file names and sums
     folder = data_root(root) / source.base_folder
     sums = dict([*source.train_list, *source.test_list])
@@ -419,7 +419,7 @@ def _torchvision(cls: str) -> Any:
 def _fetch(
     name: str,
     cls: str,
-    root: str | None,
+    root: str | Path | None,
     download: bool,
     files: Sequence[Path],
     calls: Sequence[dict[str, Any]],
