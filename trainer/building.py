@@ -21,10 +21,10 @@ from torch.optim import Optimizer
 from trainer import catalog
 from trainer.config.load import Loaded
 from trainer.config.paths import split_import_path
-from trainer.config.structure import Component, Config, DataConfig, InitConfig, Match, OptimizerConfig
+from trainer.config.structure import Component, Config, DataConfig, InitConfig, Match, OptimizerConfig, SchedulerConfig
 from trainer.data.augment import Augmentation
 from trainer.data.batches import Batches, eval_batches
-from trainer.data.dataset import Dataset, Splits, split_dataset
+from trainer.data.dataset import Dataset, Splits, data_root, split_dataset
 from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
 from trainer.device import PRECISIONS, Clock, autocast, resolve_device, usable_cores
 from trainer.engines.eager import EagerEngine
@@ -76,7 +76,7 @@ def build_experiment(loaded: Loaded, *, download: bool = True) -> Experiment:
     model = build_model(loaded, prepare.output_shape, dataset.num_classes)
     model.to(device)
     with located(loaded, "loss"):
-        loss: Loss = catalog.find("loss", config.loss.name)(**config.loss.options)
+        loss: Loss = _build("loss", config.loss)
         _try_loss(loss, batches, dataset.num_classes)
 
     optimizers, groups, implementations = _optimizers(loaded, model, device)
@@ -110,6 +110,7 @@ def build_experiment(loaded: Loaded, *, download: bool = True) -> Experiment:
         model=model,
         loss=loss,
         classes=dataset.class_names is not None,
+        num_classes=dataset.num_classes,
         optimizers=optimizers,
         groups=groups,
         schedules=schedules,
@@ -149,10 +150,7 @@ def build_model(loaded: Loaded, input_shape: tuple[int, ...], num_classes: int) 
     """
     config = loaded.config
     with located(loaded, "model"), global_stream("init", config.seed.init):
-        builder = _options_for(catalog.find("model", config.model.name), config.model.options)
-        context = {"input_shape": input_shape, "num_classes": num_classes}
-        known = inspect.signature(builder).parameters
-        model = builder(**{name: value for name, value in context.items() if name in known})
+        model = _build("model", config.model, input_shape=input_shape, num_classes=num_classes)
         if not isinstance(model, nn.Module):
             raise ConfigError(f"{config.model.name} gave a {type(model).__name__}", expected="a torch.nn.Module")
         check_shapes(model, input_shape, num_classes)
@@ -164,15 +162,19 @@ def build_model(loaded: Loaded, input_shape: tuple[int, ...], num_classes: int) 
 
 
 def _load_dataset(data: DataConfig, *, download: bool) -> Dataset:
-    options = dict(data.options)
+    options = catalog.arguments("dataset", data.name, data.options)
     if "download" in options:
         options["download"] = options["download"] and download
     dataset: Dataset = catalog.find("dataset", data.name)(**options)
     return dataset
 
 
-def _options_for(builder: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
-    return partial(builder, **options)
+def _build(kind: str, component: Component, **context: Any) -> Any:
+    """Build a component from its options, and from that part of the context which its signature asks for."""
+    builder = catalog.find(kind, component.name)
+    wanted = inspect.signature(builder).parameters
+    given = {name: value for name, value in context.items() if name in wanted}
+    return builder(**catalog.arguments(kind, component.name, component.options), **given)
 
 
 def _prepare_machine(config: Config) -> torch.device:
@@ -194,12 +196,9 @@ def _mean_std(data: DataConfig, splits: Splits) -> dict[str, list[float]]:
 def _batches(
     config: Config, dataset: Dataset, splits: Splits, prepare: Prepare, device: torch.device
 ) -> Batches:
-    context = {"num_classes": dataset.num_classes}
-    augment: list[Augmentation] = []
-    for component in config.data.augment:
-        builder = catalog.find("augmentation", component.name)
-        wanted = {name: value for name, value in context.items() if name in inspect.signature(builder).parameters}
-        augment.append(builder(**component.options, **wanted))
+    augment: list[Augmentation] = [
+        _build("augmentation", component, num_classes=dataset.num_classes) for component in config.data.augment
+    ]
     return Batches(
         splits.train,
         batch_size=config.data.batch_size,
@@ -246,7 +245,10 @@ def _penalty(config: Config, model: nn.Module) -> Callable[[], Tensor] | None:
 
 def _init_rules(model: nn.Module, init: InitConfig) -> list[InitRule]:
     def fill(component: Component | None) -> Callable[..., Any] | None:
-        return component and partial(catalog.find("init", component.name), **component.options)
+        if component is None:
+            return None
+        options = catalog.arguments("init", component.name, component.options)
+        return partial(catalog.find("init", component.name), **options)
 
     rules = []
     for number, layer in enumerate(init.layers):
@@ -287,19 +289,20 @@ def _optimizers(
     for label, config, prefix in zip(labels, configs, prefixes, strict=True):
         with located(loaded, prefix):
             groups[label] = assign_groups(model, owned[label], _group_specs(config))
-            cls = catalog.find("optimizer", config.name)
+            cls: type[Optimizer] = catalog.find("optimizer", config.name)  # type: ignore[assignment]
+            options = catalog.arguments("optimizer", config.name, config.options)
             parameters = trainable(model)
             refuse(
                 cls,
-                config.options,
+                options,
                 groups[label],
                 {name: parameters[name] for name in owned[label]},
                 device_type=device.type,
                 uses_scaler=PRECISIONS[loaded.config.train.precision] is torch.float16,
                 alone=len(configs) == 1,
             )
-            implementation = resolve_implementation(cls, config.options, device, torch.float32)
-            optimizers[label] = build_optimizer(cls, model, groups[label], {**config.options, **implementation})
+            implementation = resolve_implementation(cls, options, device, torch.float32)
+            optimizers[label] = build_optimizer(cls, model, groups[label], options | implementation)
             implementations.append(implementation)
     return optimizers, groups, implementations
 
@@ -331,10 +334,10 @@ def _schedules(
             ScheduleSpec(
                 builder=catalog.find("scheduler", config.name),
                 name=config.name,
-                options=config.options,
+                options=catalog.arguments("scheduler", config.name, config.options),
                 interval=config.interval,
                 warmup=config.warmup,
-                monitor=config.monitor or ("val_loss" if loaded.config.data.val_size else "train_loss"),
+                monitor=_monitor(loaded.config, config),
                 until=config.until,
             )
             for config in configs
@@ -343,6 +346,12 @@ def _schedules(
         if length is not None and configs[0].interval == "epoch":
             length = -(-length // steps_per_epoch)
         return [build_schedule(optimizer, specs, length=length) for optimizer in optimizers.values()]
+
+
+def _monitor(config: Config, scheduler: SchedulerConfig) -> str | None:
+    if scheduler.monitor is None and scheduler.name == "ReduceLROnPlateau":
+        return "val_loss" if config.data.val_size else "train_loss"
+    return scheduler.monitor
 
 
 def _check_metrics(loaded: Loaded, experiment: Experiment) -> None:
@@ -380,6 +389,8 @@ def _resolved(config: Config, device: torch.device, implementations: Sequence[Ma
     fields = config.model_dump()
     fields["train"]["device"] = str(device)
     fields["train"]["threads"] = torch.get_num_threads()
+    if "root" in fields["data"]:
+        fields["data"]["root"] = str(data_root(fields["data"]["root"]).absolute())
     for optimizer, implementation in zip(fields["optimizer"], implementations, strict=True):
         optimizer.update(implementation)
     return Config.model_validate(fields)

@@ -10,20 +10,22 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from trainer import losses, schedules
+from trainer.config import messages
 from trainer.config.load import Components, Loaded, load
 from trainer.config.paths import split_import_path
-from trainer.config.schema import schema_from_signature
+from trainer.config.schema import is_import_path, schema_from_signature
 from trainer.data import augment, digits, image_folder, npz, torchvision_sets
-from trainer.errors import ConfigError, unknown_name
+from trainer.errors import ConfigError, OptlabError, unknown_name
 from trainer.init import INIT_FUNCTIONS
 from trainer.models import convolutional, dense, residual, torchvision_models
 from trainer.optimizers.build import torch_optimizers
@@ -86,7 +88,7 @@ REGISTRIES: Mapping[str, Mapping[str, Builder]] = {
     "init": INIT_FUNCTIONS,
     "loss": LOSSES,
     "optimizer": torch_optimizers() | SCRATCH,
-    "scheduler": schedules.torch_schedulers() | schedules.OWN_SCHEDULERS,
+    "scheduler": schedules.SCHEDULES,
 }
 
 # Arguments that optlab gives a builder itself, and that are therefore no options of the config.
@@ -106,20 +108,29 @@ def find(kind: str, name: str) -> Builder:
     registry = REGISTRIES[kind]
     if name in registry:
         return registry[name]
-    path = split_import_path(name)
-    if path is None:
+    if split_import_path(name) is None:
         raise unknown_name(kind, name, list(registry), key="name")
+    return find_object(name)
+
+
+def find_object(text: str) -> Builder:
+    """Return the class or function that an import path names: `/absolute/file.py:thing` or `package.module:thing`.
+
+    Raises:
+        ConfigError: it cannot be imported, is not there, or cannot be called; `key` is "name".
+    """
+    path = split_import_path(text)
+    assert path is not None, text
     module = _import_file(Path(path.source)) if path.is_file else _import_module(path.source)
     if not hasattr(module, path.attribute):
+        own = [name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__]
         raise ConfigError(
-            f"{path.source} has no {path.attribute!r}",
-            key="name",
-            expected=f"one of {', '.join(name for name in vars(module) if not name.startswith('_')) or 'nothing'}",
+            f"{path.source} has no {path.attribute!r}", key="name", expected=f"one of {', '.join(own) or 'nothing'}"
         )
-    builder: Builder = getattr(module, path.attribute)
-    if not callable(builder):
-        raise ConfigError(f"{name} is a {type(builder).__name__}", key="name", expected="a class or a function")
-    return builder
+    found: Builder = getattr(module, path.attribute)
+    if not callable(found):
+        raise ConfigError(f"{text} is a {type(found).__name__}", key="name", expected="a class or a function")
+    return found
 
 
 def _import_file(file: Path) -> ModuleType:
@@ -165,8 +176,45 @@ def _import_failure(source: str, error: BaseException) -> ConfigError:
 
 
 def option_model(kind: str, name: str) -> type[BaseModel]:
-    """Return the strict model of a component's options; ConfigError when there is no such component."""
-    return schema_from_signature(find(kind, name), drop=_CONTEXT)
+    """Return the strict model of a component's options; ConfigError when there is no such component.
+
+    Options that follow from the run (a schedule's `T_max`) may be left out, though torch requires them.
+    """
+    optional = schedules.DERIVED.get(name, ()) if kind == "scheduler" else ()
+    return schema_from_signature(find(kind, name), drop=_CONTEXT, optional=optional)
+
+
+def arguments(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a component's options as its builder takes them: import paths become what they name.
+
+    Raises:
+        ConfigError: what an option names cannot be imported; `key` is the option.
+    """
+    fields = option_model(kind, name).model_fields
+    ready = dict(options)
+    for option, value in options.items():
+        if option in fields and is_import_path(fields[option]) and value is not None:
+            try:
+                named = [find_object(text) for text in ([value] if isinstance(value, str) else value)]
+            except OptlabError as error:
+                raise ConfigError.of(replace(problem, key=option) for problem in error.problems) from error
+            ready[option] = named[0] if isinstance(value, str) else named
+    return ready
+
+
+def check_options(kind: str, name: str, given: Mapping[Hashable, Any]) -> dict[str, Any]:
+    """Return a component's options, complete with defaults.
+
+    Raises:
+        ConfigError: with every option that is unknown or has a wrong value; `key` is the option.
+    """
+    model = option_model(kind, name)
+    try:
+        valid = model.model_validate(given)
+    except ValidationError as error:
+        found = messages.explain(error, given, model)
+        raise ConfigError.of(replace(problem, key=".".join(map(str, path))) for path, problem in found) from error
+    return {option: getattr(valid, option) for option in valid.model_fields_set}
 
 
 def names(kind: str) -> Sequence[str]:

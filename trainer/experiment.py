@@ -6,6 +6,7 @@ Holds what the loop works with: batches, model, engine, optimizers, schedules, p
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -78,6 +79,8 @@ class Experiment:
         config: resolved and complete; saved with the run.
         data_digest: SHA-256 of the data set's content.
         component_files: the user's own Python files that the config names.
+        classes: whether targets are classes; then accuracies are measured.
+        num_classes: outputs of the model.
         evaluate_on: makes the batches of a split (`val`, `train`, `test`) for an evaluation.
         groups: parameter groups by optimizer label.
         columns: the values of a step record and of an eval record, fixed for the run.
@@ -94,6 +97,7 @@ class Experiment:
     model: nn.Module
     loss: Loss
     classes: bool
+    num_classes: int
     optimizers: Mapping[str, Optimizer]
     groups: Mapping[str, Sequence[Group]]
     schedules: Sequence[Schedule]
@@ -242,6 +246,14 @@ class Experiment:
 
     def _norm_columns(self) -> list[str]:
         return [f"grad_norm.{name}" for name, p in self.model.named_parameters() if p.requires_grad]
+
+    def optimizer_defaults(self) -> dict[str, dict[str, Any]]:
+        """Return every optimizer's own default options by its config name, for titles that show what differs."""
+        found = {}
+        for config, optimizer in zip(self.config.optimizer, self.optimizers.values(), strict=True):
+            parameters = inspect.signature(type(optimizer)).parameters.values()
+            found[config.name] = {p.name: p.default for p in parameters if p.default is not p.empty}
+        return found
 
     # ---- state
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 from trainer import rundir, runner
 from trainer.building import build_experiment
 from trainer.config.load import Loaded
-from trainer.config.run_id import EXECUTION_KEYS, run_id
+from trainer.config.run_id import is_execution_key, run_id
 from trainer.console import TrainingProgress
 from trainer.errors import RunError
 from trainer.experiment import Experiment
@@ -34,9 +34,9 @@ class Launched:
     skipped: bool
 
 
-def folder_for(loaded: Loaded, runs: Path) -> Path:
+def folder_for(loaded: Loaded, overrides: Sequence[str], runs: Path) -> Path:
     """Return where a config with its overrides lands: `<runs>/<name>/<run-id>`."""
-    return runs / loaded.config.name / run_id(loaded.overrides, loaded.config.seed.model_dump())
+    return runs / loaded.config.name / run_id(overrides, loaded.config.seed)
 
 
 def launch(
@@ -118,7 +118,7 @@ def config_differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> l
 
 def _is_execution(key: str) -> bool:
     implementation = key.startswith("optimizer.") and key.rpartition(".")[2] in ("fused", "foreach")
-    return implementation or any(key == name or key.startswith(f"{name}.") for name in EXECUTION_KEYS)
+    return implementation or is_execution_key(key)
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

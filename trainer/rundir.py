@@ -217,6 +217,15 @@ def read_result(path: Path) -> RunResult | None:
         raise RunError(f"{path / SUMMARY} is damaged: {error}") from error
 
 
+def read_environment(path: Path) -> dict[str, Any]:
+    """Return environment.json; empty when it cannot be read, since no number depends on it."""
+    try:
+        around: dict[str, Any] = json.loads((path / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return around
+
+
 def read_histograms(path: Path) -> list[dict[str, Any]]:
     """Return the moments of histograms.json; none when the run wrote none."""
     try:

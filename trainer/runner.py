@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from trainer import checkpoint, plots, rundir
 from trainer.config.load import dump
@@ -246,22 +247,44 @@ def write_opening(experiment: Experiment, folder: Path) -> None:
     around = environment()
     around["device"] = str(experiment.device)
     around["threads"] = torch.get_num_threads()
-    around["data"] = {"name": experiment.config.data.name, "sha256": experiment.data_digest}
+    around["data"] = {
+        "name": experiment.config.data.name,
+        "sha256": experiment.data_digest,
+        "input_shape": list(experiment.splits.train.inputs.shape[1:]),
+        "num_classes": experiment.num_classes,
+    }
+    around["optimizer_defaults"] = experiment.optimizer_defaults()
     around["components"] = rundir.copy_components(folder, experiment.component_files)
     rundir.write_json(folder / rundir.ENVIRONMENT, around)
 
 
-def draw(folder: Path, formats: list[Any]) -> list[Path]:
-    """Draw a run's figures from its files alone."""
+def draw(folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Draw a run's figures from its files alone, and return their paths."""
     found = rundir.load_run(folder)
-    summary = None if found.result is None else found.result.as_dict()
-    curves = plots.Curves(config=found.config, steps=found.steps, epochs=found.epochs, summary=summary)
-    (folder / rundir.PLOTS).mkdir(exist_ok=True)
-    paths = plots.plot_run(curves, folder / rundir.PLOTS, formats=formats)
+    around = rundir.read_environment(folder)
+    data = around.get("data", {})
+    curves = plots.Curves(
+        config=found.config,
+        steps=found.steps,
+        epochs=found.epochs,
+        summary=None if found.result is None else found.result.as_dict(),
+        defaults=around.get("optimizer_defaults"),
+        inputs=math.prod(data["input_shape"]) if "input_shape" in data else None,
+        outputs=data.get("num_classes"),
+    )
+    target = folder / rundir.PLOTS
+    paths = plots.plot_run(curves, target, formats=formats, save=_save_figure)
     moments = rundir.read_histograms(folder)
-    if moments:
-        paths += plots.plot_histograms(plots.title(found.config), moments, folder / rundir.PLOTS, formats=formats)
+    for file_format in formats if moments else ():
+        for name, shown in (("init_histograms", moments[:1]), ("histograms", moments)):
+            heading = plots.title(found.config)
+            path = target / f"{name}.{file_format}"
+            paths.append(plots.plot_histograms(heading, shown, path, save=_save_figure))
     return paths
+
+
+def _save_figure(figure: Figure, path: Path) -> None:
+    rundir.write_atomically(path, plots.render(figure, path.suffix.removeprefix(".")))
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -6,7 +6,9 @@ import inspect
 import json
 import sys
 import time
-from collections.abc import Sequence
+import types
+import typing
+from collections.abc import Hashable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import yaml
 
 from trainer import catalog, console, launch, plots, rundir, runner
 from trainer.building import build_experiment
-from trainer.config import load as config_load
+from trainer.config.load import dump
 from trainer.config.merge import parse_override
 from trainer.console import Column
 from trainer.data.dataset import data_root
@@ -45,7 +47,7 @@ def train(
 ) -> int:
     """Train and return the exit code."""
     loaded = catalog.load_config(config, overrides)
-    folder = run_dir or launch.folder_for(loaded, runs)
+    folder = run_dir or launch.folder_for(loaded, overrides, runs)
     if dry_run:
         _dry_run(build_experiment(loaded), folder)
         return 0
@@ -68,7 +70,7 @@ def _exit_code(result: RunResult) -> int:
 
 def _dry_run(experiment: Experiment, folder: Path) -> None:
     """Print what a run would do, and an estimate from a second of its first steps."""
-    sys.stdout.write(config_load.dump(experiment.config))
+    sys.stdout.write(dump(experiment.config))
     plan, batches = experiment.plan, experiment.batches
     pairs = {
         "run directory": str(folder),
@@ -124,13 +126,12 @@ def prepare(name: str, options: Sequence[str]) -> None:
 
 def _options(kind: str, name: str, assignments: Sequence[str]) -> dict[str, Any]:
     """Return options given as `key=value`, checked against the component's signature."""
-    given: dict[str, Any] = {}
-    for assignment in assignments:
-        (key, *rest), value = parse_override(assignment)
-        if rest:
-            raise ConfigError(f"{assignment!r} is no option of {name}", expected="key=value")
-        given[str(key)] = value
-    return config_load.check_options(given, kind=kind, name=name, components=catalog.COMPONENTS)
+    given: dict[Hashable, Any] = {}
+    for override in map(parse_override, assignments):
+        if len(override.key) != 1:
+            raise ConfigError(f"{override.text!r} is no option of {name}", expected="key=value")
+        given[override.key[0]] = override.value
+    return catalog.check_options(kind, name, given)
 
 
 def plot(folders: Sequence[Path], formats: Sequence[str]) -> None:
@@ -235,7 +236,7 @@ def show(
     rows = [
         {
             "option": option,
-            "type": config_load.describe_type(field.annotation),
+            "type": _type_name(field.annotation),
             "default": "required" if field.is_required() else field.default,
             "meaning": field.description or "",
         }
@@ -273,6 +274,24 @@ def show(
         )
 
 
+def _type_name(annotation: Any) -> str:
+    """Return a type as one would say it: `float`, `int or null`, `sum | mean`."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return " | ".join(str(value) for value in typing.get_args(annotation))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " or ".join(_type_name(part) for part in typing.get_args(annotation))
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _type_name(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (tuple, list):
+        parts = [_type_name(part) for part in typing.get_args(annotation) if part is not ...]
+        return "list of " + (parts[0] if len(set(parts)) == 1 else ", ".join(parts))
+    if annotation is type(None):
+        return "null"
+    return {"str": "text", "bool": "true or false"}.get(getattr(annotation, "__name__", ""), "") or getattr(
+        annotation, "__name__", str(annotation)
+    )
+
+
 def _default_input(name: str) -> tuple[int, ...]:
     matches = [shape for prefix, shape in DEFAULT_INPUTS.items() if name.startswith(prefix)]
     return matches[0] if matches else (1, 28, 28)
@@ -290,7 +309,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def schema(output: Path | None) -> None:
     """Write the JSON Schema of a config."""
-    text = json.dumps(config_load.json_schema(catalog.COMPONENTS), indent=2) + "\n"
+    text = json.dumps(json_schema(catalog.COMPONENTS), indent=2) + "\n"
     if output is None:
         sys.stdout.write(text)
         return
