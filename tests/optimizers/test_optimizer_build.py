@@ -16,6 +16,7 @@ from trainer.optimizers.build import (
     build_optimizer,
     check_options,
     needs_closure,
+    option_names,
     resolve_implementation,
     state_bytes,
     torch_optimizers,
@@ -41,6 +42,20 @@ class Renamed(Optimizer):
         for group in self.param_groups:
             for param in group["params"]:
                 param.sub_(param.grad, alpha=group["lr"])
+
+
+class Noisy(torch.optim.SGD):
+    """A user's own that draws random numbers and passes options on."""
+
+    def __init__(self, params: Any, noise: float = 0.1, **options: Any) -> None:
+        super().__init__(params, **options)
+        self.noise = noise
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for param in group["params"]:
+                param.grad += self.noise * torch.randn_like(param)
+        super().step(closure)
 
 
 def model() -> nn.Module:
@@ -125,6 +140,27 @@ def test_a_users_class_that_asks_for_a_list_gets_one() -> None:
     net = model()
     optimizer = build_optimizer(Renamed, net, groups_of(net), {"weights": [1.0]})
     assert optimizer.param_groups[0]["weights"] == [1.0]
+
+
+def test_a_users_class_may_pass_options_on() -> None:
+    assert option_names(Noisy)[:3] == ["noise", "lr", "momentum"]
+    assert option_names(Renamed) == ["lr", "weights"]
+    assert resolve_implementation(Noisy, {}, CPU, torch.float32) == {"fused": True, "foreach": False}
+    net = model()
+    groups = groups_of(net, GroupSpec({"name": "*.bias"}, None, {"lr": 0.5}))
+    optimizer = build_optimizer(Noisy, net, groups, {"noise": 0.0, "momentum": 0.9})
+    assert [(group["lr"], group["momentum"]) for group in optimizer.param_groups] == [(0.5, 0.9), (1e-3, 0.9)]
+    with pytest.raises(ConfigError, match="does not keep it per group"):
+        build_optimizer(Noisy, net, groups_of(net, GroupSpec({"ndim": 1}, None, {"noise": 0.5})), {})
+    with pytest.raises(ConfigError, match="unknown option of Noisy 'nose'"):
+        check_options(Noisy, {"nose": 1.0})
+
+
+def test_trying_a_class_out_draws_no_random_numbers() -> None:
+    net = model()
+    before = torch.get_rng_state()
+    build_optimizer(Noisy, net, groups_of(net), {})
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch.optim import Optimizer
 from trainer.errors import ConfigError, unknown_name
 from trainer.matching import trainable
 from trainer.optimizers.groups import Group
+
+CPU = torch.device("cpu")
 
 IMPLEMENTATIONS = ("fused", "foreach")
 """Switches between implementations of the same rule, fastest first."""
@@ -30,6 +33,8 @@ NOT_PER_GROUP = {
     "initial_accumulator_value": "torch reads it from the optimizer alone and would ignore the group's",
 }
 """Options that a parameter group cannot have of its own, with the reason."""
+
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 _WORDINGS = (
     ("Nesterov", "nesterov"),
@@ -52,12 +57,17 @@ def torch_optimizers() -> dict[str, type[Optimizer]]:
 
 
 def option_names(cls: type[Optimizer]) -> list[str]:
-    """Return the names of a class's options: its constructor's keywords without the parameters."""
-    return [
-        name
-        for name, parameter in list(inspect.signature(cls).parameters.items())[1:]
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    ]
+    """Return the names of a class's options: its constructor's keywords and those that it passes on."""
+    names: dict[str, None] = {}
+    for base in cls.__mro__[: cls.__mro__.index(Optimizer)]:
+        if "__init__" not in vars(base):
+            continue
+        options = list(inspect.signature(base).parameters.values())[1:]
+        kinds = {option.kind for option in options}
+        names |= {option.name: None for option in options if option.kind not in _VARIABLE}
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+    return list(names)
 
 
 def needs_closure(optimizer: Optimizer | type[Optimizer]) -> bool:
@@ -67,8 +77,20 @@ def needs_closure(optimizer: Optimizer | type[Optimizer]) -> bool:
     return closure is not None and closure.default is inspect.Parameter.empty
 
 
-def check_options(cls: type[Optimizer], options: Mapping[str, Any]) -> None:
+def check_options(
+    cls: type[Optimizer],
+    options: Mapping[str, Any],
+    *,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Build the class on a tiny matrix and take a step: torch's own ranges, told before the run.
+
+    Args:
+        cls: any torch.optim.Optimizer class.
+        options: its keywords.
+        device: where the run's parameters lie (`fused` is not there for all).
+        dtype: their type.
 
     Raises:
         ConfigError: torch's words, `key` the option to blame where the words or their like name it.
@@ -81,11 +103,13 @@ def check_options(cls: type[Optimizer], options: Mapping[str, Any]) -> None:
         name: value for name, value in options.items() if name not in ("capturable", "differentiable")
     }
     try:
-        _trial(cls, settings, torch.device("cpu"), torch.float32)
+        _trial(cls, settings, device, dtype)
     except Exception as error:  # whatever a constructor or a step may raise, also a user's own class
         words = str(error) or type(error).__name__
         raise ConfigError(
-            f"{cls.__name__}: {words}", key=_blamed(words, options, option_names(cls)), fix=_show(cls)
+            f"{cls.__name__}: {words}",
+            key=_blamed(words, options, option_names(cls)),
+            fix=f"`optlab show optimizer {cls.__name__}` lists its options" if _is_torchs(cls) else "",
         ) from error
 
 
@@ -120,17 +144,24 @@ def build_optimizer(
     Raises:
         ConfigError: options that torch refuses, for all or (`groups.N.<option>`) for one group.
     """
-    check_options(cls, options)
-    for index, group in enumerate(groups):
-        _check_group(cls, index, group, options)
     parameters = trainable(model)
     first = parameters[groups[0].names[0]]
+    check_options(cls, options, device=first.device, dtype=first.dtype)
+    for index, group in enumerate(groups):
+        _check_group(cls, index, group, options)
     chosen = resolve_implementation(cls, options, first.device, first.dtype)
     members = [
         {"params": [parameters[name] for name in group.names], **_arguments(cls, group.options)}
         for group in groups
     ]
-    return cls(members, **_arguments(cls, {**options, **chosen}))
+    optimizer = cls(members, **_arguments(cls, {**options, **chosen}))
+    for index, group in enumerate(groups):
+        for name in group.options:
+            if name not in optimizer.defaults:
+                raise _not_per_group(
+                    index, name, f"{cls.__name__} does not keep it per group and would ignore it"
+                )
+    return optimizer
 
 
 def state_bytes(optimizers: Iterable[Optimizer]) -> int:
@@ -172,11 +203,7 @@ def _check_group(cls: type[Optimizer], index: int, group: Group, options: Mappin
         if name not in option_names(cls):
             raise unknown_name(f"option of {cls.__name__}", name, option_names(cls), key=key)
         if name in NOT_PER_GROUP:
-            raise ConfigError(
-                f"a parameter group cannot have its own {name!r}: {NOT_PER_GROUP[name]}",
-                key=key,
-                fix=f"set {name!r} on the optimizer itself",
-            )
+            raise _not_per_group(index, name, NOT_PER_GROUP[name])
     if group.options:
         try:
             check_options(cls, {**options, **group.options})
@@ -187,21 +214,28 @@ def _check_group(cls: type[Optimizer], index: int, group: Group, options: Mappin
             raise ConfigError(problem.what, key=f"groups.{index}.{name}", fix=problem.fix) from error
 
 
+def _not_per_group(index: int, name: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"a parameter group cannot have its own {name!r}: {reason}",
+        key=f"groups.{index}.{name}",
+        fix=f"set {name!r} on the optimizer itself",
+    )
+
+
 def _trial(
     cls: type[Optimizer], options: Mapping[str, Any], device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Build on one 2 x 2 matrix (Muon takes nothing else) and take one step."""
-    matrix = nn.Parameter(torch.eye(2, device=device, dtype=dtype))
-    optimizer = cls([matrix], **_arguments(cls, options))
-    matrix.grad = torch.ones_like(matrix)
-    if needs_closure(cls):
-
-        def closure() -> float:
-            return 1.0
-
-        optimizer.step(closure)
-    else:
-        optimizer.step()
+    """Build on one 2 x 2 matrix (Muon takes nothing else) and take one step; leave no trace."""
+    drawn_from = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=drawn_from), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        matrix = nn.Parameter(torch.eye(2, device=device, dtype=dtype))
+        optimizer = cls([matrix], **_arguments(cls, options))
+        matrix.grad = torch.ones_like(matrix)
+        if needs_closure(cls):
+            optimizer.step(lambda: 1.0)
+        else:
+            optimizer.step()
 
 
 def _accepts(
@@ -225,9 +259,5 @@ def _blamed(words: str, options: Mapping[str, Any], known: Sequence[str]) -> str
     return ""
 
 
-def _show(cls: type[Optimizer]) -> str:
-    return f"`optlab show optimizer {cls.__name__}` lists its options" if cls in _shipped() else ""
-
-
-def _shipped() -> set[type[Optimizer]]:
-    return set(torch_optimizers().values())
+def _is_torchs(cls: type[Optimizer]) -> bool:
+    return cls in torch_optimizers().values()

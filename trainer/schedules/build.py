@@ -264,7 +264,7 @@ def _rehearse(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int |
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scheduler = _assemble(stand_in, copies, length)
-        for interval in range(min(length or 0, REHEARSED)):
+        for interval in range(min(1 if length is None else length, REHEARSED)):
             for group in stand_in.param_groups:
                 if not (group["lr"] >= 0 and math.isfinite(group["lr"])):
                     raise _fault(specs, interval, f"gives a learning rate of {group['lr']}")
