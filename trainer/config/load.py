@@ -1,8 +1,8 @@
 """From a YAML file, overrides or a dict to a checked `Config`, and back to YAML.
 
-Two passes: the options of every component against the model of its builder, then the structure against `Config`.
-All problems of both are told together, each with its place. Which components there are is the caller's knowledge
-(`Components`); what they do is not known here.
+Two passes: the options of every component against the model of its builder, then the structure against
+`Config`. All problems of both are told together, each with its place. Which components there are is the
+caller's knowledge (`Components`); what they do is not known here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ class Components:
     """The components there are, as the catalog tells them.
 
     Args:
-        models: (kind, name) to the model of its options; None or ConfigError when there is no such component. A
-            name may be an import path, `/absolute/file.py:Thing` or `package.module:Thing`.
+        models: (kind, name) to the model of its options; None or ConfigError when there is no such component.
+            A name may be an import path, `/absolute/file.py:Thing` or `package.module:Thing`.
         names: the names of every kind in `slots.KINDS`.
     """
 
@@ -209,9 +210,9 @@ def _check_component(
 ) -> None:
     """Hold a component's options against the model of its builder."""
     own_keys = slot.own_keys()
-    own = {key: item for key, item in value.items() if key in own_keys}
+    own: dict[Hashable, Any] = {key: item for key, item in value.items() if key in own_keys}
     given = {key: item for key, item in value.items() if key not in own_keys}
-    checked.components[path] = own | {"options": {}}
+    checked.components[path] = {**own, "options": {}}
     groups = value.get("groups") if slot.kind == "optimizer" else None
     group_paths = []
     for index, group in enumerate(groups if isinstance(groups, list) else ()):
@@ -221,7 +222,7 @@ def _check_component(
                 for key, item in group.items()
                 if key in GroupConfig.model_fields and key != "options"
             }
-            checked.components[(*path, "groups", index)] = group_own | {"options": {}}
+            checked.components[(*path, "groups", index)] = {**group_own, "options": {}}
             group_paths.append(
                 ((*path, "groups", index), {k: v for k, v in group.items() if k not in group_own})
             )
@@ -286,17 +287,15 @@ def _check_options(
         return {}
     options: dict[Hashable, Any] = {}
     for key, info in model.model_fields.items():
-        if key not in valid.model_fields_set and any(
-            isinstance(mark, BuilderDefault) for mark in info.metadata
-        ):
-            continue
         value = _plain_output(getattr(valid, key))
-        position = found.position((*path, key))
+        if value is None and any(isinstance(mark, BuilderDefault) for mark in info.metadata):
+            continue
+        position = found.position((*path, key)) if key in given else None
         folder = position.origin.folder if position else Path.cwd()
         if is_path(info):
-            value = _map_text(value, lambda text, folder=folder: absolute_path(text, folder))
+            value = _map_text(value, partial(absolute_path, folder=folder))
         elif is_import_path(info):
-            value = _map_text(value, lambda text, folder=folder: absolute_import_path(text, folder))
+            value = _map_text(value, partial(absolute_import_path, folder=folder))
         options[key] = value
     return options
 

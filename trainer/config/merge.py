@@ -2,9 +2,9 @@
 
 The rules (values always come with the place of the layer that set them):
 
-- sections (`train`, `log` ...) merge key by key; lists and all other values are replaced; `null` replaces too;
-- a component that states `name` replaces the one below it, one that omits it merges into it; `data` with a name
-  drops the options of the data set below and keeps the rest (batch size, split ...);
+- sections (`train`, `log` ...) merge key by key; lists and all other values are replaced, by `null` as well;
+- a component that states `name` replaces the one below it, one that omits it merges into it; `data` with a
+  name drops the options of the data set below and keeps the rest (batch size, split ...);
 - `train.epochs` and `train.steps` exclude each other: a layer that sets one drops the other from below.
 
 Whether the keys exist and the values fit is not known here.

@@ -68,14 +68,13 @@ def explain(
 
 
 def _path_in_data(loc: Sequence[Hashable], data: Any, kind: str) -> tuple[KeyPath, bool]:
-    """Return pydantic's location without the names of union members and of `options`, and whether it had any."""
+    """Return pydantic's location without the names of union members, and whether it had any."""
     path: KeyPath = ()
     in_union = False
     for number, part in enumerate(loc):
         last = number == len(loc) - 1
-        if isinstance(data, dict) and part in data:
-            path, data = (*path, part), data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        in_list = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if in_list or (isinstance(data, dict) and part in data):
             path, data = (*path, part), data[part]
         elif last and kind in ("missing", "extra_forbidden"):
             path = (*path, part)

@@ -5,6 +5,7 @@ Pure string work: nothing is imported here and no file is looked at.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class ImportPath:
     is_file: bool
 
     def __str__(self) -> str:
+        """Return the path as it is written in a config."""
         return f"{self.source}:{self.attribute}"
 
 
@@ -50,10 +52,8 @@ def absolute_import_path(text: str, folder: Path) -> str:
 def absolute_path(text: str, folder: Path) -> str:
     """Return a path made absolute against `folder`, with `~` and `..` resolved but links kept."""
     path = Path(text)
-    try:
+    with suppress(RuntimeError):  # `~somebody` who does not exist is a file name like any other
         path = path.expanduser()
-    except RuntimeError:  # `~somebody` who does not exist: a file name like any other
-        pass
     return _normal(folder.absolute() / path)
 
 

@@ -1,10 +1,10 @@
 """YAML text to plain Python values, with the place of every key and list item.
 
-Reads the parser's events itself, because the events know their lines, because nothing but plain values can come
-out of it, and because a hostile file is refused before it grows: depth and size are counted while reading, and
-aliases are counted before they are expanded. What the keys mean is not known here.
+Reads the parser's events itself, because the events know their lines, because nothing but plain values can
+come out of it, and because a hostile file is refused before it grows: depth and size are counted while
+reading, aliases before they are expanded. What the keys mean is not known here.
 
-Scalars follow YAML 1.2, not 1.1: `1e-3` is a number, `yes`, `no`, `on` and `off` are strings, `012` is twelve.
+Scalars follow YAML 1.2, not 1.1: `1e-3` is a number, `yes`, `no`, `on` and `off` are strings, `012` is 12.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Position:
     line: int = 0
 
     def __str__(self) -> str:
+        """Return `file:line`, or the origin's name where lines say nothing."""
         return f"{self.origin.name}:{self.line}" if self.origin.lines and self.line else self.origin.name
 
 
@@ -168,10 +169,11 @@ def _too_large(name: str) -> ConfigError:
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str, origin: Origin) -> ConfigError:
     mark = error.problem_mark or error.context_mark
-    where = str(Position(origin, mark.line + 1)) if mark else origin.name
+    number = getattr(mark, "line", -1)
+    where = str(Position(origin, number + 1))
     what = " ".join(part for part in (error.context, error.problem) if part)
     lines = text.split("\n")
-    tabbed = mark is not None and mark.line < len(lines) and lines[mark.line].lstrip(" ").startswith("\t")
+    tabbed = 0 <= number < len(lines) and lines[number].lstrip(" ").startswith("\t")
     fix = "indent with spaces, not with tabs" if tabbed else ""
     return ConfigError(f"this is not YAML: {what}", where=where, fix=fix)
 
@@ -210,7 +212,8 @@ def _compose(text: str, origin: Origin) -> _Node:
                 parent.pairs.append((key, node))
                 waiting_keys[-1] = None
 
-    for event in yaml.parse(text, Loader=_LOADER):
+    events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
+    for event in events:
         line = event.start_mark.line + 1
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1

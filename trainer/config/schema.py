@@ -11,6 +11,7 @@ import collections.abc
 import enum
 import inspect
 import math
+import operator
 import os
 import re
 import sys
@@ -19,7 +20,7 @@ import typing
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -105,9 +106,9 @@ def schema_from_signature(
 ) -> type[BaseModel]:
     """Derive the option model of a builder from its signature and docstring.
 
-    Tensors and other types that YAML cannot write are dropped from unions; a `Callable` becomes an import path;
-    tuples accept lists; `Iterable[int]` and the like are lists. Numbers must be finite unless the default is not.
-    An option without annotation takes any value.
+    Tensors and other types that YAML cannot write are dropped from unions; a `Callable` becomes an import
+    path; tuples accept lists; `Iterable[int]` and the like are lists. Numbers must be finite unless the
+    default is not. An option without annotation takes any value.
 
     Args:
         builder: a class, a function or a `functools.partial` of one.
@@ -124,7 +125,7 @@ def schema_from_signature(
             continue
         field = _field(parameter, namespace, descriptions.get(parameter.name, ""))
         if field is not None and field[1].is_required() and parameter.name in optional:
-            field = _unset(*field)
+            field = _unset(field[0], descriptions.get(parameter.name, ""))
         if field is not None:
             fields[parameter.name] = field
     name = getattr(_unwrap(builder), "__name__", "Component")
@@ -181,21 +182,25 @@ def _field(parameter: inspect.Parameter, names: _Names, description: str) -> tup
         if not required:
             return None
         annotation = Any
-    about = {"description": description} if description else {}
     if required:
-        return annotation, Field(**about)
+        return annotation, _info(..., description)
     if all(item is None or isinstance(item, _PLAIN) for item in _leaves(parameter.default)):
         if parameter.default is None:
             annotation = _union([annotation, None])
-        return annotation, Field(default=_without_tuples(parameter.default), **about)
-    return _unset(annotation, Field(**about))
+        return annotation, _info(_without_tuples(parameter.default), description)
+    return _unset(annotation, description)
 
 
-def _unset(annotation: Any, info: FieldInfo) -> tuple[Any, FieldInfo]:
+def _info(default: Any, description: str) -> FieldInfo:
+    # An empty description would hide the one that the builder may have given with `Field`.
+    info: FieldInfo = Field(default, description=description) if description else Field(default)
+    return info
+
+
+def _unset(annotation: Any, description: str) -> tuple[Any, FieldInfo]:
     """Return the field that may be left to the builder."""
-    return Annotated[_union([annotation, None]), BuilderDefault()], Field(
-        default=None, description=info.description
-    )
+    left_open: Any = Annotated[_union([annotation, None]), BuilderDefault()]
+    return left_open, _info(None, description)
 
 
 def _leaves(value: object) -> Iterator[object]:
@@ -225,7 +230,7 @@ def _plain_type(value: object) -> Any:
 
 
 def _union(members: list[Any]) -> Any:
-    return Union[tuple(members)]
+    return reduce(operator.or_, [types.NoneType if member is None else member for member in members])
 
 
 def _represent(annotation: Any, names: _Names, unbounded: bool) -> Any:
@@ -263,15 +268,14 @@ def _represent(annotation: Any, names: _Names, unbounded: bool) -> Any:
         return _union(known) if known else _Unrepresentable
     kind = origin or annotation
     if kind is tuple:
-        items = tuple(arg if arg is Ellipsis else inner(arg) for arg in args)
-        return Annotated[tuple[items] if items else tuple[Any, ...], Strict(False)]
+        items = tuple(arg if arg is Ellipsis else inner(arg) for arg in args) or (Any, ...)
+        return Annotated[types.GenericAlias(tuple, items), Strict(False)]
     if kind in _LISTS:
-        return list[inner(args[0]) if args else Any]  # type: ignore[misc]
+        return types.GenericAlias(list, (inner(args[0]) if args else Any,))
     if kind in _SETS:
-        return Annotated[set[inner(args[0]) if args else Any], Strict(False)]  # type: ignore[misc]
+        return Annotated[types.GenericAlias(set, (inner(args[0]) if args else Any,)), Strict(False)]
     if kind in _MAPPINGS:
-        key, value = (inner(arg) for arg in args) if args else (Any, Any)
-        return dict[key, value]  # type: ignore[valid-type]
+        return types.GenericAlias(dict, tuple(inner(arg) for arg in args) or (Any, Any))
     if kind in (collections.abc.Callable, type):
         return ImportPathOption
     if kind is float:
@@ -288,7 +292,7 @@ def _represent(annotation: Any, names: _Names, unbounded: bool) -> Any:
 
 
 class _Names(dict[str, Any]):
-    """The names that a builder's annotations may use: its module's, then those that are usual in annotations."""
+    """The names that a builder's annotations may use: its module's, then those usual in annotations."""
 
     def __init__(self, module: Mapping[str, Any]) -> None:
         super().__init__()
@@ -311,7 +315,15 @@ class _Names(dict[str, Any]):
 def _unwrap(builder: Callable[..., Any]) -> Callable[..., Any]:
     while isinstance(builder, partial):
         builder = builder.func
-    return inspect.unwrap(builder)
+    unwrapped: Callable[..., Any] = inspect.unwrap(builder)
+    return unwrapped
+
+
+def _inits(cls: type) -> list[Callable[..., Any]]:
+    """Return the `__init__` of a class and of those above it, nearest first."""
+    return [
+        vars(above)["__init__"] for above in cls.__mro__ if "__init__" in vars(above) and above is not object
+    ]
 
 
 def _parameters(builder: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter, _Names]]:
@@ -325,10 +337,9 @@ def _parameters(builder: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter
     passes_on = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     if not isinstance(function, type) or not passes_on:
         return
-    inits = [cls.__init__ for cls in function.__mro__ if "__init__" in vars(cls) and cls is not object]
-    for init in inits[1:]:
+    for init in _inits(function)[1:]:
         above = _signature(init)
-        for parameter, names in _keywords(above, _names_of(init)):
+        for parameter, names in list(_keywords(above, _names_of(init)))[1:]:
             if parameter.default is not parameter.empty:
                 yield parameter, names
         if not any(p.kind is p.VAR_KEYWORD for p in above.parameters.values()):
@@ -358,7 +369,7 @@ def _signature(builder: Callable[..., Any]) -> inspect.Signature:
 
 def _names_of(function: Callable[..., Any]) -> _Names:
     if isinstance(function, type):
-        function = function.__init__
+        function = next(iter(_inits(function)), function)
     return _Names(getattr(inspect.unwrap(function), "__globals__", {}))
 
 
@@ -367,7 +378,7 @@ def _docstring(builder: Callable[..., Any]) -> str:
     function = _unwrap(builder)
     docs = [function.__doc__ or ""]
     if isinstance(function, type):
-        docs.append(function.__init__.__doc__ or "")
+        docs += [init.__doc__ or "" for init in _inits(function)[:1]]
     docs = [inspect.cleandoc(doc) for doc in docs]
     return next((doc for doc in docs if parse_args_section(doc)), "")
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(gt=0)]
@@ -32,7 +32,7 @@ class Component(Section):
     """
 
     name: str = Field(
-        description="Which one; `optlab list` names them. Your own: `file.py:Thing` or `package.module:Thing`."
+        description="Which one (see `optlab list`), or your own: `file.py:Thing`, `package.module:Thing`."
     )
     options: dict[str, Any] = Field(default_factory=dict, exclude=True)
 
@@ -84,7 +84,7 @@ class DataConfig(Component):
     eval_batch_size: Count = Field(1000, description="Samples per forward pass of an evaluation.")
     val_size: Annotated[float, Field(ge=0)] = Field(
         0,
-        description="Images split off the training set for validation: a count, or a fraction below 1; 0 = none.",
+        description="Images taken from training for validation: a count, or a fraction below 1; 0 = none.",
     )
     val_from: Literal["random", "end"] = Field(
         "random", description="Which images validate: a random draw by `split_seed`, or the last ones."
@@ -104,7 +104,7 @@ class DataConfig(Component):
     drop_last: bool = Field(False, description="Leave out the last batch of an epoch when it is not full.")
     normalize: MeanStd | Literal["dataset"] | None = Field(
         None,
-        description="Per-channel mean and std, or `dataset` (computed from the training split); null = pixels / 255.",
+        description="Per-channel mean and std, or `dataset`: the training split's own; null = pixels / 255.",
     )
     resize: Count | None = Field(
         None, description="Bilinear resize of every batch to so many pixels; null = as is."
@@ -219,7 +219,7 @@ class SchedulerConfig(Component):
     )
     monitor: str | None = Field(
         None,
-        description="Metric that ReduceLROnPlateau watches, as val_loss; null = val_loss, or train_loss without validation.",
+        description="What ReduceLROnPlateau watches; null = val_loss, or train_loss without validation.",
     )
     until: Count | None = Field(
         None, description="In a list: the interval at which the next schedule takes over."
@@ -292,7 +292,7 @@ class TrainConfig(Section):
     early_stopping: EarlyStopping | None = Field(None, description="null = train to the end.")
     select: str | None = Field(
         None,
-        description="Metric that chooses the best checkpoint; null = val_accuracy, or val_loss without classes.",
+        description="Metric that chooses the best checkpoint; null = val_accuracy, else val_loss.",
     )
     checkpoint_every: Every | None = Field(
         None, description="Rhythm of last.pt, besides the end of the run; null = at every evaluation."
@@ -324,7 +324,7 @@ class LogConfig(Section):
         False, description="Histograms of the weights, before training and at every evaluation."
     )
     plots: list[Literal["png", "svg", "pdf"]] = Field(
-        default_factory=lambda: ["png"], description="File formats of the figures; an empty list draws none."
+        ["png"], description="File formats of the figures; an empty list draws none."
     )
 
 
