@@ -31,7 +31,7 @@ FLOORS = {
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
-# The building is the one place that may use every room below; the rooms of floor 2 are strangers to one another.
+# The building is the one place that may use every room below it.
 STRANGERS = FLOORS[2]
 
 

@@ -16,7 +16,11 @@ from trainer.records import format_header, format_row, read_table
 
 def test_a_table_reads_back_to_the_same_bits(tmp_path: Path) -> None:
     table = rundir.Table(tmp_path / "steps.csv", ["step", "loss", "lr"])
-    rows = [{"step": 1, "loss": 0.1 + 0.2, "lr": 1e-300}, {"step": 2, "loss": math.inf}, {"step": 3, "loss": -0.0}]
+    rows = [
+        {"step": 1, "loss": 0.1 + 0.2, "lr": 1e-300},
+        {"step": 2, "loss": math.inf},
+        {"step": 3, "loss": -0.0},
+    ]
     for row in rows:
         table.append(row)
     table.close()
@@ -44,7 +48,9 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path, cut: int) -> None:
     assert read_table(path) == {"step": [1], "loss": [0.123]}
 
 
-@pytest.mark.parametrize(("text", "where"), [("step,loss\n1\n2,3\n", ":2"), ("step\n1\nx\n", ":3"), ("", "header")])
+@pytest.mark.parametrize(
+    ("text", "where"), [("step,loss\n1\n2,3\n", ":2"), ("step\n1\nx\n", ":3"), ("", "header")]
+)
 def test_a_damaged_table_is_named_with_its_line(tmp_path: Path, text: str, where: str) -> None:
     path = tmp_path / "steps.csv"
     path.write_text(text)

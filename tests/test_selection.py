@@ -26,7 +26,9 @@ def test_a_tie_nan_and_nothing_are_no_improvement() -> None:
 
 def test_the_best_is_the_first_of_equals_and_never_the_one_before_training() -> None:
     best = Best("val_accuracy")
-    taken = [best.update(record(step, val_accuracy=value)) for step, value in enumerate([0.99, 0.5, 0.8, 0.8, 0.7])]
+    taken = [
+        best.update(record(step, val_accuracy=value)) for step, value in enumerate([0.99, 0.5, 0.8, 0.8, 0.7])
+    ]
     assert taken == [False, True, True, False, False]
     assert best.moment is not None
     assert best.moment.step == 2
@@ -35,7 +37,9 @@ def test_the_best_is_the_first_of_equals_and_never_the_one_before_training() -> 
 def test_patience_counts_evaluations_without_improvement() -> None:
     patience = Patience(EarlyStopping(metric="val_loss", patience=2))
     losses = [2.0, 1.0, 1.1, 0.9, 0.95, math.nan]
-    assert [patience.update(record(step, val_loss=loss)) for step, loss in enumerate(losses)] == [False] * 5 + [True]
+    assert [patience.update(record(step, val_loss=loss)) for step, loss in enumerate(losses)] == [
+        False
+    ] * 5 + [True]
 
 
 def test_both_go_on_from_their_state() -> None:

@@ -30,7 +30,8 @@ def test_over_n_epochs_a_rhythm_comes_n_times(steps_per_epoch: int, epochs: int)
 
 
 @pytest.mark.parametrize(
-    ("epochs", "steps", "length"), [(5, None, 4690), (0.5, None, 469), (None, 17, 17), (None, None, None), (1e-9, None, 1)]
+    ("epochs", "steps", "length"),
+    [(5, None, 4690), (0.5, None, 469), (None, 17, 17), (None, None, None), (1e-9, None, 1)],
 )
 def test_the_length_in_steps(epochs: float | None, steps: int | None, length: int | None) -> None:
     assert run_length(epochs=epochs, steps=steps, steps_per_epoch=938) == length

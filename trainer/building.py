@@ -21,7 +21,15 @@ from torch.optim import Optimizer
 from trainer import catalog
 from trainer.config.load import Loaded
 from trainer.config.paths import split_import_path
-from trainer.config.structure import Component, Config, DataConfig, InitConfig, Match, OptimizerConfig, SchedulerConfig
+from trainer.config.structure import (
+    Component,
+    Config,
+    DataConfig,
+    InitConfig,
+    Match,
+    OptimizerConfig,
+    SchedulerConfig,
+)
 from trainer.data.augment import Augmentation
 from trainer.data.batches import Batches, eval_batches
 from trainer.data.dataset import Dataset, Splits, data_root, split_dataset
@@ -152,7 +160,9 @@ def build_model(loaded: Loaded, input_shape: tuple[int, ...], num_classes: int) 
     with located(loaded, "model"), global_stream("init", config.seed.init):
         model = _build("model", config.model, input_shape=input_shape, num_classes=num_classes)
         if not isinstance(model, nn.Module):
-            raise ConfigError(f"{config.model.name} gave a {type(model).__name__}", expected="a torch.nn.Module")
+            raise ConfigError(
+                f"{config.model.name} gave a {type(model).__name__}", expected="a torch.nn.Module"
+            )
         check_shapes(model, input_shape, num_classes)
     if config.init is not None:
         with located(loaded, "init"):
@@ -197,7 +207,8 @@ def _batches(
     config: Config, dataset: Dataset, splits: Splits, prepare: Prepare, device: torch.device
 ) -> Batches:
     augment: list[Augmentation] = [
-        _build("augmentation", component, num_classes=dataset.num_classes) for component in config.data.augment
+        _build("augmentation", component, num_classes=dataset.num_classes)
+        for component in config.data.augment
     ]
     return Batches(
         splits.train,
@@ -233,7 +244,9 @@ def _try_loss(loss: Loss, batches: Batches, num_classes: int) -> None:
         kind = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape[1:])}"
         raise ConfigError(f"the loss refuses targets of kind {kind}: {error}", key="name") from error
     if not isinstance(value, Tensor) or value.ndim != 0:
-        raise ConfigError(f"the loss gave {type(value).__name__}", key="name", expected="a tensor with one number")
+        raise ConfigError(
+            f"the loss gave {type(value).__name__}", key="name", expected="a tensor with one number"
+        )
 
 
 def _penalty(config: Config, model: nn.Module) -> Callable[[], Tensor] | None:
@@ -319,7 +332,9 @@ def _plan(config: Config, steps_per_epoch: int) -> Plan:
         accumulate=train.accumulate,
         log=Rhythm(config.log.every),
         evaluate=Rhythm.of(train.eval_every, steps_per_epoch),
-        checkpoint=None if train.checkpoint_every is None else Rhythm.of(train.checkpoint_every, steps_per_epoch),
+        checkpoint=None
+        if train.checkpoint_every is None
+        else Rhythm.of(train.checkpoint_every, steps_per_epoch),
     )
 
 
@@ -358,8 +373,9 @@ def _check_metrics(loaded: Loaded, experiment: Experiment) -> None:
     """Refuse metrics that no evaluation gives: early stopping, selection, plateau."""
     config, columns = loaded.config, experiment.eval_columns()
     has_val = experiment.splits.val is not None
-    asked = {"train.early_stopping.metric": config.train.early_stopping and config.train.early_stopping.metric}
-    asked["train.select"] = config.train.select
+    asked = {"train.select": config.train.select}
+    if config.train.early_stopping:
+        asked["train.early_stopping.metric"] = config.train.early_stopping.metric
     for number, scheduler in enumerate(config.scheduler):
         key = "scheduler.monitor" if len(config.scheduler) == 1 else f"scheduler.{number}.monitor"
         asked[key] = scheduler.monitor
@@ -377,7 +393,7 @@ def _check_metrics(loaded: Loaded, experiment: Experiment) -> None:
             raise unknown_name("metric", metric, columns, key=key, where=loaded.where(key))
     if config.train.early_stopping and not has_val:
         raise ConfigError(
-            "early stopping needs a validation split: stopping on training numbers selects on what was fitted",
+            "early stopping needs a validation split: training numbers always look better for longer",
             key="train.early_stopping",
             where=loaded.where("train.early_stopping"),
             fix="say data.val_size=0.1, or another number of images",
@@ -398,7 +414,14 @@ def _resolved(config: Config, device: torch.device, implementations: Sequence[Ma
 
 def component_files(config: Config) -> list[Path]:
     """Return the users' own files that the config names, each once, in order."""
-    components = [config.data, *config.data.augment, config.model, config.loss, *config.optimizer, *config.scheduler]
+    components = [
+        config.data,
+        *config.data.augment,
+        config.model,
+        config.loss,
+        *config.optimizer,
+        *config.scheduler,
+    ]
     names = [component.name for component in components]
     if config.init:
         targets = [config.init, *config.init.layers]

@@ -58,7 +58,7 @@ AUGMENTATIONS: Mapping[str, Builder] = {
     "mixup": augment.mixup,
 }
 
-MODELS: Mapping[str, Builder] = {
+_OWN_MODELS: Mapping[str, Builder] = {
     "linear": dense.linear,
     "mlp": dense.mlp,
     "cnn": convolutional.cnn,
@@ -69,7 +69,13 @@ MODELS: Mapping[str, Builder] = {
     "resnet14": residual.resnet14,
     "resnet20": residual.resnet20,
     "resnet18": residual.resnet18,
-} | {f"torchvision.{name}": partial(torchvision_models.build, name) for name in torchvision_models.NAMES}
+}
+
+_TORCHVISION_MODELS: Mapping[str, Builder] = {
+    f"torchvision.{name}": partial(torchvision_models.build, name) for name in torchvision_models.NAMES
+}
+
+MODELS: Mapping[str, Builder] = {**_OWN_MODELS, **_TORCHVISION_MODELS}
 
 LOSSES: Mapping[str, Builder] = {
     "cross_entropy": losses.cross_entropy,
@@ -92,7 +98,17 @@ REGISTRIES: Mapping[str, Mapping[str, Builder]] = {
 }
 
 # Arguments that optlab gives a builder itself, and that are therefore no options of the config.
-_CONTEXT = ("self", "params", "optimizer", "tensor", "generator", "last_epoch", "input_shape", "num_classes", "progress")
+_CONTEXT = (
+    "self",
+    "params",
+    "optimizer",
+    "tensor",
+    "generator",
+    "last_epoch",
+    "input_shape",
+    "num_classes",
+    "progress",
+)
 
 
 def find(kind: str, name: str) -> Builder:
@@ -123,9 +139,15 @@ def find_object(text: str) -> Builder:
     assert path is not None, text
     module = _import_file(Path(path.source)) if path.is_file else _import_module(path.source)
     if not hasattr(module, path.attribute):
-        own = [name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__]
+        own = [
+            name
+            for name, thing in vars(module).items()
+            if getattr(thing, "__module__", "") == module.__name__
+        ]
         raise ConfigError(
-            f"{path.source} has no {path.attribute!r}", key="name", expected=f"one of {', '.join(own) or 'nothing'}"
+            f"{path.source} has no {path.attribute!r}",
+            key="name",
+            expected=f"one of {', '.join(own) or 'nothing'}",
         )
     found: Builder = getattr(module, path.attribute)
     if not callable(found):
@@ -139,7 +161,9 @@ def _import_file(file: Path) -> ModuleType:
     if module_name in sys.modules:
         return sys.modules[module_name]
     if not file.is_file():
-        raise ConfigError(f"there is no file {file}", key="name", expected="a Python file, as my_file.py:Thing")
+        raise ConfigError(
+            f"there is no file {file}", key="name", expected="a Python file, as my_file.py:Thing"
+        )
     spec = importlib.util.spec_from_file_location(module_name, file)
     assert spec is not None
     assert spec.loader is not None
@@ -171,7 +195,9 @@ def _import_failure(source: str, error: BaseException) -> ConfigError:
         ours = [frame for frame in frames if frame.filename == source] or frames[-1:]
         place = f"{ours[-1].filename}:{ours[-1].lineno}" if ours else source
     return ConfigError(
-        f"{source} cannot be imported: {type(error).__name__}: {error} ({place})", key="name", fix=f"mend {place}"
+        f"{source} cannot be imported: {type(error).__name__}: {error} ({place})",
+        key="name",
+        fix=f"mend {place}",
     )
 
 
@@ -213,7 +239,9 @@ def check_options(kind: str, name: str, given: Mapping[Hashable, Any]) -> dict[s
         valid = model.model_validate(given)
     except ValidationError as error:
         found = messages.explain(error, given, model)
-        raise ConfigError.of(replace(problem, key=".".join(map(str, path))) for path, problem in found) from error
+        raise ConfigError.of(
+            replace(problem, key=".".join(map(str, path))) for path, problem in found
+        ) from error
     return {option: getattr(valid, option) for option in valid.model_fields_set}
 
 

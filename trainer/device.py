@@ -26,7 +26,9 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cpu")
     kind, _, index = name.partition(":")
     if kind != "cuda" or not (index == "" or index.isdigit()):
-        raise ConfigError(f"unknown device {name!r}", key="train.device", expected="auto, cpu, cuda or cuda:N")
+        raise ConfigError(
+            f"unknown device {name!r}", key="train.device", expected="auto, cpu, cuda or cuda:N"
+        )
     found = torch.cuda.device_count()
     if int(index or 0) >= found:
         raise ConfigError(

@@ -19,7 +19,8 @@ def environment() -> dict[str, Any]:
     """Return versions, machine, command and git state as plain values for environment.json."""
     return {
         "format": 1,
-        "versions": {"python": platform.python_version()} | {name: package_version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {name: package_version(name) for name in PACKAGES},
         "machine": {
             "system": platform.platform(),
             "processor": processor_name(),
@@ -49,12 +50,16 @@ def processor_name() -> str:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Return commit and whether files differ from it, of the working directory's repository; None without one."""
+    """Return the working directory's commit and whether files differ from it; None outside a repository."""
 
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", *arguments], capture_output=True, text=True, timeout=5, env=os.environ | {"LC_ALL": "C"}
+                ["git", *arguments],
+                capture_output=True,
+                text=True,
+                timeout=5,
+                env=os.environ | {"LC_ALL": "C"},
             )
         except (OSError, subprocess.TimeoutExpired):
             return None

@@ -44,7 +44,9 @@ class OptlabError(Exception):
 
     exit_code = 1
 
-    def __init__(self, what: str, *, key: str = "", where: str = "", expected: str = "", fix: str = "") -> None:
+    def __init__(
+        self, what: str, *, key: str = "", where: str = "", expected: str = "", fix: str = ""
+    ) -> None:
         self.problems: tuple[Problem, ...] = (Problem(what, key, where, expected, fix),)
         super().__init__(what)
 
@@ -92,7 +94,9 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
     return known[found[0]] if found else None
 
 
-def unknown_name(kind: str, name: str, choices: Sequence[str], *, key: str = "", where: str = "") -> ConfigError:
+def unknown_name(
+    kind: str, name: str, choices: Sequence[str], *, key: str = "", where: str = ""
+) -> ConfigError:
     """Return the error for a name that nobody knows: it lists the choices and the nearest one."""
     guess = nearest(name, choices)
     return ConfigError(

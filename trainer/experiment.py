@@ -248,7 +248,7 @@ class Experiment:
         return [f"grad_norm.{name}" for name, p in self.model.named_parameters() if p.requires_grad]
 
     def optimizer_defaults(self) -> dict[str, dict[str, Any]]:
-        """Return every optimizer's own default options by its config name, for titles that show what differs."""
+        """Return every optimizer's default options by its config name, so that titles show what differs."""
         found = {}
         for config, optimizer in zip(self.config.optimizer, self.optimizers.values(), strict=True):
             parameters = inspect.signature(type(optimizer)).parameters.values()

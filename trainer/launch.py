@@ -1,4 +1,4 @@
-"""Starts a run: finds its directory, refuses or skips what is there already, builds, locks, runs (floor 5)."""
+"""Starts a run: finds its directory, refuses or skips what is there, builds, locks, runs (floor 5)."""
 
 from __future__ import annotations
 

@@ -6,13 +6,13 @@ suspended at a `yield` its clock stands still, so that none of that counts as tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from trainer.experiment import Experiment
 from trainer.records import CheckpointDue, Record
 
 
-def train(run: Experiment) -> Iterator[Record]:
+def train(run: Experiment) -> Generator[Record]:
     """Train until the run's length is reached, and yield what is worth writing down.
 
     Yields:

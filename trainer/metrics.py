@@ -35,7 +35,7 @@ class RunningMean:
         self._losses: list[Tensor] = []
         self._samples: list[int] = []
         self._pending: list[tuple[Tensor, Tensor]] = []
-        self._right = 0
+        self._right: Tensor | int = 0
 
     def add(self, loss: Tensor, batches: Iterable[tuple[Tensor, Tensor]], outputs: Iterable[Tensor]) -> None:
         """Add one step: its loss (0-d, mean over its samples), its batches and the model's outputs."""

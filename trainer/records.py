@@ -169,9 +169,7 @@ def read_table(path: Path) -> dict[str, list[float | None]]:
     columns: dict[str, list[float | None]] = {name: [] for name in header}
     for number, cells in enumerate(rows, start=2):
         if len(cells) != len(header):
-            raise RunError(
-                f"{len(cells)} cells where the header has {len(header)}", where=f"{path}:{number}"
-            )
+            raise RunError(f"{len(cells)} cells where the header has {len(header)}", where=f"{path}:{number}")
         for name, cell in zip(header, cells, strict=True):
             try:
                 columns[name].append(float(cell) if cell else None)

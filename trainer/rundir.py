@@ -55,7 +55,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StorageError(
-            f"cannot write {path}: {error.strerror}", fix="free some space, or say --runs DIR to write elsewhere"
+            f"cannot write {path}: {error.strerror}",
+            fix="free some space, or say --runs DIR to write elsewhere",
         ) from error
 
 
@@ -75,7 +76,7 @@ def _finite(value: Any) -> Any:
 
 
 class Table:
-    """An append-only CSV file with columns fixed from the start; every row is handed to the system at once."""
+    """An append-only CSV file with columns fixed from the start; the system gets every row at once."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self._path = path
@@ -93,7 +94,9 @@ class Table:
             self._file.write(line)
             self._file.flush()
         except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error.strerror}", fix="free some space") from error
+            raise StorageError(
+                f"cannot write {self._path}: {error.strerror}", fix="free some space"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -109,7 +112,8 @@ def prepare_root(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise RunError(
-            f"cannot write in {path}: {error.strerror}", fix="say --runs DIR (or OPTLAB_RUNS) to put runs elsewhere"
+            f"cannot write in {path}: {error.strerror}",
+            fix="say --runs DIR (or OPTLAB_RUNS) to put runs elsewhere",
         ) from error
 
 
@@ -204,7 +208,9 @@ def load_run(path: str | Path) -> Run:
         config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise RunError(f"cannot read {folder / CONFIG}: {error}") from error
-    return Run(folder, status, config, read_table(folder / STEPS), read_table(folder / EPOCHS), read_result(folder))
+    return Run(
+        folder, status, config, read_table(folder / STEPS), read_table(folder / EPOCHS), read_result(folder)
+    )
 
 
 def read_result(path: Path) -> RunResult | None:

@@ -102,7 +102,9 @@ class Recorder:
         return loss is not None and (not math.isfinite(loss) or (bound is not None and loss > bound))
 
     def _write_histograms(self, record: EvalRecord) -> None:
-        layers = {name: asdict(histogram) for name, histogram in weight_histograms(self.experiment.model).items()}
+        layers = {
+            name: asdict(histogram) for name, histogram in weight_histograms(self.experiment.model).items()
+        }
         self._histograms.append({"step": record.step, "epoch": record.epoch, "layers": layers})
         rundir.write_json(self.folder / rundir.HISTOGRAMS, {"format": 1, "moments": self._histograms})
 
@@ -127,7 +129,7 @@ class Recorder:
         return self.total_seconds + time.monotonic() - self._began
 
     def read_test(self, status: Status) -> dict[str, float | int | str | None] | None:
-        """Measure the test split, once: at the best checkpoint where validation chose one, else at the end."""
+        """Measure the test split, once: at the checkpoint that validation chose, else at the end."""
         if self.experiment.config.train.test == "never" or status not in ("completed", "early_stopped"):
             return None
         step, chosen = self.experiment.progress.step, "final"
@@ -217,7 +219,7 @@ def _follow(
         outcome = recorder.take(record)
         if isinstance(record, EvalRecord):
             log.evaluation(record)
-        if progress and not isinstance(record, CheckpointDue):
+        if progress and isinstance(record, StepRecord | EvalRecord):
             progress.update(record)
         if outcome:
             records.close()

@@ -42,9 +42,7 @@ class Best:
     def update(self, record: EvalRecord) -> bool:
         """Take an evaluation; return whether it is the new best."""
         best = self.moment.values[self.metric] if self.moment else None
-        if record.step == 0 or not improves(
-            record.values[self.metric], best, better_direction(self.metric)
-        ):
+        if record.step == 0 or not improves(record.values[self.metric], best, better_direction(self.metric)):
             return False
         self.moment = moment_of(record)
         return True
@@ -67,7 +65,7 @@ class Patience:
     waited: int = 0
 
     def update(self, record: EvalRecord) -> bool:
-        """Take an evaluation; return whether it is time to stop. The one before training counts as a start."""
+        """Take an evaluation and return whether it is time to stop; the one before training is a start."""
         value = record.values[self.rule.metric]
         mode = self.rule.mode or better_direction(self.rule.metric)
         if improves(value, self.best, mode, self.rule.min_delta):

@@ -25,7 +25,8 @@ def make_model(dropout: float = 0.0) -> nn.Module:
 def make_batches(count: int, size: int = 8) -> list[Batch]:
     source = torch.Generator().manual_seed(1)
     return [
-        (torch.randn(size, 6, generator=source), torch.randint(3, (size,), generator=source)) for _ in range(count)
+        (torch.randn(size, 6, generator=source), torch.randint(3, (size,), generator=source))
+        for _ in range(count)
     ]
 
 
@@ -42,8 +43,13 @@ def same_weights(a: nn.Module, b: nn.Module) -> bool:
 @pytest.mark.parametrize("zero_grad", [True, False])
 def test_steps_equal_a_hand_written_loop(clip: str | None, zero_grad: bool) -> None:
     ours, theirs = make_model(), make_model()
-    options = {"clip_grad_norm": 0.1 if clip == "norm" else None, "clip_grad_value": 0.01 if clip == "value" else None}
-    engine = engine_for(ours, torch.optim.SGD(ours.parameters(), lr=0.1, momentum=0.9), zero_grad=zero_grad, **options)
+    options = {
+        "clip_grad_norm": 0.1 if clip == "norm" else None,
+        "clip_grad_value": 0.01 if clip == "value" else None,
+    }
+    engine = engine_for(
+        ours, torch.optim.SGD(ours.parameters(), lr=0.1, momentum=0.9), zero_grad=zero_grad, **options
+    )
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9)
     for inputs, targets in make_batches(10):
         output = engine.step([(inputs, targets)])
@@ -112,7 +118,9 @@ def test_a_penalty_is_added_to_the_objective_and_not_to_the_loss() -> None:
 def test_lbfgs_sees_one_batch_and_one_dropout_mask_in_all_its_evaluations() -> None:
     seen: list[tuple[Tensor, Tensor]] = []
     model = make_model(dropout=0.5)
-    model[2].register_forward_hook(lambda _module, inputs, output: seen.append(((output == 0) & (inputs[0] != 0), output)))
+    model[2].register_forward_hook(
+        lambda _module, inputs, output: seen.append(((output == 0) & (inputs[0] != 0), output))
+    )
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=5)
     engine = engine_for(model, optimizer, needs_closure=True)
     (first, second) = make_batches(2, size=64)
@@ -151,7 +159,9 @@ def test_lbfgs_equals_torch_used_by_hand_and_clips_inside_its_closure() -> None:
     assert same_weights(ours, theirs)
 
 
-@pytest.mark.parametrize("make", [lambda ps: torch.optim.SGD(ps, lr=0.1), lambda ps: torch.optim.Adam(ps, lr=0.01)])
+@pytest.mark.parametrize(
+    "make", [lambda ps: torch.optim.SGD(ps, lr=0.1), lambda ps: torch.optim.Adam(ps, lr=0.01)]
+)
 def test_float16_with_a_scaler_follows_float32(make: Callable[..., torch.optim.Optimizer]) -> None:
     ours, theirs = make_model(), make_model()
     cpu = torch.device("cpu")

@@ -200,12 +200,15 @@ def show(
     kind: Annotated[
         str, typer.Argument(help="dataset, augmentation, model, init, loss, optimizer or scheduler.")
     ],
-    name: Annotated[str, typer.Argument(help="One of its names, or file.py:Thing.", autocompletion=completion.names)],
+    name: Annotated[
+        str, typer.Argument(help="One of its names, or file.py:Thing.", autocompletion=completion.names)
+    ],
     options: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options, for the layers of a model.")
     ] = None,
     shape: Annotated[
-        str | None, typer.Option("--input", help="Shape of one sample, for the layers of a model.", metavar="C,H,W")
+        str | None,
+        typer.Option("--input", help="Shape of one sample, for the layers of a model.", metavar="C,H,W"),
     ] = None,
     classes: Annotated[int, typer.Option(help="Number of classes, for the layers of a model.", min=1)] = 10,
     as_json: AsJson = False,
@@ -228,7 +231,8 @@ def show(
 @app.command(rich_help_panel="Help")
 def schema(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; stdout when left out.", metavar="FILE")
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; stdout when left out.", metavar="FILE"),
     ] = None,
 ) -> None:
     """Print the JSON Schema of a config, with which editors complete and check as you type.

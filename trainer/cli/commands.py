@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from trainer import catalog, console, launch, plots, rundir, runner
+from trainer import catalog, console, launch, rundir, runner
 from trainer.building import build_experiment
 from trainer.config.load import dump
 from trainer.config.merge import parse_override
@@ -25,9 +24,8 @@ from trainer.data.dataset import data_root
 from trainer.environment import environment
 from trainer.errors import ConfigError, OptlabError, RunError, unknown_name
 from trainer.experiment import Experiment
-from trainer.loop import train as train_loop
 from trainer.models.describe import check_shapes, layer_table
-from trainer.records import EvalRecord, RunResult
+from trainer.records import RunResult
 from trainer.seeding import global_stream
 
 EXIT_CODES = {"completed": 0, "early_stopped": 0, "diverged": 3}
@@ -53,12 +51,12 @@ def train(
         return 0
     with launch.shown(quiet) as progress:
         done = launch.launch(loaded, folder, force=force, skip_existing=skip_existing, progress=progress)
-        if progress and not done.skipped:
-            progress.finish(done.result, done.folder, results=not as_json)
     if done.skipped:
         console.print_note(f"{done.folder} is finished: skipped")
     if as_json:
         console.print_json({"run": str(done.folder), "skipped": done.skipped} | done.result.as_dict())
+    else:
+        console.print_result(done.result, done.folder)
     return _exit_code(done.result)
 
 
@@ -118,7 +116,9 @@ def prepare(name: str, options: Sequence[str]) -> None:
         "train": f"{len(dataset.train):,} samples",
         "test": f"{len(dataset.test):,} samples",
         "shape": "x".join(map(str, dataset.input_shape)),
-        "classes": f"{dataset.num_classes}" if dataset.class_names else f"none ({dataset.num_classes} real targets)",
+        "classes": f"{dataset.num_classes}"
+        if dataset.class_names
+        else f"none ({dataset.num_classes} real targets)",
         "sha256": dataset.digest,
     }
     console.print_pairs(f"{name} is ready", pairs)
@@ -183,7 +183,7 @@ def list_runs(folders: Sequence[Path], *, sort: str, as_json: bool) -> None:
 def _run_row(folder: Path) -> dict[str, Any]:
     status = rundir.read_status(folder)
     assert status is not None, "find_runs looks for status.json"
-    row: dict[str, Any] = dict.fromkeys((column.title for column in RUN_COLUMNS))
+    row: dict[str, Any] = dict.fromkeys(column.title for column in RUN_COLUMNS)
     row |= {"run": str(folder), "status": status["status"]}
     result = rundir.read_result(folder)
     if result is None:
@@ -206,7 +206,8 @@ def list_components(kind: str | None, *, as_json: bool) -> None:
         raise unknown_name("kind", kind, list(catalog.REGISTRIES))
     kinds = [kind] if kind else list(catalog.REGISTRIES)
     found = {
-        chosen: {name: _summary(builder) for name, builder in catalog.REGISTRIES[chosen].items()} for chosen in kinds
+        chosen: {name: _summary(builder) for name, builder in catalog.REGISTRIES[chosen].items()}
+        for chosen in kinds
     }
     if as_json:
         console.print_json(found)
@@ -219,11 +220,18 @@ def _summary(builder: Any) -> str:
     """Return the first sentence of a builder's documentation, on one line."""
     documented = getattr(builder, "func", builder)  # a partial's own documentation is functools'
     text = (inspect.getdoc(documented) or "").split("\n\n")[0]
-    sentence = " ".join(text.split()).partition(". ")[0].replace(":class:", "").replace("``", "").replace("`", "")
+    sentence = (
+        " ".join(text.split()).partition(". ")[0].replace(":class:", "").replace("``", "").replace("`", "")
+    )
     return sentence.rstrip(".:")
 
 
-DEFAULT_INPUTS = {"cnn": (3, 32, 32), "3c3d": (3, 32, 32), "resnet": (3, 32, 32), "torchvision": (3, 224, 224)}
+DEFAULT_INPUTS = {
+    "cnn": (3, 32, 32),
+    "3c3d": (3, 32, 32),
+    "resnet": (3, 32, 32),
+    "torchvision": (3, 224, 224),
+}
 
 
 def show(
@@ -246,9 +254,7 @@ def show(
     if kind == "model":
         input_shape = _shape(shape) if shape else _default_input(name)
         with global_stream("init", 0):
-            network = catalog.find("model", name)(
-                input_shape, classes, **_options("model", name, options)
-            )
+            network = catalog.find("model", name)(input_shape, classes, **_options("model", name, options))
         check_shapes(network, input_shape, classes)
         layers = layer_table(network, input_shape)
     if as_json:
@@ -330,7 +336,11 @@ def doctor(runs: Path, *, as_json: bool) -> None:
         rundir.prepare_root(runs)
         found["runs"] = {"directory": str(runs.resolve()), "writable": True}
     except RunError as error:
-        found["runs"] = {"directory": str(runs.resolve()), "writable": False, "reason": error.problems[0].what}
+        found["runs"] = {
+            "directory": str(runs.resolve()),
+            "writable": False,
+            "reason": error.problems[0].what,
+        }
     if as_json:
         console.print_json(found)
         return

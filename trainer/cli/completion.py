@@ -1,4 +1,4 @@
-"""What the shell completes: config files, run directories, keys, component names. Errors complete to nothing."""
+"""What the shell completes: config files, run directories, keys, names of components."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import typer
 
-from trainer.config.structure import Config, DataConfig, LogConfig, TrainConfig
+from trainer.config.structure import Config, DataConfig, LogConfig, Section, TrainConfig
 
-_SECTIONS = {"train": TrainConfig, "log": LogConfig, "data": DataConfig}
+_SECTIONS: dict[str, type[Section]] = {"train": TrainConfig, "log": LogConfig, "data": DataConfig}
 _COMPONENT_KEYS = {
     "data.name": "dataset",
     "model.name": "model",

@@ -111,7 +111,7 @@ class EagerEngine:
                 loss = self.loss(outputs, targets)
             if len(batches) > 1:  # the micro-batch's share of the mean over all samples
                 loss = loss * (len(targets) / samples)
-            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+            _backward(loss, self.scaler)
             losses.append(loss.detach())
             all_outputs.append(outputs.detach())
         penalty = self._add_penalty()
@@ -130,7 +130,7 @@ class EagerEngine:
         if self.penalty is None:
             return None
         penalty = self.penalty()
-        (penalty if self.scaler is None else self.scaler.scale(penalty)).backward()
+        _backward(penalty, self.scaler)
         return penalty.detach()
 
     def _gradient_norms(self) -> Tensor:
@@ -144,19 +144,23 @@ class EagerEngine:
         evaluations = 0
         random_state = _random_state(self.parameters[0].device)
 
-        def closure() -> Tensor:
+        def closure() -> float:
             nonlocal evaluations
             _set_random_state(random_state)
             output = self._gradients(batches, measure=measure and not first)
             evaluations += output.grad_evals
             if not first:
                 first.append(output)
-            return output.loss if output.penalty is None else output.loss + output.penalty
+            return float(output.loss if output.penalty is None else output.loss + output.penalty)
 
         optimizer.step(closure)
         output = first[0]
         output.grad_evals = evaluations
         return output
+
+
+def _backward(loss: Tensor, scaler: GradScaler | None) -> None:
+    torch.autograd.backward(loss if scaler is None else scaler.scale(loss))
 
 
 def _random_state(device: torch.device) -> Mapping[str, Tensor]:
