@@ -265,7 +265,6 @@ def run_through(file: io.StringIO, *, records: int = 3) -> list[float]:
                 progress.update(evaluation(step, step / 100))
             progress.update(StepRecord(step, step / 100, step, step, step / 100, {"loss": 0.5, "lr": 0.01}))
         progress.note("a remark")
-        progress.finish(result(), Path("runs/a"), results=False)
     return now
 
 
@@ -340,7 +339,7 @@ def test_an_error_gives_the_terminal_back(width: Callable[[int], None]) -> None:
 def test_the_result_goes_to_stdout_and_the_progress_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     with TrainingProgress() as progress:
         progress.start("mlp", 10, 10)
-        progress.finish(result(), Path("runs/a"))
+    print_result(result(), Path("runs/a"))
     said = capsys.readouterr()
     assert "runs/a" in said.out
     assert said.err == "mlp\n"

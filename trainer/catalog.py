@@ -130,7 +130,7 @@ def find(kind: str, name: str) -> Builder:
 
 
 def find_object(text: str) -> Builder:
-    """Return the class or function that an import path names: `/absolute/file.py:thing` or `package.module:thing`.
+    """Return what an import path names: `/absolute/file.py:thing` or `package.module:thing`.
 
     Raises:
         ConfigError: it cannot be imported, is not there, or cannot be called; `key` is "name".

@@ -285,11 +285,6 @@ class TrainingProgress:
         """Leave a remark above the bar."""
         self._print(Text(clean(text)))
 
-    def finish(self, result: RunResult, run_dir: Path, *, results: bool = True) -> None:
-        """Take the bar away and print the result on stdout; `results=False` keeps stdout free (`--json`)."""
-        self._stop()
-        print_result(result, run_dir, file=sys.stdout if results else self._file)
-
     def _stop(self) -> None:
         if self._live:
             self._live.stop()

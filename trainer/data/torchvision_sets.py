@@ -102,7 +102,9 @@ def kmnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     return _mnist_like("kmnist", "KMNIST", _KUZUSHIJI, root, download)
 
 
-def emnist(*, split: EmnistSplit = "balanced", root: str | Path | None = None, download: bool = True) -> Dataset:
+def emnist(
+    *, split: EmnistSplit = "balanced", root: str | Path | None = None, download: bool = True
+) -> Dataset:
     """Return one split of EMNIST: handwritten letters and digits, uint8 [N, 1, 28, 28].
 
     The files hold every image mirrored along its diagonal; here they stand upright. The labels of
@@ -216,7 +218,9 @@ _PARTS = ("train", "test")
 _BOTH: list[dict[str, Any]] = [{"train": True}, {"train": False}]
 
 
-def _mnist_like(name: str, cls: str, classes: Sequence[str], root: str | Path | None, download: bool) -> Dataset:
+def _mnist_like(
+    name: str, cls: str, classes: Sequence[str], root: str | Path | None, download: bool
+) -> Dataset:
     raw = data_root(root) / cls / "raw"
     files = {
         part: [raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"]
