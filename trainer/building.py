@@ -82,10 +82,12 @@ def build_experiment(loaded: Loaded, *, download: bool = True) -> Experiment:
         )
         batches = _batches(config, dataset, splits, prepare, device)
     model = build_model(loaded, prepare.output_shape, dataset.num_classes)
+    _check_last_batch(loaded, model, batches, prepare.output_shape, dataset.num_classes)
     model.to(device)
     with located(loaded, "loss"):
         loss: Loss = _build("loss", config.loss)
         _try_loss(loss, batches, dataset.num_classes)
+        model_penalty = _penalty(config, model)
 
     optimizers, groups, implementations = _optimizers(loaded, model, device)
     closure = any(needs_closure(optimizer) for optimizer in optimizers.values())
@@ -101,7 +103,7 @@ def build_experiment(loaded: Loaded, *, download: bool = True) -> Experiment:
         autocast=make_autocast,
         needs_closure=closure,
         scaler=scaler,
-        penalty=_penalty(config, model),
+        penalty=model_penalty,
         clip_grad_norm=config.train.clip_grad_norm,
         clip_grad_value=config.train.clip_grad_value,
         zero_grad=config.train.zero_grad == "every_step",
@@ -179,6 +181,25 @@ def _load_dataset(data: DataConfig, *, download: bool) -> Dataset:
     return dataset
 
 
+def _check_last_batch(
+    loaded: Loaded, model: nn.Module, batches: Batches, input_shape: tuple[int, ...], num_classes: int
+) -> None:
+    """Refuse an epoch that ends in a single sample where the model cannot train on one (batch norm)."""
+    if batches.samples_per_epoch % batches.batch_size != 1 and batches.batch_size != 1:
+        return
+    try:
+        check_shapes(model, input_shape, num_classes, batch=1)
+    except ConfigError as error:
+        key = "data.batch_size"
+        raise ConfigError(
+            "the last batch of an epoch has one sample, and the model cannot train on one: "
+            + error.problems[0].what,
+            key=key,
+            where=loaded.where(key),
+            fix="say data.drop_last=true, or choose another batch size",
+        ) from error
+
+
 def _build(kind: str, component: Component, **context: Any) -> Any:
     """Build a component from its options, and from that part of the context which its signature asks for."""
     builder = catalog.find(kind, component.name)
@@ -253,6 +274,11 @@ def _penalty(config: Config, model: nn.Module) -> Callable[[], Tensor] | None:
     if config.loss.l1 == 0 and config.loss.l2 == 0:
         return None
     weights = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    if not weights:
+        raise ConfigError(
+            "the model has no weights (parameters of two or more dimensions) to put a penalty on",
+            key="l1" if config.loss.l1 else "l2",
+        )
     return partial(penalty, weights, l1=config.loss.l1, l2=config.loss.l2)
 
 

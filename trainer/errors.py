@@ -87,6 +87,9 @@ class StorageError(OptlabError):
     exit_code = 1
 
 
+_MOST_CHOICES = 40  # of the 90 models, the first ones are ours; `optlab list` names them all
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """Return the choice that `name` most likely meant, or None when none is close."""
     known = {choice.lower(): choice for choice in choices}
@@ -99,10 +102,11 @@ def unknown_name(
 ) -> ConfigError:
     """Return the error for a name that nobody knows: it lists the choices and the nearest one."""
     guess = nearest(name, choices)
+    more = f" ... ({len(choices)} in all)" if len(choices) > _MOST_CHOICES else ""
     return ConfigError(
         f"unknown {kind} {name!r}",
         key=key,
         where=where,
-        expected=f"one of {', '.join(choices)}",
+        expected=f"one of {', '.join(choices[:_MOST_CHOICES])}{more}",
         fix=f"did you mean {guess!r}?" if guess else "",
     )

@@ -48,7 +48,7 @@ def layer_table(model: nn.Module, input_shape: tuple[int, ...]) -> list[LayerRow
     Raises:
         ConfigError: samples of `input_shape` do not pass through the model; it names the layer.
     """
-    trace = _probe(model, input_shape, training=False)
+    trace = _probe(model, input_shape, training=False, batch=BATCH)
     counted: set[int] = set()
     rows = []
     for name, layer in model.named_modules():
@@ -60,13 +60,15 @@ def layer_table(model: nn.Module, input_shape: tuple[int, ...]) -> list[LayerRow
     return rows
 
 
-def check_shapes(model: nn.Module, input_shape: tuple[int, ...], num_classes: int) -> None:
-    """Check that a batch of samples of `input_shape` becomes logits [N, num_classes] while training.
+def check_shapes(
+    model: nn.Module, input_shape: tuple[int, ...], num_classes: int, *, batch: int = BATCH
+) -> None:
+    """Check that `batch` samples of `input_shape` become logits [N, num_classes] while training.
 
     Raises:
         ConfigError: it does not; names the layer, what reached it and what it takes.
     """
-    output = _probe(model, input_shape, training=True).result
+    output = _probe(model, input_shape, training=True, batch=batch).result
     if not isinstance(output, Tensor):
         raise ConfigError(
             f"the model returns a {type(output).__name__}",
@@ -74,8 +76,8 @@ def check_shapes(model: nn.Module, input_shape: tuple[int, ...], num_classes: in
             expected=f"one tensor of logits [N, {num_classes}]",
             fix="wrap the model so that its forward returns the logits alone",
         )
-    if tuple(output.shape) != (BATCH, num_classes):
-        shape = ", ".join(["N" if output.shape[:1] == (BATCH,) else "?", *map(str, output.shape[1:])])
+    if tuple(output.shape) != (batch, num_classes):
+        shape = ", ".join(["N" if output.shape[:1] == (batch,) else "?", *map(str, output.shape[1:])])
         raise ConfigError(
             f"the model's output has the shape [{shape}]", key="name", expected=f"logits [N, {num_classes}]"
         )
@@ -90,34 +92,34 @@ class _Trace:
     result: object = None
 
 
-def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> _Trace:
+def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, batch: int) -> _Trace:
     """Run a forward pass without numbers; where that fails, with numbers on a copy, whose error counts.
 
     Code that looks at values cannot run on the meta device, so a refusal there alone proves nothing.
     """
     try:
-        return _meta_forward(model, input_shape, training=training)
+        return _meta_forward(model, (batch, *input_shape), training=training)
     except Exception:
-        return _real_forward(model, input_shape, training=training)
+        return _real_forward(model, (batch, *input_shape), training=training)
 
 
-def _meta_forward(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> _Trace:
+def _meta_forward(model: nn.Module, shape: tuple[int, ...], *, training: bool) -> _Trace:
     trace = _Trace({}, [])
     meta = torch.device("meta")
     state = {name: tensor.detach().to(meta) for name, tensor in _state(model)}
     with _mode(model, training), _watched(model, trace), _quiet_random(), meta, torch.no_grad():
-        trace.result = functional_call(model, state, (torch.zeros(BATCH, *input_shape),))
+        trace.result = functional_call(model, state, (torch.zeros(shape),))
     return trace
 
 
-def _real_forward(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> _Trace:
+def _real_forward(model: nn.Module, shape: tuple[int, ...], *, training: bool) -> _Trace:
     trace = _Trace({}, [])
     twin = copy.deepcopy(model).cpu()
     try:
         with _mode(twin, training), _watched(twin, trace), _quiet_random(), torch.no_grad():
-            trace.result = twin(torch.zeros(BATCH, *input_shape))
+            trace.result = twin(torch.zeros(shape))
     except Exception as error:
-        raise _misfit(input_shape, trace, error) from error
+        raise _misfit(shape[1:], trace, error) from error
     return trace
 
 
