@@ -12,6 +12,7 @@ from trainer import rundir, runner
 from trainer.building import build_experiment
 from trainer.config.load import Loaded
 from trainer.config.run_id import is_execution_key, run_id
+from trainer.config.structure import SeedConfig
 from trainer.console import TrainingProgress
 from trainer.errors import RunError
 from trainer.experiment import Experiment
@@ -122,9 +123,11 @@ def _is_execution(key: str) -> bool:
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every setting with its dotted key; one optimizer alone is the same as a list of one."""
+    """Yield every setting with its dotted key; one optimizer is a list of one, one seed is all of them."""
     if prefix in ("optimizer", "scheduler") and not isinstance(value, list):
         value = [] if value is None else [value]
+    if prefix == "seed" and not isinstance(value, Mapping):
+        value = dict.fromkeys(SeedConfig.model_fields, value)
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
             yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
