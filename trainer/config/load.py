@@ -154,16 +154,22 @@ class _Found:
         return self.tree.positions.get(path)
 
     def in_order(self) -> list[Problem]:
-        """Return the problems file by file and line by line, every one once."""
+        """Return the problems file by file and line by line, then the overrides', every one once."""
 
         def order(item: tuple[KeyPath, Problem]) -> tuple[bool, str, int]:
             position = self.position(item[0])
-            return (position is None, position.origin.name, position.line) if position else (True, "", 0)
+            return (
+                (not position.origin.lines, position.origin.name, position.line)
+                if position
+                else (True, "", 0)
+            )
 
         return list(dict.fromkeys(problem for _, problem in sorted(self.problems, key=order)))
 
 
 def _check(tree: Tree, components: Components) -> Config:
+    if "loss" not in tree.data:  # the one component with a default of its own: its options are completed, too
+        tree.data["loss"] = {"name": Config.model_fields["loss"].default.name}
     found = _Found(tree)
     checked = _Checked(tree.data)
     for slot, path, value in find_components(tree.data):
@@ -228,10 +234,7 @@ def _check_component(
             )
     name = value.get("name")
     if not isinstance(name, str):
-        if name is None and "name" not in value and given:
-            words = ", ".join(map(str, given))
-            found.add(path, Problem(f"the {slot.kind} has no name, so its options ({words}) mean nothing"))
-        return
+        return  # the second pass says so
     name = _absolute_name(name, found.position((*path, "name")))
     own["name"] = name
     checked.components[path]["name"] = name
@@ -334,6 +337,14 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+
+def _write_text(dumper: _Dumper, text: str) -> yaml.Node:
+    """Escape control characters and line breaks, which other styles fold."""
+    plain = all(char >= " " and char not in "\x7f\x85\u2028\u2029\ufeff" for char in text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _write_text)
 
 # Text that our reader takes for a number must be quoted; PyYAML quotes only what its own reader would.
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", positions.FLOAT, list("-+.0123456789"))

@@ -125,7 +125,8 @@ def _expected(item: Mapping[str, Any]) -> str:
         return _EXPECTED[kind]
     if kind in _LIMITS:
         name, words = _LIMITS[kind]
-        return words.format(context.get(name))
+        limit = context.get(name)
+        return words.format(f"{limit:g}" if isinstance(limit, float) else limit)
     if kind in ("literal_error", "enum"):
         return str(context.get("expected"))
     message = str(item["msg"])

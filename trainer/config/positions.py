@@ -297,7 +297,7 @@ def _number(kind: str, text: str) -> Any:
         return text.lower() == "true"
     if kind == "int":
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-    return float(text.replace(".inf", "inf").replace(".nan", "nan") if text[-1:].isalpha() else text)
+    return float(text.replace(".", "") if text[-1:].isalpha() else text)
 
 
 def _construct(node: _Node, path: KeyPath, positions: dict[KeyPath, Position], origin: Origin) -> Any:

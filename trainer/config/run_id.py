@@ -21,8 +21,8 @@ def run_id(overrides: Sequence[str], seed: SeedConfig) -> str:
     """Return the name of a run's directory.
 
     Every overridden key is there by its last part, or by as many parts as tell it from the others; the seed
-    comes last (four numbers where the streams differ). Characters that file systems or shells mind are percent-encoded;
-    a name of more than 120 characters is cut and ends in a hash of the whole.
+    comes last (four numbers where the streams differ). Characters that file systems or shells mind are
+    percent-encoded; a name of more than 120 characters is cut and ends in a hash of the whole.
 
     Args:
         overrides: as given on the command line; a later one of the same key wins.

@@ -82,7 +82,7 @@ class DataConfig(Component):
         64, description="Samples per step; `full` = the whole training split."
     )
     eval_batch_size: Count = Field(1000, description="Samples per forward pass of an evaluation.")
-    val_size: Annotated[float, Field(ge=0)] = Field(
+    val_size: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = Field(
         0,
         description="Images taken from training for validation: a count, or a fraction below 1; 0 = none.",
     )
