@@ -159,7 +159,7 @@ def describe_groups(experiment: Experiment) -> list[str]:
             name = f"{label}/{group.label}" if group.label else label
             lines.append(
                 f"group {name}: {len(group.names)} tensors, {group.parameters:,} parameters, "
-                f"lr={float(live['lr']):g} {own}".rstrip()
+                f"lr={float(live.get('initial_lr', live['lr'])):g} {own}".rstrip()
             )
     return lines
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 import time
 import types
 import typing
 from collections.abc import Hashable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -218,12 +220,13 @@ def list_components(kind: str | None, *, as_json: bool) -> None:
 
 def _summary(builder: Any) -> str:
     """Return the first sentence of a builder's documentation, on one line."""
-    documented = getattr(builder, "func", builder)  # a partial's own documentation is functools'
-    text = (inspect.getdoc(documented) or "").split("\n\n")[0]
+    if isinstance(builder, partial):  # one builder serves all of torchvision's names
+        return f"torchvision's {builder.args[0]}, untrained"
+    text = (inspect.getdoc(builder) or "").split("\n\n")[0]
     sentence = (
         " ".join(text.split()).partition(". ")[0].replace(":class:", "").replace("``", "").replace("`", "")
     )
-    return sentence.rstrip(".:")
+    return re.sub(r"^Return (the |an |a )?", "", sentence).rstrip(".:")
 
 
 DEFAULT_INPUTS = {
@@ -245,7 +248,7 @@ def show(
         {
             "option": option,
             "type": _type_name(field.annotation),
-            "default": "required" if field.is_required() else field.default,
+            "default": "required" if field.is_required() else _as_yaml(field.default),
             "meaning": field.description or "",
         }
         for option, field in model.model_fields.items()
@@ -278,6 +281,13 @@ def show(
                 for row in layers
             ],
         )
+
+
+def _as_yaml(value: Any) -> Any:
+    """Return a default as one would write it in a config."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _type_name(annotation: Any) -> str:
