@@ -19,6 +19,7 @@ import torch
 
 from trainer import catalog, console, launch, rundir, runner
 from trainer.building import build_experiment
+from trainer.config.json_schema import json_schema
 from trainer.config.load import dump
 from trainer.config.merge import parse_override
 from trainer.console import Column
