@@ -26,7 +26,7 @@ FLOORS = {
     },
     4: {"loop"},
     5: {"runner", "launch"},
-    6: set(),
+    6: {"compare"},
     7: {"cli"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

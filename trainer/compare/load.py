@@ -1,0 +1,134 @@
+"""Finds and reads the runs to compare; what cannot be read is named, the rest is kept (floor 6)."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer import rundir
+from trainer.errors import OptlabError, RunError
+from trainer.rundir import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Runs that were found.
+
+    Args:
+        runs: those that ended and can be read, in the order of their paths.
+        notes: a sentence for everything that was left out or looked odd.
+    """
+
+    runs: tuple[Run, ...]
+    notes: tuple[str, ...]
+
+
+def find(paths: Iterable[str | Path]) -> Found:
+    """Read every run at or below the given directories or globs.
+
+    Runs that diverged are kept: they are outcomes. Left out, and named: runs still going, interrupted or
+    failed ones, and those with a damaged file.
+
+    Raises:
+        RunError: a path does not exist, or no run is left.
+    """
+    folders = _folders(paths)
+    places = rundir.find_runs(folders)
+    if not places:
+        raise RunError(
+            f"no runs in {', '.join(map(str, folders))}",
+            expected="run directories, or folders that hold some",
+            fix="train something first: optlab train configs/quickstart.yaml",
+        )
+    runs, notes = [], []
+    for place in places:
+        try:
+            run = rundir.load_run(place)
+        except (OptlabError, UnicodeDecodeError) as error:
+            notes.append(f"left out {place}: {_first_line(error)}")
+            continue
+        if fault := _fault(run):
+            notes.append(f"left out {place}: {fault}")
+            continue
+        notes += [f"{place / table}: the last line is torn and was left out" for table in _torn(place)]
+        runs.append(run)
+    if not runs:
+        raise RunError(
+            f"none of {len(places)} runs can be compared:\n    " + "\n    ".join(notes),
+            fix="wait for runs that are still going; train the others again",
+        )
+    return Found(tuple(runs), (*notes, *_mixed(runs)))
+
+
+def _folders(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the folders that the paths and globs name."""
+    found = []
+    for path in paths:
+        if Path(path).exists():
+            found.append(Path(path))
+            continue
+        matches = [Path(match) for match in sorted(glob.glob(str(path)))]
+        if not matches:
+            raise RunError(f"there is no {path}", expected="a run directory, a folder of runs, or a glob")
+        found += matches
+    if not found:
+        raise RunError("no runs were named", expected="run directories, folders of runs, or globs")
+    return found
+
+
+def _fault(run: Run) -> str:
+    """Return why a run cannot be compared; empty when it can."""
+    status = run.status.get("status")
+    if status == "running":
+        return "it is still going"
+    if status not in rundir.FINISHED:
+        message = str(run.status.get("message") or "").partition("\n")[0]
+        return f"it is {status}" + (f" ({message})" if message else "")
+    if run.result is None:
+        return f"it has no {rundir.SUMMARY}"
+    if not isinstance(run.config, Mapping) or not {"optimizer", "data", "model"} <= set(run.config):
+        return f"{rundir.CONFIG} is no resolved config"
+    missing = [name for name in ("step", "epoch", "samples", "train_seconds") if name not in run.epochs]
+    missing += [name for name in ("step", "loss") if name not in run.steps]
+    return f"missing columns: {', '.join(missing)}" if missing else ""
+
+
+def _torn(place: Path) -> list[str]:
+    torn = []
+    for table in (rundir.STEPS, rundir.EPOCHS):
+        with open(place / table, "rb") as file:
+            file.seek(0, 2)
+            if file.tell():
+                file.seek(-1, 2)
+                if file.read(1) != b"\n":
+                    torn.append(table)
+    return torn
+
+
+def _mixed(runs: Sequence[Run]) -> list[str]:
+    """Say where the runs come from different versions or machines."""
+    around = [rundir.read_environment(run.path) for run in runs]
+    notes = []
+    for name in ("optlab", "torch"):
+        counted = Counter(str((one.get("versions") or {}).get(name, "unknown")) for one in around)
+        if len(counted) > 1:
+            said = ", ".join(f"{name} {version} ({count} runs)" for version, count in sorted(counted.items()))
+            notes.append(f"runs of mixed versions: {said}")
+    places = Counter(_machine(one) for one in around)
+    if len(places) > 1:
+        said = "; ".join(f"{place} ({count} runs)" for place, count in sorted(places.items()))
+        notes.append(f"runs of different machines, so seconds do not compare: {said}")
+    return notes
+
+
+def _machine(around: Mapping[str, Any]) -> str:
+    processor = (around.get("machine") or {}).get("processor", "unknown processor")
+    return f"{around.get('device', 'unknown device')}, {around.get('threads', '?')} threads, {processor}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
