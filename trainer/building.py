@@ -7,6 +7,7 @@ file and line, before anything runs or is written.
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -85,8 +86,9 @@ def build_experiment(loaded: Loaded, *, download: bool = True) -> Experiment:
     _check_last_batch(loaded, model, batches, prepare.output_shape, dataset.num_classes)
     model.to(device)
     with located(loaded, "loss"):
-        loss: Loss = _build("loss", config.loss)
-        _try_loss(loss, batches, dataset.num_classes)
+        loss = _build_loss(config.loss)
+        with _users_own(config.loss.name):
+            _try_loss(loss, batches, dataset.num_classes)
         model_penalty = _penalty(config, model)
 
     optimizers, groups, implementations = _optimizers(loaded, model, device)
@@ -205,7 +207,37 @@ def _build(kind: str, component: Component, **context: Any) -> Any:
     builder = catalog.find(kind, component.name)
     wanted = inspect.signature(builder).parameters
     given = {name: value for name, value in context.items() if name in wanted}
-    return builder(**catalog.arguments(kind, component.name, component.options), **given)
+    options = catalog.arguments(kind, component.name, component.options)
+    with _users_own(component.name):
+        return builder(**options, **given)
+
+
+def _build_loss(component: Component) -> Loss:
+    """Return the loss; a user's function of (outputs, targets) is the loss itself, with its options bound."""
+    builder = catalog.find("loss", component.name)
+    if {"target", "targets"} & set(inspect.signature(builder).parameters):
+        return partial(builder, **catalog.arguments("loss", component.name, component.options))
+    loss: Loss = _build("loss", component)
+    return loss
+
+
+@contextmanager
+def _users_own(name: str) -> Iterator[None]:
+    """Tell a failure inside a user's own component in its words, with its line; ours are not to fail."""
+    try:
+        yield
+    except OptlabError:
+        raise
+    except Exception as error:
+        path = split_import_path(name)
+        if path is None:
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f" ({frame.filename}:{frame.lineno})" for frame in frames if frame.filename == path.source]
+        raise ConfigError(
+            f"{path.attribute} failed with {type(error).__name__}: {error}{lines[-1] if lines else ''}",
+            key="name",
+        ) from error
 
 
 def _prepare_machine(config: Config) -> torch.device:
@@ -265,8 +297,11 @@ def _try_loss(loss: Loss, batches: Batches, num_classes: int) -> None:
         kind = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape[1:])}"
         raise ConfigError(f"the loss refuses targets of kind {kind}: {error}", key="name") from error
     if not isinstance(value, Tensor) or value.ndim != 0:
+        shape = f" of shape {list(value.shape)}" if isinstance(value, Tensor) else ""
         raise ConfigError(
-            f"the loss gave {type(value).__name__}", key="name", expected="a tensor with one number"
+            f"the loss gave a {type(value).__name__}{shape} for {len(targets)} samples",
+            key="name",
+            expected="a tensor with one number, the mean over the samples",
         )
 
 
@@ -328,7 +363,7 @@ def _optimizers(
     for label, config, prefix in zip(labels, configs, prefixes, strict=True):
         with located(loaded, prefix):
             groups[label] = assign_groups(model, owned[label], _group_specs(config))
-            cls: type[Optimizer] = catalog.find("optimizer", config.name)  # type: ignore[assignment]
+            cls = _optimizer_class(config.name)
             options = catalog.arguments("optimizer", config.name, config.options)
             parameters = trainable(model)
             refuse(
@@ -344,6 +379,13 @@ def _optimizers(
             optimizers[label] = build_optimizer(cls, model, groups[label], options | implementation)
             implementations.append(implementation)
     return optimizers, groups, implementations
+
+
+def _optimizer_class(name: str) -> type[Optimizer]:
+    found: object = catalog.find("optimizer", name)
+    if not (isinstance(found, type) and issubclass(found, Optimizer)):
+        raise ConfigError(f"{name} is no optimizer", key="name", expected="a class of torch.optim.Optimizer")
+    return found
 
 
 def _group_specs(config: OptimizerConfig) -> list[GroupSpec]:

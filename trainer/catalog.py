@@ -108,6 +108,12 @@ _CONTEXT = (
     "input_shape",
     "num_classes",
     "progress",
+    # What a loss is called with, where a user's function is the loss itself.
+    "outputs",
+    "logits",
+    "input",
+    "targets",
+    "target",
 )
 
 
@@ -147,7 +153,7 @@ def find_object(text: str) -> Builder:
         raise ConfigError(
             f"{path.source} has no {path.attribute!r}",
             key="name",
-            expected=f"one of {', '.join(own) or 'nothing'}",
+            expected=f"one of {', '.join(own)}" if own else "a class or a function that stands there",
         )
     found: Builder = getattr(module, path.attribute)
     if not callable(found):
@@ -182,6 +188,12 @@ def _import_file(file: Path) -> ModuleType:
 def _import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or f"{name}.".startswith(f"{error.name}."):
+            raise ConfigError(
+                f"there is no module {name}", key="name", fix="install it, or say my_file.py:Thing"
+            ) from error
+        raise _import_failure(name, error) from error
     except Exception as error:
         raise _import_failure(name, error) from error
 
