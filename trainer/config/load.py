@@ -8,6 +8,7 @@ caller's knowledge (`Components`); what they do is not known here.
 from __future__ import annotations
 
 import enum
+import numbers
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +24,7 @@ from trainer.config.paths import absolute_import_path, absolute_path
 from trainer.config.positions import KeyPath, Origin, Position, Tree, parse_mapping
 from trainer.config.schema import BuilderDefault, is_import_path, is_path
 from trainer.config.slots import Slot, find_components, spell_out
-from trainer.config.structure import Config, GroupConfig
+from trainer.config.structure import Config, GroupConfig, SeedConfig
 from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
 
 
@@ -122,6 +123,10 @@ def _plain_input(value: Any, path: KeyPath) -> Any:
         return {key: _plain_input(item, (*path, key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain_input(item, (*path, index)) for index, item in enumerate(value)]
+    if isinstance(value, int) and abs(value) >= 10**400:  # Python would not write it, nor YAML be read
+        raise ConfigError("this number has more than 400 digits", key=".".join(map(str, path)))
+    if isinstance(value, numbers.Real) and not isinstance(value, bool | int):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)  # NumPy's, for one
     return str(value) if isinstance(value, Path) else value
 
 
@@ -325,7 +330,10 @@ def _plain_output(value: Any) -> Any:
 
 
 def _as_written(tree: Tree, path: KeyPath) -> KeyPath:
-    """Take out the index that stands for the only optimizer or schedule, written without a list."""
+    """Return a path as the user wrote it: no index for the only optimizer, `seed` for four equal seeds."""
+    seed = tree.data.get("seed")
+    if path[:1] == ("seed",) and isinstance(seed, dict) and set(seed) == set(SeedConfig.model_fields):
+        return path[:1] if all(value == seed["init"] for value in seed.values()) else path
     if len(path) > 1 and path[0] in ("optimizer", "scheduler") and path[1] == 0:
         return path if isinstance(tree.data.get(path[0]), list) else (path[0], *path[2:])
     return path

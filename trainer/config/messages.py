@@ -21,6 +21,7 @@ _EXPECTED = {
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "string_type": "text",
+    "string_unicode": "text without lone surrogates",
     "list_type": "a list",
     "tuple_type": "a list",
     "set_type": "a list",
@@ -164,8 +165,9 @@ def _hint(value: Any, items: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _shown(value: Any) -> str:
-    names = {bool: str(value).lower(), type(None): "null"}
-    text = names.get(type(value)) or repr(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
     return text if len(text) <= 120 else f"{text[:100]} ... ({len(text)} characters)"
 
 
