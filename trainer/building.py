@@ -10,6 +10,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,37 @@ from trainer.seeding import generator, global_stream, seed_dropout
 from trainer.timetable import Rhythm, run_length
 
 
-def build_experiment(loaded: Loaded, *, download: bool = True) -> Experiment:
+@dataclass(frozen=True, slots=True)
+class Material:
+    """A data set and its split, which runs of the same `data` section may share.
+
+    Args:
+        dataset: what the splits were taken from.
+        splits: training, validation and test.
+    """
+
+    dataset: Dataset
+    splits: Splits
+
+
+def load_material(loaded: Loaded, *, download: bool = True) -> Material:
+    """Load the data set of a config and split it; errors as `build_experiment`."""
+    data = loaded.config.data
+    with located(loaded, "data"):
+        dataset = _load_dataset(data, download=download)
+        splits = split_dataset(
+            dataset,
+            val_size=data.val_size,
+            val_from=data.val_from,
+            split_seed=data.split_seed,
+            limit=data.limit,
+        )
+    return Material(dataset, splits)
+
+
+def build_experiment(
+    loaded: Loaded, *, download: bool = True, material: Material | None = None
+) -> Experiment:
     """Make everything that a run needs; the config of what comes back is resolved and complete.
 
     Seeds torch's global generators and sets its thread count: one process trains one experiment at a time.
@@ -59,6 +90,7 @@ def build_experiment(loaded: Loaded, *, download: bool = True) -> Experiment:
     Args:
         loaded: a checked config.
         download: whether a data set that is not on disk may be fetched, where the config allows it.
+        material: the config's data, loaded before; None = load it.
 
     Raises:
         ConfigError, DataError: something does not fit; told with the place in the config.
@@ -66,15 +98,10 @@ def build_experiment(loaded: Loaded, *, download: bool = True) -> Experiment:
     config = loaded.config
     with located(loaded):
         device = _prepare_machine(config)
+    if material is None:
+        material = load_material(loaded, download=download)
+    dataset, splits = material.dataset, material.splits
     with located(loaded, "data"):
-        dataset = _load_dataset(config.data, download=download)
-        splits = split_dataset(
-            dataset,
-            val_size=config.data.val_size,
-            val_from=config.data.val_from,
-            split_seed=config.data.split_seed,
-            limit=config.data.limit,
-        )
         prepare = make_prepare(
             input_shape=dataset.input_shape,
             **_mean_std(config.data, splits),

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@cache
 def package_version(name: str) -> str | None:
     """Return the installed version of a distribution; None when it is not installed."""
     try:
@@ -39,6 +41,7 @@ def package_version(name: str) -> str | None:
         return None
 
 
+@cache
 def processor_name() -> str:
     """Return the CPU's model name as the system tells it."""
     try:
@@ -49,8 +52,12 @@ def processor_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+@cache
 def git_state() -> dict[str, Any] | None:
-    """Return the working directory's commit and whether files differ from it; None outside a repository."""
+    """Return the working directory's commit and whether files differ from it; None outside a repository.
+
+    Asked once per process: that is the state from which its code was loaded.
+    """
 
     def git(*arguments: str) -> str | None:
         try:

@@ -7,6 +7,7 @@ caller's knowledge (`Components`); what they do is not known here.
 
 from __future__ import annotations
 
+import copy
 import enum
 import numbers
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -128,6 +129,11 @@ def _plain_input(value: Any, path: KeyPath) -> Any:
     if isinstance(value, numbers.Real) and not isinstance(value, bool | int):
         return int(value) if isinstance(value, numbers.Integral) else float(value)  # NumPy's, for one
     return str(value) if isinstance(value, Path) else value
+
+
+def from_tree(tree: Tree, overrides: Sequence[str] = (), *, components: Components) -> Loaded:
+    """As `load`, from layers that are merged already (`merge.merge`); the tree stays as it is."""
+    return _finish(Tree(copy.deepcopy(tree.data), dict(tree.positions)), overrides, components)
 
 
 def _finish(tree: Tree, overrides: Sequence[str], components: Components) -> Loaded:
