@@ -1,0 +1,381 @@
+"""Curves of groups: a thin line per seed, their centre, a band, and where runs diverged (floor 6)."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from trainer.compare.groups import Entry, Group
+from trainer.compare.looks import LOOKS, Look, legend, line_for, new_figure, scale_x, scale_y, settings
+from trainer.plots.style import Array, Line, limits, smooth
+from trainer.plots.titles import title
+from trainer.statistics import band as band_over
+from trainer.statistics import common_grid
+from trainer.statistics.curves import BandKind
+
+Axis = Literal["step", "epoch", "samples", "seconds"]
+Scale = Literal["semilogy", "semilogx", "linear", "loglog"]
+
+X_LABELS = {
+    "step": "training step (updates)",
+    "epoch": "epoch",
+    "samples": "training samples seen",
+    "seconds": "seconds of training (evaluations left out)",
+}
+LABELS = {
+    "loss": "training loss",
+    "train_loss": "training loss (running mean)",
+    "train_eval_loss": "training loss (eval mode)",
+    "val_loss": "validation loss",
+    "train_accuracy": "training accuracy (running mean, %)",
+    "train_eval_accuracy": "training accuracy (eval mode, %)",
+    "val_accuracy": "validation accuracy (%)",
+    "lr": "learning rate",
+}
+BANDS = {
+    "std": "band: ±1 standard deviation",
+    "min_max": "band: lowest to highest",
+    "quantiles": "band: quartiles",
+    "t": "band: 95 % interval of the mean (Student t)",
+    "bootstrap": "band: 95 % bootstrap interval",
+}
+OVERLAID = 7
+PANELS = 24
+GRID_POINTS = 400
+FEW = 25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Series:
+    """One run's curve: places and values [N], and whether the run diverged at its end."""
+
+    x: Array
+    y: Array
+    diverged: bool
+
+
+def draw_curves(
+    groups: Sequence[Group],
+    metric: str,
+    *,
+    x: Axis = "step",
+    scale: Scale | None = None,
+    centre: Literal["mean", "median"] = "mean",
+    band: BandKind | None = "std",
+    seeds: bool = True,
+    smoothed: bool = True,
+    heading: str | None = None,
+    look: Look = LOOKS["screen"],
+    multiples: bool | None = None,
+) -> Figure | None:
+    """Draw a metric of several groups over the course of training; None when no run has it.
+
+    The centre and its band stop where the first run of a group stops: what goes on alone is a survivor, and
+    its thin line shows it. Runs are step functions on the grid of all their records.
+
+    Args:
+        groups: as `group_runs` makes them, of one problem.
+        metric: `loss` (of minibatches, from steps.csv), or a column of epochs.csv, as `val_accuracy`.
+        x: what the curves run over; `seconds` is training time alone.
+        scale: null = semilogy for losses, linear for accuracies.
+        centre: of the seeds.
+        band: over the seeds; None = none.
+        seeds: draw a thin line per seed.
+        smoothed: smooth minibatch losses per run (centred, the window shrinks at the start and stops short
+            of the end); other columns are never smoothed.
+        heading: above the figure; None = what the groups have in common.
+        look: size and weight.
+        multiples: one panel per group, the others grey behind; None = with more than seven groups.
+    """
+    drawn = [(group, found) for group in groups if (found := _series(group, metric, x, smoothed))]
+    if not drawn:
+        return None
+    log_x, log_y = _logs(scale, metric, drawn)
+    several = len(drawn) > OVERLAID if multiples is None else multiples and len(drawn) > 1
+    shown = drawn[:PANELS] if several else drawn
+    columns = math.ceil(math.sqrt(len(shown))) if several else 1
+    rows = -(-len(shown) // columns) if several else 1
+    with settings(look):
+        said = heading if heading is not None else common_title([group for group, _ in drawn])
+        cut = f"\nthe first {PANELS} of {len(drawn)} groups" if len(shown) < len(drawn) else ""
+        caption = _caption(drawn, centre, band, smoothed and metric == "loss")
+        figure, axes = new_figure("\n".join(filter(None, [said, caption])) + cut, look, rows, columns)
+        _set_limits(axes[0], drawn, log_x=log_x, log_y=log_y, accuracy=metric.endswith("accuracy"))
+        if several:
+            _draw_panels(axes, shown, look, centre, band, seeds, columns)
+            figure.supxlabel(X_LABELS[x], fontsize=look.font)
+            figure.supylabel(LABELS.get(metric, metric), fontsize=look.font)
+        else:
+            handles = [
+                _draw_group(axes[0], group, found, line_for(i, look), centre, band, seeds=seeds)
+                for i, (group, found) in enumerate(shown)
+            ]
+            axes[0].set_xlabel(X_LABELS[x] + (", logarithmic" if log_x else ""))
+            axes[0].set_ylabel(LABELS.get(metric, metric))
+            legend(figure, handles, [_label(group) for group, _ in shown], look)
+    return figure
+
+
+def has_metric(entry: Entry, metric: str) -> bool:
+    """Return whether a run recorded a metric anywhere."""
+    table = entry.run.steps if metric == "loss" or metric not in entry.run.epochs else entry.run.epochs
+    return any(value is not None for value in table.get(metric, []))
+
+
+def common_title(groups: Sequence[Group]) -> str:
+    """Return what all runs have in common, as `MLP (hidden 64) on digits · batch 32 · 5 seeds`."""
+    entries = [entry for group in groups for entry in group.entries]
+    config = dict(entries[0].run.config)
+    config["optimizer"], config["scheduler"], config["seed"] = [], None, None
+    data = dict(config.get("data") or {})
+    if len({str(entry.settings.get("data.batch_size")) for entry in entries}) > 1:
+        data.pop("batch_size", None)
+    config["data"] = data
+    around = entries[0].environment.get("data") or {}
+    shape = around.get("input_shape")
+    same_model = len({str(entry.run.config.get("model")) for entry in entries}) == 1
+    parts = [
+        title(config, inputs=math.prod(shape) if shape else None, outputs=around.get("num_classes"))
+        if same_model
+        else str(data.get("name", ""))
+    ]
+    counts = {len(group.entries) for group in groups}
+    low, high = min(counts), max(counts)
+    noun = "seed" if high == 1 else "seeds"
+    parts.append(
+        f"one {noun}" if high == 1 else f"{low} {noun}" if low == high else f"{low} to {high} {noun}"
+    )
+    return " · ".join(part.replace("\n", " · ") for part in parts if part)
+
+
+# Series
+
+
+def _series(group: Group, metric: str, x: Axis, smoothed: bool) -> list[_Series]:
+    found = []
+    for entry in group.entries:
+        one = _curve(entry, metric, x)
+        if one is None:
+            continue
+        if smoothed and metric == "loss" and len(one.y) >= FEW:
+            values = smooth(one.y)
+            # A run that diverged ends in the point that shows it.
+            if one.diverged:
+                values[-1] = one.y[-1]
+            there = np.isfinite(values) | ~np.isfinite(one.y)
+            one = _Series(one.x[there], values[there], one.diverged)
+        found.append(one)
+    return found
+
+
+def _curve(entry: Entry, metric: str, x: Axis) -> _Series | None:
+    run = entry.run
+    table = run.epochs if metric in run.epochs and metric != "loss" else run.steps
+    if metric not in table:
+        return None
+    places = table["train_seconds" if x == "seconds" else x]
+    pairs = [(a, b) for a, b in zip(places, table[metric], strict=True) if a is not None and b is not None]
+    if not pairs:
+        return None
+    cells = np.array(pairs, dtype=np.float64)
+    values = cells[:, 1] * (100 if metric.endswith("accuracy") else 1)
+    # An axis cannot be divided up to 1e308.
+    values[np.abs(values) > 1e60] = np.inf
+    return _Series(cells[:, 0], values, run.status["status"] == "diverged")
+
+
+def _logs(
+    scale: Scale | None, metric: str, drawn: Sequence[tuple[Group, list[_Series]]]
+) -> tuple[bool, bool]:
+    if scale is None:
+        smallest = min(
+            (y.min() for _, found in drawn for s in found if (y := s.y[np.isfinite(s.y)]).size), default=1
+        )
+        return False, not metric.endswith("accuracy") and metric != "lr" and smallest > 0
+    return scale in ("semilogx", "loglog"), scale in ("semilogy", "loglog")
+
+
+# Drawing
+
+
+def _draw_panels(
+    axes: Sequence[Axes],
+    drawn: Sequence[tuple[Group, list[_Series]]],
+    look: Look,
+    centre: Literal["mean", "median"],
+    band: BandKind | None,
+    seeds: bool,
+    columns: int,
+) -> None:
+    for one, (group, found) in zip(axes, drawn, strict=False):
+        for other, series in drawn:
+            if other is not group:
+                x, y, _, _ = _centre(series, centre, None, log=one.get_xscale() == "log")
+                one.plot(x, y, color="#cccccc", linewidth=0.6, zorder=1.5)
+        line = line_for(0, look)
+        _draw_group(one, group, found, Line(line.colour, "-", ""), centre, band, seeds=seeds)
+        wide = int(72 * look.inches[0] / columns / (0.5 * look.font))
+        one.set_title(textwrap.fill(_label(group), max(wide, 12)), fontsize=0.8 * look.font)
+    for one in axes[len(drawn) :]:
+        one.set_visible(False)
+
+
+def _draw_group(
+    axes: Axes,
+    group: Group,
+    found: Sequence[_Series],
+    line: Line,
+    centre: Literal["mean", "median"],
+    band: BandKind | None,
+    *,
+    seeds: bool,
+) -> Any:
+    """Draw one group and return the handle of its legend entry."""
+    log_x, log_y = axes.get_xscale() == "log", axes.get_yscale() == "log"
+    x, middle, low, high = _centre(found, centre, band, log=log_x)
+    # Where the records of the seeds do not coincide (seconds), each value holds until the next one.
+    held = not _aligned(found)
+    style: Any = {"drawstyle": "steps-post"} if held else {}
+    (handle,) = axes.plot(
+        x,
+        _shown(middle, log_y),
+        color=line.colour,
+        linestyle=line.dashes,
+        zorder=3,
+        marker=line.marker,
+        markevery=max(len(x) // 12, 1),
+        **style,
+    )
+    if len(found) > 1:
+        floor = axes.get_ylim()[0]
+        if low is not None and high is not None:
+            axes.fill_between(
+                x, np.maximum(low, floor) if log_y else low, high,
+                color=line.colour, alpha=0.16, linewidth=0, zorder=2, step="post" if held else None,
+            )  # fmt: skip
+        if seeds:
+            for one in found:
+                axes.plot(
+                    one.x, _shown(one.y, log_y), color=line.colour, linewidth=0.6, alpha=0.5, zorder=2.5,
+                    **style,
+                )  # fmt: skip
+    for one in found:
+        if one.diverged:
+            _mark_divergence(axes, one, line)
+    return handle
+
+
+def _centre(
+    found: Sequence[_Series], centre: Literal["mean", "median"], band: BandKind | None, *, log: bool
+) -> tuple[Array, Array, Array | None, Array | None]:
+    """Return the places, the centre and the ends of the band, up to where the first run stops."""
+    if len(found) == 1:
+        return found[0].x, found[0].y, None, None
+    aligned = _aligned(found)
+    series = [(one.x, one.y) for one in found]
+    few = sum(len(one.x) for one in found) <= GRID_POINTS
+    grid = common_grid(
+        series, None if aligned or few else GRID_POINTS, scale="log" if log and not aligned else "linear"
+    )
+    over = band_over(grid.y, centre=centre, kind=band or "std")
+    whole = over.n == len(found)
+    # Up to the first place where a run is missing: beyond it the centre would be that of the survivors.
+    if whole.any():
+        first = int(whole.argmax())
+        stops = np.flatnonzero(~whole[first:])
+        whole[first + stops[0] if stops.size else len(whole) :] = False
+    x = grid.x[whole]
+    if band is None:
+        return x, over.centre[whole], None, None
+    return x, over.centre[whole], over.low[whole], over.high[whole]
+
+
+def _aligned(found: Sequence[_Series]) -> bool:
+    """Return whether the runs were measured at the same places, as far as each of them went."""
+    places = [one.x[:-1] if one.diverged else one.x for one in found]
+    longest = max(places, key=len)
+    return all(np.array_equal(x, longest[: len(x)]) for x in places)
+
+
+def _mark_divergence(axes: Axes, one: _Series, line: Line) -> None:
+    """Mark the end of a run that diverged, at its last finite value or at the upper edge."""
+    place = float(one.x[-1])
+    low, high = axes.get_ylim()
+    last = one.y[np.isfinite(one.y)]
+    value = float(last[-1]) if last.size else high
+    axes.plot(
+        [max(place, axes.get_xlim()[0])], [min(max(value, low), high)], marker="X", markersize=9,
+        color=line.colour, markeredgecolor="black", markeredgewidth=0.7, linestyle="none", zorder=5,
+        clip_on=False,
+    )  # fmt: skip
+
+
+def _set_limits(
+    axes: Axes, drawn: Sequence[tuple[Group, list[_Series]]], *, log_x: bool, log_y: bool, accuracy: bool
+) -> None:
+    every = [one for _, found in drawn for one in found]
+    last = max(float(one.x.max()) for one in every)
+    first = min((float(one.x[one.x > 0].min()) for one in every if (one.x > 0).any()), default=1.0)
+    if log_x and last > first:
+        scale_x(axes, first * 0.9, last * 1.1, log=True)
+    else:
+        last = last or 1.0
+        scale_x(axes, -0.02 * last, 1.03 * last, log=False)
+    later = [one.y[one.x > 0] for one in every]
+    shown = limits([one.y for one in every], log=log_y)
+    later_shown = limits(later, log=log_y)
+    if shown and later_shown and (accuracy or not log_y):
+        # The untrained network would press all that follows to an edge: its lines enter from outside.
+        zoomed = later_shown[1] - later_shown[0] < (shown[1] - shown[0]) / 2
+        shown = later_shown if zoomed else shown
+    if shown is None:
+        shown = (0.1, 10.0) if log_y else (0.0, 1.0)
+    if accuracy:
+        shown = max(shown[0], -2.0), min(shown[1], 100.0 + 0.04 * (100.0 - max(shown[0], 0.0)))
+    else:
+        # A diverging loss of 1e30 would leave a flat line of all others.
+        start = [float(one.y[0]) for one in every if np.isfinite(one.y[0]) and one.y[0] > 0]
+        top = max(start, default=shown[1]) * (100 if log_y else 3)
+        if shown[0] < top < shown[1]:
+            shown = shown[0], top
+    scale_y(axes, *shown, log=log_y)
+
+
+def _shown(values: Array, log: bool) -> Array:
+    return np.where(np.isfinite(values) & ((values > 0) | (not log)), values, np.nan)
+
+
+def _label(group: Group) -> str:
+    lost = group.diverged
+    if not lost:
+        return group.name
+    return (
+        f"{group.name} (diverged)"
+        if len(group.entries) == 1
+        else f"{group.name} ({lost} of {len(group.entries)} diverged)"
+    )
+
+
+def _caption(
+    drawn: Sequence[tuple[Group, list[_Series]]],
+    centre: Literal["mean", "median"],
+    band: BandKind | None,
+    smoothed: bool,
+) -> str:
+    several = max(len(found) for _, found in drawn) > 1
+    parts = []
+    if several:
+        parts.append(f"line: {centre} of the seeds")
+        parts += [BANDS[band]] if band else []
+    if smoothed:
+        parts.append("minibatch loss, smoothed")
+    if any(one.diverged for _, found in drawn for one in found):
+        parts.append("X: diverged")
+    return " · ".join(parts)
