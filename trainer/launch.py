@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import rundir, runner
-from trainer.building import build_experiment
+from trainer.building import Material, build_experiment
 from trainer.config.load import Loaded
 from trainer.config.run_id import is_execution_key, run_id
 from trainer.config.structure import SeedConfig
@@ -47,6 +47,7 @@ def launch(
     force: bool = False,
     skip_existing: bool = False,
     progress: TrainingProgress | None = None,
+    material: Material | None = None,
 ) -> Launched:
     """Train a config in a directory.
 
@@ -56,6 +57,7 @@ def launch(
         force: empty a directory that holds a run.
         skip_existing: leave a finished run of the same config alone and return its result.
         progress: shows the run; None = quiet.
+        material: the config's data where it is loaded already; None = load it.
 
     Raises:
         ConfigError, DataError: the experiment does not fit; nothing was written.
@@ -63,7 +65,7 @@ def launch(
     """
     if not force and (found := _existing(loaded, folder, skip_existing)):
         return Launched(folder, found, skipped=True)
-    experiment = build_experiment(loaded)
+    experiment = build_experiment(loaded, material=material)
     rundir.prepare_root(folder.parent)
     with rundir.locked(folder):
         # Another process may have trained it while this one was building.
