@@ -1,0 +1,116 @@
+"""Train what is missing of the lessons and draw their figures: `scripts/regenerate_plots.sh` calls this."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import readme
+from figures import draw_lesson
+from table import LESSONS, Lesson
+from training import Done, job_of, train_all
+
+from trainer import rundir
+from trainer.data.dataset import data_root
+from trainer.device import usable_cores
+from trainer.errors import OptlabError
+
+
+def arguments() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/regenerate_plots.sh",
+        description="Train the lessons' runs that are missing, and draw every figure. Run it again to go on.",
+        epilog="MNIST is looked for in OPTLAB_DATA (else downloaded to your cache), see `optlab prepare mnist`.",
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="scikit-learn's digits instead of MNIST: about two minutes")
+    add("--only", metavar="N,N", default="", help="only these lessons, as 1,4,11")
+    add("--runs", type=Path, metavar="DIR", help="where the runs lie (default: runs, with --quick runs/quick)")
+    add("--figures", type=Path, metavar="DIR", help="where the figures go (default: DIR of the runs/figures)")
+    add("--cifar-npz", type=Path, metavar="FILE", help="CIFAR-10 images as .npz for lesson 13")
+    add("--jobs", type=int, metavar="N", default=usable_cores(), help="runs at a time (default: the cores)")
+    add("--force", action="store_true", help="train all of them again")
+    add("--readme", action="store_true", help="write the table of configs/lessons/README.md, and nothing else")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Train, draw, list the figures; 1 when something failed, 130 when interrupted."""
+    options = arguments()
+    if options.readme:
+        readme.write()
+        return 0
+    runs = options.runs or Path("runs/quick" if options.quick else "runs")
+    figures = options.figures or runs / "figures"
+    lessons = chosen(options.only)
+    if lessons is None or options.jobs < 1:
+        print(f"error: --only takes numbers from 1 to {len(LESSONS)}, --jobs at least 1", file=sys.stderr)
+        return 2
+    began = time.monotonic()
+    jobs = [
+        job_of(
+            lesson, run, quick=options.quick, runs=runs, cifar=cifar(options.cifar_npz), force=options.force
+        )
+        for lesson in lessons
+        for run in lesson.runs
+    ]
+    done: list[Done] = []
+    try:
+        for one in train_all(jobs, processes=min(options.jobs, len(jobs))):
+            done.append(one)
+            name = f"lesson {one.job.lesson.number:>2}, {one.job.run.label}"
+            print(f"[{len(done)}/{len(jobs)}] {name}: {one.words}", file=sys.stderr, flush=True)
+            if one.interrupted:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        print("interrupted; what is finished stays, run it again to go on", file=sys.stderr)
+        return 130
+    drawn = [path for lesson in lessons if (path := draw(lesson, done, figures))]
+    print(f"{len(drawn)} figures after {time.monotonic() - began:.0f} s:", file=sys.stderr)
+    for path in drawn:
+        print(path)
+    return 0 if len(drawn) == len(lessons) else 1
+
+
+def chosen(only: str) -> list[Lesson] | None:
+    """Return the lessons asked for; None when a number is none of theirs."""
+    if not only:
+        return list(LESSONS)
+    try:
+        numbers = {int(part) for part in only.split(",")}
+    except ValueError:
+        return None
+    found = [lesson for lesson in LESSONS if lesson.number in numbers]
+    return found if len(found) == len(numbers) else None
+
+
+def cifar(npz: Path | None) -> tuple[str, ...]:
+    """Return what puts lesson 13 on an npz file: the one given; CIFAR-10 itself needs no change."""
+    if npz is None or (data_root(None) / "cifar-10-batches-py").is_dir():
+        return ()
+    return ("data.name=npz", f"data.path={npz.absolute()}")
+
+
+def draw(lesson: Lesson, done: list[Done], figures: Path) -> Path | None:
+    """Draw one lesson's figure; None, said on stderr, when one of its runs is missing."""
+    mine = {one.job.run.label: one for one in done if one.job.lesson.number == lesson.number}
+    missing = [label for label, one in mine.items() if one.failed]
+    if missing:
+        print(f"no figure for lesson {lesson.number}: {', '.join(missing)} failed", file=sys.stderr)
+        return None
+    figures.mkdir(parents=True, exist_ok=True)
+    path = figures / f"{lesson.name}.png"
+    try:
+        folders = {run.label: mine[run.label].folder for run in lesson.runs}
+        draw_lesson(lesson, {label: rundir.load_run(f) for label, f in folders.items() if f}, path)
+    except OptlabError as error:
+        print(f"no figure for lesson {lesson.number}: {error}", file=sys.stderr)
+        return None
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""Draws the figure of a lesson from its runs' files. Knows no config and trains nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from table import Curves, Difference, Lesson, Panel, StepTimes, TrainVal, Weights
+
+from trainer import rundir
+from trainer.plots.style import COLOURS, LINES, Array, Line, format_axis, limits, render, settings, smooth
+from trainer.plots.titles import title as run_title
+
+PANEL_INCHES = (4.7, 3.3)
+COLOURS_OF_A_FILE = 96
+"""A line drawing needs no more, and the file is a third as large."""
+
+Runs = Mapping[str, rundir.Run]
+
+
+def draw_lesson(lesson: Lesson, runs: Runs, path: Path) -> None:
+    """Write a lesson's figure as PNG.
+
+    Args:
+        lesson: what it shows.
+        runs: its runs by label, all of them.
+        path: the file to write, in place.
+    """
+    columns = min(lesson.columns, len(lesson.panels))
+    rows = -(-len(lesson.panels) // columns)
+    width = PANEL_INCHES[0] * columns * (0.8 if columns > 2 else 1)
+    height = PANEL_INCHES[1] * rows * (0.8 if rows > 1 else 1) + 0.7
+    with settings():
+        figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.suptitle(f"{lesson.title}\n{_subtitle(list(runs.values()))}")
+        looks = {run.label: LINES[i % len(LINES)] for i, run in enumerate(lesson.runs)}
+        for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, lesson.panels, strict=False):
+            axes.set_title(panel.title)
+            _draw(axes, panel, runs, looks)
+        _legend(figure)
+    drawing = Image.open(io.BytesIO(render(figure, "png"))).convert("RGB")
+    content = io.BytesIO()
+    drawing.quantize(COLOURS_OF_A_FILE, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
+    rundir.write_atomically(path, content.getvalue())
+
+
+def _subtitle(runs: Sequence[rundir.Run]) -> str:
+    """Say what all runs have in common: network, data and seed (one seed shows a mechanism, no ranking)."""
+    around = json.loads((runs[0].path / rundir.ENVIRONMENT).read_text(encoding="utf-8"))
+    shape, outputs = around["data"]["input_shape"], around["data"]["num_classes"]
+    models = {
+        run_title(run.config, inputs=int(np.prod(shape)), outputs=outputs).split(" · ")[0] for run in runs
+    }
+    return f"{' and '.join(sorted(models))} · one seed"
+
+
+def _legend(figure: Figure) -> None:
+    """Put one legend for all panels below them."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if len(found) > 1:
+        widest = max(map(len, found)) * 6.4 + 55
+        columns = max(1, min(len(found), int(72 * figure.get_figwidth() / widest)))
+        columns = -(-len(found) // -(-len(found) // columns))
+        figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
+
+
+def _draw(axes: Axes, panel: Panel, runs: Runs, looks: Mapping[str, Line]) -> None:
+    if isinstance(panel, Curves):
+        _draw_curves(axes, panel, runs, looks)
+    elif isinstance(panel, Difference):
+        _draw_difference(axes, panel, runs, looks)
+    elif isinstance(panel, StepTimes):
+        _draw_step_times(axes, panel, runs, looks)
+    elif isinstance(panel, TrainVal):
+        _draw_train_val(axes, panel, runs)
+    else:
+        _draw_weights(axes, panel, runs)
+
+
+def column(run: rundir.Run, name: str, x: str) -> tuple[Array, Array]:
+    """Return x and y [N] of a column where it has values; numbers no axis can show become infinite.
+
+    A column of parameter groups (`lr.output`) is asked for by its full name.
+    """
+    table = run.epochs if name in run.epochs else run.steps
+    pairs = [(a, b) for a, b in zip(table[x], table[name], strict=True) if b is not None]
+    cells = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    y = np.where(np.abs(cells[:, 1]) > 1e30, np.inf, cells[:, 1])
+    return cells[:, 0], y
+
+
+def _draw_curves(axes: Axes, panel: Curves, runs: Runs, looks: Mapping[str, Line]) -> None:
+    xs, ys = [], []
+    for label in panel.runs or runs:
+        x, y = column(runs[label], panel.column, panel.x)
+        y = 100 * y if panel.percent else y
+        look, shown = looks[label], y
+        if panel.smooth and len(y) > 12:
+            shown = smooth(y)
+            axes.plot(
+                x, y, ".", color=look.colour, markersize=2, alpha=max(0.12, min(0.5, 40 / len(x))), zorder=1
+            )
+        axes.plot(
+            x, shown, color=look.colour, linestyle=look.dashes, linewidth=1.5, label=label,
+            marker=look.marker if len(x) <= 25 else "",
+        )  # fmt: skip
+        _mark_divergence(axes, runs[label], x, y, look)
+        xs.append(x)
+        ys.append(shown if panel.smooth and len(y) > 12 else y)
+    _scale(axes, panel, xs, ys)
+
+
+def _mark_divergence(axes: Axes, run: rundir.Run, x: Array, y: Array, look: Line) -> None:
+    """Mark where a run ended because its loss was no number any more."""
+    if run.status["status"] != "diverged" or not len(x):
+        return
+    axes.plot(
+        [x[-1]], [0.97], marker="X", markersize=10, color=look.colour, markeredgecolor="white",
+        transform=axes.get_xaxis_transform(), clip_on=False, zorder=6,
+    )  # fmt: skip
+    axes.annotate(
+        "diverged", (x[-1], 0.97), xycoords=axes.get_xaxis_transform(), xytext=(8, 0),
+        textcoords="offset points", va="center", color=look.colour, annotation_clip=False,
+    )  # fmt: skip
+
+
+LABELS = {"step": "training step", "epoch": "epoch", "samples": "images seen"}
+
+
+def _scale(axes: Axes, panel: Curves, xs: Sequence[Array], ys: Sequence[Array]) -> None:
+    last = max((float(x[-1]) for x in xs if len(x)), default=1.0)
+    first = min((float(x[x > 0][0]) for x in xs if (x > 0).any()), default=1.0)
+    if panel.log_x:
+        axes.set_xscale("log")
+        low, high = 0.8 * first, 1.3 * last
+    else:
+        low, high = -0.02 * last, 1.03 * last
+    axes.set_xlim(low, high)
+    format_axis(axes.xaxis, low, high, log=panel.log_x)
+    axes.set_xlabel(LABELS[panel.x] + (", logarithmic" if panel.log_x else ""))
+    shown = limits(ys, log=panel.log_y)
+    if shown:
+        if panel.log_y:
+            axes.set_yscale("log")
+        if panel.percent:
+            shown = (max(shown[0], 0.0), min(shown[1], 101.0))
+        axes.set_ylim(*shown)
+        format_axis(axes.yaxis, *shown, log=panel.log_y)
+    axes.set_ylabel(panel.ylabel)
+
+
+def _draw_difference(axes: Axes, panel: Difference, runs: Runs, looks: Mapping[str, Line]) -> None:
+    step, expected = column(runs[panel.reference], "loss", "step")
+    zeros = False
+    for label in panel.runs:
+        _, loss = column(runs[label], "loss", "step")
+        away, look = np.abs(loss - expected), looks[label]
+        if not away.any():
+            zeros = True
+            axes.plot(
+                step, np.full(len(step), 0.035), color=look.colour, linestyle=look.dashes, linewidth=3,
+                transform=axes.get_xaxis_transform(), label=label,
+            )  # fmt: skip
+            axes.annotate(
+                f"{label}: exactly 0 at all {len(step):,} steps", (0.5, 0.06), xycoords="axes fraction",
+                ha="center", va="bottom", color=look.colour,
+            )  # fmt: skip
+            continue
+        axes.plot(
+            step, np.where(away > 0, away, np.nan), ".", color=look.colour, markersize=3, alpha=0.7, label=label
+        )
+    axes.set_yscale("log")
+    axes.set_ylim(1e-9 if zeros else 1e-8, 1e-2)
+    axes.set_xlabel("training step")
+    axes.set_ylabel("|difference of the losses|")
+    format_axis(axes.xaxis, 0, float(step[-1]), log=False)
+
+
+def _draw_step_times(axes: Axes, panel: StepTimes, runs: Runs, looks: Mapping[str, Line]) -> None:
+    times = []
+    for label in panel.runs:
+        result = runs[label].result
+        assert result is not None, "a finished run has a result"
+        times.append(1000 * result.train_seconds / max(result.steps, 1))
+    bars = axes.bar(panel.runs, times, color=[looks[label].colour for label in panel.runs], width=0.6)
+    axes.bar_label(bars, fmt="%.2f", padding=2)
+    axes.set_ylim(0, 1.2 * max(times))
+    axes.grid(visible=False, axis="x")
+    axes.set_ylabel("milliseconds per step")
+
+
+def _draw_train_val(axes: Axes, panel: TrainVal, runs: Runs) -> None:
+    run, ys = runs[panel.run], []
+    for name, label, look in (
+        ("train_eval_loss", "training loss", LINES[0]),
+        ("val_loss", "validation loss", LINES[1]),
+    ):
+        x, y = column(run, name, "epoch")
+        axes.plot(x, y, color=look.colour, linestyle=look.dashes, linewidth=1.7, label=label)
+        ys.append(y)
+    best = int(np.argmin(ys[1]))
+    axes.plot(
+        x[best], ys[1][best], marker="o", color=COLOURS["black"], markersize=5, linestyle="none", zorder=5,
+        label="lowest validation loss",
+    )  # fmt: skip
+    _, _, accuracy = (None, *column(run, "val_accuracy", "epoch"))
+    axes.annotate(
+        f"best {ys[1].min():.3f}\nlast {ys[1][-1]:.3f}\naccuracy {100 * accuracy[-1]:.1f} %", (0.04, 0.05),
+        xycoords="axes fraction", va="bottom", fontsize=9, linespacing=1.3,
+    )  # fmt: skip
+    axes.set_yscale("log")
+    axes.set_ylim(3e-4, 4)
+    format_axis(axes.yaxis, 3e-4, 4, log=True)
+    axes.set_xlabel("epoch")
+
+
+def _draw_weights(axes: Axes, panel: Weights, runs: Runs) -> None:
+    moments = rundir.read_histograms(runs[panel.run].path)
+    last = f"after epoch {moments[-1]['epoch']:g}"
+    for moment, label, look in ((moments[0], "start", LINES[0]), (moments[-1], last, LINES[1])):
+        layer = moment["layers"][panel.weight]
+        edges, counts = np.asarray(layer["edges"]), np.asarray(layer["counts"], dtype=np.float64)
+        density = counts / counts.sum() / np.diff(edges)
+        first = look is LINES[0]
+        axes.stairs(
+            density, edges, fill=first, color=look.colour, alpha=0.45 if first else 1, linewidth=1.4, label=label
+        )
+    axes.set_ylim(bottom=0)
+    axes.set_yticks([])
+    axes.set_xlabel("weight")

@@ -1,0 +1,53 @@
+"""Writes the lessons' table of configs/lessons/README.md from the table of lessons."""
+
+from __future__ import annotations
+
+from table import LESSONS, Lesson, Run
+from training import CONFIGS
+
+README = CONFIGS / "README.md"
+
+HEAD = """\
+# Lessons
+
+Fifteen small experiments on `torch.optim`, each a few lines of YAML over [base.yaml](base.yaml): the 784-200-10
+network on MNIST. One command trains the runs that are missing and draws every figure:
+
+```sh
+scripts/regenerate_plots.sh --quick   # scikit-learn's 8x8 digits, about two minutes, no download
+scripts/regenerate_plots.sh           # MNIST (OPTLAB_DATA), and CIFAR-10 for lesson 13
+```
+
+Run it again after an interruption: what is finished is not trained again. `--only 4,7` takes some of them, `--help`
+tells the rest. A run by itself: `optlab train configs/lessons/04_momentum.yaml optimizer.momentum=0.9`.
+
+Every run here has one seed. That shows what an option does; it does not show which optimizer is better, which
+takes a tuned learning rate and several seeds for each.
+The pictures: MNIST, lesson 13 on 10,000 images of CIFAR-10 that went through JPEG.
+"""
+
+
+def text() -> str:
+    """Return the whole file."""
+    return "\n".join([HEAD, *map(_lesson, LESSONS)])
+
+
+def _lesson(lesson: Lesson) -> str:
+    heading = lesson.title.partition(": ")[2]
+    commands = "\n".join(_command(run) for run in lesson.runs)
+    return (
+        f"## {lesson.number}. {heading[0].upper()}{heading[1:]}\n\n"
+        f"{lesson.look}\n\n"
+        f"![{heading}](figures/{lesson.name}.png)\n\n"
+        f"<details><summary>its runs</summary>\n\n```sh\n{commands}\n```\n\n</details>\n"
+    )
+
+
+def _command(run: Run) -> str:
+    overrides = [f"'{text}'" if set(text) & set("{}[]* ") else text for text in run.overrides]
+    return " ".join(["optlab train", f"configs/lessons/{run.config}.yaml", *overrides])
+
+
+def write() -> None:
+    """Write the file in place."""
+    README.write_text(text(), encoding="utf-8")

@@ -1,0 +1,384 @@
+"""The lessons in one table: which runs each one trains and what its figure shows. No training, no drawing here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DIGITS = ("data.name=digits", "data.val_size=0.2")
+"""Overrides that put a lesson on scikit-learn's digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a lesson.
+
+    Args:
+        label: its name in the figure.
+        config: its file in configs/lessons, without the ending.
+        overrides: what it changes, as on the command line.
+        quick: further overrides with `--quick`, after the lesson's.
+    """
+
+    label: str
+    config: str
+    overrides: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """A panel of one column of all runs (or of those named).
+
+    Args:
+        title: its heading.
+        column: of steps.csv or, when its name begins with train_ or val_, of epochs.csv.
+        x: what it is drawn against.
+        log_x, log_y: whether the axes are logarithmic.
+        runs: labels of the runs to draw; empty = all.
+        smooth: draw the smoothed line above faint points; else the values as they are.
+        percent: show a fraction in percent.
+        ylabel: of the axis.
+    """
+
+    title: str
+    column: str = "loss"
+    x: Literal["step", "epoch", "samples"] = "step"
+    log_x: bool = False
+    log_y: bool = True
+    runs: tuple[str, ...] = ()
+    smooth: bool = True
+    percent: bool = False
+    ylabel: str = "training loss (minibatch)"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A panel of how far each run's logged loss is from that of a reference run, step for step."""
+
+    title: str
+    reference: str
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """A panel of milliseconds per step, a bar per run."""
+
+    title: str
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainVal:
+    """A panel of one run's training and validation loss against epochs."""
+
+    title: str
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A panel of one run's histogram of a weight, before training and after it."""
+
+    title: str
+    run: str
+    weight: str
+
+
+Panel = Curves | Difference | StepTimes | TrainVal | Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One lesson: its runs and its figure.
+
+    Args:
+        number: 1 to 15.
+        name: of its figure's file.
+        title: heading of the figure.
+        look: what to look at and why it happens, one line for the README.
+        runs: in the order of the legend.
+        panels: of the figure, left to right, row by row.
+        columns: panels in a row.
+        quick: overrides of all its runs with `--quick`, after `DIGITS`.
+        data: `cifar` where the full run needs CIFAR-10.
+    """
+
+    number: int
+    name: str
+    title: str
+    look: str
+    runs: tuple[Run, ...]
+    panels: tuple[Panel, ...]
+    columns: int = 2
+    quick: tuple[str, ...] = ("train.epochs=20", "log.every=5")
+    data: Literal["mnist", "cifar"] = "mnist"
+
+
+VAL_ACCURACY = Curves(
+    "validation accuracy",
+    "val_accuracy",
+    x="epoch",
+    log_y=False,
+    smooth=False,
+    percent=True,
+    ylabel="validation accuracy (%)",
+)
+VAL_LOSS = Curves("validation loss", "val_loss", x="epoch", smooth=False, ylabel="validation loss")
+LOSS = Curves("training loss")
+RATE = Curves("learning rate", "lr", smooth=False, ylabel="learning rate")
+
+LESSONS = (
+    Lesson(
+        1,
+        "01_sgd_by_hand",
+        "Lesson 1: gradient descent by hand, batch 1 against batch 64",
+        "One image's gradient is a noisy estimate: batch 1 jumps from step to step, batch 64 hardly does. "
+        "Per image seen, batch 1 is still the faster one: it takes 64 steps where the other takes one.",
+        (
+            Run("batch 1", "01_sgd_by_hand", ("data.batch_size=1",)),
+            Run("batch 64", "01_sgd_by_hand", quick=("log.every=1",)),
+        ),
+        (
+            Curves("by step", log_x=True),
+            Curves("by image seen", x="samples", log_x=True),
+        ),
+        quick=("train.epochs=10", "log.every=30"),
+    ),
+    Lesson(
+        2,
+        "02_learning_rate",
+        "Lesson 2: a learning rate too high, right, too low",
+        "At 1 the steps overshoot the valley and the loss jumps about; at 1e-4 it goes the right way and gets "
+        "nowhere in the time; 1e-2 learns.",
+        tuple(Run(f"lr {lr}", "02_learning_rate", (f"optimizer.lr={lr}",)) for lr in ("1", "1e-2", "1e-4")),
+        (LOSS, VAL_ACCURACY),
+    ),
+    Lesson(
+        3,
+        "03_by_hand_against_torch",
+        "Lesson 3: torch.optim.SGD against the same rule by hand",
+        "`param.sub_(grad, alpha=lr)` is torch.optim.SGD bit for bit: the difference is exactly 0 at every step. "
+        "`param - lr * grad` rounds once more, and training amplifies that last bit; the curve is the same.",
+        (
+            Run("torch.optim.SGD", "03_torch_sgd"),
+            Run("param.sub_(grad, alpha=lr)", "03_by_hand"),
+            Run("param - lr * grad", "03_by_hand", ("optimizer.textbook=true",)),
+        ),
+        (
+            LOSS,
+            Difference(
+                "difference of the loss from torch's",
+                "torch.optim.SGD",
+                ("param.sub_(grad, alpha=lr)", "param - lr * grad"),
+            ),
+        ),
+        quick=("train.epochs=20", "log.every=1"),
+    ),
+    Lesson(
+        4,
+        "04_momentum",
+        "Lesson 4: momentum, dampening, Nesterov",
+        "Momentum m sums past gradients, so the steps grow up to 1 / (1 - m) times: 0.9 is faster than 0, 0.99 "
+        "overshoots first. Dampening 0.9 scales the sum back, and the speed is gone; Nesterov looks ahead.",
+        (
+            *(Run(f"momentum {m}", "04_momentum", (f"optimizer.momentum={m}",)) for m in ("0", "0.5", "0.9", "0.99")),
+            Run("0.9, dampening 0.9", "04_momentum", ("optimizer.momentum=0.9", "optimizer.dampening=0.9")),
+            Run("0.9, Nesterov", "04_momentum", ("optimizer.momentum=0.9", "optimizer.nesterov=true")),
+        ),
+        (LOSS, VAL_ACCURACY),
+    ),
+    Lesson(
+        5,
+        "05_adaptive",
+        "Lesson 5: a learning rate per weight",
+        "Adagrad by hand lies on torch's. Its steps only shrink; RMSprop, Adadelta and Adam forget old gradients "
+        "and go on faster, at these learning rates. Centring changes RMSprop little here.",
+        (
+            Run("Adagrad by hand", "05_adagrad_by_hand"),
+            Run("Adagrad", "05_adagrad"),
+            Run("RMSprop", "05_rmsprop"),
+            Run("RMSprop, centered", "05_rmsprop", ("optimizer.centered=true",)),
+            Run("Adadelta", "05_adadelta"),
+            Run("Adam", "05_adam"),
+            Run("AdamW", "05_adamw"),
+        ),
+        (LOSS, VAL_LOSS),
+    ),
+    Lesson(
+        6,
+        "06_weight_decay",
+        "Lesson 6: weight decay, and Adam's two kinds",
+        "1e-4 and 1e-3 hardly show, 1e-1 under-fits: the weights are pulled to zero faster than the data push. With "
+        "Adam the same 0.1 is crushing as an L2 penalty, which the division rescales, and mild when decoupled (AdamW).",
+        (
+            *(Run(f"SGD, {w}", "06_weight_decay", (f"optimizer.weight_decay={w}",)) for w in ("0", "1e-4", "1e-3", "1e-1")),
+            Run("Adam, none", "06_adam_decay", ("optimizer.weight_decay=0",)),
+            Run("Adam, L2 0.1", "06_adam_decay"),
+            Run("Adam, decoupled 0.1", "06_adam_decay", ("optimizer.decoupled_weight_decay=true",)),
+        ),
+        (
+            Curves("SGD with momentum", runs=("SGD, 0", "SGD, 1e-4", "SGD, 1e-3", "SGD, 1e-1")),
+            Curves("Adam", runs=("Adam, none", "Adam, L2 0.1", "Adam, decoupled 0.1")),
+        ),
+    ),
+    Lesson(
+        7,
+        "07_schedules",
+        "Lesson 7: learning-rate decay",
+        "At a constant 0.1 the loss oscillates. Every schedule that lowers the rate stops that: at once where it drops "
+        "(StepLR, by hand at epoch 3), gradually with cosine and inverse time, which with too large a decay is slow.",
+        (
+            Run("constant (decay 0)", "07_constant"),
+            Run("StepLR", "07_step"),
+            Run("cosine", "07_cosine"),
+            Run("inverse time 0.005", "07_inverse_time"),
+            Run("inverse time 0.05", "07_inverse_time", ("scheduler.decay=0.05",)),
+            Run("by hand at epoch 3", "07_by_hand"),
+        ),
+        (LOSS, RATE),
+    ),
+    Lesson(
+        8,
+        "08_parameter_groups",
+        "Lesson 8: parameter groups with rates of their own",
+        "A hundredth of the rate for the output layer costs little, for the hidden layer much: that is where most "
+        "weights are. A rate of 0 freezes them, and the output layer learns on random features.",
+        (
+            Run("0.05 for all", "08_one_rate"),
+            Run("output 5e-4", "08_fast_hidden"),
+            Run("hidden 5e-4", "08_fast_output"),
+            Run("hidden frozen", "08_frozen_hidden"),
+        ),
+        (LOSS, VAL_ACCURACY),
+    ),
+    Lesson(
+        9,
+        "09_zero_grad",
+        "Lesson 9: forgetting zero_grad",
+        "Gradients add up, so each step repeats all former ones: momentum 1, no brakes. It starts faster, overshoots, "
+        "and swings ever wider.",
+        (
+            Run("zero_grad() at every step", "09_zero_grad"),
+            Run("zero_grad() forgotten", "09_zero_grad", ("train.zero_grad=never",)),
+        ),
+        (Curves("first steps", log_x=True), LOSS),
+        quick=("train.epochs=20", "log.every=1"),
+    ),
+    Lesson(
+        10,
+        "10_losses",
+        "Lesson 10: three losses on one problem",
+        "Judge by accuracy, the losses have other units. Cross entropy pushes hardest where the answer is wrong; MSE "
+        "is slower at this rate; L1's best constant answer is 0 for every class, and it lingers there.",
+        (
+            Run("cross entropy", "10_losses"),
+            Run("MSE", "10_losses", ("loss=mse",)),
+            Run("L1", "10_losses", ("loss=l1",)),
+        ),
+        (LOSS, VAL_ACCURACY),
+    ),
+    Lesson(
+        11,
+        "11_overfitting",
+        "Lesson 11: over-fitting, and the remedies",
+        "500 images: the training loss goes to zero while the validation loss turns and climbs. More data and made-up "
+        "data (augmentation) close the gap, a penalty and dropout narrow it, early stopping leaves in time.",
+        (
+            Run("few images", "11_overfit"),
+            Run("more data", "11_more_data", quick=("data.limit=1000", "train.epochs=20")),
+            Run("augmentation", "11_augmentation"),
+            Run("L2 penalty", "11_regularisation"),
+            Run("dropout", "11_dropout"),
+            Run("early stopping", "11_early_stopping"),
+        ),
+        (
+            TrainVal("few images, nothing done", "few images"),
+            TrainVal("ten times the data", "more data"),
+            TrainVal("augmentation", "augmentation"),
+            TrainVal("L2 penalty 0.01", "L2 penalty"),
+            TrainVal("dropout 0.5", "dropout"),
+            TrainVal("early stopping", "early stopping"),
+        ),
+        columns=3,
+        quick=("data.limit=100", "train.epochs=200", "log.every=5"),
+    ),
+    Lesson(
+        12,
+        "12_initialisation",
+        "Lesson 12: initial weights and the first epoch",
+        "Weights of size 1 (or all positive) add up over 784 inputs to huge activations: the loss begins far above "
+        "chance and the epoch goes into coming down. Xavier and Kaiming scale by the layer's width and begin at chance.",
+        tuple(
+            Run(label, "12_init", (f"init.weight={option}",))
+            for label, option in (
+                ("normal(0, 1)", "{name: normal_}"),
+                ("uniform(0, 1)", "{name: uniform_}"),
+                ("Xavier", "{name: xavier_uniform_}"),
+                ("Kaiming", "{name: kaiming_normal_, nonlinearity: relu}"),
+            )
+        ),
+        (
+            *(
+                Weights(f"{label}: second layer", label, "hidden2.weight")
+                for label in ("normal(0, 1)", "uniform(0, 1)", "Xavier", "Kaiming")
+            ),
+            Curves("loss of the first epoch", log_x=True),
+            VAL_ACCURACY,
+        ),
+        columns=2,
+        quick=("train.epochs=20", "log.every=2"),
+    ),
+    Lesson(
+        13,
+        "13_convolutional",
+        "Lesson 13: the tutorial CNN with SGD and Adam, and a residual network at 96 pixels",
+        "SGD at 0.01 waits on a plateau; Adam, whose steps do not depend on the gradient's size, does not. The residual "
+        "network gets further after as many images, at many times the cost of each.",
+        (
+            Run("CNN, SGD 0.01", "13_cnn_sgd"),
+            Run("CNN, Adam 1e-3", "13_cnn_adam"),
+            Run("ResNet-8 at 96 pixels", "13_resnet96", quick=("data.resize=96", "train.epochs=2")),
+        ),
+        (LOSS, VAL_ACCURACY),
+        quick=("data.resize=32", "train.epochs=10", "log.every=1"),
+        data="cifar",
+    ),
+    Lesson(
+        14,
+        "14_implementations",
+        "Lesson 14: one rule, three implementations; maximize; AMSGrad",
+        "foreach follows the plain loop bit for bit, fused to rounding; what differs is the time per step. "
+        "maximize climbs; AMSGrad never lets a step grow again.",
+        (
+            Run("plain", "14_adam"),
+            Run("foreach", "14_adam", ("optimizer.foreach=true",)),
+            Run("fused", "14_adam", ("optimizer.fused=true",)),
+            Run("AMSGrad", "14_adam", ("optimizer.amsgrad=true",)),
+            Run("SGD, maximize", "14_maximize"),
+        ),
+        (
+            Difference("difference of the loss from plain's", "plain", ("foreach", "fused")),
+            StepTimes("time per step, all of it", ("plain", "foreach", "fused")),
+            Curves("same rule, or not", runs=("plain", "AMSGrad", "SGD, maximize")),
+        ),
+        columns=3,
+    ),
+    Lesson(
+        15,
+        "15_why_stochastic",
+        "Lesson 15: why stochastic: 1,000 images, each there ten times",
+        "A tenth of the repeated set says as much as all of it: step for step the same loss, for a tenth of the work. "
+        "So per image seen the minibatch is ten times as far.",
+        (
+            Run("all 10,000 per step", "15_full_batch"),
+            Run("1,000 per step", "15_full_batch", ("data.batch_size=1000",)),
+        ),
+        (
+            Curves("by step: the same", smooth=False),
+            Curves("by image seen: a tenth of the work", x="samples", log_x=True, smooth=False),
+        ),
+        quick=("train.steps=200",),
+    ),
+)

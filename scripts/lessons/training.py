@@ -1,0 +1,109 @@
+"""Trains the runs of the lessons that are missing, several at a time. What they are is in `table`."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from table import DIGITS, Lesson, Run
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lessons"
+
+# Small networks train fastest on one thread each; where and how long figures lie does not change a run.
+EXECUTION = ("train.threads=1", "log.plots=[]")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run to train.
+
+    Args:
+        lesson, run: what it is.
+        overrides: all that change its config.
+        runs: the folder of all runs.
+        force: throw away a run of another config in its place.
+    """
+
+    lesson: Lesson
+    run: Run
+    overrides: tuple[str, ...]
+    runs: Path
+    force: bool
+
+    @property
+    def config(self) -> Path:
+        """Its file."""
+        return CONFIGS / f"{self.run.config}.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a job: its directory, and how it went in words; `failed` when there is no run."""
+
+    job: Job
+    folder: Path | None
+    words: str
+    failed: bool = False
+    interrupted: bool = False
+
+
+def job_of(
+    lesson: Lesson, run: Run, *, quick: bool, runs: Path, cifar: tuple[str, ...] = (), force: bool = False
+) -> Job:
+    """Return the job of one run; its directory is the one that `optlab train` with its overrides uses."""
+    if quick:
+        scale = (*DIGITS, *lesson.quick, *run.quick)
+    else:
+        scale = cifar if lesson.data == "cifar" else ()
+    # Where lesson and run set the same key, the run's holds.
+    by_key = {text.partition("=")[0]: text for text in (*run.overrides, *scale, *EXECUTION)}
+    return Job(lesson, run, tuple(by_key.values()), runs, force)
+
+
+def train_all(jobs: Sequence[Job], *, processes: int) -> Iterator[Done]:
+    """Train every job that has no finished run yet, and yield each as it ends."""
+    if processes == 1:
+        for job in jobs:
+            done = train_one(job)
+            yield done
+            if done.interrupted:
+                return
+        return
+    # Processes that know torch already cannot be forked safely.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_signals) as pool:
+        futures = [pool.submit(train_one, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_signals() -> None:
+    """Let Ctrl-C reach a worker only while it trains, where it ends the run in order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def train_one(job: Job) -> Done:
+    """Train one job, or find it done; what goes wrong becomes words."""
+    from trainer import catalog, launch
+    from trainer.errors import OptlabError
+
+    try:
+        loaded = catalog.load_config(job.config, job.overrides)
+        folder = launch.folder_for(loaded, job.run.overrides, job.runs)
+        launched = launch.launch(loaded, folder, force=job.force, skip_existing=not job.force)
+    except OptlabError as error:
+        return Done(job, None, str(error), failed=True)
+    except Exception as error:  # its traceback is in the run's train.log; the other runs go on
+        return Done(job, None, f"{type(error).__name__}: {error}", failed=True)
+    result = launched.result
+    if result.status == "interrupted":
+        return Done(job, folder, "interrupted", failed=True, interrupted=True)
+    spent = "there already" if launched.skipped else f"{result.total_seconds:.1f} s"
+    return Done(job, folder, f"{result.status}, {result.steps:,} steps, {spent}")
