@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -28,7 +29,9 @@ from trainer.data import augment, digits, image_folder, npz, torchvision_sets
 from trainer.errors import ConfigError, OptlabError, unknown_name
 from trainer.init import INIT_FUNCTIONS
 from trainer.models import convolutional, dense, residual, torchvision_models
+from trainer.optimizers.build import check_options as check_optimizer
 from trainer.optimizers.build import torch_optimizers
+from trainer.optimizers.rules import REFUSED
 from trainer.optimizers.scratch import SCRATCH
 
 Builder = Callable[..., Any]
@@ -262,7 +265,25 @@ def names(kind: str) -> Sequence[str]:
     return list(REGISTRIES[kind])
 
 
-COMPONENTS = Components(models=option_model, names={kind: names(kind) for kind in REGISTRIES})
+def check_values(kind: str, name: str, options: Mapping[str, Any]) -> None:
+    """Try options of the right types on the builder itself, where that takes nothing but the options.
+
+    Ranges are the builder's own: an optimizer is tried on dummy parameters, a loss or an augmentation is made.
+
+    Raises:
+        ConfigError: in the builder's words; `key` is the option, where it is known.
+    """
+    if kind == "optimizer" and name not in REFUSED:
+        check_optimizer(find(kind, name), arguments(kind, name, options))  # type: ignore[arg-type]
+    elif kind == "loss":
+        find(kind, name)(**arguments(kind, name, options))
+    elif kind == "augmentation":
+        builder = find(kind, name)
+        wants_classes = "num_classes" in inspect.signature(builder).parameters
+        builder(**arguments(kind, name, options), **({"num_classes": 2} if wants_classes else {}))
+
+
+COMPONENTS = Components(option_model, {kind: names(kind) for kind in REGISTRIES}, check_values)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:

@@ -37,10 +37,13 @@ class Components:
         models: (kind, name) to the model of its options; None or ConfigError when there is no such component.
             A name may be an import path, `/absolute/file.py:Thing` or `package.module:Thing`.
         names: the names of every kind in `slots.KINDS`.
+        check: takes (kind, name, options) whose types are right, and raises ConfigError, keys relative to the
+            component, for values that the builder itself would refuse; None = no such check.
     """
 
     models: Callable[[str, str], type[BaseModel] | None]
     names: Mapping[str, Sequence[str]]
+    check: Callable[[str, str, Mapping[str, Any]], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +267,12 @@ def _check_component(
         return
     options = _check_options(model, given, path, found, siblings=own_keys)
     checked.components[path]["options"] = options
+    if components.check and (options or not given):
+        try:
+            components.check(slot.kind, name, {str(key): item for key, item in options.items()})
+        except OptlabError as error:
+            for problem in error.problems:
+                found.add((*path, *(problem.key.split(".") if problem.key else ())), problem)
     for group_path, group_given in group_paths:
         complete = _check_options(model, {**options, **group_given}, group_path, found, keys=group_given)
         checked.components[group_path]["options"] = {k: v for k, v in complete.items() if k in group_given}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from trainer.config.merge import Override, parse_override
+from trainer.config.paths import split_import_path
 from trainer.config.structure import SeedConfig
 
 EXECUTION_KEYS = ("data.root", "data.download", "train.device", "train.threads", "log")
@@ -76,4 +78,6 @@ def _text(value: Any) -> str:
         return "[" + ",".join(map(_text, value)) + "]"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, str) and (path := split_import_path(value)) and path.is_file:
+        return f"{Path(path.source).name}:{path.attribute}"
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
