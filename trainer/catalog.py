@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from torch.optim import Optimizer
 
 from trainer import losses, schedules
 from trainer.config import messages
@@ -164,6 +165,14 @@ def find_object(text: str) -> Builder:
     return found
 
 
+def optimizer_class(name: str) -> type[Optimizer]:
+    """Return the class of an optimizer; ConfigError when it is none (`key` is "name")."""
+    found = find("optimizer", name)
+    if not (isinstance(found, type) and issubclass(found, Optimizer)):
+        raise ConfigError(f"{name} is no optimizer", key="name", expected="a subclass of torch.optim.Optimizer")
+    return found
+
+
 def _import_file(file: Path) -> ModuleType:
     """Import a user's file under its own path as a name, once per process."""
     module_name = f"optlab_user:{file}"
@@ -274,7 +283,7 @@ def check_values(kind: str, name: str, options: Mapping[str, Any]) -> None:
         ConfigError: in the builder's words; `key` is the option, where it is known.
     """
     if kind == "optimizer" and name not in REFUSED:
-        check_optimizer(find(kind, name), arguments(kind, name, options))  # type: ignore[arg-type]
+        check_optimizer(optimizer_class(name), arguments(kind, name, options))
     elif kind == "loss":
         find(kind, name)(**arguments(kind, name, options))
     elif kind == "augmentation":
