@@ -122,6 +122,10 @@ class Experiment:
         """Return whether the run's length is reached, or someone asked it to stop."""
         return self.stop_requested or self._ended
 
+    def is_complete(self) -> bool:
+        """Return whether the run's length is reached."""
+        return self._ended
+
     def _at_end(self) -> bool:
         if self.plan.steps is not None and self.progress.step >= self.plan.steps:
             return True
@@ -266,6 +270,7 @@ class Experiment:
             "progress": asdict(self.progress),
             "train_seconds": self.clock.read(),
             "evaluated_at": self._evaluated_at,
+            "ended": self._ended,
             "model": self.model.state_dict(),
             "optimizers": {label: optimizer.state_dict() for label, optimizer in self.optimizers.items()},
             "schedules": [schedule.state_dict() for schedule in self.schedules],
@@ -278,7 +283,8 @@ class Experiment:
         """Go on from what `state_dict` returned, in an experiment built from the same config."""
         self.progress = Progress(**state["progress"])
         self.clock.elapsed = state["train_seconds"]
-        self._ended = self._at_end()
+        # A run made longer goes on; one that its time ends is not over before its last evaluation.
+        self._ended = state["ended"] and self._at_end()
         self._evaluated_at = state["evaluated_at"]
         self.model.load_state_dict(state["model"])
         for label, optimizer in self.optimizers.items():

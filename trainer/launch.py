@@ -63,6 +63,7 @@ def launch(
         ConfigError, DataError: the experiment does not fit; nothing was written.
         RunError: the directory is taken, locked or not writable.
     """
+    refuse_other_files(folder)
     if not force and (found := _existing(loaded, folder, skip_existing)):
         return Launched(folder, found, skipped=True)
     experiment = build_experiment(loaded, material=material)
@@ -86,15 +87,12 @@ def _existing(loaded: Loaded, folder: Path, skip: bool) -> RunResult | None:
     """
     status = rundir.read_status(folder)
     if status is None:
-        if folder.is_dir() and any(entry.name != rundir.LOCK for entry in folder.iterdir()):
-            raise RunError(
-                f"{folder} holds files that are not a run's", fix="choose another --run-dir, or say --force"
-            )
         return None
     if not skip:
         raise RunError(
             f"{folder} holds a run already ({status['status']})",
-            fix="say --force to throw it away, --skip-existing to leave a finished one, or choose --run-dir",
+            fix="say --resume to go on, --force to throw it away, --skip-existing to leave a finished one, or "
+            "choose --run-dir",
         )
     if status["status"] == "running":
         raise RunError(f"{folder} is being written by another process", fix="wait for it to end")
@@ -106,6 +104,15 @@ def _existing(loaded: Loaded, folder: Path, skip: bool) -> RunResult | None:
         )
     # What did not finish is trained anew.
     return rundir.read_result(folder) if status["status"] in rundir.FINISHED else None
+
+
+def refuse_other_files(folder: Path) -> None:
+    """Raise RunError when a directory holds something else than a run; no option throws that away."""
+    if folder.is_dir() and rundir.read_status(folder) is None and rundir.has_begun(folder):
+        raise RunError(
+            f"{folder} holds files that are not a run's",
+            fix="choose another --run-dir; --force throws away runs, never other files",
+        )
 
 
 def config_differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

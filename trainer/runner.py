@@ -14,8 +14,8 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -26,9 +26,9 @@ from matplotlib.figure import Figure
 
 from trainer import checkpoint, plots, rundir
 from trainer.config.load import dump
-from trainer.console import TrainingProgress
+from trainer.console import TrainingProgress, print_note
 from trainer.environment import environment
-from trainer.errors import OptlabError
+from trainer.errors import OptlabError, RunError, StorageError
 from trainer.experiment import Experiment
 from trainer.init import weight_histograms
 from trainer.loop import train
@@ -51,9 +51,10 @@ class Recorder:
     Args:
         experiment: what is trained.
         folder: the run directory, locked by this process.
+        log: the run in words.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path) -> None:
+    def __init__(self, experiment: Experiment, folder: Path, log: RunLog) -> None:
         self.experiment = experiment
         self.folder = folder
         train_config = experiment.config.train
@@ -64,20 +65,40 @@ class Recorder:
         self.total_seconds = 0.0
         self._began = time.monotonic()
         self._histograms: list[dict[str, Any]] = []
+        self._log = log
+        self._writer = checkpoint.Writer()
         self._saved_at: int | None = None
+        self._troubles: dict[str, str] = {}
+        self._sizes: Mapping[str, int] = {}
+
+    def restore(self, state: Mapping[str, Any], histograms: Sequence[dict[str, Any]]) -> None:
+        """Go on from the state of a checkpoint; the tables are cut back to that moment when they open."""
+        if self.best and state["best"]:
+            self.best.load_state_dict(state["best"])
+        if self.patience and state["patience"]:
+            self.patience.load_state_dict(state["patience"])
+        self.final = EvalRecord(**state["final"]) if state["final"] else None
+        self.total_seconds = state["total_seconds"]
+        self._sizes = state["tables"]
+        step = self.experiment.progress.step
+        self._histograms = [moment for moment in histograms if moment["step"] <= step]
+        self._saved_at = step
 
     def open(self, stack: ExitStack) -> None:
         """Open the tables, to be closed with `stack`."""
         columns = self.experiment.step_columns(), self.experiment.eval_columns()
-        self._steps = rundir.Table(self.folder / rundir.STEPS, [*POSITION_COLUMNS, *columns[0]])
-        self._epochs = rundir.Table(self.folder / rundir.EPOCHS, [*POSITION_COLUMNS, *columns[1]])
+        self._steps = self._table(rundir.STEPS, columns[0])
         stack.callback(self._steps.close)
+        self._epochs = self._table(rundir.EPOCHS, columns[1])
         stack.callback(self._epochs.close)
+
+    def _table(self, name: str, columns: Sequence[str]) -> rundir.Table:
+        return rundir.Table(self.folder / name, [*POSITION_COLUMNS, *columns], self._sizes.get(name))
 
     def take(self, record: Record) -> Status | None:
         """Write a record down; return the outcome when the run is to end here."""
         if isinstance(record, StepRecord):
-            self._steps.append(record.row())
+            self._append(self._steps, record)
             return "diverged" if self._is_bad(record.values["loss"]) else None
         if isinstance(record, EvalRecord):
             return self._take_evaluation(record)
@@ -85,17 +106,25 @@ class Recorder:
         return None
 
     def _take_evaluation(self, record: EvalRecord) -> Status | None:
-        self._epochs.append(record.row())
+        self._append(self._epochs, record)
         self.final = record
         if self.experiment.config.log.histograms:
             self._write_histograms(record)
         if any(self._is_bad(value) for name, value in record.values.items() if name.endswith("loss")):
             return "diverged"
         if self.best and self.best.update(record):
-            checkpoint.save_checkpoint(self.folder / rundir.CHECKPOINTS / checkpoint.BEST, self._state())
+            # Written with the next last.pt, so that it is hardly ever ahead of it.
+            self._writer.put(self._path(checkpoint.BEST), self._state({}))
         if self.patience and self.patience.update(record):
             return "early_stopped"
         return None
+
+    def _append(self, table: rundir.Table, record: Record) -> None:
+        table.append(record.row())
+        self._report(str(table), table.failure)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / rundir.CHECKPOINTS / name
 
     def _is_bad(self, loss: float | None) -> bool:
         bound = self.experiment.config.train.max_loss
@@ -109,18 +138,61 @@ class Recorder:
         rundir.write_json(self.folder / rundir.HISTOGRAMS, {"format": 1, "moments": self._histograms})
 
     def save(self) -> None:
-        """Write last.pt, unless this step's is there already."""
-        if self._saved_at != self.experiment.progress.step:
-            checkpoint.save_checkpoint(self.folder / rundir.CHECKPOINTS / checkpoint.LAST, self._state())
-            self._saved_at = self.experiment.progress.step
+        """Begin to write last.pt; what fails is told, and tried again with the next one.
 
-    def _state(self) -> dict[str, Any]:
+        Raises:
+            VanishedError: the run directory is gone.
+        """
+        self._report("checkpoints", self._writer.wait())
+        try:
+            self._put_last()
+        except rundir.VanishedError:
+            raise
+        except StorageError as error:
+            self._report("checkpoints", error)
+
+    def finish(self) -> None:
+        """Write last.pt unless this step's is there, and wait for it.
+
+        Raises:
+            StorageError: the disk will not take it, also when asked again.
+        """
+        failure = self._writer.wait()
+        self._report("checkpoints", failure)
+        if failure or self._saved_at != self.experiment.progress.step:
+            self._put_last()
+            if failure := self._writer.wait():
+                raise failure
+
+    def _put_last(self) -> None:
+        """Hand last.pt to the writer; the rows that it speaks of are on the disk by then."""
+        sizes = {
+            rundir.STEPS: self._steps.flush(sync=True),
+            rundir.EPOCHS: self._epochs.flush(sync=True),
+        }
+        self._writer.put(
+            self._path(checkpoint.LAST), self._state(sizes), former=self._path(checkpoint.PREVIOUS)
+        )
+        self._writer.start()
+        self._saved_at = self.experiment.progress.step
+
+    def _report(self, source: str, failure: StorageError | None) -> None:
+        """Tell of a trouble with the disk once, and of its end."""
+        trouble = str(failure) if failure else ""
+        if trouble != self._troubles.get(source, ""):
+            words = f"{trouble}\n  the run goes on, and tries again" if trouble else "the disk is well again"
+            self._log.note(words)
+        self._troubles[source] = trouble
+
+    def _state(self, sizes: Mapping[str, int]) -> dict[str, Any]:
         return {
             "experiment": self.experiment.state_dict(),
             "recorder": {
                 "best": self.best.state_dict() if self.best else None,
                 "patience": self.patience.state_dict() if self.patience else None,
+                "final": asdict(self.final) if self.final else None,
                 "total_seconds": self.elapsed(),
+                "tables": dict(sizes),
             },
         }
 
@@ -134,8 +206,11 @@ class Recorder:
             return None
         step, chosen = self.experiment.progress.step, "final"
         if self.best and self.best.moment:
-            path = self.folder / rundir.CHECKPOINTS / checkpoint.BEST
+            path = self._path(checkpoint.BEST)
             state = checkpoint.load_checkpoint(path)["experiment"]
+            if state["progress"]["step"] != self.best.moment.step:
+                found, chosen_step = state["progress"]["step"], self.best.moment.step
+                raise RunError(f"{path} is of step {found}, and validation chose step {chosen_step}")
             self.experiment.model.load_state_dict(state["model"])
             step, chosen = state["progress"]["step"], "best"
         return {**self.experiment.measure("test"), "checkpoint": chosen, "step": step}
@@ -168,44 +243,70 @@ class Recorder:
         )
 
 
-def run(experiment: Experiment, folder: Path, *, progress: TrainingProgress | None = None) -> RunResult:
-    """Train an experiment into a fresh run directory that this process has locked.
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a run goes on from.
 
     Args:
-        experiment: freshly built.
-        folder: the run directory; empty but for its lock.
+        recorder: the recorder's part of the checkpoint; the experiment has its own already.
+        message: what is worth telling.
+    """
+
+    recorder: Mapping[str, Any]
+    message: str
+
+
+def run(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    progress: TrainingProgress | None = None,
+    start: Start | None = None,
+) -> RunResult:
+    """Train an experiment into a run directory that this process has locked.
+
+    Args:
+        experiment: freshly built, or with the state of a checkpoint loaded.
+        folder: the run directory; empty but for its lock, or the one that the checkpoint is from.
         progress: shows the run while it goes on; None = quiet.
+        start: where to go on from; None = the run is new.
 
     Raises:
         StorageError: the disk would not take a file; what was written stays readable.
     """
     log = RunLog(folder, progress)
-    write_opening(experiment, folder)
     status = StatusFile(folder)
-    status.write("running")
-    recorder = Recorder(experiment, folder)
-    try:
-        with ExitStack() as stack:
-            recorder.open(stack)
-            received = stack.enter_context(stop_on_signals(experiment))
-            outcome = _follow(experiment, recorder, log, progress)
-            if outcome == "interrupted":
-                message = f"{signal.Signals(received[0]).name} after step {experiment.progress.step}"
-            else:
-                message = _reason(outcome, recorder)
-            recorder.save()
-        test = recorder.read_test(outcome)
-        result = recorder.result(outcome, test, message)
-        rundir.write_json(folder / rundir.SUMMARY, result.as_dict())
-        draw(folder, experiment.config.log.plots)
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        words = "interrupted twice" if interrupted else f"{type(error).__name__}: {error}"
-        log.write(words if isinstance(error, OptlabError) or interrupted else traceback.format_exc())
-        status.write("interrupted" if interrupted else "failed", message=words)
-        raise
-    log.write(f"{outcome}{': ' + message if message else ''}")
-    status.write(outcome, message=message)
+    recorder = Recorder(experiment, folder, log)
+    with stop_on_signals(experiment) as received:
+        if start:
+            recorder.restore(start.recorder, rundir.read_histograms(folder))
+        else:
+            write_opening(experiment, folder)
+        status.write("running")
+        if start:
+            log.note(start.message)
+        try:
+            with ExitStack() as stack:
+                recorder.open(stack)
+                outcome = _follow(experiment, recorder, log, progress)
+                if outcome == "interrupted":
+                    message = f"{signal.Signals(received[0]).name} after step {experiment.progress.step}"
+                else:
+                    message = _reason(outcome, recorder)
+                recorder.finish()
+            test = recorder.read_test(outcome)
+            result = recorder.result(outcome, test, message)
+            rundir.write_json(folder / rundir.SUMMARY, result.as_dict())
+            draw(folder, experiment.config.log.plots)
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            words = "interrupted twice" if interrupted else f"{type(error).__name__}: {error}"
+            log.write(words if isinstance(error, OptlabError) or interrupted else traceback.format_exc())
+            with suppress(StorageError):  # the first error is the one to tell
+                status.write("interrupted" if interrupted else "failed", message=words)
+            raise
+        log.write(f"{outcome}{': ' + message if message else ''}")
+        status.write(outcome, message=message)
     return result
 
 
@@ -228,7 +329,7 @@ def _follow(
         record = experiment.evaluate()
         recorder.take(record)
         log.evaluation(record)
-    return outcome or ("interrupted" if experiment.stop_requested else "completed")
+    return outcome or ("completed" if experiment.is_complete() else "interrupted")
 
 
 def _reason(outcome: Status, recorder: Recorder) -> str:
@@ -244,7 +345,7 @@ def _reason(outcome: Status, recorder: Recorder) -> str:
 def write_opening(experiment: Experiment, folder: Path) -> None:
     """Write what is known before the first step: config, environment, the user's component files."""
     for name in (rundir.CHECKPOINTS, rundir.PLOTS):
-        (folder / name).mkdir(exist_ok=True)
+        rundir.make_folder(folder / name)
     rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config))
     around = environment()
     around["device"] = str(experiment.device)
@@ -330,6 +431,14 @@ class RunLog:
         except OSError:
             if self._progress:
                 self._progress.note(f"cannot write {self._path}")
+
+    def note(self, text: str) -> None:
+        """Append a line, and show it."""
+        if self._progress:
+            self._progress.note(text)
+        else:
+            print_note(text)
+        self.write(text)
 
     def evaluation(self, record: EvalRecord) -> None:
         """Append an evaluation."""
