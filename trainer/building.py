@@ -390,7 +390,7 @@ def _optimizers(
     for label, config, prefix in zip(labels, configs, prefixes, strict=True):
         with located(loaded, prefix):
             groups[label] = assign_groups(model, owned[label], _group_specs(config))
-            cls = _optimizer_class(config.name)
+            cls = catalog.optimizer_class(config.name)
             options = catalog.arguments("optimizer", config.name, config.options)
             parameters = trainable(model)
             refuse(
@@ -406,13 +406,6 @@ def _optimizers(
             optimizers[label] = build_optimizer(cls, model, groups[label], options | implementation)
             implementations.append(implementation)
     return optimizers, groups, implementations
-
-
-def _optimizer_class(name: str) -> type[Optimizer]:
-    found: object = catalog.find("optimizer", name)
-    if not (isinstance(found, type) and issubclass(found, Optimizer)):
-        raise ConfigError(f"{name} is no optimizer", key="name", expected="a class of torch.optim.Optimizer")
-    return found
 
 
 def _group_specs(config: OptimizerConfig) -> list[GroupSpec]:

@@ -169,7 +169,8 @@ def optimizer_class(name: str) -> type[Optimizer]:
     """Return the class of an optimizer; ConfigError when it is none (`key` is "name")."""
     found = find("optimizer", name)
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
-        raise ConfigError(f"{name} is no optimizer", key="name", expected="a subclass of torch.optim.Optimizer")
+        expected = "a subclass of torch.optim.Optimizer"
+        raise ConfigError(f"{name} is no optimizer", key="name", expected=expected)
     return found
 
 
@@ -277,7 +278,7 @@ def names(kind: str) -> Sequence[str]:
 def check_values(kind: str, name: str, options: Mapping[str, Any]) -> None:
     """Try options of the right types on the builder itself, where that takes nothing but the options.
 
-    Ranges are the builder's own: an optimizer is tried on dummy parameters, a loss or an augmentation is made.
+    Ranges are the builder's own: an optimizer is tried on dummy parameters, a loss or augmentation is made.
 
     Raises:
         ConfigError: in the builder's words; `key` is the option, where it is known.
