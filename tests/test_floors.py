@@ -14,6 +14,7 @@ FLOORS = {
     2: {"data", "models", "losses", "init", "optimizers", "schedules", "engines"},
     3: {
         "catalog",
+        "anomaly",
         "metrics",
         "experiment",
         "building",
@@ -25,7 +26,7 @@ FLOORS = {
         "environment",
     },
     4: {"loop"},
-    5: {"runner", "launch"},
+    5: {"recorder", "runner", "launch", "resume"},
     6: {"compare"},
     7: {"cli"},
 }

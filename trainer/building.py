@@ -421,8 +421,9 @@ def _plan(config: Config, steps_per_epoch: int) -> Plan:
         log=Rhythm(config.log.every),
         evaluate=Rhythm.of(train.eval_every, steps_per_epoch),
         checkpoint=None
-        if train.checkpoint_every is None
+        if train.checkpoint_every is None or train.checkpoint_every.seconds is not None
         else Rhythm.of(train.checkpoint_every, steps_per_epoch),
+        checkpoint_seconds=train.checkpoint_every.seconds if train.checkpoint_every else None,
     )
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from trainer.anomaly import find_anomaly
 from trainer.config.structure import Config
 from trainer.data.batches import Batch, Batches
 from trainer.data.dataset import Splits
@@ -60,7 +61,8 @@ class Plan:
         seconds: budget of training time.
         accumulate: batches per step.
         log, evaluate: when rows of steps.csv and epochs.csv are due.
-        checkpoint: when checkpoints are due; None = at every evaluation.
+        checkpoint: when checkpoints are due; None = at every evaluation, unless checkpoint_seconds is set.
+        checkpoint_seconds: training seconds between two checkpoints.
     """
 
     steps: int | None
@@ -69,6 +71,7 @@ class Plan:
     log: Rhythm
     evaluate: Rhythm
     checkpoint: Rhythm | None
+    checkpoint_seconds: float | None = None
 
 
 @dataclass(slots=True)
@@ -84,6 +87,7 @@ class Experiment:
         evaluate_on: makes the batches of a split (`val`, `train`, `test`) for an evaluation.
         groups: parameter groups by optimizer label.
         columns: the values of a step record and of an eval record, fixed for the run.
+        anomaly: what was not finite at the last step, where the config asks for it; the run ends there.
         stop_requested: set from outside (a signal) to end the run after the current step.
     """
 
@@ -109,9 +113,11 @@ class Experiment:
     notes: Sequence[str] = ()
     progress: Progress = field(default_factory=Progress)
     stop_requested: bool = False
+    anomaly: str | None = None
     _mean: RunningMean = field(init=False)
     _ended: bool = False
     _evaluated_at: int | None = None
+    _checkpoint_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self._mean = RunningMean(classes=self.classes)
@@ -147,6 +153,8 @@ class Experiment:
         self._mean.add(output.loss, batches, output.outputs)
         if now.batch >= self.batches.batches_per_epoch:
             now.epoch, now.batch = now.epoch + 1, 0
+        if self.config.train.detect_anomaly:
+            self.anomaly = find_anomaly(output.loss, batches, self.model, gradients=self.scaler is None)
         self._ended = self._at_end()  # once per step: the clock must not end a run between two questions
 
     def step_schedules(self) -> None:
@@ -164,7 +172,7 @@ class Experiment:
         return self._logs(self.progress.step)
 
     def _logs(self, step: int) -> bool:
-        return step == 1 or self.plan.log.due(step)
+        return step == 1 or self.plan.log.due(step) or self.anomaly is not None
 
     def evaluation_due(self) -> bool:
         """Return whether to evaluate now: by its rhythm, and at the end."""
@@ -172,6 +180,11 @@ class Experiment:
 
     def checkpoint_due(self) -> bool:
         """Return whether the state is to be saved now: by its rhythm, else at every evaluation."""
+        if self.plan.checkpoint_seconds is not None:
+            if self.clock.read() - self._checkpoint_seconds < self.plan.checkpoint_seconds:
+                return False
+            self._checkpoint_seconds = self.clock.read()
+            return True
         if self.plan.checkpoint is None:
             return self._evaluated_at == self.progress.step
         return self.plan.checkpoint.due(self.progress.step)
@@ -282,7 +295,7 @@ class Experiment:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned, in an experiment built from the same config."""
         self.progress = Progress(**state["progress"])
-        self.clock.elapsed = state["train_seconds"]
+        self.clock.elapsed = self._checkpoint_seconds = state["train_seconds"]
         # A run made longer goes on; one that its time ends is not over before its last evaluation.
         self._ended = state["ended"] and self._at_end()
         self._evaluated_at = state["evaluated_at"]

@@ -91,8 +91,8 @@ def _existing(loaded: Loaded, folder: Path, skip: bool) -> RunResult | None:
     if not skip:
         raise RunError(
             f"{folder} holds a run already ({status['status']})",
-            fix="say --resume to go on, --force to throw it away, --skip-existing to leave a finished one, or "
-            "choose --run-dir",
+            fix="say --resume to go on with it, --force to throw it away, --skip-existing to leave one "
+            "that is finished, or choose --run-dir",
         )
     if status["status"] == "running":
         raise RunError(f"{folder} is being written by another process", fix="wait for it to end")
