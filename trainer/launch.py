@@ -48,6 +48,7 @@ def launch(
     skip_existing: bool = False,
     progress: TrainingProgress | None = None,
     material: Material | None = None,
+    judge: runner.Judge | None = None,
 ) -> Launched:
     """Train a config in a directory.
 
@@ -58,6 +59,7 @@ def launch(
         skip_existing: leave a finished run of the same config alone and return its result.
         progress: shows the run; None = quiet.
         material: the config's data where it is loaded already; None = load it.
+        judge: see `runner.run`.
 
     Raises:
         ConfigError, DataError: the experiment does not fit; nothing was written.
@@ -75,7 +77,7 @@ def launch(
         rundir.clear(folder)
         if progress:
             _announce(experiment, progress)
-        result = runner.run(experiment, folder, progress=progress)
+        result = runner.run(experiment, folder, progress=progress, judge=judge)
     return Launched(folder, result, skipped=False)
 
 

@@ -10,12 +10,12 @@ import math
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from matplotlib.figure import Figure
@@ -28,7 +28,9 @@ from trainer.errors import OptlabError, StorageError
 from trainer.experiment import Experiment
 from trainer.loop import train
 from trainer.recorder import Recorder, RunLog, StatusFile
-from trainer.records import EvalRecord, RunResult, Status, StepRecord
+from trainer.records import EvalRecord, Record, RunResult, Status, StepRecord
+
+Judge = Callable[[EvalRecord], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ def run(
     *,
     progress: TrainingProgress | None = None,
     start: Start | None = None,
+    judge: Judge | None = None,
 ) -> RunResult:
     """Train an experiment into a run directory that this process has locked.
 
@@ -58,6 +61,7 @@ def run(
         folder: the run directory; empty but for its lock, or the one that the checkpoint is from.
         progress: shows the run while it goes on; None = quiet.
         start: where to go on from; None = the run is new.
+        judge: asked after every evaluation but the first and the last whether the run is pruned here.
 
     Raises:
         StorageError: the disk would not take a file; what was written stays readable.
@@ -76,7 +80,7 @@ def run(
         try:
             with ExitStack() as stack:
                 recorder.open(stack)
-                outcome = _follow(experiment, recorder, log, progress)
+                outcome = _follow(experiment, recorder, log, progress, judge)
                 if outcome == "interrupted":
                     message = f"{signal.Signals(received[0]).name} after step {experiment.progress.step}"
                 else:
@@ -99,7 +103,11 @@ def run(
 
 
 def _follow(
-    experiment: Experiment, recorder: Recorder, log: RunLog, progress: TrainingProgress | None
+    experiment: Experiment,
+    recorder: Recorder,
+    log: RunLog,
+    progress: TrainingProgress | None,
+    judge: Judge | None,
 ) -> Status:
     """Take the loop's records one by one until it ends or one of them ends it."""
     outcome: Status | None = None
@@ -110,6 +118,8 @@ def _follow(
             log.evaluation(record)
         if progress and isinstance(record, StepRecord | EvalRecord):
             progress.update(record)
+        if not outcome and judge and _is_judged(experiment, record) and judge(record):
+            outcome = "pruned"
         if outcome:
             records.close()
             break
@@ -120,12 +130,18 @@ def _follow(
     return outcome or ("completed" if experiment.is_complete() else "interrupted")
 
 
+def _is_judged(experiment: Experiment, record: Record) -> TypeGuard[EvalRecord]:
+    return isinstance(record, EvalRecord) and record.step > 0 and not experiment.finished()
+
+
 def _reason(outcome: Status, recorder: Recorder) -> str:
     step = recorder.experiment.progress.step
     if outcome == "diverged":
         if recorder.experiment.anomaly:
             return f"step {step}: {recorder.experiment.anomaly}"
         return f"the loss was not finite or above its bound at step {step}"
+    if outcome == "pruned":
+        return f"it fell behind the other trials of its sweep at step {step}"
     if outcome == "early_stopped" and recorder.patience:
         rule = recorder.patience.rule
         return f"{rule.metric} had not improved for {rule.patience} evaluations at step {step}"
