@@ -38,12 +38,12 @@ class Start:
     """Where a run goes on from.
 
     Args:
-        recorder: the recorder's part of the checkpoint; the experiment has its own already.
-        message: what is worth telling.
+        recorder: the recorder's part of the checkpoint (the experiment has its own already); None = step 0.
+        notes: what is worth telling.
     """
 
-    recorder: Mapping[str, Any]
-    message: str
+    recorder: Mapping[str, Any] | None
+    notes: Sequence[str]
 
 
 def run(
@@ -70,13 +70,14 @@ def run(
     status = StatusFile(folder)
     recorder = Recorder(experiment, folder, log)
     with stop_on_signals(experiment) as received:
-        if start:
+        if start and start.recorder:
             recorder.restore(start.recorder, rundir.read_histograms(folder))
         else:
             write_opening(experiment, folder)
         status.write("running")
-        if start:
-            log.note(start.message)
+        (folder / rundir.SUMMARY).unlink(missing_ok=True)  # of a run that is made longer
+        for note in start.notes if start else ():
+            log.note(note)
         try:
             with ExitStack() as stack:
                 recorder.open(stack)
@@ -118,7 +119,7 @@ def _follow(
             log.evaluation(record)
         if progress and isinstance(record, StepRecord | EvalRecord):
             progress.update(record)
-        if not outcome and judge and _is_judged(experiment, record) and judge(record):
+        if not outcome and judge and _is_judged(record, experiment) and judge(record):
             outcome = "pruned"
         if outcome:
             records.close()
@@ -130,7 +131,7 @@ def _follow(
     return outcome or ("completed" if experiment.is_complete() else "interrupted")
 
 
-def _is_judged(experiment: Experiment, record: Record) -> TypeGuard[EvalRecord]:
+def _is_judged(record: Record, experiment: Experiment) -> TypeGuard[EvalRecord]:
     return isinstance(record, EvalRecord) and record.step > 0 and not experiment.finished()
 
 
