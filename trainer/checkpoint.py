@@ -28,6 +28,10 @@ PREVIOUS = "previous.pt"
 BEST = "best.pt"
 
 
+class DamagedError(RunError):
+    """A checkpoint cannot be read, or does not fit what it is to be loaded into."""
+
+
 def pack(state: Mapping[str, Any]) -> bytes:
     """Return a checkpoint's bytes: a torch file of the state, its format and its checksum.
 
@@ -55,14 +59,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        RunError: it is absent, damaged, holds more than tensors and plain values, or has another format.
+        DamagedError: it is absent, damaged, holds more than tensors and plain values, or has another format.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise RunError(f"there is no checkpoint at {path}") from error
+        raise DamagedError(f"there is no checkpoint at {path}") from error
     except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}") from error
+        raise DamagedError(f"cannot read {path}: {error.strerror}") from error
     try:
         _refuse_packed(content)
         with warnings.catch_warnings():  # torch warns of pickles that it then refuses
@@ -70,10 +74,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch's reader fail in any way there is
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RunError(f"{path} is not a readable checkpoint: {reason}") from error
+        raise DamagedError(f"{path} is not a readable checkpoint: {reason}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise RunError(
+        raise DamagedError(
             f"{path} has format {str(found)[:80]!r}",
             expected=f"format {FORMAT}",
             fix="read it with the release of optlab that wrote it",
@@ -82,9 +86,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         found = digest({key: value for key, value in state.items() if key != "sha256"}, limit=len(content))
     except (TypeError, ValueError, RuntimeError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {error}") from error
+        raise DamagedError(f"{path} is damaged: {error}") from error
     if state.pop("sha256", None) != found:
-        raise RunError(f"{path} is damaged: its content does not match its checksum")
+        raise DamagedError(f"{path} is damaged: its content does not match its checksum")
     return state
 
 

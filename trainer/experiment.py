@@ -284,6 +284,7 @@ class Experiment:
             "train_seconds": self.clock.read(),
             "evaluated_at": self._evaluated_at,
             "ended": self._ended,
+            "anomaly": self.anomaly,
             "model": self.model.state_dict(),
             "optimizers": {label: optimizer.state_dict() for label, optimizer in self.optimizers.items()},
             "schedules": [schedule.state_dict() for schedule in self.schedules],
@@ -299,6 +300,7 @@ class Experiment:
         # A run made longer goes on; one that its time ends is not over before its last evaluation.
         self._ended = state["ended"] and self._at_end()
         self._evaluated_at = state["evaluated_at"]
+        self.anomaly = state["anomaly"]
         self.model.load_state_dict(state["model"])
         for label, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][label])

@@ -76,7 +76,7 @@ def launch(
             return Launched(folder, found, skipped=True)
         rundir.clear(folder)
         if progress:
-            _announce(experiment, progress)
+            announce(experiment, progress)
         result = runner.run(experiment, folder, progress=progress, judge=judge)
     return Launched(folder, result, skipped=False)
 
@@ -119,7 +119,7 @@ def refuse_other_files(folder: Path) -> None:
 
 def config_differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Return a line per setting in which two configs differ, leaving out where and how a run executes."""
-    old, new = dict(_leaves(saved)), dict(_leaves(wanted))
+    old, new = dict(leaves(saved)), dict(leaves(wanted))
     keys = [key for key in {**old, **new} if not _is_execution(key)]
     return [
         f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here"
@@ -133,7 +133,7 @@ def _is_execution(key: str) -> bool:
     return implementation or is_execution_key(key)
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every setting with its dotted key; one optimizer is a list of one, one seed is all of them."""
     if prefix in ("optimizer", "scheduler") and not isinstance(value, list):
         value = [] if value is None else [value]
@@ -141,15 +141,15 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         value = dict.fromkeys(SeedConfig.model_fields, value)
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
-            yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
+            yield from leaves(item, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
         for number, item in enumerate(value):
-            yield from _leaves(item, f"{prefix}.{number}")
+            yield from leaves(item, f"{prefix}.{number}")
     else:
         yield prefix, list(value) if isinstance(value, tuple) else value
 
 
-def _announce(experiment: Experiment, progress: TrainingProgress) -> None:
+def announce(experiment: Experiment, progress: TrainingProgress) -> None:
     """Say what is about to be trained: the experiment in one line, then its parameter groups."""
     plan = experiment.plan
     steps_per_epoch = experiment.batches.batches_per_epoch / plan.accumulate

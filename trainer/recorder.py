@@ -53,6 +53,7 @@ class Recorder:
         self.best = Best(experiment.select_metric()) if has_val else None
         self.patience = Patience(train_config.early_stopping) if train_config.early_stopping else None
         self.final: EvalRecord | None = None
+        self.outcome: Status | None = None
         self.total_seconds = 0.0
         self._began = time.monotonic()
         self._histograms: list[dict[str, Any]] = []
@@ -71,6 +72,9 @@ class Recorder:
         self.final = EvalRecord(**state["final"]) if state["final"] else None
         self.total_seconds = state["total_seconds"]
         self._sizes = state["tables"]
+        # A kill may come between the last checkpoint and the run's end; more patience takes an end back.
+        gave_up = self.patience is not None and self.patience.is_exhausted()
+        self.outcome = state["outcome"] if state["outcome"] != "early_stopped" or gave_up else None
         step = self.experiment.progress.step
         self._histograms = [moment for moment in histograms if moment["step"] <= step]
         self._saved_at = step
@@ -88,6 +92,10 @@ class Recorder:
 
     def take(self, record: Record) -> Status | None:
         """Write a record down; return the outcome when the run is to end here."""
+        self.outcome = self._take(record) or self.outcome
+        return self.outcome
+
+    def _take(self, record: Record) -> Status | None:
         if isinstance(record, StepRecord):
             self._append(self._steps, record)
             bad = self.experiment.anomaly is not None or self._is_bad(record.values["loss"])
@@ -183,6 +191,7 @@ class Recorder:
                 "best": self.best.state_dict() if self.best else None,
                 "patience": self.patience.state_dict() if self.patience else None,
                 "final": asdict(self.final) if self.final else None,
+                "outcome": self.outcome,
                 "total_seconds": self.elapsed(),
                 "tables": dict(sizes),
             },

@@ -111,9 +111,9 @@ def _follow(
     judge: Judge | None,
 ) -> Status:
     """Take the loop's records one by one until it ends or one of them ends it."""
-    outcome: Status | None = None
+    outcome = recorder.outcome  # that of a run which was killed between its last step and its end
     records = train(experiment)
-    for record in records:
+    for record in records if outcome is None else ():
         outcome = recorder.take(record)
         if isinstance(record, EvalRecord):
             log.evaluation(record)

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from trainer import console
+from trainer.cli import compare as compare_verb
 from trainer.cli import completion
 from trainer.errors import OptlabError
 
@@ -56,6 +57,9 @@ def train(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave a finished run of the same config as it is.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that is there, from its last checkpoint.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config, groups, steps and an estimate.")
     ] = False,
@@ -84,11 +88,37 @@ def train(
             run_dir=run_dir,
             force=force,
             skip_existing=skip_existing,
+            resume=resume,
             dry_run=dry_run,
             quiet=quiet,
             as_json=as_json,
         )
     )
+
+
+@app.command(rich_help_panel="Train")
+def resume(
+    run: Annotated[Path, typer.Argument(help="A run directory.", autocompletion=completion.run_dirs)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="What may change on the way: train.epochs=20"),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run from its last checkpoint; it ends as if it had never stopped, to the last bit.
+
+    A longer `train.epochs` extends a finished run. A setting that would change what was done is refused.
+
+    Examples:
+
+        optlab resume runs/quickstart/seed=0
+
+        optlab resume runs/quickstart/seed=0 train.epochs=40
+    """
+    from trainer.cli.resume import resume as run_resume
+
+    raise typer.Exit(run_resume(run, overrides or [], quiet=quiet, as_json=as_json))
 
 
 @app.command(rich_help_panel="Train")
@@ -146,6 +176,9 @@ def plot(
     from trainer.cli import commands
 
     commands.plot(run, formats or ["png"])
+
+
+app.command(rich_help_panel="Look")(compare_verb.compare)
 
 
 @app.command(name="runs", rich_help_panel="Look")
