@@ -14,6 +14,7 @@ import typer
 
 from trainer import console
 from trainer.cli import compare as compare_verb
+from trainer.cli import compare as compare_verb
 from trainer.cli import completion
 from trainer.errors import OptlabError
 
@@ -176,6 +177,9 @@ def plot(
     from trainer.cli import commands
 
     commands.plot(run, formats or ["png"])
+
+
+app.command(rich_help_panel="Look")(compare_verb.compare)
 
 
 app.command(rich_help_panel="Look")(compare_verb.compare)
