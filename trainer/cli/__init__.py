@@ -14,7 +14,6 @@ import typer
 
 from trainer import console
 from trainer.cli import compare as compare_verb
-from trainer.cli import compare as compare_verb
 from trainer.cli import completion
 from trainer.errors import OptlabError
 
@@ -177,9 +176,6 @@ def plot(
     from trainer.cli import commands
 
     commands.plot(run, formats or ["png"])
-
-
-app.command(rich_help_panel="Look")(compare_verb.compare)
 
 
 app.command(rich_help_panel="Look")(compare_verb.compare)
