@@ -15,6 +15,7 @@ import typer
 from trainer import console
 from trainer.cli import compare as compare_verb
 from trainer.cli import completion
+from trainer.cli import sweep as sweep_verb
 from trainer.errors import OptlabError
 
 app = typer.Typer(
@@ -119,6 +120,9 @@ def resume(
     from trainer.cli.resume import resume as run_resume
 
     raise typer.Exit(run_resume(run, overrides or [], quiet=quiet, as_json=as_json))
+
+
+app.command(rich_help_panel="Train")(sweep_verb.sweep)
 
 
 @app.command(rich_help_panel="Train")
