@@ -265,6 +265,72 @@ def show(
     commands.show(kind, name, options or [], shape=shape, classes=classes, as_json=as_json)
 
 
+@app.command(name="landscape", rich_help_panel="Look")
+def watch_landscape(
+    problem: Annotated[
+        str,
+        typer.Argument(
+            help="rosenbrock, beale, himmelblau, rastrigin, booth, three_hump_camel or quadratic."
+        ),
+    ],
+    optimizers: Annotated[
+        str, typer.Option(help="Which, with options: SGD,SGD:momentum=0.9,Adam", metavar="NAME,NAME")
+    ] = "SGD,SGD:momentum=0.9,RMSprop,Adam",
+    steps: Annotated[
+        int,
+        typer.Option(
+            help="Steps of each descent; counted in gradients, of which LBFGS takes many in a step.",
+            min=1,
+            max=100_000,
+        ),
+    ] = 300,
+    start: Annotated[
+        str | None, typer.Option(help="Where all begin (default: the problem's own).", metavar="X,Y")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="One learning rate for all, not tuned.")] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune/--no-tune", help="Tune each learning rate, or take each one's default.")
+    ] = True,
+    trials: Annotated[int, typer.Option(help="Learning rates tried for each.", min=2, max=1000)] = 20,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="A folder, or the figure's file (png, svg, pdf).", metavar="PATH"
+        ),
+    ] = None,
+    animate: Annotated[bool, typer.Option("--gif/--no-gif", help="Write the animation too.")] = True,
+    runs: Runs = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Watch optimizers descend a surface of two parameters: a contour figure and an animated GIF.
+
+    Each optimizer's learning rate is tuned with the same budget, which the title states.
+
+    Examples:
+
+        optlab landscape rosenbrock --optimizers SGD,Adam,RMSprop
+
+        optlab landscape beale --optimizers SGD:momentum=0.9,Adam --start 1,1.5 --steps 500
+
+        optlab landscape quadratic --lr 0.01 -o slides/quadratic.svg --no-gif
+    """
+    from trainer.cli import landscape
+
+    landscape.landscape(
+        problem,
+        optimizers,
+        steps=steps,
+        start=start,
+        lr=lr,
+        tune=tune,
+        trials=trials,
+        output=output,
+        runs=runs,
+        animate=animate,
+        as_json=as_json,
+    )
+
+
 @app.command(rich_help_panel="Help")
 def schema(
     output: Annotated[
