@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,8 +16,8 @@ from trainer.compare.groups import Group, Grouping
 from trainer.compare.looks import Look
 from trainer.compare.measures import Target
 from trainer.compare.times import draw_profile, draw_times
+from trainer.compare.tuning import Search
 from trainer.compare.tuning_figures import draw_budget, draw_heat_map, draw_sensitivity
-from trainer.statistics import Sensitivity
 from trainer.statistics.curves import BandKind
 
 _TIME_UNITS = {"step": "steps", "epoch": "epochs", "samples": "steps", "seconds": "seconds"}
@@ -39,8 +39,7 @@ def draw_all(
     grouping: Grouping,
     frame: pd.DataFrame,
     targets: Sequence[Target],
-    sensed: Mapping[tuple[str, str], Mapping[str, Sensitivity]],
-    metric: str,
+    search: Search,
     options: CurveOptions,
     look: Look,
     *,
@@ -52,8 +51,7 @@ def draw_all(
         grouping: the groups.
         frame: as `measures.run_frame` returns it, with the targets.
         targets: whose times are drawn.
-        sensed: by problem and swept key, the sensitivity of each family.
-        metric: the validation result of the sensitivities.
+        search: what runs at several settings tell of tuning.
         options: of the curves.
         look: size and weight.
         random_search: take the runs for a random search.
@@ -61,7 +59,6 @@ def draw_all(
     figures: dict[str, Figure] = {}
     notes: list[str] = []
     unit = _TIME_UNITS[options.x]
-    swept = tuning.swept_keys(grouping)
     for problem in grouping.problems:
         members = [group for group in grouping.groups if group.problem == problem]
         suffix, head = (f".{file_name(problem)}", f"{problem}: ") if problem else ("", "")
@@ -78,23 +75,14 @@ def draw_all(
                 notes.append(f"{head}no run reached {target}: no figure of times")
             else:
                 figures[f"times.{file_name(str(target))}{suffix}"] = figure
-        for (where, key), found in sensed.items():
-            if where == problem:
-                figure = draw_sensitivity(found, key, metric, members, look=look)
-                figures[f"sensitivity.{file_name(key)}{suffix}"] = figure
-        if len(swept) >= 2:
-            for family in tuning.families(grouping, swept, problem):
-                figure = draw_heat_map(family, frame, metric, (swept[0], swept[1]), look=look)
-                if figure is not None:
-                    named = f".{file_name(family.name)}" if family.name else ""
-                    figures[f"heat_map{named}{suffix}"] = figure
+    figures |= _sensitivities(search, look)
     for target in targets if len(grouping.problems) > 1 else ():
         figure, reason = draw_profile(frame, target, unit=unit, look=look)
         if figure is None:
             notes.append(f"no performance profile for {target}: {reason}")
         else:
             figures[f"profile.{file_name(str(target))}"] = figure
-    budgets = _budgets(grouping, frame, look, asserted=random_search)
+    budgets = _budgets(search, look, asserted=random_search)
     if random_search and not budgets:
         notes.append("no budget curve: no family of settings was tried more than once")
     return figures | budgets, notes
@@ -112,7 +100,28 @@ def _curve_metrics(groups: Sequence[Group]) -> list[str]:
     return found
 
 
-def _budgets(grouping: Grouping, frame: pd.DataFrame, look: Look, *, asserted: bool) -> dict[str, Figure]:
+def _sensitivities(search: Search, look: Look) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
+    for problem in search.grouping.problems:
+        members = [group for group in search.grouping.groups if group.problem == problem]
+        suffix = f".{file_name(problem)}" if problem else ""
+        for (where, key), found in search.sensed.items():
+            if where == problem:
+                figure = draw_sensitivity(found, key, search.metric, members, look=look)
+                figures[f"sensitivity.{file_name(key)}{suffix}"] = figure
+        if len(search.swept) < 2:
+            continue
+        for family in tuning.families(search.grouping, search.swept, problem):
+            keys = search.swept[0], search.swept[1]
+            drawn = draw_heat_map(family, search.frame, search.metric, keys, look=look)
+            if drawn is not None:
+                named = f".{file_name(family.name)}" if family.name else ""
+                figures[f"heat_map{named}{suffix}"] = drawn
+    return figures
+
+
+def _budgets(search: Search, look: Look, *, asserted: bool) -> dict[str, Figure]:
+    grouping, frame = search.grouping, search.frame
     names = ("best_val_accuracy", "best_val_loss", "final_train_loss")
     metric = next((name for name in names if bool(frame[name].notna().any())), None)
     families = tuning.random_families(grouping, asserted=asserted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from trainer.compare import tuning
 from trainer.compare.curves import Axis, Scale
 from trainer.compare.figures import CurveOptions, draw_all
 from trainer.compare.groups import Grouping, group_runs
-from trainer.compare.load import find
+from trainer.compare.load import find, is_final, sweep_of
 from trainer.compare.looks import find_look
 from trainer.compare.measures import (
     METRICS,
@@ -168,65 +169,69 @@ def compare_runs(
         RunError: no run is left to compare.
         ConfigError: an option is wrong.
     """
-    find_look(style, size)
+    look = find_look(style, size)
     check_confidence(confidence)
     found, notes = _runs(runs)
-    grouping = group_runs(found, by)
+    finals, searched, reasons = _stages(found)
+    notes += reasons
+    grouping = group_runs(finals, by)
     entries = [entry for group in grouping.groups for entry in group.entries]
     goals = tuple(dict.fromkeys(parse_target(text, entries) for text in targets))
     frame = run_frame(grouping, goals)
     judged = _metric(metric, frame) if metric else primary_metric(frame)
-    table = group_frame(grouping, frame, goals, confidence=confidence)
-    differences = verdicts(
-        grouping, frame, judged, against=against,
-        method="bootstrap" if bootstrap else "t", confidence=confidence,
-    )  # fmt: skip
-    notes = [*notes, *grouping.notes, *_missing(frame), *_singles(grouping)]
-    if against is None and any(
-        sum(group.problem == problem for group in grouping.groups) > ALL_PAIRS
-        for problem in grouping.problems
-    ):
+    notes += [*grouping.notes, *_missing(frame), *_singles(grouping)]
+    if against is None and max(Counter(group.problem for group in grouping.groups).values()) > ALL_PAIRS:
         notes.append(
             f"more than {ALL_PAIRS} groups: each is held against the best mean, which its own seeds chose "
             "(a winner's luck is in it); run the finalists again on fresh seeds"
         )
-    swept = tuning.swept_keys(grouping)
-    selected = _metric(metric, frame) if metric else _selection_metric(frame)
-    sensed = {
-        (problem, key): one
-        for problem in grouping.problems
-        for key in swept
-        if (
-            one := tuning.sensitivities(
-                grouping, frame, selected, key, swept, within=within, confidence=confidence, problem=problem
-            )
-        )
-    }
+    trials, trial_frame = grouping, frame
+    if len(searched) < len(found):
+        trials = group_runs(searched, by)
+        trial_frame = run_frame(trials)
+    selected = _metric(metric, trial_frame) if metric else _selection_metric(trial_frame)
+    search = tuning.search_of(trials, trial_frame, selected, within=within, confidence=confidence)
     figures: dict[str, Figure] = {}
     if draw:
-        look = find_look(style, size)
         curves = CurveOptions(x, scale, centre, band, smooth, multiples)
-        figures, reasons = draw_all(
-            grouping, frame, goals, sensed, selected, curves, look, random_search=random_search
-        )
+        figures, reasons = draw_all(grouping, frame, goals, search, curves, look, random_search=random_search)
         notes += reasons
     return Comparison(
-        grouping, frame, table, differences, _sensitivity_frame(sensed, selected), judged, confidence, goals,
-        tuple(
-            f"{problem + ': ' if problem else ''}{line}"
-            for (problem, key), found in sensed.items()
-            for line in tuning.sensitivity_lines(found, key)
+        grouping=grouping,
+        runs=frame,
+        groups=group_frame(grouping, frame, goals, confidence=confidence),
+        differences=verdicts(
+            grouping, frame, judged, against=against,
+            method="bootstrap" if bootstrap else "t", confidence=confidence,
         ),
-        tuple(dict.fromkeys(notes)), figures,
+        sensitivity=search.table(),
+        metric=judged,
+        confidence=confidence,
+        targets=goals,
+        tuning_lines=tuple(search.lines()),
+        notes=tuple(dict.fromkeys(notes)),
+        figures=figures,
     )  # fmt: skip
 
 
-def _sensitivity_frame(sensed: Mapping[tuple[str, str], Any], metric: str) -> pd.DataFrame:
-    frames = [
-        tuning.sensitivity_frame(found, key, metric).assign(problem=problem)
-        for (problem, key), found in sensed.items()
-    ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+def _stages(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[str]]:
+    """Return the runs to compare, those that tell of tuning, and a note where they are not the same.
+
+    Where a sweep's winners were run on fresh seeds, those alone are compared: the search's own runs were
+    chosen from, and would flatter the chosen.
+    """
+    finals = [run for run in runs if is_final(run)]
+    sweeps = {sweep_of(run) for run in finals}
+    searched = [run for run in runs if run not in finals]
+    trials = [run for run in searched if sweep_of(run) in sweeps]
+    if not finals or not trials:
+        return list(runs), list(runs), []
+    compared = [run for run in runs if run not in trials]
+    note = (
+        f"table and tests are of the {len(finals)} final runs on fresh seeds; "
+        f"the {len(trials)} runs of the search tell of sensitivity alone"
+    )
+    return compared, searched, [note]
 
 
 def _runs(runs: str | Path | Iterable[Run | str | Path]) -> tuple[list[Run], list[str]]:

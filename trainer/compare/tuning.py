@@ -6,18 +6,16 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import yaml
 
 from trainer.compare.groups import Entry, Group, Grouping, is_number, shortest_keys
+from trainer.compare.load import SWEEP, sweep_of
 from trainer.compare.measures import mode_of
 from trainer.plots.titles import format_value
 from trainer.statistics import ExpectedBest, Sensitivity, expected_best, sensitivity
-
-SWEEP = "sweep.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +29,41 @@ class Family:
 
     name: str
     groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Search:
+    """What runs at several settings tell of tuning.
+
+    Args:
+        grouping: the groups, one per setting.
+        frame: as `measures.run_frame` returns it.
+        metric: the result by which settings are judged.
+        swept: keys with three numbers or more.
+        sensed: by problem and key, the sensitivity of each family.
+    """
+
+    grouping: Grouping
+    frame: pd.DataFrame
+    metric: str
+    swept: tuple[str, ...]
+    sensed: Mapping[tuple[str, str], Mapping[str, Sensitivity]]
+
+    def table(self) -> pd.DataFrame:
+        """Return a row per problem, key and family; empty when nothing was swept."""
+        frames = [
+            sensitivity_frame(found, key, self.metric).assign(problem=problem)
+            for (problem, key), found in self.sensed.items()
+        ]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    def lines(self) -> list[str]:
+        """Return the same in words."""
+        return [
+            f"{problem + ': ' if problem else ''}{line}"
+            for (problem, key), found in self.sensed.items()
+            for line in sensitivity_lines(found, key)
+        ]
 
 
 def swept_keys(grouping: Grouping) -> list[str]:
@@ -123,6 +156,21 @@ def better(first: Sequence[float], second: Sequence[float], metric: str) -> bool
     return a > b if mode_of(metric) == "max" else a < b
 
 
+def search_of(
+    grouping: Grouping, frame: pd.DataFrame, metric: str, *, within: float, confidence: float
+) -> Search:
+    """Return what runs tell of tuning; see `sensitivities` for the arguments."""
+    swept = swept_keys(grouping)
+    found = {
+        (problem, key): sensitivities(
+            grouping, frame, metric, key, swept, within=within, confidence=confidence, problem=problem
+        )
+        for problem in grouping.problems
+        for key in swept
+    }
+    return Search(grouping, frame, metric, tuple(swept), {place: one for place, one in found.items() if one})
+
+
 def sensitivity_frame(found: Mapping[str, Sensitivity], key: str, metric: str) -> pd.DataFrame:
     """Return a row per family: the best value of the key, the range within x % of it, and edge flags."""
     return pd.DataFrame(
@@ -167,7 +215,7 @@ def sensitivity_lines(found: Mapping[str, Sensitivity], key: str) -> list[str]:
 def random_families(grouping: Grouping, *, asserted: bool = False) -> list[Family]:
     """Return the families whose runs were drawn at random, so that a budget curve means something.
 
-    The runs' sweep says so: `strategy: random` in the sweep.yaml of a directory above them.
+    The runs' sweep says so: `strategy: random`, without pruning, in the sweep.yaml above them.
 
     Args:
         grouping: the groups.
@@ -184,15 +232,15 @@ def random_families(grouping: Grouping, *, asserted: bool = False) -> list[Famil
 
 
 def _drawn_at_random(entry: Entry) -> bool:
-    for folder in Path(entry.run.path).resolve().parents:
-        path = folder / SWEEP
-        if path.is_file():
-            try:
-                plan = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, yaml.YAMLError):
-                return False
-            return isinstance(plan, Mapping) and plan.get("strategy") == "random"
-    return False
+    folder = sweep_of(entry.run)
+    if folder is None:
+        return False
+    try:
+        plan = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    # Pruned trials have no result: the best of the others is not that of k random ones.
+    return isinstance(plan, Mapping) and plan.get("strategy") == "random" and not plan.get("prune")
 
 
 def budget_curve(family: Family, frame: pd.DataFrame, metric: str) -> ExpectedBest | None:
