@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import catalog, checkpoint, launch, rundir, runner
-from trainer.building import build_experiment
+from trainer.building import Material, build_experiment
 from trainer.config.load import Loaded, dump
 from trainer.config.merge import parse_override
 from trainer.config.structure import Config
@@ -59,18 +59,31 @@ def resume(
 
 
 def resume_or_train(
-    loaded: Loaded, overrides: Sequence[str], folder: Path, *, progress: TrainingProgress | None = None
+    loaded: Loaded,
+    overrides: Sequence[str],
+    folder: Path,
+    *,
+    progress: TrainingProgress | None = None,
+    material: Material | None = None,
+    judge: runner.Judge | None = None,
 ) -> Launched:
     """Go on with the run of a config in a directory, or begin it; leave it alone when it is finished.
+
+    Args:
+        loaded: the config.
+        overrides: what was said on the way; all else executes as it began.
+        folder: the run directory.
+        progress: shows the run; None = quiet.
+        material, judge: see `launch.launch`.
 
     Raises:
         As `resume` and `launch.launch`.
     """
     if rundir.read_status(folder) is None:
-        return launch.launch(loaded, folder, progress=progress)
+        return launch.launch(loaded, folder, progress=progress, material=material, judge=judge)
     saved = catalog.load_config(folder / rundir.CONFIG).config
     here = replace(loaded, config=_execute_as(saved, loaded.config, overrides))
-    return _go_on(here, saved, folder, progress)
+    return _go_on(here, saved, folder, progress, material, judge)
 
 
 def _execute_as(saved: Config, wanted: Config, overrides: Sequence[str]) -> Config:
@@ -87,7 +100,14 @@ def _execute_as(saved: Config, wanted: Config, overrides: Sequence[str]) -> Conf
     return Config.model_validate(fields)
 
 
-def _go_on(loaded: Loaded, saved: Config, folder: Path, progress: TrainingProgress | None) -> Launched:
+def _go_on(
+    loaded: Loaded,
+    saved: Config,
+    folder: Path,
+    progress: TrainingProgress | None,
+    material: Material | None = None,
+    judge: runner.Judge | None = None,
+) -> Launched:
     status = rundir.read_status(folder) or {"status": "interrupted"}
     with rundir.locked(folder):
         if status["status"] == "diverged":
@@ -96,7 +116,7 @@ def _go_on(loaded: Loaded, saved: Config, folder: Path, progress: TrainingProgre
                 fix="train it with other values; there is nothing to go on with",
             )
         rundir.remove_leftovers(folder)
-        experiment = build_experiment(loaded)
+        experiment = build_experiment(loaded, material=material)
         _refuse_changes(saved, experiment)
         changed = saved.model_dump() != experiment.config.model_dump()
         around = rundir.read_environment(folder)
@@ -120,7 +140,7 @@ def _go_on(loaded: Loaded, saved: Config, folder: Path, progress: TrainingProgre
                 rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config))
             _remember(folder, around, experiment)
         start = runner.Start(recorder, [*notes, message])
-        done = runner.run(experiment, folder, progress=progress, start=start)
+        done = runner.run(experiment, folder, progress=progress, start=start, judge=judge)
     return Launched(folder, done, skipped=False)
 
 

@@ -180,10 +180,7 @@ class Search:
         return [self._trial(frozen) for frozen in self._study.trials]
 
     def _trial(self, frozen: FrozenTrial) -> Trial:
-        values = {
-            key: axis.values[frozen.params[key]] if not axis.is_range else frozen.params[key]
-            for key, axis in self._axes.items()
-        }
+        values = {key: _value(axis, frozen.params[key]) for key, axis in self._axes.items()}
         pruned = frozen.state == TrialState.PRUNED
         return Trial(frozen.number, values, frozen.state.is_finished(), pruned)
 
@@ -301,6 +298,13 @@ def _distribution(axis: Axis) -> BaseDistribution:
     if axis.is_range:
         return FloatDistribution(axis.low, axis.high, log=axis.kind == "log_uniform")
     return CategoricalDistribution(range(len(axis.values)))
+
+
+def _value(axis: Axis, parameter: Any) -> Any:
+    """Return what a run gets: of a range four significant digits, which names and tables can show."""
+    if not axis.is_range:
+        return axis.values[parameter]
+    return parameter if axis.kind == "int" else float(f"{parameter:.4g}")
 
 
 def _study(

@@ -7,10 +7,12 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from trainer import catalog, launch
+from trainer import catalog, launch, rundir
 from trainer.building import Material
-from trainer.errors import OptlabError
-from trainer.records import EvalRecord
+from trainer.config.load import Loaded
+from trainer.errors import OptlabError, RunError
+from trainer.records import EvalRecord, read_table
+from trainer.resume import resume_or_train
 from trainer.sweep.file import Variant, load_variant
 from trainer.sweep.plan import open_material
 from trainer.sweep.worker import Question, Reply, Task
@@ -34,19 +36,23 @@ class Trainer:
         _reset_peak_memory()
         try:
             variant = self._variants[task.variant]
-            loaded = load_variant(variant, task.values, task.seed, catalog.COMPONENTS, task.extra)
-            done = launch.launch(
-                loaded,
-                task.folder,
-                skip_existing=True,
-                material=self._material(task.material),
-                judge=Judge(self._pipe, task.judged_by) if task.judged_by else None,
-            )
+            loaded = load_variant(variant, task.values, task.seed, catalog.COMPONENTS, task.overrides)
+            done = self._train(task, loaded)
         except OptlabError as error:
             return Reply("failed", None, str(error))
         except Exception as error:
             return Reply("failed", None, f"{type(error).__name__}: {error}")
         return Reply(done.result.status, done.result, done.result.message, done.skipped)
+
+    def _train(self, task: Task, loaded: Loaded) -> launch.Launched:
+        """Go on with a run that broke off, if its checkpoint allows, else train it from the start."""
+        material = self._material(task.material)
+        judge = Judge(self._pipe, task.judged_by, task.folder) if task.judged_by else None
+        status = rundir.read_status(task.folder)
+        if status is not None and status["status"] in ("interrupted", "failed"):
+            with suppress(RunError):
+                return resume_or_train(loaded, task.overrides, task.folder, material=material, judge=judge)
+        return launch.launch(loaded, task.folder, skip_existing=True, material=material, judge=judge)
 
     def _material(self, path: Path | None) -> Material | None:
         if path is None:
@@ -59,17 +65,22 @@ class Trainer:
 class Judge:
     """Asks the parent after every evaluation whether the run is to go on."""
 
-    def __init__(self, pipe: Connection, metric: str) -> None:
+    def __init__(self, pipe: Connection, metric: str, folder: Path) -> None:
         self._pipe = pipe
         self._metric = metric
-        self._values: list[float] = []
+        self._values: dict[float, float] = {}
+        with suppress(RunError):  # a run that goes on has evaluations already
+            table = read_table(folder / rundir.EPOCHS)
+            known = zip(table.get("step", []), table.get(metric, []), strict=False)
+            self._values = {step: value for step, value in known if step and value is not None}
 
     def __call__(self, record: EvalRecord) -> bool:
         """Return whether to stop here."""
         value = record.values[self._metric]
         assert value is not None
-        self._values.append(value)
-        self._pipe.send(Question(list(self._values)))
+        self._values = {step: v for step, v in self._values.items() if step < record.step}
+        self._values[record.step] = value
+        self._pipe.send(Question(list(self._values.values())))
         verdict: bool = self._pipe.recv()
         return verdict
 

@@ -26,7 +26,7 @@ class Task:
 
     Args:
         variant: whose.
-        values, seed, extra: what is laid on the variant's config.
+        values, seed, overrides: what is laid on the variant's config.
         folder: the run directory.
         material: file with its data; None = load it.
         judged_by: metric that is sent after every evaluation, to be told whether to go on; None = never asks.
@@ -35,7 +35,7 @@ class Task:
     variant: str
     values: Mapping[str, Any]
     seed: int
-    extra: list[str]
+    overrides: list[str]
     folder: Path
     material: Path | None = None
     judged_by: str | None = None
