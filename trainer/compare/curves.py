@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trainer.compare.groups import Entry, Group
+from trainer.compare.entries import Entry
+from trainer.compare.groups import Group
 from trainer.compare.looks import LOOKS, Look, legend, line_for, new_figure, scale_x, scale_y, settings
 from trainer.plots.style import Array, Line, limits, smooth
 from trainer.plots.titles import title

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from trainer.compare.groups import Entry, Group, Grouping
+from trainer.compare.entries import Entry
+from trainer.compare.groups import Group, Grouping
 from trainer.errors import ConfigError
 from trainer.statistics import Interval, mean_interval, summary_of_times, time_to_target
 

@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from trainer.compare.groups import Entry, Group, Grouping, is_number, shortest_keys
+from trainer.compare.entries import Entry, is_number
+from trainer.compare.groups import Group, Grouping
 from trainer.compare.load import SWEEP, sweep_of
 from trainer.compare.measures import mode_of
+from trainer.compare.names import shortest_keys
 from trainer.plots.titles import format_value
 from trainer.statistics import ExpectedBest, Sensitivity, expected_best, sensitivity
 

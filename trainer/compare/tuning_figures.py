@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trainer.compare.curves import common_title
-from trainer.compare.groups import Group, is_number
+from trainer.compare.entries import is_number
+from trainer.compare.groups import Group
 from trainer.compare.looks import LOOKS, Look, legend, line_for, new_figure, scale_x, scale_y, settings
 from trainer.compare.tuning import Family, better, results_of_group
 from trainer.plots.style import Array, format_number, limits
