@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
@@ -290,8 +290,13 @@ class Experiment:
             "schedules": [schedule.state_dict() for schedule in self.schedules],
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "mean": self._mean.state_dict(),
+            "gradients": {} if self.engine.zero_grad else self._gradients(),
             "random": random,
         }
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Return the gradients that add up over all steps."""
+        return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned, in an experiment built from the same config."""
@@ -309,6 +314,8 @@ class Experiment:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self._mean.load_state_dict(state["mean"])
+        for name, gradient in state["gradients"].items():
+            self.model.get_parameter(name).grad = gradient.to(self.device)
         torch.set_rng_state(state["random"]["cpu"])
         if "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)

@@ -263,11 +263,11 @@ def _refuse_other_lengths(states: Sequence[Mapping[str, Any]], experiment: Exper
         for key, value in before.items():
             if now.get(key) == value:
                 continue
-            key = f"scheduler.{key}" if several else f"scheduler.{key.rpartition('.')[2]}"
+            full = f"scheduler.{key}" if several else f"scheduler.{key.rpartition('.')[2]}"
             raise RunError(
-                f"{key} follows from the run's length: {value} there, {now.get(key)} here; "
+                f"{full} follows from the run's length: {value} there, {now.get(key)} here; "
                 "this would change what the run has done already",
-                fix=f"say {key}={value} to keep its past, or train a new run",
+                fix=f"say {full}={value} to keep its past, or train a new run",
             )
 
 
@@ -284,14 +284,14 @@ def _refuse_end(
     folder: Path, status: Mapping[str, Any], experiment: Experiment, recorder: Mapping[str, Any]
 ) -> None:
     """Raise RunError when a run that is to go on would stop where it is, or is past its new end."""
-    position, plan = experiment.progress, experiment.plan
-    if experiment.is_complete():
-        return
-    if plan.steps is not None and plan.steps <= position.step:
+    step, end = experiment.progress.step, experiment.plan.steps
+    if end is not None and (end < step or (end == step and not experiment.is_complete())):
         raise RunError(
-            f"{folder} is at step {position.step} already, and the run would end at {plan.steps}",
+            f"{folder} is at step {step} already, and the run would end at {end}",
             fix="give a length above that, or train a new run",
         )
+    if experiment.is_complete():
+        return
     rule = experiment.config.train.early_stopping
     if status["status"] == "early_stopped" and rule and recorder["patience"]["waited"] >= rule.patience:
         raise RunError(
