@@ -14,7 +14,7 @@ from trainer.config.load import Loaded
 from trainer.config.run_id import is_execution_key, run_id
 from trainer.config.structure import SeedConfig
 from trainer.console import TrainingProgress
-from trainer.errors import RunError
+from trainer.errors import BusyError, RunError
 from trainer.experiment import Experiment
 from trainer.plots import title
 from trainer.records import RunResult
@@ -46,6 +46,7 @@ def launch(
     *,
     force: bool = False,
     skip_existing: bool = False,
+    wait: bool = False,
     progress: TrainingProgress | None = None,
     material: Material | None = None,
     judge: runner.Judge | None = None,
@@ -57,22 +58,24 @@ def launch(
         folder: the run directory; made once everything is known to fit.
         force: empty a directory that holds a run.
         skip_existing: leave a finished run of the same config alone and return its result.
+        wait: let another process that writes there finish first (with `skip_existing`).
         progress: shows the run; None = quiet.
         material: the config's data where it is loaded already; None = load it.
         judge: see `runner.run`.
 
     Raises:
         ConfigError, DataError: the experiment does not fit; nothing was written.
-        RunError: the directory is taken, locked or not writable.
+        BusyError: another process writes there, and this one is not to wait.
+        RunError: the directory is taken or not writable.
     """
     refuse_other_files(folder)
-    if not force and (found := _existing(loaded, folder, skip_existing)):
+    if not force and (found := _existing(loaded, folder, skip_existing, busy=wait)):
         return Launched(folder, found, skipped=True)
     experiment = build_experiment(loaded, material=material)
     rundir.prepare_root(folder.parent)
-    with rundir.locked(folder):
+    with rundir.locked(folder, wait=wait):
         # Another process may have trained it while this one was building.
-        if not force and (found := _existing(loaded, folder, skip_existing)):
+        if not force and (found := _existing(loaded, folder, skip_existing, busy=True)):
             return Launched(folder, found, skipped=True)
         rundir.clear(folder)
         if progress:
@@ -81,10 +84,17 @@ def launch(
     return Launched(folder, result, skipped=False)
 
 
-def _existing(loaded: Loaded, folder: Path, skip: bool) -> RunResult | None:
+def _existing(loaded: Loaded, folder: Path, skip: bool, *, busy: bool) -> RunResult | None:
     """Return the result of the finished run that is there; None when the way is free.
 
+    Args:
+        loaded: the config.
+        folder: the run directory.
+        skip: whether a finished run may be left alone.
+        busy: pass over a run that is being written: this process holds the lock itself, or will wait for it.
+
     Raises:
+        BusyError: another process writes there.
         RunError: something is there that must not be overwritten.
     """
     status = rundir.read_status(folder)
@@ -96,8 +106,10 @@ def _existing(loaded: Loaded, folder: Path, skip: bool) -> RunResult | None:
             fix="say --resume to go on with it, --force to throw it away, --skip-existing to leave one "
             "that is finished, or choose --run-dir",
         )
+    if status["status"] == "running" and busy:
+        return None
     if status["status"] == "running":
-        raise RunError(f"{folder} is being written by another process", fix="wait for it to end")
+        raise BusyError(f"{folder} is being written by another process", fix="say --wait to wait for it")
     differences = config_differences(rundir.load_run(folder).config, loaded.config.model_dump())
     if differences:
         raise RunError(

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import IO, Any
 
 import yaml
 
-from trainer.errors import RunError, StorageError
+from trainer.errors import BusyError, RunError, StorageError
 from trainer.records import FORMAT, Cell, RunResult, format_header, format_row, read_table
 
 CONFIG = "config.yaml"
@@ -36,6 +37,7 @@ PLOTS = "plots"
 CHECKPOINTS = "checkpoints"
 COMPONENTS = "components"
 
+_LOCK_TRIES, _LOCK_PAUSE_SECONDS = 5, 0.02
 _MOST_PENDING = 64 << 20
 
 FINISHED = ("completed", "early_stopped", "diverged")
@@ -231,8 +233,17 @@ def prepare_root(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a run directory's lock; RunError when another process writes there. A crash releases it."""
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a run directory's lock; a crash releases it.
+
+    Args:
+        path: the directory; it is made.
+        wait: until whoever writes there is done.
+
+    Raises:
+        BusyError: another process writes there, and this one is not to wait.
+        RunError: the directory cannot be written.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = open(path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 (closed by the block below)
@@ -240,19 +251,28 @@ def locked(path: Path) -> Iterator[None]:
         raise RunError(f"cannot write in {path}: {error.strerror}", fix="choose another --run-dir") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file, wait)
         except OSError as error:
             file.seek(0)
             holder = file.read().strip()
-            raise RunError(
+            raise BusyError(
                 f"{path} is being written by another process" + (f" ({holder})" if holder else ""),
-                fix="wait for it, or choose another --run-dir",
+                fix="say --wait to wait for it, or choose another --run-dir",
             ) from error
         with suppress(OSError):  # who holds it is for people; a full disk must not stop a run here
             file.truncate(0)
             file.write(f"pid {os.getpid()}\n")
             file.flush()
         yield
+
+
+def _lock(file: IO[str], wait: bool) -> None:
+    """Take the lock; a reader that looks whether it is held (`is_locked`) holds it for a moment itself."""
+    for _ in range(_LOCK_TRIES):
+        with suppress(BlockingIOError):
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(_LOCK_PAUSE_SECONDS)
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def is_locked(path: Path) -> bool:

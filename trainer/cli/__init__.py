@@ -61,6 +61,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that is there, from its last checkpoint.")
     ] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="As --skip-existing, after a process that is training it has finished."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config, groups, steps and an estimate.")
     ] = False,
@@ -90,6 +94,7 @@ def train(
             force=force,
             skip_existing=skip_existing,
             resume=resume,
+            wait=wait,
             dry_run=dry_run,
             quiet=quiet,
             as_json=as_json,

@@ -26,7 +26,7 @@ from trainer.config.merge import parse_override
 from trainer.console import Column
 from trainer.data.dataset import data_root
 from trainer.environment import environment
-from trainer.errors import ConfigError, OptlabError, RunError, unknown_name
+from trainer.errors import BusyError, ConfigError, OptlabError, RunError, unknown_name
 from trainer.experiment import Experiment
 from trainer.models.describe import check_shapes, layer_table
 from trainer.records import RunResult
@@ -45,6 +45,7 @@ def train(
     force: bool,
     skip_existing: bool,
     resume: bool,
+    wait: bool,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -63,8 +64,28 @@ def train(
         if resume:
             done = resume_or_train(loaded, overrides, folder, progress=progress)
         else:
-            done = launch.launch(loaded, folder, force=force, skip_existing=skip_existing, progress=progress)
+            try:
+                done = launch.launch(
+                    loaded,
+                    folder,
+                    force=force,
+                    skip_existing=skip_existing or wait,
+                    wait=wait,
+                    progress=progress,
+                )
+            except BusyError:
+                if not skip_existing:
+                    raise
+                return _leave_busy(folder, as_json=as_json)
     return finish(done, as_json=as_json)
+
+
+def _leave_busy(folder: Path, *, as_json: bool) -> int:
+    """Tell that another process trains the run, and leave it to it."""
+    console.print_note(f"{folder} is being trained by another process: skipped")
+    if as_json:
+        console.print_json({"run": str(folder), "skipped": True, "status": "running"})
+    return 0
 
 
 def finish(done: launch.Launched, *, as_json: bool) -> int:
