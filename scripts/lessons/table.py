@@ -204,9 +204,9 @@ LESSONS = (
         5,
         "05_adaptive",
         "Lesson 5: a learning rate per weight",
-        "Adagrad by hand lies on torch's. Its steps only shrink, and it falls behind; RMSprop, Adadelta "
-        "and Adam forget old gradients. Centring changes RMSprop little, and AdamW's small decay "
-        "changes Adam little.",
+        "Adagrad by hand has its eps inside the root, where 1e-10 counts as 1e-5: close to torch's, not "
+        "the same. Its steps only shrink, and it falls behind; RMSprop, Adadelta and Adam forget old "
+        "gradients. Centring changes RMSprop little, and AdamW's small decay changes Adam little.",
         (
             Run("Adagrad by hand", "05_adagrad_by_hand"),
             Run("Adagrad", "05_adagrad"),

@@ -84,7 +84,7 @@ SURFACES: dict[str, Surface] = {
         rosenbrock, "a flat, curved valley", ((1.0, 1.0),), (-1.5, 2.0), (-2.0, 2.0), (-0.8, 3.0)
     ),
     "beale": Surface(
-        beale, "a plateau with steep edges", ((3.0, 0.5),), (0.5, 2.0), (-1.0, 4.2), (-1.2, 2.4)
+        beale, "a plateau with steep edges", ((3.0, 0.5),), (1.0, 1.5), (-1.0, 4.2), (-1.2, 2.4)
     ),
     "himmelblau": Surface(
         himmelblau, "four equal minima", _HIMMELBLAU_MINIMA, (0.0, -4.0), (-5.5, 5.5), (-5.5, 5.5)
