@@ -13,7 +13,7 @@ import yaml
 
 SGD = {"lr": 0.001, "momentum": 0, "weight_decay": 0, "nesterov": False}
 ADAM = {"lr": 0.001, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0, "amsgrad": False}
-DEFAULTS = {"SGD": SGD, "Adam": ADAM, "AdamW": {**ADAM, "weight_decay": 0.01}}
+DEFAULTS: dict[str, dict[str, Any]] = {"SGD": SGD, "Adam": ADAM, "AdamW": {**ADAM, "weight_decay": 0.01}}
 
 WriteRun = Callable[..., Path]
 
@@ -74,9 +74,20 @@ def write_run(tmp_path: Path) -> WriteRun:
         (folder / "status.json").write_text(json.dumps({"format": 1, "status": status, "message": ""}))
         accuracies = list(val_accuracy) if val_accuracy is not None else None
         epochs = len(accuracies if accuracies is not None else val_loss or [0, 0]) - 1
-        val_losses = list(val_loss) if val_loss is not None else [2.3 / (1 + epoch) for epoch in range(epochs + 1)]
+        val_losses = (
+            list(val_loss) if val_loss is not None else [2.3 / (1 + epoch) for epoch in range(epochs + 1)]
+        )
         second = ms_per_step * steps_per_epoch / 1e3
-        header = ["step", "epoch", "samples", "grad_evals", "train_seconds", "train_loss", "train_accuracy", "val_loss"]
+        header = [
+            "step",
+            "epoch",
+            "samples",
+            "grad_evals",
+            "train_seconds",
+            "train_loss",
+            "train_accuracy",
+            "val_loss",
+        ]
         header += ["val_accuracy"] if accuracies is not None else []
         lines, moments = [",".join(header)], []
         for epoch in range(epochs + 1):
@@ -90,7 +101,11 @@ def write_run(tmp_path: Path) -> WriteRun:
             lines.append(",".join([*map(repr, place), *map(number, values.values())]))
             moments.append(moment(epoch, steps_per_epoch, epoch * second, values))
         (folder / "epochs.csv").write_text("\n".join(lines) + "\n")
-        found = list(losses) if losses is not None else [2.3 * 0.97**step for step in range(epochs * steps_per_epoch)]
+        found = (
+            list(losses)
+            if losses is not None
+            else [2.3 * 0.97**step for step in range(epochs * steps_per_epoch)]
+        )
         rows = [
             f"{step},{step / steps_per_epoch},{step * 32},{step},{step * ms_per_step / 1e3},{loss!r},0.1"
             for step, loss in enumerate(found, start=1)

@@ -48,7 +48,7 @@ BANDS = {
     "bootstrap": "band: 95 % bootstrap interval",
 }
 OVERLAID = 7
-PANELS = 24
+PANELS = 20
 GRID_POINTS = 400
 FEW = 25
 
@@ -101,7 +101,7 @@ def draw_curves(
     log_x, log_y = _logs(scale, metric, drawn)
     several = len(drawn) > OVERLAID if multiples is None else multiples and len(drawn) > 1
     shown = drawn[:PANELS] if several else drawn
-    columns = math.ceil(math.sqrt(len(shown))) if several else 1
+    columns = min(math.ceil(math.sqrt(len(shown))), 4) if several else 1
     rows = -(-len(shown) // columns) if several else 1
     with settings(look):
         said = heading if heading is not None else common_title([group for group, _ in drawn])
@@ -222,8 +222,10 @@ def _draw_panels(
                 one.plot(x, y, color="#cccccc", linewidth=0.6, zorder=1.5)
         line = line_for(0, look)
         _draw_group(one, group, found, Line(line.colour, "-", ""), centre, band, seeds=seeds)
-        wide = int(72 * look.inches[0] / columns / (0.5 * look.font))
+        wide = int(72 * look.inches[0] / columns / (0.55 * look.font))
         one.set_title(textwrap.fill(_label(group), max(wide, 12)), fontsize=0.8 * look.font)
+        if one.get_xscale() == "linear":
+            one.locator_params(axis="x", nbins=4)
     for one in axes[len(drawn) :]:
         one.set_visible(False)
 

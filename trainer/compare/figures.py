@@ -141,4 +141,4 @@ def _budgets(search: Search, look: Look, *, asserted: bool) -> dict[str, Figure]
 
 def file_name(text: str) -> str:
     """Return a text as a part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9._=+-]+", "_", text)
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "_", re.sub(r"[\[\](){}]", "", text))

@@ -48,7 +48,7 @@ def _name(
         elif key == "data.augment":
             words.append("augment=" + ("+".join(str(part["name"]) for part in value) if value else "none"))
         elif defaults or _telling(key, one, others):
-            words.append(f"{labels[key]}={say(value)}")
+            words.append(f"{labels[key]}={say(value, digits=6 if defaults else 4)}")
     return " ".join(words)
 
 
@@ -109,12 +109,16 @@ def problem_names(members: Sequence[Sequence[Entry]], keys: Sequence[str]) -> li
     )
 
 
-def say(value: Any) -> str:
-    """Return a setting as one would say it."""
+def say(value: Any, *, digits: int = 6) -> str:
+    """Return a setting as one would say it, its number to so many digits."""
     if value == ABSENT:
         return ABSENT
     if isinstance(value, Mapping):
         return json.dumps(value)
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(say(item, digits=digits) for item in value) + "]"
+    if isinstance(value, float):
+        value = float(f"{value:.{digits}g}")
     return format_value(value)
 
 

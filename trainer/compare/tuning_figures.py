@@ -36,11 +36,10 @@ def draw_sensitivity(
     means = [m for one in found.values() for m in one.mean if m is not None]
     log_y = not metric.endswith("accuracy") and bool(means) and min(means) > 0
     with settings(look):
-        within = format_number(100 * next(iter(found.values())).within)
-        heading = (
-            f"{common_title(groups)}\nbar on the axis: within {within} % of the best · "
-            "X: runs diverged · ring: best on the edge of the grid"
-        )
+        parts = [f"bar on the axis: within {100 * next(iter(found.values())).within:.3g} % of the best"]
+        parts += ["X: runs diverged"] if any(map(any, (one.diverged for one in found.values()))) else []
+        parts += ["ring: best on the edge of the grid"] if any(o.best_at_edge for o in found.values()) else []
+        heading = f"{common_title(groups)}\n{' · '.join(parts)}"
         figure, (axes,) = new_figure(heading, look)
         if log_x:
             scale_x(axes, settings_[0] / 1.4, settings_[-1] * 1.4, log=True)
@@ -57,6 +56,8 @@ def draw_sensitivity(
         if log_y and reach:
             ends = [end for end in ends if min(reach) / 10 < end < max(reach) * 10]
         shown = limits([factor * np.array([*reach, *ends], dtype=np.float64)], log=log_y) or (0.1, 1.0)
+        if factor == 100:
+            shown = max(shown[0], -2.0), min(shown[1], 100 + 0.04 * (100 - max(shown[0], 0.0)))
         scale_y(axes, *shown, log=log_y)
         handles = []
         for place, one in enumerate(found.values()):
@@ -208,6 +209,8 @@ def draw_budget(
             )  # fmt: skip
             handles.append(handle)
         axes.set_xlabel("trials k, logarithmic")
-        axes.set_ylabel(f"expected best {metric.replace('_', ' ')}" + (" (%)" if factor == 100 else ""))
+        axes.set_ylabel(
+            f"expected best {metric.partition('_')[2].replace('_', ' ')}" + (" (%)" if factor == 100 else "")
+        )
         legend(figure, handles, [f"{name} ({one.n} trials)" for name, one in curves.items()], look)
     return figure

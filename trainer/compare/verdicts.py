@@ -24,6 +24,8 @@ from trainer.statistics import (
 )
 
 ALL_PAIRS = 5
+SHOWN = 20
+ONE_SEED = "one seed: no test"
 NUMBERS = (
     *("low", "high", "p", "p_holm", "wilcoxon_p", "wilcoxon_p_holm"),
     *("effect_size", "smallest_detectable"),
@@ -202,7 +204,7 @@ def _verdict(pair: _Pair, adjusted: float | None, alpha: float, *, large_is_good
     if found is None:
         return "not tested"
     if found.n == 1:
-        return "one seed: no test"
+        return ONE_SEED
     if found.p is None and found.low is not None and found.high is not None and found.low < found.high:
         shown = found.low > 0 or found.high < 0
         return "the interval leaves out 0" if shown else "no difference shown"
@@ -240,15 +242,24 @@ def check_confidence(confidence: float) -> float:
 
 
 def summary_lines(table: pd.DataFrame, *, percent: bool) -> list[str]:
-    """Return the verdicts in words, a line or two per pair."""
-    lines = []
+    """Return the verdicts in words: up to three lines per pair, the first twenty pairs."""
+    if not len(table):
+        return []
+    rows = table.to_dict("records")
+    if all(row["verdict"] == ONE_SEED for row in rows):
+        return [f"{ONE_SEED}, in any of {len(rows)} pairs of groups"]
     factor, unit = (100.0, " points") if percent else (1.0, "")
-    for row in table.to_dict("records"):
-        lines += _lines(row, factor, unit)
+    ranks = {row["wilcoxon"] for row in rows}
+    same = len(rows) > 1 and len(ranks) == 1
+    lines = [line for row in rows[:SHOWN] for line in _lines(row, factor, unit, ranks=not same)]
+    if len(rows) > SHOWN:
+        lines.append(f"... and {len(rows) - SHOWN} more pairs (--json and -o FOLDER hold them all)")
+    if same and "" not in ranks:
+        lines.append(f"signed ranks, every pair: {ranks.pop()}")
     return lines
 
 
-def _lines(row: Mapping[Any, Any], factor: float, unit: str) -> list[str]:
+def _lines(row: Mapping[Any, Any], factor: float, unit: str, *, ranks: bool) -> list[str]:
     head = f"{row['problem'] + ': ' if row['problem'] else ''}{row['a']} minus {row['b']}, {row['metric']}:"
     if math.isnan(row["difference"]):
         lines = [f"{head} {row['verdict']}"]
@@ -271,7 +282,7 @@ def _lines(row: Mapping[Any, Any], factor: float, unit: str) -> list[str]:
             )
         if power:
             lines.append("    " + "; ".join(power))
-    if row["wilcoxon"]:
+    if ranks and row["wilcoxon"]:
         lines.append(f"    signed ranks: {row['wilcoxon']}")
     if row["note"] and row["note"] != row["verdict"]:
         lines.append(f"    note: {row['note']}")
