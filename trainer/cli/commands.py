@@ -11,8 +11,8 @@ import time
 import types
 import typing
 from collections.abc import Hashable, Sequence
-from functools import partial
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
