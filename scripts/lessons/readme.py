@@ -23,7 +23,8 @@ Run it again after an interruption: what is finished is not trained again. `--on
 
 Every run here has one seed. That shows what an option does; it does not show which optimizer is better, which
 takes a tuned learning rate and several seeds for each.
-The pictures: MNIST, lesson 13 on 10,000 images of CIFAR-10 that went through JPEG.
+The pictures: MNIST; lesson 13 on 10,000 images of CIFAR-10 that went through JPEG. The times in lesson 14 are
+those of two busy cores: draw your own.
 """
 
 
