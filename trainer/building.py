@@ -36,7 +36,7 @@ from trainer.data.augment import Augmentation
 from trainer.data.batches import Batches, eval_batches
 from trainer.data.dataset import Dataset, Splits, data_root, split_dataset
 from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
-from trainer.device import PRECISIONS, Clock, autocast, resolve_device, usable_cores
+from trainer.device import PRECISIONS, Clock, autocast, default_threads, resolve_device
 from trainer.engines.eager import EagerEngine
 from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
 from trainer.experiment import Experiment, Plan
@@ -271,7 +271,7 @@ def _users_own(name: str) -> Iterator[None]:
 
 def _prepare_machine(config: Config) -> torch.device:
     """Resolve the device and set torch's threads, determinism and float32 precision for this process."""
-    torch.set_num_threads(config.train.threads or usable_cores())
+    torch.set_num_threads(config.train.threads or default_threads())
     torch.use_deterministic_algorithms(config.train.deterministic)
     return resolve_device(config.train.device)
 

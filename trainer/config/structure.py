@@ -283,7 +283,9 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Autocast type of the forward pass; float16 scales the loss."
     )
-    threads: Count | None = Field(None, description="CPU threads of torch; null = the usable cores.")
+    threads: Count | None = Field(
+        None, description="CPU threads of torch; null = OMP_NUM_THREADS, else the usable cores."
+    )
     deterministic: bool = Field(
         False, description="Only deterministic kernels (torch.use_deterministic_algorithms)."
     )
