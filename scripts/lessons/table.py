@@ -363,8 +363,8 @@ LESSONS = (
         "Lesson 13: the tutorial CNN with SGD and Adam, and a residual network at 96 pixels",
         "SGD at 0.01 spends its first epoch on a plateau near chance; Adam, whose steps do not depend on the "
         "gradient's size, does not, and by the end knows its 9,000 images by heart (training loss far below, "
-        "accuracy no longer rising). The residual network sees 9 times the pixels: one epoch is a long run, and "
-        "not yet enough to overtake.",
+        "accuracy no longer rising). The residual network sees 9 times the pixels: one epoch is a long run, "
+        "and not yet enough to overtake.",
         (
             Run("CNN, SGD 0.01", "13_cnn_sgd"),
             Run("CNN, Adam 1e-3", "13_cnn_adam"),
