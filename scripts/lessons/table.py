@@ -361,8 +361,8 @@ LESSONS = (
         13,
         "13_convolutional",
         "Lesson 13: the tutorial CNN with SGD and Adam, and a residual network at 96 pixels",
-        "SGD at 0.01 spends its first epoch on a plateau near chance; Adam, whose steps do not depend on the "
-        "gradient's size, does not, and by the end knows its 9,000 images by heart (training loss far below, "
+        "SGD at 0.01 without momentum creeps, since the gradients are small; Adam, whose steps do not depend "
+        "on their size, does not, and by the end knows its 9,000 images by heart (training loss far below, "
         "accuracy no longer rising). The residual network sees 9 times the pixels: one epoch is a long run, "
         "and not yet enough to overtake.",
         (
