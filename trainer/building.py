@@ -7,6 +7,7 @@ file and line, before anything runs or is written.
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -109,13 +110,14 @@ def build_experiment(
             pad=config.data.pad,
         )
         batches = _batches(config, dataset, splits, prepare, device)
+        some_targets = next(batches.epoch(0)).targets[:2].cpu()  # tries one batch before the run
     model = build_model(loaded, prepare.output_shape, dataset.num_classes)
     _check_last_batch(loaded, model, batches, prepare.output_shape, dataset.num_classes)
     model.to(device)
     with located(loaded, "loss"):
         loss = _build_loss(config.loss)
         with _users_own(config.loss.name):
-            _try_loss(loss, batches, dataset.num_classes)
+            _try_loss(loss, some_targets, dataset.num_classes)
         if config.loss.name == "cross_entropy":
             _check_probabilities(splits.train.targets)
         model_penalty = _penalty(config, model)
@@ -173,6 +175,16 @@ def located(loaded: Loaded, prefix: str = "") -> Iterator[None]:
         yield
     except OptlabError as error:
         raise type(error).of(_locate(loaded, prefix, problem) for problem in error.problems) from error
+    except (MemoryError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if not _TOO_LARGE.search(reason):
+            raise
+        problem = Problem(f"a number is too large: {reason}", fix="give a smaller one")
+        raise ConfigError.of([_locate(loaded, prefix, problem)]) from error
+
+
+# How torch and Python say that a size goes beyond an integer of 64 bits, or beyond the memory.
+_TOO_LARGE = re.compile(r"[Oo]verflow|too big|too large|allocate|out of memory|MemoryError")
 
 
 def _locate(loaded: Loaded, prefix: str, problem: Problem) -> Problem:
@@ -317,9 +329,8 @@ def _evaluation(
     return batches_of
 
 
-def _try_loss(loss: Loss, batches: Batches, num_classes: int) -> None:
+def _try_loss(loss: Loss, targets: Tensor, num_classes: int) -> None:
     """Evaluate the loss once on zeros, so that targets of the wrong kind are told before the run."""
-    targets = next(batches.epoch(0)).targets[:2].cpu()
     try:
         value = loss(torch.zeros(len(targets), num_classes), targets)
     except (RuntimeError, ValueError, TypeError) as error:
