@@ -535,3 +535,8 @@ def test_run_ids_tell_the_overrides_and_the_seed() -> None:
     assert len(long) <= 120
     assert long.endswith(",seed=0")
     assert long != run_id([f"model.hidden={list(range(91))}"], seeds)
+
+
+def test_a_key_that_is_a_fraction_is_an_unknown_key(components: Components) -> None:
+    found = problems(lambda: load_text("data: {name: digits, 0.5: 1}\nmodel: mlp\n", components=components))
+    assert "unknown key 0.5" in str(found)

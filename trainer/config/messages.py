@@ -97,7 +97,7 @@ def _problem(
         about = f" ({info.description.rstrip('.')})" if info is not None and info.description else ""
         return Problem(f"{path[-1]!r} is missing", expected=f"a value{about}")
     if kinds & {"extra_forbidden", "invalid_key"}:
-        return _unknown_key(path, model, siblings)
+        return _unknown_key(path, data, model, siblings)
     value = items[0]["input"]
     if len(kinds) == 1 and kinds <= {"value_error", "assertion_error"}:
         what = re.sub(r"^(Value|Assertion) error, ", "", items[0]["msg"])
@@ -107,7 +107,10 @@ def _problem(
     return Problem(f"got {_shown(value)}", expected=" or ".join(expected), fix=_hint(value, items))
 
 
-def _unknown_key(path: KeyPath, model: type[BaseModel], siblings: Sequence[str]) -> Problem:
+def _unknown_key(path: KeyPath, data: Any, model: type[BaseModel], siblings: Sequence[str]) -> Problem:
+    if not path:  # pydantic gives no place to a key that is neither text nor a whole number
+        odd = [repr(key) for key in data if not isinstance(key, str | int)] if isinstance(data, dict) else []
+        return Problem(f"unknown key {', '.join(odd)}".rstrip(), expected="names as keys")
     parent = _model_at(model, path[:-1])
     choices = [] if parent is None else [key for key in parent.model_fields if key != "options"]
     if len(path) == 1:
