@@ -6,7 +6,9 @@ from trainer.device import Clock, default_threads, resolve_device, usable_cores
 from trainer.errors import ConfigError
 
 
-@pytest.mark.parametrize(("told", "threads"), [("3", 3), ("", None), ("many", None), ("0", None), (None, None)])
+@pytest.mark.parametrize(
+    ("told", "threads"), [("3", 3), ("", None), ("many", None), ("0", None), (None, None)]
+)
 def test_threads_follow_omp_num_threads_where_it_is_a_number(
     monkeypatch: pytest.MonkeyPatch, told: str | None, threads: int | None
 ) -> None:
