@@ -127,20 +127,20 @@ class Experiment:
             return True
         return self.plan.seconds is not None and self.clock.read() >= self.plan.seconds
 
-    def remaining_batches(self) -> Iterator[list[Batch]]:
-        """Yield what is left of the current epoch, as many batches at a time as one step takes."""
+    def remaining_batches(self) -> Iterator[Sequence[Batch]]:
+        """Return what is left of the current epoch, as many batches at a time as one step takes."""
         batches = self.batches.epoch(self.progress.epoch, start=self.progress.batch)
-        while step := list(islice(batches, self.plan.accumulate)):
-            yield step
+        if self.plan.accumulate == 1:
+            return zip(batches)  # tuples of one; at batch size 1 every Python call of the loop is felt
+        return iter(lambda: tuple(islice(batches, self.plan.accumulate)), ())
 
     def advance(self, batches: Sequence[Batch], output: StepOutput) -> None:
         """Count a completed update."""
         now = self.progress
         now.step += 1
         now.batch += len(batches)
-        now.samples += sum(len(batch.targets) for batch in batches)
+        now.samples += self._mean.add(output.loss, batches, output.outputs)
         now.grad_evals += output.grad_evals
-        self._mean.add(output.loss, batches, output.outputs)
         if now.batch >= self.batches.batches_per_epoch:
             now.epoch, now.batch = now.epoch + 1, 0
         self._ended = self._at_end()  # once per step: the clock must not end a run between two questions

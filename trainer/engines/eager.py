@@ -103,14 +103,13 @@ class EagerEngine:
         if self.zero_grad:
             for optimizer in self.optimizers:
                 optimizer.zero_grad()
-        samples = sum(len(targets) for _, targets in batches)
         losses, all_outputs = [], []
         for inputs, targets in batches:
             with self.autocast():
                 outputs = self.model(inputs)
                 loss = self.loss(outputs, targets)
             if len(batches) > 1:  # the micro-batch's share of the mean over all samples
-                loss = loss * (len(targets) / samples)
+                loss = loss * (len(targets) / sum(len(others) for _, others in batches))
             _backward(loss, self.scaler)
             losses.append(loss.detach())
             all_outputs.append(outputs.detach())
