@@ -11,9 +11,10 @@ ROOT = Path(__file__).resolve().parents[1] / "trainer"
 FLOORS = {
     0: {"errors", "seeding", "device"},
     1: {"config", "records", "timetable", "selection", "matching"},
-    2: {"data", "models", "losses", "init", "optimizers", "schedules", "engines"},
+    2: {"data", "models", "losses", "init", "optimizers", "schedules", "engines", "problems"},
     3: {
         "catalog",
+        "anomaly",
         "metrics",
         "experiment",
         "building",
@@ -25,8 +26,8 @@ FLOORS = {
         "environment",
     },
     4: {"loop"},
-    5: {"runner", "launch"},
-    6: {"compare"},
+    5: {"recorder", "runner", "launch", "resume"},
+    6: {"compare", "sweep", "landscape", "landscape_figures"},
     7: {"cli"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -28,14 +28,16 @@ def test_a_table_reads_back_to_the_same_bits(tmp_path: Path) -> None:
     assert read == {"step": [1, 2, 3], "loss": [0.1 + 0.2, math.inf, -0.0], "lr": [1e-300, None, None]}
 
 
-def test_rows_are_there_at_once_and_a_second_opening_appends(tmp_path: Path) -> None:
+def test_rows_are_there_at_once_and_a_second_opening_cuts_back(tmp_path: Path) -> None:
     path = tmp_path / "steps.csv"
     first = rundir.Table(path, ["step"])
     first.append({"step": 1})
     assert path.read_text() == "step\n1\n"
+    size = first.flush()
+    first.append({"step": 2})
     first.close()
-    rundir.Table(path, ["step"]).append({"step": 2})
-    assert path.read_text() == "step\n1\n2\n"
+    rundir.Table(path, ["step"], size).append({"step": 3})
+    assert path.read_text() == "step\n1\n3\n"
 
 
 @pytest.mark.parametrize("cut", range(1, 9))

@@ -1,1 +1,36 @@
-"""optlab: YAML in, an honest optimizer comparison out."""
+"""optlab: YAML in, an honest optimizer comparison out.
+
+What the commands do, from Python; each is imported when it is first asked for, so `import trainer` is quick:
+
+    from trainer import load_config, build_experiment, train, load_run, load_runs, compare_runs
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.building import build_experiment
+    from trainer.catalog import load_config
+    from trainer.compare import compare_runs, load_runs
+    from trainer.loop import train
+    from trainer.rundir import load_run
+
+_PLACES = {
+    "load_config": "trainer.catalog",
+    "build_experiment": "trainer.building",
+    "train": "trainer.loop",
+    "load_run": "trainer.rundir",
+    "load_runs": "trainer.compare",
+    "compare_runs": "trainer.compare",
+}
+
+__all__ = ["build_experiment", "compare_runs", "load_config", "load_run", "load_runs", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for (PEP 562)."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)

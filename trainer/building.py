@@ -390,7 +390,7 @@ def _optimizers(
     for label, config, prefix in zip(labels, configs, prefixes, strict=True):
         with located(loaded, prefix):
             groups[label] = assign_groups(model, owned[label], _group_specs(config))
-            cls = _optimizer_class(config.name)
+            cls = catalog.optimizer_class(config.name)
             options = catalog.arguments("optimizer", config.name, config.options)
             parameters = trainable(model)
             refuse(
@@ -408,13 +408,6 @@ def _optimizers(
     return optimizers, groups, implementations
 
 
-def _optimizer_class(name: str) -> type[Optimizer]:
-    found: object = catalog.find("optimizer", name)
-    if not (isinstance(found, type) and issubclass(found, Optimizer)):
-        raise ConfigError(f"{name} is no optimizer", key="name", expected="a class of torch.optim.Optimizer")
-    return found
-
-
 def _group_specs(config: OptimizerConfig) -> list[GroupSpec]:
     return [GroupSpec(_conditions(group.match), group.label, group.options) for group in config.groups]
 
@@ -428,8 +421,9 @@ def _plan(config: Config, steps_per_epoch: int) -> Plan:
         log=Rhythm(config.log.every),
         evaluate=Rhythm.of(train.eval_every, steps_per_epoch),
         checkpoint=None
-        if train.checkpoint_every is None
+        if train.checkpoint_every is None or train.checkpoint_every.seconds is not None
         else Rhythm.of(train.checkpoint_every, steps_per_epoch),
+        checkpoint_seconds=train.checkpoint_every.seconds if train.checkpoint_every else None,
     )
 
 

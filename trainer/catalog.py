@@ -169,7 +169,8 @@ def optimizer_class(name: str) -> type[Optimizer]:
     """Return the class of an optimizer; ConfigError when it is none (`key` is "name")."""
     found = find("optimizer", name)
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
-        raise ConfigError(f"{name} is no optimizer", key="name", expected="a subclass of torch.optim.Optimizer")
+        expected = "a subclass of torch.optim.Optimizer"
+        raise ConfigError(f"{name} is no optimizer", key="name", expected=expected)
     return found
 
 
@@ -277,13 +278,16 @@ def names(kind: str) -> Sequence[str]:
 def check_values(kind: str, name: str, options: Mapping[str, Any]) -> None:
     """Try options of the right types on the builder itself, where that takes nothing but the options.
 
-    Ranges are the builder's own: an optimizer is tried on dummy parameters, a loss or an augmentation is made.
+    Ranges are the builder's own: an optimizer is tried on dummy parameters, a loss or augmentation is made
+    (those of this package: what a user's own does when called is seen when the experiment is built).
 
     Raises:
         ConfigError: in the builder's words; `key` is the option, where it is known.
     """
     if kind == "optimizer" and name not in REFUSED:
         check_optimizer(optimizer_class(name), arguments(kind, name, options))
+    elif name not in REGISTRIES[kind]:
+        return
     elif kind == "loss":
         find(kind, name)(**arguments(kind, name, options))
     elif kind == "augmentation":

@@ -514,3 +514,72 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
+
+
+# Sweeps
+
+
+class SweepProgress:
+    """Shows a sweep while it goes on: lines, and on a terminal a table below them; a context manager.
+
+    Args:
+        file: where it is shown; stderr unless said otherwise.
+        quiet: show remarks alone.
+    """
+
+    def __init__(self, *, file: TextIO | None = None, quiet: bool = False) -> None:
+        """Show nothing yet."""
+        self._file = file or sys.stderr
+        self._console = _console(self._file)
+        self._live: Live | None = None
+        self._quiet = quiet
+        self._drawn = 0.0
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        if not self._quiet and is_terminal(self._file):
+            self._live = Live(
+                console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take the table away."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def line(self, text: str) -> None:
+        """Leave a line, unless quiet."""
+        if not self._quiet:
+            _print(self._console, Text(clean(text)))
+
+    def note(self, text: str) -> None:
+        """Leave a remark, quiet or not."""
+        _print(self._console, Text(clean(text)))
+
+    def update(
+        self, columns: Sequence[Column], rows: Iterable[Sequence[Any]], done: int, total: int, tail: str
+    ) -> None:
+        """Draw the table anew, a bar of `done` out of `total` and what stands beside it."""
+        if self._live is None or time.monotonic() - self._drawn < REDRAW_SECONDS:
+            return
+        self._drawn = time.monotonic()
+        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for column in columns:
+            grid.add_column(Text(column.title), justify=column.align, no_wrap=True, overflow="ellipsis")
+        shown = list(rows)
+        room = max(self._console.height - 4, 1)
+        for row in shown[:room]:
+            cells = zip(columns, row, strict=True)
+            grid.add_row(*(Text(format_cell(cell, column.spec)) for column, cell in cells))
+        more = [Text(f"... and {len(shown) - room} more", style="dim")] if len(shown) > room else []
+        bar = ProgressBar(
+            total=max(total, 1), completed=done, width=max(self._console.width - len(tail) - 2, 5)
+        )
+        below = Table.grid(padding=(0, 2, 0, 0))
+        below.add_column(no_wrap=True)
+        below.add_column(no_wrap=True)
+        below.add_row(bar, Text(tail))
+        self._live.update(Group(grid, *more, below), refresh=True)

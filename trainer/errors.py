@@ -81,6 +81,10 @@ class RunError(OptlabError):
     exit_code = 2
 
 
+class BusyError(RunError):
+    """Another process writes the run directory now."""
+
+
 class StorageError(OptlabError):
     """Writing failed while a run was going on (full disk, vanished directory)."""
 

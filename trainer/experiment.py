@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from trainer.anomaly import find_anomaly
 from trainer.config.structure import Config
 from trainer.data.batches import Batch, Batches
 from trainer.data.dataset import Splits
@@ -60,7 +61,8 @@ class Plan:
         seconds: budget of training time.
         accumulate: batches per step.
         log, evaluate: when rows of steps.csv and epochs.csv are due.
-        checkpoint: when checkpoints are due; None = at every evaluation.
+        checkpoint: when checkpoints are due; None = at every evaluation, unless checkpoint_seconds is set.
+        checkpoint_seconds: training seconds between two checkpoints.
     """
 
     steps: int | None
@@ -69,6 +71,7 @@ class Plan:
     log: Rhythm
     evaluate: Rhythm
     checkpoint: Rhythm | None
+    checkpoint_seconds: float | None = None
 
 
 @dataclass(slots=True)
@@ -84,6 +87,7 @@ class Experiment:
         evaluate_on: makes the batches of a split (`val`, `train`, `test`) for an evaluation.
         groups: parameter groups by optimizer label.
         columns: the values of a step record and of an eval record, fixed for the run.
+        anomaly: what was not finite at the last step, where the config asks for it; the run ends there.
         stop_requested: set from outside (a signal) to end the run after the current step.
     """
 
@@ -109,9 +113,11 @@ class Experiment:
     notes: Sequence[str] = ()
     progress: Progress = field(default_factory=Progress)
     stop_requested: bool = False
+    anomaly: str | None = None
     _mean: RunningMean = field(init=False)
     _ended: bool = False
     _evaluated_at: int | None = None
+    _checkpoint_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self._mean = RunningMean(classes=self.classes)
@@ -121,6 +127,10 @@ class Experiment:
     def finished(self) -> bool:
         """Return whether the run's length is reached, or someone asked it to stop."""
         return self.stop_requested or self._ended
+
+    def is_complete(self) -> bool:
+        """Return whether the run's length is reached."""
+        return self._ended
 
     def _at_end(self) -> bool:
         if self.plan.steps is not None and self.progress.step >= self.plan.steps:
@@ -143,6 +153,8 @@ class Experiment:
         now.grad_evals += output.grad_evals
         if now.batch >= self.batches.batches_per_epoch:
             now.epoch, now.batch = now.epoch + 1, 0
+        if self.config.train.detect_anomaly:
+            self.anomaly = find_anomaly(output.loss, batches, self.model, gradients=self.scaler is None)
         self._ended = self._at_end()  # once per step: the clock must not end a run between two questions
 
     def step_schedules(self) -> None:
@@ -160,7 +172,7 @@ class Experiment:
         return self._logs(self.progress.step)
 
     def _logs(self, step: int) -> bool:
-        return step == 1 or self.plan.log.due(step)
+        return step == 1 or self.plan.log.due(step) or self.anomaly is not None
 
     def evaluation_due(self) -> bool:
         """Return whether to evaluate now: by its rhythm, and at the end."""
@@ -168,6 +180,11 @@ class Experiment:
 
     def checkpoint_due(self) -> bool:
         """Return whether the state is to be saved now: by its rhythm, else at every evaluation."""
+        if self.plan.checkpoint_seconds is not None:
+            if self.clock.read() - self._checkpoint_seconds < self.plan.checkpoint_seconds:
+                return False
+            self._checkpoint_seconds = self.clock.read()
+            return True
         if self.plan.checkpoint is None:
             return self._evaluated_at == self.progress.step
         return self.plan.checkpoint.due(self.progress.step)
@@ -266,20 +283,29 @@ class Experiment:
             "progress": asdict(self.progress),
             "train_seconds": self.clock.read(),
             "evaluated_at": self._evaluated_at,
+            "ended": self._ended,
+            "anomaly": self.anomaly,
             "model": self.model.state_dict(),
             "optimizers": {label: optimizer.state_dict() for label, optimizer in self.optimizers.items()},
             "schedules": [schedule.state_dict() for schedule in self.schedules],
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "mean": self._mean.state_dict(),
+            "gradients": {} if self.engine.zero_grad else self._gradients(),
             "random": random,
         }
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Return the gradients that add up over all steps."""
+        return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned, in an experiment built from the same config."""
         self.progress = Progress(**state["progress"])
-        self.clock.elapsed = state["train_seconds"]
-        self._ended = self._at_end()
+        self.clock.elapsed = self._checkpoint_seconds = state["train_seconds"]
+        # A run made longer goes on; one that its time ends is not over before its last evaluation.
+        self._ended = state["ended"] and self._at_end()
         self._evaluated_at = state["evaluated_at"]
+        self.anomaly = state["anomaly"]
         self.model.load_state_dict(state["model"])
         for label, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][label])
@@ -288,6 +314,8 @@ class Experiment:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self._mean.load_state_dict(state["mean"])
+        for name, gradient in state["gradients"].items():
+            self.model.get_parameter(name).grad = gradient.to(self.device)
         torch.set_rng_state(state["random"]["cpu"])
         if "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)

@@ -14,7 +14,7 @@ from trainer.config.load import Loaded
 from trainer.config.run_id import is_execution_key, run_id
 from trainer.config.structure import SeedConfig
 from trainer.console import TrainingProgress
-from trainer.errors import RunError
+from trainer.errors import BusyError, RunError
 from trainer.experiment import Experiment
 from trainer.plots import title
 from trainer.records import RunResult
@@ -46,8 +46,10 @@ def launch(
     *,
     force: bool = False,
     skip_existing: bool = False,
+    wait: bool = False,
     progress: TrainingProgress | None = None,
     material: Material | None = None,
+    judge: runner.Judge | None = None,
 ) -> Launched:
     """Train a config in a directory.
 
@@ -56,48 +58,58 @@ def launch(
         folder: the run directory; made once everything is known to fit.
         force: empty a directory that holds a run.
         skip_existing: leave a finished run of the same config alone and return its result.
+        wait: let another process that writes there finish first (with `skip_existing`).
         progress: shows the run; None = quiet.
         material: the config's data where it is loaded already; None = load it.
+        judge: see `runner.run`.
 
     Raises:
         ConfigError, DataError: the experiment does not fit; nothing was written.
-        RunError: the directory is taken, locked or not writable.
+        BusyError: another process writes there, and this one is not to wait.
+        RunError: the directory is taken or not writable.
     """
-    if not force and (found := _existing(loaded, folder, skip_existing)):
+    refuse_other_files(folder)
+    if not force and (found := _existing(loaded, folder, skip_existing, busy=wait)):
         return Launched(folder, found, skipped=True)
     experiment = build_experiment(loaded, material=material)
     rundir.prepare_root(folder.parent)
-    with rundir.locked(folder):
+    with rundir.locked(folder, wait=wait):
         # Another process may have trained it while this one was building.
-        if not force and (found := _existing(loaded, folder, skip_existing)):
+        if not force and (found := _existing(loaded, folder, skip_existing, busy=True)):
             return Launched(folder, found, skipped=True)
         rundir.clear(folder)
         if progress:
-            _announce(experiment, progress)
-        result = runner.run(experiment, folder, progress=progress)
+            announce(experiment, progress)
+        result = runner.run(experiment, folder, progress=progress, judge=judge)
     return Launched(folder, result, skipped=False)
 
 
-def _existing(loaded: Loaded, folder: Path, skip: bool) -> RunResult | None:
+def _existing(loaded: Loaded, folder: Path, skip: bool, *, busy: bool) -> RunResult | None:
     """Return the result of the finished run that is there; None when the way is free.
 
+    Args:
+        loaded: the config.
+        folder: the run directory.
+        skip: whether a finished run may be left alone.
+        busy: pass over a run that is being written: this process holds the lock itself, or will wait for it.
+
     Raises:
+        BusyError: another process writes there.
         RunError: something is there that must not be overwritten.
     """
     status = rundir.read_status(folder)
     if status is None:
-        if folder.is_dir() and any(entry.name != rundir.LOCK for entry in folder.iterdir()):
-            raise RunError(
-                f"{folder} holds files that are not a run's", fix="choose another --run-dir, or say --force"
-            )
         return None
     if not skip:
         raise RunError(
             f"{folder} holds a run already ({status['status']})",
-            fix="say --force to throw it away, --skip-existing to leave a finished one, or choose --run-dir",
+            fix="say --resume to go on with it, --force to throw it away, --skip-existing to leave one "
+            "that is finished, or choose --run-dir",
         )
+    if status["status"] == "running" and busy:
+        return None
     if status["status"] == "running":
-        raise RunError(f"{folder} is being written by another process", fix="wait for it to end")
+        raise BusyError(f"{folder} is being written by another process", fix="say --wait to wait for it")
     differences = config_differences(rundir.load_run(folder).config, loaded.config.model_dump())
     if differences:
         raise RunError(
@@ -108,9 +120,18 @@ def _existing(loaded: Loaded, folder: Path, skip: bool) -> RunResult | None:
     return rundir.read_result(folder) if status["status"] in rundir.FINISHED else None
 
 
+def refuse_other_files(folder: Path) -> None:
+    """Raise RunError when a directory holds something else than a run; no option throws that away."""
+    if folder.is_dir() and rundir.read_status(folder) is None and rundir.has_begun(folder):
+        raise RunError(
+            f"{folder} holds files that are not a run's",
+            fix="choose another --run-dir; --force throws away runs, never other files",
+        )
+
+
 def config_differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Return a line per setting in which two configs differ, leaving out where and how a run executes."""
-    old, new = dict(_leaves(saved)), dict(_leaves(wanted))
+    old, new = dict(leaves(saved)), dict(leaves(wanted))
     keys = [key for key in {**old, **new} if not _is_execution(key)]
     return [
         f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here"
@@ -124,7 +145,7 @@ def _is_execution(key: str) -> bool:
     return implementation or is_execution_key(key)
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every setting with its dotted key; one optimizer is a list of one, one seed is all of them."""
     if prefix in ("optimizer", "scheduler") and not isinstance(value, list):
         value = [] if value is None else [value]
@@ -132,15 +153,15 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         value = dict.fromkeys(SeedConfig.model_fields, value)
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
-            yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
+            yield from leaves(item, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
         for number, item in enumerate(value):
-            yield from _leaves(item, f"{prefix}.{number}")
+            yield from leaves(item, f"{prefix}.{number}")
     else:
         yield prefix, list(value) if isinstance(value, tuple) else value
 
 
-def _announce(experiment: Experiment, progress: TrainingProgress) -> None:
+def announce(experiment: Experiment, progress: TrainingProgress) -> None:
     """Say what is about to be trained: the experiment in one line, then its parameter groups."""
     plan = experiment.plan
     steps_per_epoch = experiment.batches.batches_per_epoch / plan.accumulate

@@ -16,7 +16,7 @@ from trainer.errors import RunError
 
 FORMAT = 1
 
-Status = Literal["running", "completed", "early_stopped", "diverged", "interrupted", "failed"]
+Status = Literal["running", "completed", "early_stopped", "diverged", "pruned", "interrupted", "failed"]
 Cell = float | int | None
 
 

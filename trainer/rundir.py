@@ -6,20 +6,22 @@ that a reader or a crash never meets half a file. No torch here.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
-from trainer.errors import RunError, StorageError
+from trainer.errors import BusyError, RunError, StorageError
 from trainer.records import FORMAT, Cell, RunResult, format_header, format_row, read_table
 
 CONFIG = "config.yaml"
@@ -35,11 +37,22 @@ PLOTS = "plots"
 CHECKPOINTS = "checkpoints"
 COMPONENTS = "components"
 
+_LOCK_TRIES, _LOCK_PAUSE_SECONDS = 5, 0.02
+_MOST_PENDING = 64 << 20
+
 FINISHED = ("completed", "early_stopped", "diverged")
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(
+    path: Path, content: str | bytes, *, former: Path | None = None, proved: bool = False
+) -> None:
     """Write a file so that it is there whole or not at all: temporary name, fsync, rename.
+
+    Args:
+        path: the file.
+        content: what it will hold.
+        former: name that the file which is there now is kept under.
+        proved: read the new file back and compare before it takes its place.
 
     Raises:
         StorageError: the disk is full or the directory is gone; the former file is untouched.
@@ -51,13 +64,58 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if proved and temporary.read_bytes() != data:
+            raise OSError(errno.EIO, "what was read back is not what was written")
+        if former is not None:
+            _keep(path, former)
         os.replace(temporary, path)
+        if proved:
+            _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StorageError(
             f"cannot write {path}: {error.strerror}",
             fix="free some space, or say --runs DIR to write elsewhere",
         ) from error
+
+
+def _keep(path: Path, former: Path) -> None:
+    """Give the file that is there a second name, so that at no moment there is none."""
+    link = former.with_name(f".{former.name}.{os.getpid()}.tmp")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except FileNotFoundError:
+        return
+    except OSError:  # a file system without hard links
+        link.write_bytes(path.read_bytes())
+    os.replace(link, former)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder within a run directory; StorageError when the disk will not have it."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make {path}: {error.strerror}", fix="free some space") from error
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that killed processes left in a run directory (its lock is held)."""
+    for folder, _, files in os.walk(path):
+        for name in files:
+            if name.startswith(".") and name.endswith(".tmp"):
+                (Path(folder) / name).unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -75,32 +133,89 @@ def _finite(value: Any) -> Any:
     return value
 
 
-class Table:
-    """An append-only CSV file with columns fixed from the start; the system gets every row at once."""
+class VanishedError(StorageError):
+    """A run's file is no longer where it was, so what is written goes nowhere."""
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+
+class Table:
+    """An append-only CSV file with columns fixed from the start; the system gets every row at once.
+
+    Rows that the disk will not take are kept and come first when it takes some again.
+
+    Args:
+        path: the file.
+        columns: its header.
+        size: bytes to keep of the file that is there; None = it starts anew.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], size: int | None = None) -> None:
         self._path = path
         self.columns = tuple(columns)
-        self._file: IO[str] = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
-        if self._file.tell() == 0:
+        self._pending = b""
+        self.failure: StorageError | None = None
+        try:
+            self._file: IO[bytes] = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by `close`)
+            self._file.truncate(size or 0)
+        except OSError as error:
+            raise self._refused(error) from error
+        self._size = size or 0
+        if not self._size:
             self._write(format_header(self.columns))
+            self.flush()
 
     def append(self, row: Mapping[str, Cell]) -> None:
-        """Write one row; StorageError when the disk will not take it."""
+        """Write one row; `failure` says why when the disk will not take it now.
+
+        Raises:
+            StorageError: more than 64 MiB are waiting.
+        """
         self._write(format_row(self.columns, row))
+        if self.failure and len(self._pending) > _MOST_PENDING:
+            raise self.failure
 
     def _write(self, line: str) -> None:
+        self._pending += line.encode()
+        self.failure = None
         try:
-            self._file.write(line)
-            self._file.flush()
+            while self._pending:  # a disk that fills up takes a part
+                written = self._file.write(self._pending)
+                self._pending = self._pending[written:]
+                self._size += written
         except OSError as error:
-            raise StorageError(
-                f"cannot write {self._path}: {error.strerror}", fix="free some space"
-            ) from error
+            self.failure = self._refused(error)
+
+    def flush(self, *, sync: bool = False) -> int:
+        """See that every row is with the system, or on the disk (`sync`); return the file's size in bytes.
+
+        Raises:
+            StorageError: the disk will not take it.
+            VanishedError: the file is no longer where it was.
+        """
+        self._write("")
+        if self.failure:
+            raise self.failure
+        try:
+            if not os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno())):
+                raise FileNotFoundError(errno.ENOENT, "another file took its place")
+            if sync:
+                os.fsync(self._file.fileno())
+        except FileNotFoundError as error:
+            raise VanishedError(f"{self._path} vanished while the run was going on") from error
+        except OSError as error:
+            raise self._refused(error) from error
+        return self._size
+
+    def _refused(self, error: OSError) -> StorageError:
+        return StorageError(f"cannot write {self._path}: {error.strerror}", fix="free some space")
+
+    def __str__(self) -> str:
+        """Return the file's path."""
+        return str(self._path)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; rows that still wait are lost."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def prepare_root(path: Path) -> None:
@@ -118,23 +233,46 @@ def prepare_root(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a run directory's lock; RunError when another process writes there. A crash releases it."""
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / LOCK, "a+", encoding="utf-8") as file:
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a run directory's lock; a crash releases it.
+
+    Args:
+        path: the directory; it is made.
+        wait: until whoever writes there is done.
+
+    Raises:
+        BusyError: another process writes there, and this one is not to wait.
+        RunError: the directory cannot be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 (closed by the block below)
+    except OSError as error:
+        raise RunError(f"cannot write in {path}: {error.strerror}", fix="choose another --run-dir") from error
+    with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file, wait)
         except OSError as error:
             file.seek(0)
             holder = file.read().strip()
-            raise RunError(
+            raise BusyError(
                 f"{path} is being written by another process" + (f" ({holder})" if holder else ""),
-                fix="wait for it, or choose another --run-dir",
+                fix="say --wait to wait for it, or choose another --run-dir",
             ) from error
-        file.truncate(0)
-        file.write(f"pid {os.getpid()}\n")
-        file.flush()
+        with suppress(OSError):  # who holds it is for people; a full disk must not stop a run here
+            file.truncate(0)
+            file.write(f"pid {os.getpid()}\n")
+            file.flush()
         yield
+
+
+def _lock(file: IO[str], wait: bool) -> None:
+    """Take the lock; a reader that looks whether it is held (`is_locked`) holds it for a moment itself."""
+    for _ in range(_LOCK_TRIES):
+        with suppress(BlockingIOError):
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(_LOCK_PAUSE_SECONDS)
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def is_locked(path: Path) -> bool:
@@ -151,13 +289,28 @@ def is_locked(path: Path) -> bool:
 
 def clear(path: Path) -> None:
     """Empty a run directory but for its lock, which the caller holds."""
-    for entry in path.iterdir():
+    # The status goes last: what a kill leaves in between is still known as a run, to be cleared again.
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name == STATUS):
         if entry.name == LOCK:
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def has_begun(path: Path) -> bool:
+    """Return whether a directory holds more than the opening of a run that was killed before its start."""
+    opening = {LOCK, CONFIG, ENVIRONMENT, COMPONENTS, LOG}
+    entries = list(path.iterdir())
+    if LOCK not in [entry.name for entry in entries]:  # then none of it is ours
+        return bool(entries)
+    for entry in entries:
+        unused = entry.name in (CHECKPOINTS, PLOTS) and entry.is_dir() and not any(entry.iterdir())
+        temporary = entry.name.startswith(".") and entry.name.endswith(".tmp")
+        if entry.name not in opening and not unused and not temporary:
+            return True
+    return False
 
 
 def read_status(path: Path) -> dict[str, Any] | None:
@@ -249,7 +402,7 @@ def copy_components(path: Path, files: Sequence[Path]) -> list[dict[str, str]]:
     for number, file in enumerate(files):
         content = file.read_bytes()
         target = path / COMPONENTS / (f"{number}_{file.name}" if number else file.name)
-        target.parent.mkdir(exist_ok=True)
+        make_folder(target.parent)
         write_atomically(target, content)
         digest = hashlib.sha256(content).hexdigest()
         copied.append({"source": str(file), "copy": str(target.relative_to(path)), "sha256": digest})

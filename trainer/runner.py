@@ -7,220 +7,120 @@ interrupted or failed. The loop knows nothing of this.
 from __future__ import annotations
 
 import math
-import resource
 import signal
-import sys
 import threading
-import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from matplotlib.figure import Figure
 
-from trainer import checkpoint, plots, rundir
+from trainer import plots, rundir
 from trainer.config.load import dump
 from trainer.console import TrainingProgress
 from trainer.environment import environment
-from trainer.errors import OptlabError
+from trainer.errors import OptlabError, StorageError
 from trainer.experiment import Experiment
-from trainer.init import weight_histograms
 from trainer.loop import train
-from trainer.optimizers.build import state_bytes
-from trainer.records import (
-    POSITION_COLUMNS,
-    CheckpointDue,
-    EvalRecord,
-    Record,
-    RunResult,
-    Status,
-    StepRecord,
-)
-from trainer.selection import Best, Patience, moment_of
+from trainer.recorder import Recorder, RunLog, StatusFile
+from trainer.records import EvalRecord, Record, RunResult, Status, StepRecord
+
+Judge = Callable[[EvalRecord], bool]
 
 
-class Recorder:
-    """Writes one run's records into its directory, and remembers what they amount to.
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a run goes on from.
 
     Args:
-        experiment: what is trained.
-        folder: the run directory, locked by this process.
+        recorder: the recorder's part of the checkpoint (the experiment has its own already); None = step 0.
+        notes: what is worth telling.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path) -> None:
-        self.experiment = experiment
-        self.folder = folder
-        train_config = experiment.config.train
-        has_val = experiment.splits.val is not None
-        self.best = Best(experiment.select_metric()) if has_val else None
-        self.patience = Patience(train_config.early_stopping) if train_config.early_stopping else None
-        self.final: EvalRecord | None = None
-        self.total_seconds = 0.0
-        self._began = time.monotonic()
-        self._histograms: list[dict[str, Any]] = []
-        self._saved_at: int | None = None
-
-    def open(self, stack: ExitStack) -> None:
-        """Open the tables, to be closed with `stack`."""
-        columns = self.experiment.step_columns(), self.experiment.eval_columns()
-        self._steps = rundir.Table(self.folder / rundir.STEPS, [*POSITION_COLUMNS, *columns[0]])
-        self._epochs = rundir.Table(self.folder / rundir.EPOCHS, [*POSITION_COLUMNS, *columns[1]])
-        stack.callback(self._steps.close)
-        stack.callback(self._epochs.close)
-
-    def take(self, record: Record) -> Status | None:
-        """Write a record down; return the outcome when the run is to end here."""
-        if isinstance(record, StepRecord):
-            self._steps.append(record.row())
-            return "diverged" if self._is_bad(record.values["loss"]) else None
-        if isinstance(record, EvalRecord):
-            return self._take_evaluation(record)
-        self.save()
-        return None
-
-    def _take_evaluation(self, record: EvalRecord) -> Status | None:
-        self._epochs.append(record.row())
-        self.final = record
-        if self.experiment.config.log.histograms:
-            self._write_histograms(record)
-        if any(self._is_bad(value) for name, value in record.values.items() if name.endswith("loss")):
-            return "diverged"
-        if self.best and self.best.update(record):
-            checkpoint.save_checkpoint(self.folder / rundir.CHECKPOINTS / checkpoint.BEST, self._state())
-        if self.patience and self.patience.update(record):
-            return "early_stopped"
-        return None
-
-    def _is_bad(self, loss: float | None) -> bool:
-        bound = self.experiment.config.train.max_loss
-        return loss is not None and (not math.isfinite(loss) or (bound is not None and loss > bound))
-
-    def _write_histograms(self, record: EvalRecord) -> None:
-        layers = {
-            name: asdict(histogram) for name, histogram in weight_histograms(self.experiment.model).items()
-        }
-        self._histograms.append({"step": record.step, "epoch": record.epoch, "layers": layers})
-        rundir.write_json(self.folder / rundir.HISTOGRAMS, {"format": 1, "moments": self._histograms})
-
-    def save(self) -> None:
-        """Write last.pt, unless this step's is there already."""
-        if self._saved_at != self.experiment.progress.step:
-            checkpoint.save_checkpoint(self.folder / rundir.CHECKPOINTS / checkpoint.LAST, self._state())
-            self._saved_at = self.experiment.progress.step
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "experiment": self.experiment.state_dict(),
-            "recorder": {
-                "best": self.best.state_dict() if self.best else None,
-                "patience": self.patience.state_dict() if self.patience else None,
-                "total_seconds": self.elapsed(),
-            },
-        }
-
-    def elapsed(self) -> float:
-        """Return the wall seconds of the run so far, those before a resumption included."""
-        return self.total_seconds + time.monotonic() - self._began
-
-    def read_test(self, status: Status) -> dict[str, float | int | str | None] | None:
-        """Measure the test split, once: at the checkpoint that validation chose, else at the end."""
-        if self.experiment.config.train.test == "never" or status not in ("completed", "early_stopped"):
-            return None
-        step, chosen = self.experiment.progress.step, "final"
-        if self.best and self.best.moment:
-            path = self.folder / rundir.CHECKPOINTS / checkpoint.BEST
-            state = checkpoint.load_checkpoint(path)["experiment"]
-            self.experiment.model.load_state_dict(state["model"])
-            step, chosen = state["progress"]["step"], "best"
-        return {**self.experiment.measure("test"), "checkpoint": chosen, "step": step}
-
-    def result(
-        self, status: Status, test: Mapping[str, float | int | str | None] | None, message: str
-    ) -> RunResult:
-        """Return what the run came to."""
-        now = self.experiment.progress
-        seconds = self.experiment.clock.elapsed
-        position = self.experiment.here(CheckpointDue)
-        return RunResult(
-            status=status,
-            steps=now.step,
-            epochs=round(position.epoch, 6),
-            samples=now.samples,
-            grad_evals=now.grad_evals,
-            train_seconds=round(seconds, 6),
-            total_seconds=round(self.elapsed(), 6),
-            final=moment_of(self.final) if self.final else None,
-            best=self.best.moment if self.best else None,
-            test=test,
-            steps_per_second=now.step / seconds if now.step else None,
-            samples_per_second=now.samples / seconds if now.step else None,
-            peak_memory_bytes=peak_memory_bytes(self.experiment.device),
-            optimizer_state_bytes=state_bytes(self.experiment.optimizers.values()),
-            parameters=sum(p.numel() for p in self.experiment.model.parameters() if p.requires_grad),
-            best_metric=self.best.metric if self.best else None,
-            message=message,
-        )
+    recorder: Mapping[str, Any] | None
+    notes: Sequence[str]
 
 
-def run(experiment: Experiment, folder: Path, *, progress: TrainingProgress | None = None) -> RunResult:
-    """Train an experiment into a fresh run directory that this process has locked.
+def run(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    progress: TrainingProgress | None = None,
+    start: Start | None = None,
+    judge: Judge | None = None,
+) -> RunResult:
+    """Train an experiment into a run directory that this process has locked.
 
     Args:
-        experiment: freshly built.
-        folder: the run directory; empty but for its lock.
+        experiment: freshly built, or with the state of a checkpoint loaded.
+        folder: the run directory; empty but for its lock, or the one that the checkpoint is from.
         progress: shows the run while it goes on; None = quiet.
+        start: where to go on from; None = the run is new.
+        judge: asked after every evaluation but the first and the last whether the run is pruned here.
 
     Raises:
         StorageError: the disk would not take a file; what was written stays readable.
     """
     log = RunLog(folder, progress)
-    write_opening(experiment, folder)
     status = StatusFile(folder)
-    status.write("running")
-    recorder = Recorder(experiment, folder)
-    try:
-        with ExitStack() as stack:
-            recorder.open(stack)
-            received = stack.enter_context(stop_on_signals(experiment))
-            outcome = _follow(experiment, recorder, log, progress)
-            if outcome == "interrupted":
-                message = f"{signal.Signals(received[0]).name} after step {experiment.progress.step}"
-            else:
-                message = _reason(outcome, recorder)
-            recorder.save()
-        test = recorder.read_test(outcome)
-        result = recorder.result(outcome, test, message)
-        rundir.write_json(folder / rundir.SUMMARY, result.as_dict())
-        draw(folder, experiment.config.log.plots)
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        words = "interrupted twice" if interrupted else f"{type(error).__name__}: {error}"
-        log.write(words if isinstance(error, OptlabError) or interrupted else traceback.format_exc())
-        status.write("interrupted" if interrupted else "failed", message=words)
-        raise
-    log.write(f"{outcome}{': ' + message if message else ''}")
-    status.write(outcome, message=message)
+    recorder = Recorder(experiment, folder, log)
+    with stop_on_signals(experiment) as received:
+        if start and start.recorder:
+            recorder.restore(start.recorder, rundir.read_histograms(folder))
+        else:
+            write_opening(experiment, folder)
+        status.write("running")
+        (folder / rundir.SUMMARY).unlink(missing_ok=True)  # of a run that is made longer
+        for note in start.notes if start else ():
+            log.note(note)
+        try:
+            with ExitStack() as stack:
+                recorder.open(stack)
+                outcome = _follow(experiment, recorder, log, progress, judge)
+                if outcome == "interrupted":
+                    message = f"{signal.Signals(received[0]).name} after step {experiment.progress.step}"
+                else:
+                    message = _reason(outcome, recorder)
+                recorder.finish()
+            test = recorder.read_test(outcome)
+            result = recorder.result(outcome, test, message)
+            rundir.write_json(folder / rundir.SUMMARY, result.as_dict())
+            draw(folder, experiment.config.log.plots)
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            words = "interrupted twice" if interrupted else f"{type(error).__name__}: {error}"
+            log.write(words if isinstance(error, OptlabError) or interrupted else traceback.format_exc())
+            with suppress(StorageError):  # the first error is the one to tell
+                status.write("interrupted" if interrupted else "failed", message=words)
+            raise
+        log.write(f"{outcome}{': ' + message if message else ''}")
+        status.write(outcome, message=message)
     return result
 
 
 def _follow(
-    experiment: Experiment, recorder: Recorder, log: RunLog, progress: TrainingProgress | None
+    experiment: Experiment,
+    recorder: Recorder,
+    log: RunLog,
+    progress: TrainingProgress | None,
+    judge: Judge | None,
 ) -> Status:
     """Take the loop's records one by one until it ends or one of them ends it."""
-    outcome: Status | None = None
+    outcome = recorder.outcome  # that of a run which was killed between its last step and its end
     records = train(experiment)
-    for record in records:
+    for record in records if outcome is None else ():
         outcome = recorder.take(record)
         if isinstance(record, EvalRecord):
             log.evaluation(record)
         if progress and isinstance(record, StepRecord | EvalRecord):
             progress.update(record)
+        if not outcome and judge and _is_judged(record, experiment) and judge(record):
+            outcome = "pruned"
         if outcome:
             records.close()
             break
@@ -228,13 +128,21 @@ def _follow(
         record = experiment.evaluate()
         recorder.take(record)
         log.evaluation(record)
-    return outcome or ("interrupted" if experiment.stop_requested else "completed")
+    return outcome or ("completed" if experiment.is_complete() else "interrupted")
+
+
+def _is_judged(record: Record, experiment: Experiment) -> TypeGuard[EvalRecord]:
+    return isinstance(record, EvalRecord) and record.step > 0 and not experiment.finished()
 
 
 def _reason(outcome: Status, recorder: Recorder) -> str:
     step = recorder.experiment.progress.step
     if outcome == "diverged":
+        if recorder.experiment.anomaly:
+            return f"step {step}: {recorder.experiment.anomaly}"
         return f"the loss was not finite or above its bound at step {step}"
+    if outcome == "pruned":
+        return f"it fell behind the other trials of its sweep at step {step}"
     if outcome == "early_stopped" and recorder.patience:
         rule = recorder.patience.rule
         return f"{rule.metric} had not improved for {rule.patience} evaluations at step {step}"
@@ -244,7 +152,7 @@ def _reason(outcome: Status, recorder: Recorder) -> str:
 def write_opening(experiment: Experiment, folder: Path) -> None:
     """Write what is known before the first step: config, environment, the user's component files."""
     for name in (rundir.CHECKPOINTS, rundir.PLOTS):
-        (folder / name).mkdir(exist_ok=True)
+        rundir.make_folder(folder / name)
     rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config))
     around = environment()
     around["device"] = str(experiment.device)
@@ -287,54 +195,6 @@ def draw(folder: Path, formats: Sequence[str]) -> list[Path]:
 
 def _save_figure(figure: Figure, path: Path) -> None:
     rundir.write_atomically(path, plots.render(figure, path.suffix.removeprefix(".")))
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Return the process's peak resident set, or on CUDA the peak allocated on the device."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-class StatusFile:
-    """status.json: how the run stands, with times and the error."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / rundir.STATUS
-        self._started = _now()
-
-    def write(self, status: Status, *, message: str = "") -> None:
-        """Say how the run stands now."""
-        ended = None if status == "running" else _now()
-        fields = {"format": 1, "status": status, "started": self._started, "ended": ended, "message": message}
-        rundir.write_json(self._path, fields)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-class RunLog:
-    """train.log: the run in words, one line each; the progress display shows notes as well."""
-
-    def __init__(self, folder: Path, progress: TrainingProgress | None) -> None:
-        self._path = folder / rundir.LOG
-        self._progress = progress
-
-    def write(self, text: str) -> None:
-        """Append a line with the time; a full disk does not stop the run here."""
-        try:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(f"{_now()} {text.rstrip()}\n")
-        except OSError:
-            if self._progress:
-                self._progress.note(f"cannot write {self._path}")
-
-    def evaluation(self, record: EvalRecord) -> None:
-        """Append an evaluation."""
-        values = " ".join(f"{name}={value:.6g}" for name, value in record.values.items() if value is not None)
-        self.write(f"step {record.step} epoch {record.epoch:g} {values}")
 
 
 @contextmanager

@@ -72,6 +72,10 @@ class Patience:
             self.best, self.waited = value, 0
         elif record.step > 0:
             self.waited += 1
+        return self.is_exhausted()
+
+    def is_exhausted(self) -> bool:
+        """Return whether it is time to stop."""
         return self.waited >= self.rule.patience
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,17 +23,21 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/regenerate_plots.sh",
         description="Train the lessons' runs that are missing, and draw every figure. Run it again to go on.",
-        epilog="MNIST is looked for in OPTLAB_DATA (else downloaded to your cache), see `optlab prepare mnist`.",
+        epilog="MNIST is read from OPTLAB_DATA (else your cache, or downloaded): `optlab prepare mnist`.",
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="scikit-learn's digits instead of MNIST: about two minutes")
     add("--only", metavar="N,N", default="", help="only these lessons, as 1,4,11")
-    add("--runs", type=Path, metavar="DIR", help="where the runs lie (default: runs, with --quick runs/quick)")
+    add(
+        "--runs", type=Path, metavar="DIR", help="where the runs lie (default: runs, with --quick runs/quick)"
+    )
     add("--figures", type=Path, metavar="DIR", help="where the figures go (default: DIR of the runs/figures)")
     add("--cifar-npz", type=Path, metavar="FILE", help="CIFAR-10 images as .npz for lesson 13")
     add("--jobs", type=int, metavar="N", default=usable_cores(), help="runs at a time (default: the cores)")
     add("--force", action="store_true", help="train all of them again")
-    add("--readme", action="store_true", help="write the table of configs/lessons/README.md, and nothing else")
+    add(
+        "--readme", action="store_true", help="write the table of configs/lessons/README.md, and nothing else"
+    )
     return parser.parse_args()
 
 
@@ -59,7 +63,7 @@ def main() -> int:
     ]
     done: list[Done] = []
     try:
-        for one in train_all(jobs, processes=min(options.jobs, len(jobs))):
+        for one in train_all(jobs, processes=options.jobs):
             done.append(one)
             name = f"lesson {one.job.lesson.number:>2}, {one.job.run.label}"
             print(f"[{len(done)}/{len(jobs)}] {name}: {one.words}", file=sys.stderr, flush=True)
@@ -68,7 +72,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted; what is finished stays, run it again to go on", file=sys.stderr)
         return 130
-    drawn = [path for lesson in lessons if (path := draw(lesson, done, figures))]
+    drawn = [path for lesson in lessons if (path := draw(lesson, done, figures, quick=options.quick))]
     print(f"{len(drawn)} figures after {time.monotonic() - began:.0f} s:", file=sys.stderr)
     for path in drawn:
         print(path)
@@ -94,7 +98,7 @@ def cifar(npz: Path | None) -> tuple[str, ...]:
     return ("data.name=npz", f"data.path={npz.absolute()}")
 
 
-def draw(lesson: Lesson, done: list[Done], figures: Path) -> Path | None:
+def draw(lesson: Lesson, done: list[Done], figures: Path, *, quick: bool) -> Path | None:
     """Draw one lesson's figure; None, said on stderr, when one of its runs is missing."""
     mine = {one.job.run.label: one for one in done if one.job.lesson.number == lesson.number}
     missing = [label for label, one in mine.items() if one.failed]
@@ -105,7 +109,8 @@ def draw(lesson: Lesson, done: list[Done], figures: Path) -> Path | None:
     path = figures / f"{lesson.name}.png"
     try:
         folders = {run.label: mine[run.label].folder for run in lesson.runs}
-        draw_lesson(lesson, {label: rundir.load_run(f) for label, f in folders.items() if f}, path)
+        runs = {label: rundir.load_run(folder) for label, folder in folders.items() if folder}
+        draw_lesson(lesson, runs, path, note=lesson.quick_note if quick else "")
     except OptlabError as error:
         print(f"no figure for lesson {lesson.number}: {error}", file=sys.stderr)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,14 @@ COLOURS_OF_A_FILE = 96
 Runs = Mapping[str, rundir.Run]
 
 
-def draw_lesson(lesson: Lesson, runs: Runs, path: Path) -> None:
+def draw_lesson(lesson: Lesson, runs: Runs, path: Path, *, note: str = "") -> None:
     """Write a lesson's figure as PNG.
 
     Args:
         lesson: what it shows.
         runs: its runs by label, all of them.
         path: the file to write, in place.
+        note: said below the title.
     """
     columns = min(lesson.columns, len(lesson.panels))
     rows = -(-len(lesson.panels) // columns)
@@ -41,9 +43,11 @@ def draw_lesson(lesson: Lesson, runs: Runs, path: Path) -> None:
     with settings():
         figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
         FigureCanvasAgg(figure)
-        figure.suptitle(f"{lesson.title}\n{_subtitle(list(runs.values()))}")
+        figure.suptitle(f"{lesson.title}\n{_subtitle(list(runs.values()), note)}")
         looks = {run.label: LINES[i % len(LINES)] for i, run in enumerate(lesson.runs)}
-        for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, lesson.panels, strict=False):
+        for axes, panel in zip(
+            figure.subplots(rows, columns, squeeze=False).flat, lesson.panels, strict=False
+        ):
             axes.set_title(panel.title)
             _draw(axes, panel, runs, looks)
         _legend(figure)
@@ -53,14 +57,14 @@ def draw_lesson(lesson: Lesson, runs: Runs, path: Path) -> None:
     rundir.write_atomically(path, content.getvalue())
 
 
-def _subtitle(runs: Sequence[rundir.Run]) -> str:
+def _subtitle(runs: Sequence[rundir.Run], note: str) -> str:
     """Say what all runs have in common: network, data and seed (one seed shows a mechanism, no ranking)."""
     around = json.loads((runs[0].path / rundir.ENVIRONMENT).read_text(encoding="utf-8"))
     shape, outputs = around["data"]["input_shape"], around["data"]["num_classes"]
     models = {
         run_title(run.config, inputs=int(np.prod(shape)), outputs=outputs).split(" · ")[0] for run in runs
     }
-    return f"{' and '.join(sorted(models))} · one seed"
+    return " · ".join([" and ".join(sorted(models)), *([note] if note else []), "one seed"])
 
 
 def _legend(figure: Figure) -> None:
@@ -150,7 +154,11 @@ def _scale(axes: Axes, panel: Curves, xs: Sequence[Array], ys: Sequence[Array]) 
     axes.set_xlim(low, high)
     format_axis(axes.xaxis, low, high, log=panel.log_x)
     axes.set_xlabel(LABELS[panel.x] + (", logarithmic" if panel.log_x else ""))
+    later = [y[x > 0] for x, y in zip(xs, ys, strict=True)]
     shown = limits(ys, log=panel.log_y)
+    if panel.x == "epoch" and _range(later, panel.log_y) < 0.5 * _range(ys, panel.log_y):
+        # The untrained network would press all that follows to the edge: the lines enter from there.
+        shown = limits(later, log=panel.log_y)
     if shown:
         if panel.log_y:
             axes.set_yscale("log")
@@ -159,6 +167,13 @@ def _scale(axes: Axes, panel: Curves, xs: Sequence[Array], ys: Sequence[Array]) 
         axes.set_ylim(*shown)
         format_axis(axes.yaxis, *shown, log=panel.log_y)
     axes.set_ylabel(panel.ylabel)
+
+
+def _range(ys: Sequence[Array], log: bool) -> float:
+    shown = limits(ys, log=log)
+    if shown is None:
+        return 0.0
+    return math.log10(shown[1] / shown[0]) if log else shown[1] - shown[0]
 
 
 def _draw_difference(axes: Axes, panel: Difference, runs: Runs, looks: Mapping[str, Line]) -> None:
@@ -174,12 +189,18 @@ def _draw_difference(axes: Axes, panel: Difference, runs: Runs, looks: Mapping[s
                 transform=axes.get_xaxis_transform(), label=label,
             )  # fmt: skip
             axes.annotate(
-                f"{label}: exactly 0 at all {len(step):,} steps", (0.5, 0.06), xycoords="axes fraction",
+                f"exactly 0 at all {len(step):,} steps logged", (0.5, 0.06), xycoords="axes fraction",
                 ha="center", va="bottom", color=look.colour,
             )  # fmt: skip
             continue
         axes.plot(
-            step, np.where(away > 0, away, np.nan), ".", color=look.colour, markersize=3, alpha=0.7, label=label
+            step,
+            np.where(away > 0, away, np.nan),
+            ".",
+            color=look.colour,
+            markersize=3,
+            alpha=0.7,
+            label=label,
         )
     axes.set_yscale("log")
     axes.set_ylim(1e-9 if zeros else 1e-8, 1e-2)
@@ -235,7 +256,13 @@ def _draw_weights(axes: Axes, panel: Weights, runs: Runs) -> None:
         density = counts / counts.sum() / np.diff(edges)
         first = look is LINES[0]
         axes.stairs(
-            density, edges, fill=first, color=look.colour, alpha=0.45 if first else 1, linewidth=1.4, label=label
+            density,
+            edges,
+            fill=first,
+            color=look.colour,
+            alpha=0.45 if first else 1,
+            linewidth=1.4,
+            label=label,
         )
     axes.set_ylim(bottom=0)
     axes.set_yticks([])

@@ -10,16 +10,16 @@ README = CONFIGS / "README.md"
 HEAD = """\
 # Lessons
 
-Fifteen small experiments on `torch.optim`, each a few lines of YAML over [base.yaml](base.yaml): the 784-200-10
-network on MNIST. One command trains the runs that are missing and draws every figure:
+Fifteen small experiments on `torch.optim`, each a few lines of YAML over [base.yaml](base.yaml): the
+784-200-10 network on MNIST. One command trains the runs that are missing and draws every figure:
 
 ```sh
 scripts/regenerate_plots.sh --quick   # scikit-learn's 8x8 digits, about two minutes, no download
 scripts/regenerate_plots.sh           # MNIST (OPTLAB_DATA), and CIFAR-10 for lesson 13
 ```
 
-Run it again after an interruption: what is finished is not trained again. `--only 4,7` takes some of them, `--help`
-tells the rest. A run by itself: `optlab train configs/lessons/04_momentum.yaml optimizer.momentum=0.9`.
+Run it again after an interruption: what is finished is not trained again. `--only 4,7` takes some of them,
+`--help` tells the rest. Every run can be had by itself, by the command below its picture.
 
 Every run here has one seed. That shows what an option does; it does not show which optimizer is better, which
 takes a tuned learning rate and several seeds for each.

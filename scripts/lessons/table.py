@@ -1,4 +1,4 @@
-"""The lessons in one table: which runs each one trains and what its figure shows. No training, no drawing here."""
+"""The lessons in one table: which runs each trains, what its figure shows. No training or drawing here."""
 
 from __future__ import annotations
 
@@ -102,6 +102,8 @@ class Lesson:
         panels: of the figure, left to right, row by row.
         columns: panels in a row.
         quick: overrides of all its runs with `--quick`, after `DIGITS`.
+        quick_note: what `quick` changes that the figure must say.
+        alone: whether its runs are to be trained one at a time, since it shows times.
         data: `cifar` where the full run needs CIFAR-10.
     """
 
@@ -113,6 +115,8 @@ class Lesson:
     panels: tuple[Panel, ...]
     columns: int = 2
     quick: tuple[str, ...] = ("train.epochs=20", "log.every=5")
+    quick_note: str = ""
+    alone: bool = False
     data: Literal["mnist", "cifar"] = "mnist"
 
 
@@ -150,17 +154,20 @@ LESSONS = (
         2,
         "02_learning_rate",
         "Lesson 2: a learning rate too high, right, too low",
-        "At 1 the steps overshoot the valley and the loss jumps about; at 1e-4 it goes the right way and gets "
-        "nowhere in the time; 1e-2 learns.",
+        "At 1 the steps overshoot the valley and the loss jumps about; at 1e-4 it goes the right way "
+        "and gets nowhere in the time; 1e-2 learns.",
         tuple(Run(f"lr {lr}", "02_learning_rate", (f"optimizer.lr={lr}",)) for lr in ("1", "1e-2", "1e-4")),
         (LOSS, VAL_ACCURACY),
+        quick=("train.epochs=20", "log.every=2", "optimizer.momentum=0.9"),
+        quick_note="with momentum 0.9, since 64 inputs forgive a rate of 1 without it",
     ),
     Lesson(
         3,
         "03_by_hand_against_torch",
         "Lesson 3: torch.optim.SGD against the same rule by hand",
-        "`param.sub_(grad, alpha=lr)` is torch.optim.SGD bit for bit: the difference is exactly 0 at every step. "
-        "`param - lr * grad` rounds once more, and training amplifies that last bit; the curve is the same.",
+        "`param.sub_(grad, alpha=lr)` is torch.optim.SGD bit for bit: the difference is exactly 0 at "
+        "every step. `param - lr * grad` rounds once more: the losses differ in their last bits, the "
+        "curve is the same.",
         (
             Run("torch.optim.SGD", "03_torch_sgd"),
             Run("param.sub_(grad, alpha=lr)", "03_by_hand"),
@@ -180,10 +187,14 @@ LESSONS = (
         4,
         "04_momentum",
         "Lesson 4: momentum, dampening, Nesterov",
-        "Momentum m sums past gradients, so the steps grow up to 1 / (1 - m) times: 0.9 is faster than 0, 0.99 "
-        "overshoots first. Dampening 0.9 scales the sum back, and the speed is gone; Nesterov looks ahead.",
+        "Momentum m sums past gradients, so the steps grow up to 1 / (1 - m) times: 0.9 is faster than "
+        "0, 0.99 overshoots. Dampening 0.9 scales the sum back, and the speed is gone; Nesterov looks "
+        "ahead, which hardly shows here.",
         (
-            *(Run(f"momentum {m}", "04_momentum", (f"optimizer.momentum={m}",)) for m in ("0", "0.5", "0.9", "0.99")),
+            *(
+                Run(f"momentum {m}", "04_momentum", (f"optimizer.momentum={m}",))
+                for m in ("0", "0.5", "0.9", "0.99")
+            ),
             Run("0.9, dampening 0.9", "04_momentum", ("optimizer.momentum=0.9", "optimizer.dampening=0.9")),
             Run("0.9, Nesterov", "04_momentum", ("optimizer.momentum=0.9", "optimizer.nesterov=true")),
         ),
@@ -193,8 +204,9 @@ LESSONS = (
         5,
         "05_adaptive",
         "Lesson 5: a learning rate per weight",
-        "Adagrad by hand lies on torch's. Its steps only shrink; RMSprop, Adadelta and Adam forget old gradients "
-        "and go on faster, at these learning rates. Centring changes RMSprop little here.",
+        "Adagrad by hand has its eps inside the root, where 1e-10 counts as 1e-5: close to torch's, not "
+        "the same. Its steps only shrink, and it falls behind; RMSprop, Adadelta and Adam forget old "
+        "gradients. Centring changes RMSprop little, and AdamW's small decay changes Adam little.",
         (
             Run("Adagrad by hand", "05_adagrad_by_hand"),
             Run("Adagrad", "05_adagrad"),
@@ -210,10 +222,14 @@ LESSONS = (
         6,
         "06_weight_decay",
         "Lesson 6: weight decay, and Adam's two kinds",
-        "1e-4 and 1e-3 hardly show, 1e-1 under-fits: the weights are pulled to zero faster than the data push. With "
-        "Adam the same 0.1 is crushing as an L2 penalty, which the division rescales, and mild when decoupled (AdamW).",
+        "1e-4 and 1e-3 hardly show, 1e-1 under-fits: the weights are pulled to zero faster than the "
+        "data push. With Adam the same 0.1 is crushing as an L2 penalty, which the division by the "
+        "gradients' size rescales, and mild when decoupled (AdamW).",
         (
-            *(Run(f"SGD, {w}", "06_weight_decay", (f"optimizer.weight_decay={w}",)) for w in ("0", "1e-4", "1e-3", "1e-1")),
+            *(
+                Run(f"SGD, {w}", "06_weight_decay", (f"optimizer.weight_decay={w}",))
+                for w in ("0", "1e-4", "1e-3", "1e-1")
+            ),
             Run("Adam, none", "06_adam_decay", ("optimizer.weight_decay=0",)),
             Run("Adam, L2 0.1", "06_adam_decay"),
             Run("Adam, decoupled 0.1", "06_adam_decay", ("optimizer.decoupled_weight_decay=true",)),
@@ -227,24 +243,27 @@ LESSONS = (
         7,
         "07_schedules",
         "Lesson 7: learning-rate decay",
-        "At a constant 0.1 the loss oscillates. Every schedule that lowers the rate stops that: at once where it drops "
-        "(StepLR, by hand at epoch 3), gradually with cosine and inverse time, which with too large a decay is slow.",
+        "At a constant 0.1 the loss oscillates. Lowering the rate stops that: at once where it drops "
+        "(StepLR, by hand at epoch 3), gradually with cosine and inverse time; too large a decay (0.05) "
+        "is calm too early and stays high.",
         (
             Run("constant (decay 0)", "07_constant"),
-            Run("StepLR", "07_step"),
+            Run("StepLR", "07_step", quick=("scheduler.step_size=8",)),
             Run("cosine", "07_cosine"),
             Run("inverse time 0.005", "07_inverse_time"),
             Run("inverse time 0.05", "07_inverse_time", ("scheduler.decay=0.05",)),
-            Run("by hand at epoch 3", "07_by_hand"),
+            Run("set by hand", "07_by_hand", quick=("scheduler.table={12: 0.01}",)),
         ),
         (LOSS, RATE),
+        quick=("train.epochs=20", "log.every=5", "optimizer.lr=0.5"),
     ),
     Lesson(
         8,
         "08_parameter_groups",
         "Lesson 8: parameter groups with rates of their own",
-        "A hundredth of the rate for the output layer costs little, for the hidden layer much: that is where most "
-        "weights are. A rate of 0 freezes them, and the output layer learns on random features.",
+        "A hundredth of the rate for the output layer costs something, for the hidden layer more: that "
+        "is where most weights are. A rate of 0 freezes it, and the output layer must do with random "
+        "features.",
         (
             Run("0.05 for all", "08_one_rate"),
             Run("output 5e-4", "08_fast_hidden"),
@@ -257,8 +276,8 @@ LESSONS = (
         9,
         "09_zero_grad",
         "Lesson 9: forgetting zero_grad",
-        "Gradients add up, so each step repeats all former ones: momentum 1, no brakes. It starts faster, overshoots, "
-        "and swings ever wider.",
+        "Gradients add up, so each step repeats all former ones: momentum 1, no brakes. It starts "
+        "faster, overshoots, and swings without ever settling.",
         (
             Run("zero_grad() at every step", "09_zero_grad"),
             Run("zero_grad() forgotten", "09_zero_grad", ("train.zero_grad=never",)),
@@ -270,8 +289,8 @@ LESSONS = (
         10,
         "10_losses",
         "Lesson 10: three losses on one problem",
-        "Judge by accuracy, the losses have other units. Cross entropy pushes hardest where the answer is wrong; MSE "
-        "is slower at this rate; L1's best constant answer is 0 for every class, and it lingers there.",
+        "Judge by accuracy, the losses have other units. MSE is close behind cross entropy; L1's best "
+        "constant answer is 0 for every class, and for some classes it stays there for epochs.",
         (
             Run("cross entropy", "10_losses"),
             Run("MSE", "10_losses", ("loss=mse",)),
@@ -283,11 +302,12 @@ LESSONS = (
         11,
         "11_overfitting",
         "Lesson 11: over-fitting, and the remedies",
-        "500 images: the training loss goes to zero while the validation loss turns and climbs. More data and made-up "
-        "data (augmentation) close the gap, a penalty and dropout narrow it, early stopping leaves in time.",
+        "Few images: the training loss goes to zero while the validation loss turns and climbs. Ten "
+        "times the data and made-up data (augmentation) help most; the L2 penalty holds the training "
+        "loss up and the climb down, dropout delays it, early stopping leaves soon after the turn.",
         (
             Run("few images", "11_overfit"),
-            Run("more data", "11_more_data", quick=("data.limit=1000", "train.epochs=20")),
+            Run("more data", "11_more_data", quick=("data.limit=1000", "train.epochs=10")),
             Run("augmentation", "11_augmentation"),
             Run("L2 penalty", "11_regularisation"),
             Run("dropout", "11_dropout"),
@@ -302,14 +322,21 @@ LESSONS = (
             TrainVal("early stopping", "early stopping"),
         ),
         columns=3,
-        quick=("data.limit=100", "train.epochs=200", "log.every=5"),
+        quick=(
+            "data.limit=100",
+            "data.batch_size=16",
+            "optimizer.lr=3e-3",
+            "train.epochs=100",
+            "log.every=5",
+        ),
     ),
     Lesson(
         12,
         "12_initialisation",
         "Lesson 12: initial weights and the first epoch",
-        "Weights of size 1 (or all positive) add up over 784 inputs to huge activations: the loss begins far above "
-        "chance and the epoch goes into coming down. Xavier and Kaiming scale by the layer's width and begin at chance.",
+        "Weights of size 1 add up over 784 inputs to huge activations: the loss begins in the thousands "
+        "and the epoch goes into coming down; all positive ones (uniform) end at chance. Xavier and "
+        "Kaiming scale by the layer's width and learn from the first step.",
         tuple(
             Run(label, "12_init", (f"init.weight={option}",))
             for label, option in (
@@ -324,33 +351,38 @@ LESSONS = (
                 Weights(f"{label}: second layer", label, "hidden2.weight")
                 for label in ("normal(0, 1)", "uniform(0, 1)", "Xavier", "Kaiming")
             ),
-            Curves("loss of the first epoch", log_x=True),
+            Curves("training loss", log_x=True),
             VAL_ACCURACY,
         ),
-        columns=2,
-        quick=("train.epochs=20", "log.every=2"),
+        columns=3,
+        quick=("train.epochs=3", "log.every=1"),
     ),
     Lesson(
         13,
         "13_convolutional",
         "Lesson 13: the tutorial CNN with SGD and Adam, and a residual network at 96 pixels",
-        "SGD at 0.01 waits on a plateau; Adam, whose steps do not depend on the gradient's size, does not. The residual "
-        "network gets further after as many images, at many times the cost of each.",
+        "SGD at 0.01 waits on a plateau; Adam, whose steps do not depend on the gradient's size, does "
+        "not. The residual network gets further after as many images, at many times the cost of each.",
         (
             Run("CNN, SGD 0.01", "13_cnn_sgd"),
             Run("CNN, Adam 1e-3", "13_cnn_adam"),
-            Run("ResNet-8 at 96 pixels", "13_resnet96", quick=("data.resize=96", "train.epochs=2")),
+            Run(
+                "ResNet-8 at 96 pixels",
+                "13_resnet96",
+                quick=("data.resize=96", "data.limit=256", "train.epochs=3"),
+            ),
         ),
         (LOSS, VAL_ACCURACY),
-        quick=("data.resize=32", "train.epochs=10", "log.every=1"),
+        quick=("data.resize=32", "train.epochs=6", "log.every=1"),
         data="cifar",
     ),
     Lesson(
         14,
         "14_implementations",
         "Lesson 14: one rule, three implementations; maximize; AMSGrad",
-        "foreach follows the plain loop bit for bit, fused to rounding; what differs is the time per step. "
-        "maximize climbs; AMSGrad never lets a step grow again.",
+        "foreach follows the plain loop bit for bit, fused to rounding; what differs is the time per "
+        "step (fused is the fastest). maximize climbs; AMSGrad divides by the largest mean square so "
+        "far, and hardly differs here.",
         (
             Run("plain", "14_adam"),
             Run("foreach", "14_adam", ("optimizer.foreach=true",)),
@@ -364,13 +396,14 @@ LESSONS = (
             Curves("same rule, or not", runs=("plain", "AMSGrad", "SGD, maximize")),
         ),
         columns=3,
+        alone=True,
     ),
     Lesson(
         15,
         "15_why_stochastic",
         "Lesson 15: why stochastic: 1,000 images, each there ten times",
-        "A tenth of the repeated set says as much as all of it: step for step the same loss, for a tenth of the work. "
-        "So per image seen the minibatch is ten times as far.",
+        "A tenth of the repeated set says as much as all of it: step for step the same loss, for a "
+        "tenth of the work. So per image seen the minibatch is ten times as far.",
         (
             Run("all 10,000 per step", "15_full_batch"),
             Run("1,000 per step", "15_full_batch", ("data.batch_size=1000",)),

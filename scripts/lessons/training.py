@@ -55,33 +55,30 @@ def job_of(
     lesson: Lesson, run: Run, *, quick: bool, runs: Path, cifar: tuple[str, ...] = (), force: bool = False
 ) -> Job:
     """Return the job of one run; its directory is the one that `optlab train` with its overrides uses."""
-    if quick:
-        scale = (*DIGITS, *lesson.quick, *run.quick)
-    else:
-        scale = cifar if lesson.data == "cifar" else ()
+    elsewhere = cifar if lesson.data == "cifar" else ()
+    scale = (*DIGITS, *lesson.quick, *run.quick) if quick else elsewhere
     # Where lesson and run set the same key, the run's holds.
     by_key = {text.partition("=")[0]: text for text in (*run.overrides, *scale, *EXECUTION)}
     return Job(lesson, run, tuple(by_key.values()), runs, force)
 
 
 def train_all(jobs: Sequence[Job], *, processes: int) -> Iterator[Done]:
-    """Train every job that has no finished run yet, and yield each as it ends."""
-    if processes == 1:
-        for job in jobs:
-            done = train_one(job)
-            yield done
-            if done.interrupted:
-                return
-        return
-    # Processes that know torch already cannot be forked safely.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_signals) as pool:
-        futures = [pool.submit(train_one, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    """Train every job that has no finished run yet, and yield each as it ends; ends after an interruption."""
+    together = [job for job in jobs if processes > 1 and not job.lesson.alone]
+    if together:
+        # Processes that know torch already cannot be forked safely.
+        context = multiprocessing.get_context("spawn")
+        workers = min(processes, len(together))
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_signals) as pool:
+            futures = [pool.submit(train_one, job) for job in together]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+    for job in jobs:
+        if job not in together:
+            yield train_one(job)
 
 
 def _leave_signals() -> None:

@@ -13,7 +13,9 @@ from typing import Annotated
 import typer
 
 from trainer import console
+from trainer.cli import compare as compare_verb
 from trainer.cli import completion
+from trainer.cli import sweep as sweep_verb
 from trainer.errors import OptlabError
 
 app = typer.Typer(
@@ -56,6 +58,13 @@ def train(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave a finished run of the same config as it is.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that is there, from its last checkpoint.")
+    ] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="As --skip-existing, after a process that is training it has finished."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config, groups, steps and an estimate.")
     ] = False,
@@ -84,11 +93,41 @@ def train(
             run_dir=run_dir,
             force=force,
             skip_existing=skip_existing,
+            resume=resume,
+            wait=wait,
             dry_run=dry_run,
             quiet=quiet,
             as_json=as_json,
         )
     )
+
+
+@app.command(rich_help_panel="Train")
+def resume(
+    run: Annotated[Path, typer.Argument(help="A run directory.", autocompletion=completion.run_dirs)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="What may change on the way: train.epochs=20"),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run from its last checkpoint; it ends as if it had never stopped, to the last bit.
+
+    A longer `train.epochs` extends a finished run. A setting that would change what was done is refused.
+
+    Examples:
+
+        optlab resume runs/quickstart/seed=0
+
+        optlab resume runs/quickstart/seed=0 train.epochs=40
+    """
+    from trainer.cli.resume import resume as run_resume
+
+    raise typer.Exit(run_resume(run, overrides or [], quiet=quiet, as_json=as_json))
+
+
+app.command(rich_help_panel="Train")(sweep_verb.sweep)
 
 
 @app.command(rich_help_panel="Train")
@@ -146,6 +185,9 @@ def plot(
     from trainer.cli import commands
 
     commands.plot(run, formats or ["png"])
+
+
+app.command(rich_help_panel="Look")(compare_verb.compare)
 
 
 @app.command(name="runs", rich_help_panel="Look")
@@ -226,6 +268,72 @@ def show(
     from trainer.cli import commands
 
     commands.show(kind, name, options or [], shape=shape, classes=classes, as_json=as_json)
+
+
+@app.command(name="landscape", rich_help_panel="Look")
+def watch_landscape(
+    problem: Annotated[
+        str,
+        typer.Argument(
+            help="rosenbrock, beale, himmelblau, rastrigin, booth, three_hump_camel or quadratic."
+        ),
+    ],
+    optimizers: Annotated[
+        str, typer.Option(help="Which, with options: SGD,SGD:momentum=0.9,Adam", metavar="NAME,NAME")
+    ] = "SGD,SGD:momentum=0.9,RMSprop,Adam",
+    steps: Annotated[
+        int,
+        typer.Option(
+            help="Steps of each descent; counted in gradients, of which LBFGS takes many in a step.",
+            min=1,
+            max=100_000,
+        ),
+    ] = 300,
+    start: Annotated[
+        str | None, typer.Option(help="Where all begin (default: the problem's own).", metavar="X,Y")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="One learning rate for all, not tuned.")] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune/--no-tune", help="Tune each learning rate, or take each one's default.")
+    ] = True,
+    trials: Annotated[int, typer.Option(help="Learning rates tried for each.", min=2, max=1000)] = 20,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="A folder, or the figure's file (png, svg, pdf).", metavar="PATH"
+        ),
+    ] = None,
+    animate: Annotated[bool, typer.Option("--gif/--no-gif", help="Write the animation too.")] = True,
+    runs: Runs = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Watch optimizers descend a surface of two parameters: a contour figure and an animated GIF.
+
+    Each optimizer's learning rate is tuned with the same budget, which the title states.
+
+    Examples:
+
+        optlab landscape rosenbrock --optimizers SGD,Adam,RMSprop
+
+        optlab landscape beale --optimizers SGD:momentum=0.9,Adam --start 1,1.5 --steps 500
+
+        optlab landscape quadratic --lr 0.01 -o slides/quadratic.svg --no-gif
+    """
+    from trainer.cli import landscape
+
+    landscape.landscape(
+        problem,
+        optimizers,
+        steps=steps,
+        start=start,
+        lr=lr,
+        tune=tune,
+        trials=trials,
+        output=output,
+        runs=runs,
+        animate=animate,
+        as_json=as_json,
+    )
 
 
 @app.command(rich_help_panel="Help")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shlex
 import sys
 import time
 import types
@@ -25,10 +26,11 @@ from trainer.config.merge import parse_override
 from trainer.console import Column
 from trainer.data.dataset import data_root
 from trainer.environment import environment
-from trainer.errors import ConfigError, OptlabError, RunError, unknown_name
+from trainer.errors import BusyError, ConfigError, OptlabError, RunError, unknown_name
 from trainer.experiment import Experiment
 from trainer.models.describe import check_shapes, layer_table
 from trainer.records import RunResult
+from trainer.resume import resume_or_train
 from trainer.seeding import global_stream
 
 EXIT_CODES = {"completed": 0, "early_stopped": 0, "diverged": 3}
@@ -42,24 +44,60 @@ def train(
     run_dir: Path | None,
     force: bool,
     skip_existing: bool,
+    resume: bool,
+    wait: bool,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
     """Train and return the exit code."""
+    if force + skip_existing + resume > 1:
+        raise ConfigError(
+            "--force, --skip-existing and --resume exclude one another", expected="at most one of them"
+        )
     loaded = catalog.load_config(config, overrides)
     folder = run_dir or launch.folder_for(loaded, overrides, runs)
     if dry_run:
         _dry_run(build_experiment(loaded), folder)
         return 0
     with launch.shown(quiet) as progress:
-        done = launch.launch(loaded, folder, force=force, skip_existing=skip_existing, progress=progress)
+        if resume:
+            done = resume_or_train(loaded, overrides, folder, progress=progress)
+        else:
+            try:
+                done = launch.launch(
+                    loaded,
+                    folder,
+                    force=force,
+                    skip_existing=skip_existing or wait,
+                    wait=wait,
+                    progress=progress,
+                )
+            except BusyError:
+                if not skip_existing:
+                    raise
+                return _leave_busy(folder, as_json=as_json)
+    return finish(done, as_json=as_json)
+
+
+def _leave_busy(folder: Path, *, as_json: bool) -> int:
+    """Tell that another process trains the run, and leave it to it."""
+    console.print_note(f"{folder} is being trained by another process: skipped")
+    if as_json:
+        console.print_json({"run": str(folder), "skipped": True, "status": "running"})
+    return 0
+
+
+def finish(done: launch.Launched, *, as_json: bool) -> int:
+    """Print what a run came to, and how to go on with it; return the exit code."""
     if done.skipped:
         console.print_note(f"{done.folder} is finished: skipped")
     if as_json:
         console.print_json({"run": str(done.folder), "skipped": done.skipped} | done.result.as_dict())
     else:
         console.print_result(done.result, done.folder)
+    if done.result.status == "interrupted":
+        console.print_note(f"go on with: optlab resume {shlex.quote(str(done.folder))}")
     return _exit_code(done.result)
 
 

@@ -1,1 +1,7 @@
-"""Several runs against each other: groups, table, tests, figures (floor 6). Trains nothing."""
+"""Several runs against each other: groups, table, tests, figures (floor 6). Trains nothing; no torch."""
+
+from trainer.compare.curves import draw_curves
+from trainer.compare.groups import Group, Grouping, group_runs
+from trainer.compare.report import Comparison, compare_runs, load_runs
+
+__all__ = ["Comparison", "Group", "Grouping", "compare_runs", "draw_curves", "group_runs", "load_runs"]

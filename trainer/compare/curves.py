@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trainer.compare.groups import Entry, Group
+from trainer.compare.entries import Entry
+from trainer.compare.groups import Group
 from trainer.compare.looks import LOOKS, Look, legend, line_for, new_figure, scale_x, scale_y, settings
 from trainer.plots.style import Array, Line, limits, smooth
 from trainer.plots.titles import title
@@ -47,7 +48,7 @@ BANDS = {
     "bootstrap": "band: 95 % bootstrap interval",
 }
 OVERLAID = 7
-PANELS = 24
+PANELS = 20
 GRID_POINTS = 400
 FEW = 25
 
@@ -68,7 +69,7 @@ def draw_curves(
     x: Axis = "step",
     scale: Scale | None = None,
     centre: Literal["mean", "median"] = "mean",
-    band: BandKind | None = "std",
+    band: BandKind | None = "min_max",
     seeds: bool = True,
     smoothed: bool = True,
     heading: str | None = None,
@@ -86,7 +87,7 @@ def draw_curves(
         x: what the curves run over; `seconds` is training time alone.
         scale: null = semilogy for losses, linear for accuracies.
         centre: of the seeds.
-        band: over the seeds; None = none.
+        band: over the seeds; None = none. `std` may reach below 0, where a log axis ends.
         seeds: draw a thin line per seed.
         smoothed: smooth minibatch losses per run (centred, the window shrinks at the start and stops short
             of the end); other columns are never smoothed.
@@ -100,14 +101,14 @@ def draw_curves(
     log_x, log_y = _logs(scale, metric, drawn)
     several = len(drawn) > OVERLAID if multiples is None else multiples and len(drawn) > 1
     shown = drawn[:PANELS] if several else drawn
-    columns = math.ceil(math.sqrt(len(shown))) if several else 1
+    columns = min(math.ceil(math.sqrt(len(shown))), 4) if several else 1
     rows = -(-len(shown) // columns) if several else 1
     with settings(look):
         said = heading if heading is not None else common_title([group for group, _ in drawn])
         cut = f"\nthe first {PANELS} of {len(drawn)} groups" if len(shown) < len(drawn) else ""
         caption = _caption(drawn, centre, band, smoothed and metric == "loss")
         figure, axes = new_figure("\n".join(filter(None, [said, caption])) + cut, look, rows, columns)
-        _set_limits(axes[0], drawn, log_x=log_x, log_y=log_y, accuracy=metric.endswith("accuracy"))
+        _set_limits(axes[0], drawn, metric, log_x=log_x, log_y=log_y)
         if several:
             _draw_panels(axes, shown, look, centre, band, seeds, columns)
             figure.supxlabel(X_LABELS[x], fontsize=look.font)
@@ -221,8 +222,10 @@ def _draw_panels(
                 one.plot(x, y, color="#cccccc", linewidth=0.6, zorder=1.5)
         line = line_for(0, look)
         _draw_group(one, group, found, Line(line.colour, "-", ""), centre, band, seeds=seeds)
-        wide = int(72 * look.inches[0] / columns / (0.5 * look.font))
+        wide = int(72 * look.inches[0] / columns / (0.55 * look.font))
         one.set_title(textwrap.fill(_label(group), max(wide, 12)), fontsize=0.8 * look.font)
+        if one.get_xscale() == "linear":
+            one.locator_params(axis="x", nbins=4)
     for one in axes[len(drawn) :]:
         one.set_visible(False)
 
@@ -318,9 +321,10 @@ def _mark_divergence(axes: Axes, one: _Series, line: Line) -> None:
 
 
 def _set_limits(
-    axes: Axes, drawn: Sequence[tuple[Group, list[_Series]]], *, log_x: bool, log_y: bool, accuracy: bool
+    axes: Axes, drawn: Sequence[tuple[Group, list[_Series]]], metric: str, *, log_x: bool, log_y: bool
 ) -> None:
     every = [one for _, found in drawn for one in found]
+    accuracy = metric.endswith("accuracy")
     last = max(float(one.x.max()) for one in every)
     first = min((float(one.x[one.x > 0].min()) for one in every if (one.x > 0).any()), default=1.0)
     if log_x and last > first:
@@ -328,9 +332,11 @@ def _set_limits(
     else:
         last = last or 1.0
         scale_x(axes, -0.02 * last, 1.03 * last, log=False)
-    later = [one.y[one.x > 0] for one in every]
-    shown = limits([one.y for one in every], log=log_y)
-    later_shown = limits(later, log=log_y)
+    # A diverging loss of 1e30 would leave a flat line of all others.
+    start = [float(one.y[0]) for one in every if np.isfinite(one.y[0]) and one.y[0] > 0]
+    top = max(start, default=math.inf) * (100 if log_y else 3) if metric.endswith("loss") else math.inf
+    shown = limits([one.y[one.y <= top] for one in every], log=log_y)
+    later_shown = limits([one.y[(one.x > 0) & (one.y <= top)] for one in every], log=log_y)
     if shown and later_shown and (accuracy or not log_y):
         # The untrained network would press all that follows to an edge: its lines enter from outside.
         zoomed = later_shown[1] - later_shown[0] < (shown[1] - shown[0]) / 2
@@ -339,12 +345,6 @@ def _set_limits(
         shown = (0.1, 10.0) if log_y else (0.0, 1.0)
     if accuracy:
         shown = max(shown[0], -2.0), min(shown[1], 100.0 + 0.04 * (100.0 - max(shown[0], 0.0)))
-    else:
-        # A diverging loss of 1e30 would leave a flat line of all others.
-        start = [float(one.y[0]) for one in every if np.isfinite(one.y[0]) and one.y[0] > 0]
-        top = max(start, default=shown[1]) * (100 if log_y else 3)
-        if shown[0] < top < shown[1]:
-            shown = shown[0], top
     scale_y(axes, *shown, log=log_y)
 
 

@@ -13,6 +13,10 @@ from trainer import rundir
 from trainer.errors import OptlabError, RunError
 from trainer.rundir import Run
 
+PRUNED = "its sweep pruned it"
+SWEEP = "sweep.yaml"
+FINAL = "final"
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -44,7 +48,7 @@ def find(paths: Iterable[str | Path]) -> Found:
             expected="run directories, or folders that hold some",
             fix="train something first: optlab train configs/quickstart.yaml",
         )
-    runs, notes = [], []
+    runs, notes, pruned = [], [], 0
     for place in places:
         try:
             run = rundir.load_run(place)
@@ -52,16 +56,33 @@ def find(paths: Iterable[str | Path]) -> Found:
             notes.append(f"left out {place}: {_first_line(error)}")
             continue
         if fault := _fault(run):
-            notes.append(f"left out {place}: {fault}")
+            if fault == PRUNED:
+                pruned += 1
+            else:
+                notes.append(f"left out {place}: {fault}")
             continue
         notes += [f"{place / table}: the last line is torn and was left out" for table in _torn(place)]
         runs.append(run)
+    if pruned:
+        notes.append(f"left out {pruned} runs that their sweep pruned")
     if not runs:
         raise RunError(
             f"none of {len(places)} runs can be compared:\n    " + "\n    ".join(notes),
             fix="wait for runs that are still going; train the others again",
         )
     return Found(tuple(runs), (*notes, *_mixed(runs)))
+
+
+def sweep_of(run: Run) -> Path | None:
+    """Return the directory of the sweep that a run belongs to; None when it was trained alone."""
+    folders = run.path.resolve().parents
+    return next((folder for folder in folders if (folder / SWEEP).is_file()), None)
+
+
+def is_final(run: Run) -> bool:
+    """Return whether a run is a sweep's winner on fresh seeds: `<sweep>/final/<variant>/<run>`."""
+    sweep = sweep_of(run)
+    return sweep is not None and run.path.resolve().relative_to(sweep).parts[0] == FINAL
 
 
 def _folders(paths: Iterable[str | Path]) -> list[Path]:
@@ -85,7 +106,9 @@ def _fault(run: Run) -> str:
     status = run.status.get("status")
     if status == "running":
         return "it is still going"
-    if status not in rundir.FINISHED:
+    if status == "pruned":
+        return PRUNED
+    if status not in ("completed", "early_stopped", "diverged"):
         message = str(run.status.get("message") or "").partition("\n")[0]
         return f"it is {status}" + (f" ({message})" if message else "")
     if run.result is None:

@@ -257,6 +257,18 @@ class Every(Section):
         return self
 
 
+class CheckpointEvery(Every):
+    """A rhythm of checkpoints: as `Every`, or every so many seconds of training."""
+
+    seconds: Amount | None = Field(None, description="Every so many seconds of training.")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if sum(value is not None for value in (self.epochs, self.steps, self.seconds)) != 1:
+            raise ValueError("give one of epochs, steps and seconds")
+        return self
+
+
 class TrainConfig(Section):
     """How long, where and how the loop runs."""
 
@@ -294,11 +306,18 @@ class TrainConfig(Section):
         None,
         description="Metric that chooses the best checkpoint; null = val_accuracy, else val_loss.",
     )
-    checkpoint_every: Every | None = Field(
-        None, description="Rhythm of last.pt, besides the end of the run; null = at every evaluation."
+    checkpoint_every: CheckpointEvery | None = Field(
+        None,
+        description="Rhythm of last.pt, besides the end of the run: epochs, {steps: N} or {seconds: S}; "
+        "null = at every evaluation.",
     )
     test: Literal["end", "never"] = Field(
         "end", description="Read the test split once, at the end, or not at all."
+    )
+    detect_anomaly: bool = Field(
+        False,
+        description="Look after every step for NaN and infinity in the loss, batch, gradients and weights; "
+        "end the run there and name the first parameter.",
     )
     max_loss: Amount | None = Field(
         None, description="A loss above it counts as diverged; null = only NaN and infinity do."

@@ -1,1 +1,7 @@
-"""."""
+"""Problems of two parameters with known minima, to watch optimizers on (floor 2). No data, no networks."""
+
+from __future__ import annotations
+
+from trainer.problems.surfaces import SURFACES, Surface
+
+__all__ = ["SURFACES", "Surface"]

@@ -1,0 +1,261 @@
+"""Figures: what is drawn, against the numbers behind it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from trainer.compare import Comparison, compare_runs, draw_curves, group_runs, load_runs
+from trainer.compare.looks import find_look
+from trainer.errors import ConfigError
+from trainer.plots.style import render
+
+
+def curve(axes: Axes, width: float = 1.8) -> Any:
+    """Return x and y of the first line of that width: the centre (1.8) or a seed (0.6)."""
+    line = next(line for line in axes.lines if line.get_linewidth() == width)
+    return np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+
+
+def band(axes: Axes) -> Any:
+    return np.asarray(axes.collections[0].get_paths()[0].vertices, float)
+
+
+def drawn(folder: Path, metric: str = "val_accuracy", **options: Any) -> Figure:
+    figure = draw_curves(group_runs(load_runs(folder)).groups, metric, **options)
+    assert figure is not None
+    return figure
+
+
+def heading(figure: Figure) -> str:
+    return str(figure.get_suptitle())
+
+
+@pytest.fixture
+def three(write_run: Any, tmp_path: Path) -> Path:
+    for seed, values in enumerate([(0.1, 0.5, 0.9), (0.2, 0.6, 0.8), (0.0, 0.1, 0.7)]):
+        write_run(f"x/{seed}", seed=seed, val_accuracy=values)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "centre", "low", "high"),
+    [
+        ({"band": "min_max"}, [10, 40, 80], [0, 10, 70], [20, 60, 90]),
+        ({"centre": "median", "band": "quantiles"}, [10, 50, 80], [5, 30, 75], [15, 55, 85]),
+        ({"band": "std"}, [10, 40, 80], [0, 40 - np.std([50, 60, 10], ddof=1), 70], None),
+    ],
+)
+def test_centre_and_band_are_those_of_the_seeds(
+    three: Path, options: Any, centre: Any, low: Any, high: Any
+) -> None:
+    (axes,) = drawn(three, **options).axes
+    x, y = curve(axes)
+    assert list(x) == [0, 10, 20]
+    assert y == pytest.approx(centre)
+    corners = {tuple(np.round(corner, 6)) for corner in band(axes)}
+    assert {(float(a), round(float(b), 6)) for a, b in zip(x, low, strict=True)} <= corners
+    assert high is None or {(float(a), float(b)) for a, b in zip(x, high, strict=True)} <= corners
+    assert sum(line.get_linewidth() == 0.6 for line in axes.lines) == 3
+
+
+@pytest.mark.parametrize(("x", "last"), [("step", 20), ("epoch", 2), ("samples", 640), ("seconds", 0.02)])
+def test_every_horizontal_axis(three: Path, x: Any, last: float) -> None:
+    (axes,) = drawn(three, x=x).axes
+    assert curve(axes)[0][-1] == pytest.approx(last)
+
+
+@pytest.mark.parametrize(
+    ("scale", "scales"),
+    [
+        (None, ("linear", "log")), ("semilogx", ("log", "linear")), ("semilogy", ("linear", "log")),
+        ("linear", ("linear", "linear")), ("loglog", ("log", "log")),
+    ],
+)  # fmt: skip
+def test_every_scale(three: Path, scale: Any, scales: tuple[str, str]) -> None:
+    (axes,) = drawn(three, "loss", scale=scale).axes
+    assert (axes.get_xscale(), axes.get_yscale()) == scales
+
+
+def test_the_centre_ends_where_the_first_run_diverges_and_the_place_is_marked(
+    write_run: Any, tmp_path: Path
+) -> None:
+    write_run("x/0", seed=0, val_loss=(2.0, 1.0, 0.5))
+    write_run("x/1", seed=1, val_loss=(2.0, math.inf), val_accuracy=(0.1, 0.1), status="diverged")
+    figure = drawn(tmp_path, "val_loss", scale="semilogy")
+    (axes,) = figure.axes
+    x, y = curve(axes)
+    assert list(x) == [0]
+    assert y == pytest.approx([2.0])
+    assert [float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_marker() == "X"] == [10]
+    assert "X: diverged" in heading(figure)
+
+
+def test_runs_of_different_length_share_a_grid_and_are_not_drawn_on(write_run: Any, tmp_path: Path) -> None:
+    write_run("x/0", seed=0, val_accuracy=(0.1, 0.5, 0.9, 0.9))
+    write_run("x/1", seed=1, val_accuracy=(0.3, 0.7), config={"train.epochs": 2.0})
+    x, y = curve(drawn(tmp_path).axes[0])
+    assert list(x) == [0, 10]
+    assert y == pytest.approx([20, 60])
+
+
+def test_smoothing_keeps_the_first_loss_and_invents_no_end(write_run: Any, tmp_path: Path) -> None:
+    losses = [2.0] * 30 + [1.0] * 29 + [5.0]
+    write_run("x/0", losses=losses, val_accuracy=(0.1,) * 7)
+    x, y = curve(drawn(tmp_path, "loss").axes[0])
+    assert (x[0], y[0]) == (1, 2.0)
+    assert x[-1] <= 60
+    assert y[-1] < 5.0, "the last point alone is no trend"
+    raw_x, raw_y = curve(drawn(tmp_path, "loss", smoothed=False).axes[0])
+    assert list(raw_y) == losses
+    assert raw_x[-1] == 60
+
+
+def test_an_exploding_loss_does_not_flatten_the_others(write_run: Any, tmp_path: Path) -> None:
+    write_run("x/0", optimizer={"name": "SGD", "lr": 0.1}, val_loss=(2.0, 1.0, 0.1))
+    write_run("x/1", optimizer={"name": "SGD", "lr": 10.0}, val_loss=(2.0, 1e30, 1e25))
+    low, high = drawn(tmp_path, "val_loss").axes[0].get_ylim()
+    assert low < 0.1
+    assert high < 1e3
+
+
+def test_many_groups_become_small_multiples(write_run: Any, tmp_path: Path) -> None:
+    for place in range(9):
+        write_run(f"x/{place}", optimizer={"name": "SGD", "lr": 10.0**-place})
+    figure = drawn(tmp_path)
+    assert sum(axes.get_visible() for axes in figure.axes) == 9
+    assert {axes.get_title() for axes in figure.axes if axes.get_visible()} >= {"lr=1e-8", "lr=1"}
+    assert len(drawn(tmp_path, multiples=False).axes) == 1
+
+
+def test_styles_and_sizes(three: Path) -> None:
+    slides = drawn(three, look=find_look("slides"))
+    assert tuple(slides.get_size_inches()) == (10.0, 5.6)
+    assert tuple(drawn(three, look=find_look("paper", (3.0, 2.0))).get_size_inches()) == (3.0, 2.0)
+    (axes,) = drawn(three, look=find_look("print")).axes
+    assert {line.get_color() for line in axes.lines} == {"#000000"}
+    with pytest.raises(ConfigError, match="unknown style"):
+        find_look("poster")
+    with pytest.raises(ConfigError, match="inches"):
+        find_look("paper", (0.0, 2.0))
+
+
+def test_the_same_runs_give_the_same_bytes(three: Path) -> None:
+    for file_format in ("png", "svg", "pdf"):
+        assert render(drawn(three), file_format) == render(drawn(three), file_format)
+
+
+def compared(folder: Path, **options: Any) -> Comparison:
+    return compare_runs(folder, **options)
+
+
+def test_the_distribution_of_times_stays_below_one_where_runs_never_arrive(
+    write_run: Any, tmp_path: Path
+) -> None:
+    for seed, values in enumerate([(0.1, 0.95), (0.1, 0.2, 0.95), (0.1, 0.2, 0.2)]):
+        write_run(f"x/{seed}", seed=seed, val_accuracy=values)
+    found = compared(tmp_path, targets=["0.9"])
+    (axes,) = found.figures["times.val_accuracy=0.9"].axes
+    x, y = curve(axes)
+    assert list(x[1:-1]) == [10, 20]
+    assert y == pytest.approx([0, 1 / 3, 2 / 3, 2 / 3])
+    nobody = compared(tmp_path, targets=["0.99"])
+    assert not any(name.startswith("times") for name in nobody.figures)
+    assert "no run reached val_accuracy=0.99: no figure of times" in nobody.notes
+
+
+def test_a_performance_profile_over_problems(write_run: Any, tmp_path: Path) -> None:
+    """SGD wins on two of three problems, Adam is twice as slow there and alone on the third."""
+    fast, slow, never = (0.1, 0.95, 0.95), (0.1, 0.2, 0.95), (0.1, 0.2, 0.3)
+    curves = {"mlp": (fast, slow), "cnn": (fast, slow), "resnet": (never, fast)}
+    for model, (sgd, adam) in curves.items():
+        write_run(f"x/{model}s", optimizer="SGD", val_accuracy=sgd, config={"model.name": model})
+        write_run(f"x/{model}a", optimizer="Adam", val_accuracy=adam, config={"model.name": model})
+    found = compared(tmp_path, targets=["0.9"])
+    (axes,) = found.figures["profile.val_accuracy=0.9"].axes
+    lines = {str(text.get_text()): line for text, line in zip(
+        found.figures["profile.val_accuracy=0.9"].legends[0].get_texts(), axes.lines, strict=True
+    )}  # fmt: skip
+    assert list(np.asarray(lines["SGD"].get_ydata())) == pytest.approx([2 / 3, 2 / 3, 2 / 3])
+    assert list(np.asarray(lines["Adam"].get_ydata())) == pytest.approx([1 / 3, 1, 1])
+    before = compared(tmp_path, targets=["0.05"])
+    assert any("met before training" in note for note in before.notes)
+
+
+def write_grid(write_run: Any, results: dict[tuple[float, float], float | None]) -> None:
+    for (lr, momentum), value in results.items():
+        write_run(
+            f"x/{lr}-{momentum}", optimizer={"name": "SGD", "lr": lr, "momentum": momentum},
+            val_accuracy=(0.1, 0.1 if value is None else value),
+            status="completed" if value is not None else "diverged",
+        )  # fmt: skip
+
+
+def test_sensitivity_knows_the_width_and_the_edge(write_run: Any, tmp_path: Path) -> None:
+    write_grid(write_run, {(0.001, 0.9): 0.5, (0.01, 0.9): 0.89, (0.1, 0.9): 0.9, (1.0, 0.9): None})
+    found = compared(tmp_path)
+    row = found.sensitivity.iloc[0]
+    assert (row["key"], row["best"], row["best_at_edge"]) == ("optimizer.lr", 0.1, False)
+    assert (row["good_from"], row["good_to"], row["width_decades"]) == (0.01, 0.1, pytest.approx(1))
+    assert row["diverged_runs"] == 1
+    assert found.tuning_lines == (
+        "best lr=0.1; within 5 % of it from 0.01 to 0.1 (1 decades wide); 4 values tried",
+    )
+    assert compared(tmp_path, within=0.001).sensitivity["good_from"][0] == 0.1
+    assert "sensitivity.optimizer.lr" in found.figures
+
+
+def test_a_best_value_on_the_edge_is_flagged(write_run: Any, tmp_path: Path) -> None:
+    write_grid(write_run, {(0.001, 0.9): 0.5, (0.01, 0.9): 0.7, (0.1, 0.9): 0.9})
+    found = compared(tmp_path)
+    assert "THE BEST IS ON THE EDGE" in found.tuning_lines[0]
+    assert "ring: best on the edge" in heading(found.figures["sensitivity.optimizer.lr"])
+
+
+def test_a_heat_map_of_two_swept_keys(write_run: Any, tmp_path: Path) -> None:
+    results = {(lr, m): 0.5 + lr + m / 10 for lr in (0.1, 0.2, 0.3) for m in (0.0, 0.5, 0.9)}
+    write_grid(write_run, results | {(0.3, 0.9): None})
+    figure = compared(tmp_path).figures["heat_map"]
+    cells = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
+    assert cells[(0, 0)] == "60"
+    assert cells[(1, 2)] == "79"
+    assert cells[(2, 2)] == "1 of 1\ndiverged"
+    colours = figure.axes[0].images[0].get_array()
+    assert colours is not None
+    assert np.isnan(np.ma.filled(colours, np.nan)[2, 2])
+
+
+def test_a_budget_curve_is_for_random_search_alone(write_run: Any, tmp_path: Path) -> None:
+    results: dict[tuple[float, float], float | None] = {(0.1, 0.9): 0.6, (0.2, 0.9): 0.9, (0.3, 0.9): 0.3}
+    write_grid(write_run, results)
+    assert "budget" not in compared(tmp_path).figures
+    (tmp_path / "x" / "sweep.yaml").write_text("strategy: grid\n")
+    assert "budget" not in compared(tmp_path).figures
+    (tmp_path / "x" / "sweep.yaml").write_text("strategy: random\n")
+    y = curve(compared(tmp_path).figures["budget"].axes[0])[1]
+    # Dodge et al.: the mean of the best of k draws from 30, 60, 90 %.
+    assert y == pytest.approx([60, (30 + 3 * 60 + 5 * 90) / 9, (30 + 7 * 60 + 19 * 90) / 27])
+    (tmp_path / "x" / "sweep.yaml").write_text("strategy: random\nprune: median\n")
+    assert "budget" not in compared(tmp_path).figures
+    assert "budget" in compared(tmp_path, random_search=True).figures
+
+
+def test_a_sweeps_winners_are_compared_on_their_fresh_seeds(write_run: Any, tmp_path: Path) -> None:
+    for lr in (0.1, 0.2, 0.3):
+        write_run(f"sweep/sgd/{lr}", optimizer={"name": "SGD", "lr": lr}, val_accuracy=(0.1, 0.5 + lr))
+    for seed in (100, 101):
+        write_run(
+            f"sweep/final/sgd/{seed}", optimizer={"name": "SGD", "lr": 0.2}, seed=seed, test_accuracy=0.6
+        )
+    (tmp_path / "sweep" / "sweep.yaml").write_text("strategy: grid\n")
+    found = compared(tmp_path)
+    assert list(found.runs["seed"]) == ["100", "101"]
+    assert len(found.sensitivity) == 1
+    assert found.sensitivity["values"][0] == 3
+    assert "of the 2 final runs on fresh seeds" in found.notes[0]

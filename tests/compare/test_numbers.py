@@ -1,0 +1,246 @@
+"""Tables and verdicts against scipy and known answers, and their error rates on simulated groups."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from trainer.compare import Group, Grouping, compare_runs
+from trainer.compare.table import render_table, with_half_width
+from trainer.compare.verdicts import verdicts
+from trainer.errors import ConfigError
+
+A = (0.90, 0.92, 0.91, 0.95, 0.93, 0.94, 0.90)
+B = (0.88, 0.87, 0.90, 0.89, 0.91, 0.88, 0.86)
+
+
+def write_groups(write_run: Any, groups: dict[str, Sequence[float | None]], first_seed: int = 0) -> None:
+    """One run per value, `None` = diverged; the values are test accuracies."""
+    for optimizer, values in groups.items():
+        for seed, value in enumerate(values, start=first_seed):
+            write_run(
+                f"x/{optimizer}{seed}", optimizer=optimizer, seed=seed, test_accuracy=value,
+                status="diverged" if value is None else "completed",
+                val_accuracy=(0.1, 0.1 if value is None else value),
+            )  # fmt: skip
+
+
+def test_the_table_is_scipys_mean_and_interval(write_run: Any, tmp_path: Path) -> None:
+    write_groups(write_run, {"SGD": A, "Adam": B})
+    found = compare_runs(tmp_path, draw=False)
+    row = found.groups.set_index("group").loc["SGD"]
+    low, high = stats.t.interval(0.95, len(A) - 1, np.mean(A), stats.sem(A))
+    assert row["n"] == 7
+    assert [row["test_accuracy"], row["test_accuracy_low"], row["test_accuracy_high"]] == pytest.approx(
+        [np.mean(A), low, high]
+    )
+    narrow = compare_runs(tmp_path, draw=False, confidence=0.8).groups.set_index("group").loc["SGD"]
+    assert narrow["test_accuracy_high"] == pytest.approx(
+        stats.t.interval(0.8, len(A) - 1, np.mean(A), stats.sem(A))[1]
+    )
+
+
+def test_runs_of_equal_seed_are_paired(write_run: Any, tmp_path: Path) -> None:
+    write_groups(write_run, {"SGD": A, "Adam": B})
+    row = compare_runs(tmp_path, draw=False, against="Adam").differences.iloc[0]
+    expected = stats.ttest_rel(A, B)
+    interval = expected.confidence_interval(0.95)
+    assert (row["a"], row["b"], row["n"], row["method"]) == ("SGD", "Adam", 7, "paired t")
+    assert [row["difference"], row["low"], row["high"], row["p"]] == pytest.approx(
+        [np.mean(np.subtract(A, B)), interval.low, interval.high, expected.pvalue]
+    )
+    assert row["effect_size"] == pytest.approx(np.mean(np.subtract(A, B)) / np.std(np.subtract(A, B), ddof=1))
+    assert row["wilcoxon_p"] == pytest.approx(stats.wilcoxon(A, B).pvalue)
+    assert row["verdict"] == "SGD is better"
+    other = compare_runs(tmp_path, draw=False, against="SGD").differences.iloc[0]
+    assert (other["difference"], other["verdict"]) == (pytest.approx(-row["difference"]), "SGD is better")
+    assert compare_runs(tmp_path, draw=False, metric="val_loss").metric == "final_val_loss"
+
+
+def test_of_losses_the_smaller_is_better(write_run: Any, tmp_path: Path) -> None:
+    for seed, (a, b) in enumerate(zip(A, B, strict=True)):
+        write_run(f"x/a{seed}", optimizer="SGD", seed=seed, val_loss=(1.0, a), val_accuracy=None)
+        write_run(f"x/b{seed}", optimizer="Adam", seed=seed, val_loss=(1.0, b), val_accuracy=None)
+    found = compare_runs(tmp_path, draw=False)
+    assert found.metric == "final_val_loss"
+    assert found.differences["verdict"][0] == "Adam is better"
+
+
+def test_seeds_that_do_not_match_are_unpaired_and_it_is_said(write_run: Any, tmp_path: Path) -> None:
+    write_groups(write_run, {"SGD": A})
+    write_groups(write_run, {"Adam": B}, first_seed=100)
+    found = compare_runs(tmp_path, draw=False, against="Adam")
+    row = found.differences.iloc[0]
+    assert row["p"] == pytest.approx(stats.ttest_ind(A, B, equal_var=False).pvalue)
+    assert (row["method"], row["note"]) == ("Welch t", "the seeds do not match: unpaired")
+    assert "the seeds do not match" in "\n".join(found.verdict_lines())
+
+
+def test_a_seed_that_only_one_group_has_is_left_out_of_the_pairs(write_run: Any, tmp_path: Path) -> None:
+    write_groups(write_run, {"SGD": A, "Adam": B[:-1]})
+    row = compare_runs(tmp_path, draw=False, against="Adam").differences.iloc[0]
+    assert row["p"] == pytest.approx(stats.ttest_rel(A[:-1], B[:-1]).pvalue)
+    assert row["note"] == "paired on the 6 seeds that both have"
+
+
+def test_five_pairs_have_no_signed_rank_verdict(write_run: Any, tmp_path: Path) -> None:
+    write_groups(write_run, {"SGD": A[:5], "Adam": B[:5]})
+    said = "\n".join(compare_runs(tmp_path, draw=False).verdict_lines())
+    assert "no verdict: 5 differing pairs give p = 0.0625 at best, alpha = 0.05 needs 6 or more" in said
+    assert "these seeds would show" in said
+
+
+def test_holms_correction_can_put_the_signed_ranks_out_of_reach(write_run: Any, tmp_path: Path) -> None:
+    write_groups(write_run, {"SGD": A[:6], "Adam": B[:6], "AdamW": [b - 0.1 - b**2 / 50 for b in B[:6]]})
+    found = compare_runs(tmp_path, draw=False).differences
+    raw = [stats.ttest_rel(A[:6], B[:6]).pvalue, found["p"][0], found["p"][2]]
+    assert raw[0] == pytest.approx(found.set_index(["a", "b"]).loc[("Adam", "SGD"), "p"])
+    order = np.argsort(found["p"])
+    assert found["p_holm"][order[0]] == pytest.approx(3 * found["p"][order[0]])
+    assert all("Holm's correction makes 0.0938 > alpha" in text for text in found["wilcoxon"])
+
+
+def test_the_bootstrap_states_what_it_fails_to_cover(write_run: Any, tmp_path: Path) -> None:
+    write_groups(write_run, {"SGD": A[:5], "Adam": B[:5]})
+    row = compare_runs(tmp_path, draw=False, bootstrap=True).differences.iloc[0]
+    assert row["method"] == "paired percentile bootstrap"
+    assert row["note"] == "on normal data this interval covers about 84% at n=5"
+    assert row["verdict"] == "the interval leaves out 0"
+    t = compare_runs(tmp_path, draw=False).differences.iloc[0]
+    assert row["high"] - row["low"] < t["high"] - t["low"]
+
+
+def test_one_seed_is_no_test(write_run: Any, tmp_path: Path) -> None:
+    write_groups(write_run, {"SGD": A[:1], "Adam": B[:1]})
+    found = compare_runs(tmp_path, draw=False)
+    assert found.differences["verdict"][0] == "one seed: no test"
+    assert math.isnan(found.differences["low"][0])
+    assert "one seed" in render_table(found.groups, (), "markdown")
+    assert any("one seed" in note for note in found.notes)
+
+
+def test_divergence_is_counted_and_never_averaged(write_run: Any, tmp_path: Path) -> None:
+    write_groups(write_run, {"SGD": [*A[:6], None], "Adam": B})
+    found = compare_runs(tmp_path, draw=False, against="Adam")
+    row = found.groups.set_index("group").loc["SGD"]
+    assert (row["n"], row["diverged"], row["test_accuracy_n"]) == (7, 1, 6)
+    assert np.isnan(row["test_accuracy_low"])
+    assert "(6 of 7)" in render_table(found.groups, (), "markdown")
+    pair = found.differences.iloc[0]
+    assert pair["verdict"] == "not tested"
+    assert math.isnan(pair["difference"])
+    assert "1 of 7 runs of SGD diverged" in pair["note"]
+    worst = [*np.subtract(A[:6], B[:6]), -1.0]
+    assert pair["wilcoxon_p"] == pytest.approx(stats.wilcoxon(worst).pvalue)
+
+
+def test_more_than_five_groups_meet_the_best_alone(write_run: Any, tmp_path: Path) -> None:
+    for place in range(6):
+        for seed in (0, 1):
+            write_run(
+                f"x/{place}{seed}", optimizer={"name": "SGD", "lr": 10.0**-place}, seed=seed,
+                test_accuracy=0.5 + 0.01 * place * (1 + seed),
+            )  # fmt: skip
+    found = compare_runs(tmp_path, draw=False)
+    assert set(found.differences["b"]) == {"lr=1e-5"}
+    assert len(found.differences) == 5
+    assert any("winner's luck" in note for note in found.notes)
+    with pytest.raises(ConfigError, match="unknown group"):
+        compare_runs(tmp_path, draw=False, against="lr=7")
+
+
+def test_times_to_a_target_count_those_that_never_arrive(write_run: Any, tmp_path: Path) -> None:
+    curves = [(0.1, 0.6, 0.95), (0.1, 0.95, 0.96), (0.1, 0.2, 0.3)]
+    for seed, curve in enumerate(curves):
+        write_run(f"x/a{seed}", optimizer="SGD", seed=seed, val_accuracy=curve, ms_per_step=2.0)
+        write_run(f"x/b{seed}", optimizer="Adam", seed=seed, val_accuracy=(0.1, 0.2, 0.3))
+    found = compare_runs(tmp_path, draw=False, targets=["0.9", "val_loss=1.2"])
+    rows = found.groups.set_index("group")
+    assert rows.loc["SGD", "steps to val_accuracy=0.9"] == 20
+    assert rows.loc["SGD", "epochs to val_accuracy=0.9"] == 2
+    assert rows.loc["SGD", "seconds to val_accuracy=0.9"] == pytest.approx(0.04)
+    assert rows.loc["SGD", "reached val_accuracy=0.9"] == 2
+    assert rows.loc["Adam", "steps to val_accuracy=0.9"] == math.inf
+    assert rows.loc["SGD", "steps to val_loss=1.2"] == 10
+    text = render_table(found.groups, found.targets, "markdown")
+    assert "| 0 of 3 | inf | inf | inf |" in text
+    for wrong in ("abc", "nan", "val_speed=1"):
+        with pytest.raises(ConfigError, match=r"target|recorded"):
+            compare_runs(tmp_path, draw=False, targets=[wrong])
+
+
+def test_every_format_holds_the_same_table(write_run: Any, tmp_path: Path) -> None:
+    write_groups(write_run, {"SGD": A, "Adam": B})
+    found = compare_runs(tmp_path, draw=False, targets=["0.85"])
+    read = pd.read_csv(io.StringIO(render_table(found.groups, found.targets, "csv")))
+    assert list(read["test_accuracy"]) == list(found.groups["test_accuracy"])
+    parsed = json.loads(render_table(found.groups, found.targets, "json"))
+    assert [row["test_accuracy"] for row in parsed] == list(found.groups["test_accuracy"])
+    markdown = render_table(found.groups, found.targets, "markdown").splitlines()
+    assert len({line.count("|") for line in markdown}) == 1
+    latex = render_table(found.groups, found.targets, "latex")
+    assert latex.startswith(r"\begin{tabular}{lrr")
+    assert r"test acc \%" in latex
+    assert r"val\_accuracy=0.85" in latex
+    assert r"92.1 $\pm$ 1.8" in latex
+    assert len(list(csv.reader(io.StringIO(render_table(found.groups, found.targets, "csv"))))) == 3
+    assert json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_cost_is_told_beside_plain_sgd(write_run: Any, tmp_path: Path) -> None:
+    write_run("x/a", optimizer="SGD", ms_per_step=1.0)
+    write_run("x/b", optimizer="Adam", ms_per_step=1.5, state_bytes=2048)
+    rows = compare_runs(tmp_path, draw=False).groups.set_index("group")
+    assert rows.loc["Adam", "ms_over_sgd"] == pytest.approx(0.5)
+    assert rows.loc["SGD", "ms_over_sgd"] == 0
+    assert rows.loc["Adam", "state_bytes"] == 2048
+    (tmp_path / "x" / "a").rename(tmp_path / "gone")
+    assert "ms_over_sgd" not in compare_runs(tmp_path / "x", draw=False).groups
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "said"),
+    [
+        (0.12342, 0.0056, "0.1234 ± 0.0056"), (97.3, 12.3, "97 ± 12"), (1234.5, 99.0, "1234 ± 99"),
+        (0.5, 0.0, "0.5 ± 0"), (0.5, math.nan, "0.5"), (1e9, 1e8, "1e+09 ± 1e+08"),
+        (0.9727, 1e-16, "0.9727 ± 0"),
+    ],
+)  # fmt: skip
+def test_half_widths_have_two_digits(value: float, half: float, said: str) -> None:
+    assert with_half_width(value, half) == said
+
+
+def simulated(rng: np.random.Generator, groups: int, seeds: int) -> pd.DataFrame:
+    """Groups without any difference: seeds differ much, groups within a seed by noise alone."""
+    luck = rng.normal(0.9, 0.05, seeds)
+    return pd.DataFrame(
+        [
+            {"problem": "", "group": str(g), "seed": str(s), "status": "completed",
+             "test_accuracy": luck[s] + rng.normal(0, 0.01)}
+            for g in range(groups) for s in range(seeds)
+        ]
+    )  # fmt: skip
+
+
+def test_false_alarms_stay_near_alpha_over_all_pairs() -> None:
+    """Of comparisons of three equal groups 5 % or fewer raise an alarm (Holm); 95 % of intervals hold 0.
+
+    With 150 comparisons the bounds are three standard deviations away from the nominal shares.
+    """
+    grouping = Grouping(tuple(Group(str(g), (), {}) for g in range(3)), ("optimizer.name",), ())
+    rng = np.random.default_rng(0)
+    tables = [verdicts(grouping, simulated(rng, 3, 6), "test_accuracy") for _ in range(150)]
+    alarms = sum(bool((table["p_holm"] <= 0.05).any()) for table in tables)
+    assert alarms / len(tables) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 150)
+    held = np.mean([((table["low"] <= 0) & (table["high"] >= 0))[0] for table in tables])
+    assert abs(held - 0.95) <= 3 * math.sqrt(0.05 * 0.95 / 150)

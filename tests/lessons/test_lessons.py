@@ -1,0 +1,177 @@
+"""The lessons: their configs fit, what they claim holds, the command goes on where it stopped."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer import catalog, launch, rundir
+from trainer.building import build_experiment
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "lessons"
+CONFIGS = ROOT / "configs" / "lessons"
+MODULES = ("table", "training", "figures", "readme")
+
+
+@pytest.fixture(scope="module")
+def lessons() -> Iterator[ModuleType]:
+    """The script's main module; its neighbours are imported by their bare names, as when it is run."""
+    sys.path.insert(0, str(SCRIPT))
+    spec = importlib.util.spec_from_file_location("lessons_main", SCRIPT / "__main__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(SCRIPT))
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def train(config: str, folder: Path, *overrides: str) -> rundir.Run:
+    """Train a lesson's config on digits."""
+    given = ["data.name=digits", "data.val_size=0.2", "train.threads=1", "log.plots=[]", *overrides]
+    launch.launch(catalog.load_config(CONFIGS / f"{config}.yaml", given), folder)
+    return rundir.load_run(folder)
+
+
+def losses(run: rundir.Run) -> np.ndarray:
+    return np.array(run.steps["loss"], dtype=np.float64)
+
+
+def test_there_are_fifteen_and_every_config_serves_one(lessons: ModuleType) -> None:
+    assert [lesson.number for lesson in lessons.LESSONS] == list(range(1, 16))
+    used = {run.config for lesson in lessons.LESSONS for run in lesson.runs}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == used | {"base"}
+    for lesson in lessons.LESSONS:
+        labels = [run.label for run in lesson.runs]
+        assert len(set(labels)) == len(labels)
+
+
+def test_every_run_fits_its_config_and_has_a_directory_of_its_own(
+    lessons: ModuleType, tmp_path: Path
+) -> None:
+    for quick in (False, True):
+        folders = []
+        for lesson in lessons.LESSONS:
+            for run in lesson.runs:
+                job = sys.modules["training"].job_of(lesson, run, quick=quick, runs=tmp_path)
+                loaded = catalog.load_config(job.config, job.overrides)
+                folders.append(launch.folder_for(loaded, run.overrides, tmp_path))
+                if quick:
+                    build_experiment(loaded)
+        assert len(set(folders)) == len(folders)
+
+
+def test_every_config_says_what_to_look_at() -> None:
+    for path in CONFIGS.glob("*.yaml"):
+        comment = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        assert comment, path
+        assert path.stem == "base" or "Lesson" in comment[0], path
+
+
+def test_the_readme_is_the_table_and_its_pictures_are_there(lessons: ModuleType) -> None:
+    text = (CONFIGS / "README.md").read_text(encoding="utf-8")
+    assert text == sys.modules["readme"].text(), "write it with: python scripts/lessons --readme"
+    pictures = [CONFIGS / name for name in re.findall(r"\]\((figures/[^)]+)\)", text)]
+    assert len(pictures) == 15
+    sizes = [path.stat().st_size for path in pictures]
+    assert max(sizes) < 60_000
+    assert sum(sizes) < 1_000_000
+
+
+def test_lesson_3_by_hand_is_torch_bit_for_bit_and_the_textbook_nearly(tmp_path: Path) -> None:
+    torchs = losses(train("03_torch_sgd", tmp_path / "torch", "train.epochs=2"))
+    by_hand = losses(train("03_by_hand", tmp_path / "hand", "train.epochs=2"))
+    book = losses(train("03_by_hand", tmp_path / "book", "train.epochs=2", "optimizer.textbook=true"))
+    assert (by_hand == torchs).all()
+    assert not (book == torchs).all()
+    np.testing.assert_allclose(book, torchs, rtol=1e-5)
+
+
+def test_lesson_5_adagrad_by_hand_differs_from_torch_by_the_place_of_eps_alone(tmp_path: Path) -> None:
+    length = ("train.epochs=2", "log.every=1")
+    torchs = losses(train("05_adagrad", tmp_path / "torch", *length))
+    inside = losses(train("05_adagrad_by_hand", tmp_path / "inside", *length))
+    outside = losses(
+        train("05_adagrad_by_hand", tmp_path / "outside", *length, "optimizer.eps_inside_root=false")
+    )
+    np.testing.assert_allclose(outside, torchs, rtol=1e-4)
+    np.testing.assert_allclose(inside, torchs, rtol=0.05)
+    assert np.abs(inside - torchs).max() > 10 * np.abs(outside - torchs).max()
+
+
+def test_lesson_9_forgetting_zero_grad_is_faster_at_first_and_worse_later(tmp_path: Path) -> None:
+    length = ("train.epochs=20", "log.every=1")
+    right = losses(train("09_zero_grad", tmp_path / "right", *length))
+    forgotten = losses(train("09_zero_grad", tmp_path / "forgotten", "train.zero_grad=never", *length))
+    assert forgotten[40:60].mean() < 0.5 * right[40:60].mean()
+    assert forgotten[-180:].mean() > 2 * forgotten[40:60].mean()
+
+
+def test_lesson_14_foreach_repeats_the_plain_loop_and_fused_nearly(tmp_path: Path) -> None:
+    length = ("train.epochs=2", "log.every=1")
+    plain = losses(train("14_adam", tmp_path / "plain", *length))
+    assert (losses(train("14_adam", tmp_path / "foreach", "optimizer.foreach=true", *length)) == plain).all()
+    fused = losses(train("14_adam", tmp_path / "fused", "optimizer.fused=true", *length))
+    np.testing.assert_allclose(fused, plain, rtol=1e-4)
+
+
+def test_lesson_15_a_tenth_of_the_work_makes_the_same_step(tmp_path: Path) -> None:
+    full = train("15_full_batch", tmp_path / "full", "train.steps=40")
+    tenth = train("15_full_batch", tmp_path / "tenth", "train.steps=40", "data.batch_size=1000")
+    np.testing.assert_allclose(losses(tenth), losses(full), rtol=0.1)
+    assert full.steps["samples"][-1] == 10 * (tenth.steps["samples"][-1] or 0)
+
+
+def test_the_command_draws_and_goes_on_where_it_stopped(
+    lessons: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # All kinds of panels, on a few steps.
+    training = sys.modules["training"]
+    monkeypatch.setattr(training, "EXECUTION", (*training.EXECUTION, "train.epochs=0.8"))
+    command = ["lessons", "--quick", "--only", "3,11,12,14", "--jobs", "1", "--runs", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    assert lessons.main() == 0
+    drawn = capsys.readouterr().out.split()
+    assert [Path(path).name[:2] for path in drawn] == ["03", "11", "12", "14"]
+    for path in drawn:
+        assert Image.open(path).size[0] > 900
+    # As after a power cut: one run half done, the others finished.
+    broken = next(folder for folder in rundir.find_runs([tmp_path]) if "textbook" in folder.name)
+    (broken / rundir.STATUS).write_text('{"format": 1, "status": "running"}', encoding="utf-8")
+    command[3] = "3"
+    assert lessons.main() == 0
+    said = capsys.readouterr()
+    assert said.err.count("there already") == 2
+    assert said.out.split() == drawn[:1]
+
+
+def test_a_failed_run_costs_its_figure_alone(
+    lessons: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = tmp_path / "absent.npz"
+    command = ["lessons", "--only", "13", "--jobs", "1", "--runs", str(tmp_path), "--cifar-npz", str(absent)]
+    monkeypatch.setattr(sys, "argv", command)
+    assert lessons.main() == 1
+    said = capsys.readouterr()
+    assert "there is no file" in said.err
+    assert "no figure for lesson 13" in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("options", [["--only", "16"], ["--only", "x"], ["--jobs", "0"]])
+def test_wrong_options_are_refused(
+    options: list[str], lessons: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lessons", *options])
+    assert lessons.main() == 2

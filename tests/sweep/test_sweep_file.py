@@ -1,0 +1,188 @@
+"""The sweep file: what it means, and one clear message with its line for everything that is wrong in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_sweeps import BASE, run, write
+
+from trainer.catalog import COMPONENTS
+from trainer.config.run_id import run_id
+from trainer.config.structure import SeedConfig
+from trainer.errors import OptlabError
+from trainer.sweep.file import load_variant, override_texts, read_sweep, value_text
+from trainer.sweep.plan import grid_settings
+
+HEAD = "base: base.yaml\nname: s\n"
+VARIANTS = "variants:\n  sgd: {optimizer: {name: SGD}}\n"
+
+
+def test_a_variant_overlays_the_base_and_its_axes_override_the_common_ones(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        HEAD
+        + """\
+variants:
+  sgd: {optimizer: {momentum: 0.9}}
+  adam: {optimizer: {name: Adam}, optimizer.lr: [0.01, 0.02], optimizer.weight_decay: 0.5}
+  long: {train: {steps: 7}, axes: {model.hidden: [[4], [4, 4]]}}
+axes: {optimizer.lr: [1, 0.1]}
+""",
+    )
+    sweep = read_sweep(file, ["train.eval_every=2"])
+    axes = {name: grid_settings(variant) for name, variant in sweep.variants.items()}
+    assert axes["sgd"] == [{"optimizer.lr": 1}, {"optimizer.lr": 0.1}]
+    assert axes["adam"] == [{"optimizer.lr": 0.01}, {"optimizer.lr": 0.02}]
+    assert len(axes["long"]) == 4
+    configs = {
+        name: load_variant(variant, axes[name][-1], 7, COMPONENTS).config
+        for name, variant in sweep.variants.items()
+    }
+    assert configs["sgd"].optimizer[0].options["momentum"] == 0.9
+    assert configs["adam"].optimizer[0].name == "Adam"
+    assert configs["adam"].optimizer[0].options["weight_decay"] == 0.5
+    assert configs["adam"].optimizer[0].options["lr"] == 0.02
+    assert configs["long"].train.steps == 7
+    assert configs["long"].model.options["hidden"] == [4, 4]
+    assert {config.seed.init for config in configs.values()} == {7}
+    assert {config.train.eval_every.epochs for config in configs.values()} == {2}
+    assert [config.name for config in configs.values()] == ["sgd", "adam", "long"]
+
+
+@pytest.mark.parametrize(
+    "value", [0.1, 1e-7, 3, True, None, "relu", "1e-3", "null", "", "a: b", ["x", 1.5], {"a": [1, "b"]}]
+)
+def test_a_value_comes_back_from_its_override_as_it_was(value: object) -> None:
+    from trainer.config.merge import parse_override
+
+    assert parse_override(f"key={value_text(value)}").value == value
+
+
+def test_names_of_runs_are_those_of_the_shell(tmp_path: Path) -> None:
+    texts = override_texts({"optimizer.lr": 0.1, "model.hidden": [8, 8]})
+    assert run_id(texts, SeedConfig.model_validate(3)) == "hidden=[8,8],lr=0.1,seed=3"
+
+
+BAD = {
+    "unknown key": (HEAD + VARIANTS + "sedes: 3\n", "sweep.yaml:5", "sedes"),
+    "axis on a key that is not there": (
+        HEAD + VARIANTS + "axes:\n  optimizer.lrr: [0.1]\n",
+        "sweep.yaml:6",
+        "lrr",
+    ),
+    "empty axis": (HEAD + VARIANTS + "axes:\n  optimizer.lr: []\n", "sweep.yaml:6", "empty"),
+    "value that does not fit": (
+        HEAD + VARIANTS + "axes:\n  optimizer.lr: [0.1, -1]\n",
+        "sweep.yaml:6",
+        "lr",
+    ),
+    "variant that does not validate": (
+        HEAD + "variants:\n  sgd:\n    optimizer: {name: SDG}\n",
+        "sweep.yaml:5",
+        "SDG",
+    ),
+    "variant that cannot be built": (
+        HEAD + "variants:\n  sgd: {}\n  twice:\n    optimizer: {nesterov: true}\n",
+        "sweep.yaml:6",
+        "esterov",
+    ),
+    "the same variant under two names": (
+        HEAD + "variants:\n  a: {optimizer: {name: SGD, lr: 0.1}}\n  b: {}\n",
+        "sweep.yaml:5",
+        "the same experiment",
+    ),
+    "the same name twice": (HEAD + "variants:\n  a: {}\n  a: {}\n", "sweep.yaml:5", "'a'"),
+    "trials with a grid": (HEAD + VARIANTS + "trials: 5\n", "sweep.yaml:5", "grid"),
+    "a search without trials": (
+        HEAD + VARIANTS + "axes: {optimizer.lr: [0.1]}\nstrategy: tpe\n",
+        "sweep.yaml:6",
+        "trials",
+    ),
+    "a search without axes": (HEAD + VARIANTS + "strategy: tpe\ntrials: 4\n", "sweep.yaml", "search"),
+    "a range in a grid": (
+        HEAD + VARIANTS + "axes: {optimizer.lr: {log_uniform: [0.1, 1]}}\n",
+        "sweep.yaml",
+        "range",
+    ),
+    "grids of unequal size": (
+        HEAD
+        + "variants:\n  a: {}\n  b: {optimizer: {momentum: 0.5}, optimizer.lr: [1, 2, 3]}\n"
+        + "axes: {optimizer.lr: [0.1, 1]}\n",
+        "sweep.yaml:6",
+        "allow_unequal",
+    ),
+    "pruning a grid": (
+        HEAD + VARIANTS + "axes: {optimizer.lr: [0.1, 1]}\nprune: median\n",
+        "sweep.yaml:6",
+        "grid",
+    ),
+    "pruning by what is known at the end": (
+        HEAD
+        + "variants:\n  a: {train: {eval_every: 2}}\naxes: {optimizer.lr: [0.1, 1]}\nstrategy: random\n"
+        + "trials: 4\nprune: median\n",
+        "sweep.yaml:8",
+        "at the end",
+    ),
+    "choosing on the test set": (
+        HEAD + VARIANTS + "objective: {metric: test_accuracy}\n",
+        "sweep.yaml:5",
+        "validation",
+    ),
+    "a metric that is not measured": (
+        HEAD + VARIANTS + "objective: {metric: val_f1}\n",
+        "sweep.yaml:5",
+        "val_accuracy",
+    ),
+    "final seeds that were searched on": (HEAD + VARIANTS + "final_seeds: [0, 1]\n", "sweep.yaml:5", "fresh"),
+    "a seed twice": (HEAD + VARIANTS + "seeds: [1, 1]\n", "sweep.yaml:5", "twice"),
+    "seed as an axis": (HEAD + VARIANTS + "axes: {seed: [1, 2]}\n", "sweep.yaml:5", "seeds"),
+    "no such base": ("base: bass.yaml\nname: s\n" + VARIANTS, "sweep.yaml:1", "base.yaml"),
+    "a name that is no folder": ("base: base.yaml\nname: ../s\n" + VARIANTS, "sweep.yaml:2", "folder"),
+    "a variant called final": (HEAD + "variants:\n  final: {}\n", "sweep.yaml:4", "final"),
+    "no YAML": (HEAD + "variants: [\n", "sweep.yaml", "YAML"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_clear_message_before_anything_runs(case: str, tmp_path: Path) -> None:
+    text, where, word = BAD[case]
+    file = write(tmp_path, text)
+    with pytest.raises(OptlabError) as caught:
+        run(file, runs=tmp_path / "runs")
+    assert caught.value.exit_code == 2
+    assert where in str(caught.value)
+    assert word in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "word"),
+    [
+        (["optimizer.lr=0.5"], {}, "axes.optimizer.lr"),
+        (["optimizer.lrr=0.5"], {}, "lrr"),
+        (["axes.optimizer.lr=0.5"], {}, "axis"),
+        ([], {"only": ["smd"]}, "sgd"),
+        ([], {"shard": "3/2"}, "I/N"),
+        (["strategy=random", "trials=3"], {"shard": "1/2"}, "search"),
+    ],
+)
+def test_bad_usage_gets_one_clear_message(
+    overrides: list[str], options: dict[str, object], word: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path, HEAD + VARIANTS + "axes: {optimizer.lr: [0.1, 1]}\n")
+    with pytest.raises(OptlabError, match=word):
+        run(file, *overrides, runs=tmp_path / "runs", **options)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_overrides_reach_the_sweep_its_axes_and_every_config(tmp_path: Path) -> None:
+    file = write(tmp_path, HEAD + VARIANTS + "axes: {optimizer.lr: [0.1, 1]}\n", BASE)
+    sweep = read_sweep(
+        file, ["seeds=[4,5]", "axes.optimizer.lr=[2,3,4]", "objective.mode=min", "train.epochs=1"]
+    )
+    assert sweep.seeds == [4, 5]
+    assert len(grid_settings(sweep.variants["sgd"])) == 3
+    assert sweep.config.objective is not None
+    assert sweep.config.objective.mode == "min"
+    assert load_variant(sweep.variants["sgd"], {"optimizer.lr": 2}, 4, COMPONENTS).config.train.epochs == 1

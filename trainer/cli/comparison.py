@@ -1,0 +1,144 @@
+"""What `optlab compare` does: reads runs, prints the table and the verdicts, writes figures (floor 7)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer import console, rundir
+from trainer.compare import Comparison, compare_runs
+from trainer.compare.table import render_table, sections
+from trainer.console import Column
+from trainer.errors import ConfigError, unknown_name
+from trainer.plots.style import render
+
+PICTURES = ("png", "svg", "pdf")
+TABLES = {"csv": "csv", "md": "markdown", "tex": "latex", "json": "json"}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "--x": ("step", "epoch", "samples", "seconds"),
+    "--scale": ("semilogy", "semilogx", "linear", "loglog"),
+    "--centre": ("mean", "median"),
+    "--band": ("min-max", "std", "quantiles", "t", "bootstrap", "none"),
+    "--table": ("text", "markdown", "csv", "latex", "json"),
+}
+
+
+def compare(
+    runs: Sequence[str],
+    *,
+    output: Path | None,
+    figure: str | None,
+    formats: Sequence[str],
+    size: str | None,
+    table: str,
+    as_json: bool,
+    x: str,
+    scale: str | None,
+    centre: str,
+    band: str,
+    within: float,
+    **options: Any,
+) -> None:
+    """Compare runs and print what came out; `options` are those of `compare_runs`."""
+    chosen = {"--x": x, "--scale": scale, "--centre": centre, "--band": band, "--table": table}
+    for option, value in chosen.items():
+        if value is not None and value not in CHOICES[option]:
+            raise unknown_name("choice", value, CHOICES[option], key=option)
+    for file_format in formats:
+        if file_format not in PICTURES:
+            raise unknown_name("figure format", file_format, PICTURES, key="--format")
+    ending = output.suffix.removeprefix(".").lower() if output and not output.is_dir() else ""
+    known = (*PICTURES, *TABLES)
+    if ending and ending not in known:
+        raise ConfigError(
+            f"{output}: unknown ending .{ending}",
+            key="--output",
+            expected=f"a folder, or .{', .'.join(known)}",
+        )
+    if centre == "median" and band == "t":
+        raise ConfigError(
+            "a Student t band belongs to the mean", key="--band", fix="--band bootstrap, or --centre mean"
+        )
+    options |= {"x": x, "scale": scale, "centre": centre}
+    options["band"] = None if band == "none" else band.replace("-", "_")
+    found = compare_runs(
+        list(runs),
+        draw=output is not None and ending not in TABLES,
+        within=_within(within),
+        size=_size(size) if size else None,
+        **options,
+    )
+    if output is not None:
+        _write(found, output, ending, figure, formats)
+    if as_json or table == "json":
+        console.print_json(found.as_dict())
+    elif table == "text":
+        _print(found)
+    else:
+        console.print_text(render_table(found.groups, found.targets, table))
+    for note in found.notes:
+        console.print_note(f"note: {note}")
+
+
+def _within(percent: float) -> float:
+    if not 0 <= percent < 1e6:
+        raise ConfigError(f"{percent:g}", key="--within", expected="a share in per cent, as 5")
+    return percent / 100
+
+
+def _size(text: str) -> tuple[float, float]:
+    try:
+        width, height = (float(part) for part in text.lower().split("x"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{text!r} is no size", key="--size", expected="WIDTHxHEIGHT in inches, as 7x4"
+        ) from error
+    return width, height
+
+
+def _write(found: Comparison, output: Path, ending: str, figure: str | None, formats: Sequence[str]) -> None:
+    """Write one figure, one table, or everything, and say where."""
+    if ending in TABLES:
+        paths, content = [output], render_table(found.groups, found.targets, TABLES[ending])
+        output.parent.mkdir(parents=True, exist_ok=True)
+        rundir.write_atomically(output, content)
+    elif ending:
+        if not found.figures:
+            raise ConfigError("the runs recorded nothing that could be drawn", key="--output")
+        names = list(found.figures)
+        name = figure or next((one for one in names if one.startswith("val_loss")), names[0])
+        if name not in names:
+            raise unknown_name("figure", name, names, key="--figure")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        rundir.write_atomically(output, render(found.figures[name], ending))
+        paths = [output]
+    else:
+        paths = found.save(output, formats)
+    for path in paths:
+        console.print_note(f"wrote {path}")
+
+
+def _print(found: Comparison) -> None:
+    """Print the table in parts that fit a terminal, then the verdicts and the sensitivity."""
+    names, parts = sections(found.groups, found.targets)
+    for part in parts:
+        columns = [Column(heading) for heading in names] + [Column(heading, "right") for heading in part]
+        console.table(columns, zip(*names.values(), *part.values(), strict=True))
+        sys.stdout.write("\n")
+    said = f"means over seeds ± half of the {100 * found.confidence:g} % interval (Student t)"
+    if found.targets:
+        said += "; times: median over all runs, inf where half never arrived"
+    console.print_text(said)
+    if found.grouping.problems != ("",) and not len(found.differences):
+        console.print_text("no two groups share a problem: nothing to test")
+    lines = found.verdict_lines()
+    if lines:
+        console.print_text("\nDifferences (p by t test, Holm-adjusted over all rows; intervals are not)")
+        for line in lines:
+            console.print_text(console.clean(line))
+    if found.tuning_lines:
+        console.print_text("\nSensitivity")
+        for line in found.tuning_lines:
+            console.print_text(console.clean(line))

@@ -1,0 +1,144 @@
+"""`optlab landscape`: what the verb does (floor 7)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from trainer import console, rundir
+from trainer.console import Column
+from trainer.errors import ConfigError
+from trainer.landscape import Descent, find_surface, learning_rates, parse_contestants, race
+from trainer.landscape_figures import animate_landscape, draw_landscape, render_landscape
+from trainer.problems import Surface
+
+LOWEST, HIGHEST = 1e-4, 10.0
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def landscape(
+    problem: str,
+    optimizers: str,
+    *,
+    steps: int,
+    start: str | None,
+    lr: float | None,
+    tune: bool,
+    trials: int,
+    output: Path | None,
+    runs: Path,
+    animate: bool,
+    as_json: bool,
+) -> None:
+    """Let optimizers descend, write the figures, print who came how far."""
+    name, surface = find_surface(problem)
+    contestants = parse_contestants(optimizers)
+    where = surface.start if start is None else _point(start)
+    _check_lr(lr)
+    figure_path, gif_path = _paths(output or runs / "landscapes", name)
+    rates = learning_rates(LOWEST, HIGHEST, trials) if tune and lr is None else []
+    descents = race(surface, contestants, steps=steps, start=where, lr=lr, rates=rates)
+    shown = name.replace("_", " ")
+    heading = f"{shown}: {surface.about} · {steps:,} gradients each from ({where[0]:g}, {where[1]:g})"
+    heading += f"\n{budget(descents, lr)}"
+    rundir.prepare_root(figure_path.parent)
+    figure = draw_landscape(surface, descents, heading)
+    rundir.write_atomically(figure_path, render_landscape(figure, figure_path.suffix.removeprefix(".")))
+    written = [figure_path]
+    if animate:
+        rundir.write_atomically(gif_path, animate_landscape(surface, descents, heading))
+        written.append(gif_path)
+    rows = [_row(one, surface) for one in descents]
+    if as_json:
+        console.print_json(
+            {
+                "problem": name,
+                "start": where,
+                "steps": steps,
+                "budget": budget(descents, lr),
+                "descents": rows,
+                "figures": [str(path) for path in written],
+            }
+        )
+        return
+    console.print_text(budget(descents, lr))
+    columns = [
+        Column("optimizer"),
+        *(Column(title, "right", ".4g") for title in ("lr", "last f", "lowest f", "distance")),
+        Column("remark"),
+    ]
+    console.table(
+        columns,
+        [
+            [row["optimizer"], row["lr"], row["last"], row["lowest"], row["distance"], row["remark"]]
+            for row in rows
+        ],
+    )
+    for path in written:
+        console.print_text(str(path))
+
+
+def budget(descents: list[Descent], lr: float | None) -> str:
+    """Say how the learning rates came about, in one line: it stands in the title."""
+    if lr is not None:
+        return f"lr not tuned: {lr:g} for all"
+    tuned = [one for one in descents if one.trials]
+    if not tuned:
+        return "lr not tuned: each optimizer's default, unless stated"
+    count, rates = len(tuned[0].trials), tuned[0].trials
+    words = f"lr tuned: for each the best end of {count} rates from {rates[0].lr:g} to {rates[-1].lr:g}"
+    others = [one.contestant.text for one in descents if not one.trials]
+    return words + (f"; not tuned: {', '.join(others)}" if others else "")
+
+
+def _row(one: Descent, surface: Surface) -> dict[str, Any]:
+    x, y = one.points[-1]
+    distance = min(math.dist((x, y), minimum) for minimum in surface.minima)
+    remarks = ["diverged"] * one.diverged + ["lr at the grid's edge"] * one.at_edge
+    return {
+        "optimizer": one.contestant.text,
+        "lr": one.lr,
+        "tuned": bool(one.trials),
+        "last": float(one.values[-1]),
+        "lowest": float(min(value for value in one.values if not math.isnan(value))),
+        "distance": distance,
+        "x": float(x),
+        "y": float(y),
+        "steps": len(one.points) - 1,
+        "gradients": int(one.evaluations[-1]),
+        "diverged": one.diverged,
+        "at_edge": one.at_edge,
+        "remark": ", ".join(remarks),
+        "trials": [{"lr": trial.lr, "last": trial.value} for trial in one.trials],
+    }
+
+
+def _point(text: str) -> tuple[float, float]:
+    try:
+        x, y = (float(part) for part in text.strip("()[] ").split(","))
+    except ValueError:
+        x = y = math.nan
+    if not (abs(x) < 1e3 and abs(y) < 1e3):
+        raise ConfigError(
+            f"got {text!r}", key="--start", expected="two numbers below 1000, as --start=-1.5,2"
+        )
+    return x, y
+
+
+def _check_lr(lr: float | None) -> None:
+    if lr is not None and not (lr > 0 and math.isfinite(lr)):
+        raise ConfigError(f"got {lr}", key="--lr", expected="a number above 0")
+
+
+def _paths(output: Path, name: str) -> tuple[Path, Path]:
+    """Return where the figure and the animation go: the file named, or <name>.png in the folder named."""
+    if output.suffix in FORMATS:
+        return output, output.with_suffix(".gif")
+    if output.suffix:
+        raise ConfigError(
+            f"cannot write {output.suffix} files",
+            key="--output",
+            expected=f"a folder, or {', '.join(FORMATS)}",
+        )
+    return output / f"{name}.png", output / f"{name}.gif"

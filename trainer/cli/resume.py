@@ -1,0 +1,17 @@
+"""What `optlab resume` does (floor 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer import launch
+from trainer.cli.commands import finish
+from trainer.resume import resume as go_on
+
+
+def resume(run: Path, overrides: Sequence[str], *, quiet: bool, as_json: bool) -> int:
+    """Go on with a run and return the exit code."""
+    with launch.shown(quiet) as progress:
+        done = go_on(run, overrides, progress=progress)
+    return finish(done, as_json=as_json)

@@ -1,0 +1,82 @@
+"""The verb `sweep`: its options and its help; what it does is in `sweeping` (floor 7)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainer.cli import completion
+
+
+def sweep(
+    file: Annotated[
+        Path, typer.Argument(help="The sweep's YAML file.", autocompletion=completion.config_files)
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Of the sweep (trials=20 seeds=3 axes.optimizer.lr=[0.1,1]) or of every config "
+            "(train.epochs=1 data.root=DIR).",
+            autocompletion=completion.overrides,
+        ),
+    ] = None,
+    runs: Annotated[
+        Path,
+        typer.Option("--runs", envvar="OPTLAB_RUNS", help="Directory that holds all runs.", metavar="DIR"),
+    ] = Path("runs"),
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes (default: the file's, else one per core).", min=1)
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Run this variant alone; may be given several times.", metavar="VARIANT"),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Run the I-th of N parts of the grid, as in a job array.", metavar="I/N"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the runs, the budget of each variant and an estimate.")
+    ] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Throw away runs that were made from another config.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Train many experiments: variants, axes or a search, seeds; in parallel, resumable, with equal budgets.
+
+    Say it again after a crash or Ctrl-C: what is finished is kept. Exit codes: 0 done, 2 your file or usage,
+    4 some runs failed, 130 interrupted, 143 terminated.
+
+    Examples:
+
+        optlab sweep configs/sweeps/quick.yaml
+
+        optlab sweep configs/sweeps/optimizers.yaml data.root=/data --dry-run
+
+        optlab sweep configs/sweeps/optimizers.yaml --only adam --workers 2
+
+        optlab sweep configs/sweeps/optimizers.yaml --shard $SLURM_ARRAY_TASK_ID/8
+    """
+    from trainer.cli import sweeping
+
+    raise typer.Exit(
+        sweeping.sweep(
+            file,
+            overrides or [],
+            runs=runs,
+            workers=workers,
+            only=only or [],
+            shard=shard,
+            dry_run=dry_run,
+            fail_fast=fail_fast,
+            force=force,
+            quiet=quiet,
+            as_json=as_json,
+        )
+    )

@@ -1,0 +1,272 @@
+"""What `optlab sweep` does: reads, checks, tells or carries out, prints what came of it (floor 7)."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from trainer import console, rundir
+from trainer.building import build_experiment
+from trainer.console import Column, SweepProgress
+from trainer.device import usable_cores
+from trainer.errors import ConfigError, unknown_name
+from trainer.sweep.conduct import Conductor, Display, Finished, Options, SweepState, worker_slots
+from trainer.sweep.file import Sweep, read_sweep
+from trainer.sweep.plan import (
+    DATA,
+    Facts,
+    Shelf,
+    budget,
+    check_budgets,
+    check_variants,
+    grid_settings,
+    load_run_config,
+    resolve_objective,
+    spec_for,
+)
+from trainer.sweep.results import read_outcome
+
+STATE_COLUMNS = (
+    Column("variant"),
+    Column("running", "right"),
+    Column("done", "right"),
+    Column("diverged", "right"),
+    Column("pruned", "right"),
+    Column("failed", "right"),
+    Column("of", "right"),
+    Column("best so far"),
+)
+
+
+def sweep(
+    file: Path,
+    overrides: Sequence[str],
+    *,
+    runs: Path,
+    workers: int | None,
+    only: Sequence[str],
+    shard: str | None,
+    dry_run: bool,
+    fail_fast: bool,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Carry out a sweep, or say what it would do; return the exit code."""
+    read = read_sweep(file, overrides)
+    options = Options(workers, _known(only, read), _parts(shard, read), fail_fast)
+    check_budgets(read)
+    root = runs / read.config.name
+    suffix = "" if options.shard is None else f"-{options.shard[0]}-of-{options.shard[1]}"
+    shelf = Shelf(root / f"{DATA}{suffix}")
+    facts = check_variants(read, shelf)
+    objective = resolve_objective(read, facts)
+    if dry_run:
+        _dry_run(read, root, facts, shelf, options, as_json=as_json)
+        return 0
+    rundir.prepare_root(root)
+    with ExitStack() as stack:
+        stack.enter_context(rundir.locked(root if not suffix else root / ".shards" / suffix[1:]))
+        shelf.clear()
+        stack.callback(shelf.clear)
+        display = stack.enter_context(SweepProgress(quiet=quiet))
+        conductor = Conductor(read, root, facts, objective, shelf, options, _Shown(display), force=force)
+        conductor.fit(force=force)
+        code = conductor.run()
+        summary = conductor.write_files()
+    if as_json:
+        console.print_json({"sweep": str(root)} | summary)
+    else:
+        _print_summary(summary, root)
+    return code
+
+
+def _known(only: Sequence[str], read: Sweep) -> Sequence[str]:
+    for name in only:
+        if name not in read.variants:
+            raise unknown_name("variant", name, list(read.variants), key="--only")
+    return only
+
+
+def _parts(shard: str | None, read: Sweep) -> tuple[int, int] | None:
+    if shard is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"--shard {shard!r} is no part", expected="I/N with I from 1 to N, as 1/8")
+    if read.config.strategy != "grid":
+        raise ConfigError(
+            f"--shard divides a grid, and in a search ({read.config.strategy}) trials follow from trials",
+            fix="say --only VARIANT to spread the variants over machines",
+        )
+    return int(match[1]), int(match[2])
+
+
+class _Shown(Display):
+    """Tells the terminal what the conductor tells."""
+
+    def __init__(self, progress: SweepProgress) -> None:
+        self._progress = progress
+        self._kept = 0
+
+    def finished(self, run: Finished, state: SweepState) -> None:
+        """Leave a line per run; runs that were there already are counted in one."""
+        if run.kept:
+            self._kept += 1
+            return
+        self._tell_kept()
+        result = run.outcome.result
+        words = [f"[{state.done}/{state.planned}]", run.label, run.outcome.status]
+        if run.value is not None and run.outcome.status != "diverged":
+            words.append(f"{run.value:.4g}")
+        if result:
+            words.append(console.format_seconds(result.total_seconds))
+        if run.outcome.status == "failed":
+            words.append(run.outcome.message)
+        self._progress.line("  ".join(words))
+
+    def _tell_kept(self) -> None:
+        if self._kept:
+            self._progress.line(f"{self._kept} run{'s were' if self._kept > 1 else ' was'} there already")
+            self._kept = 0
+
+    def update(self, state: SweepState) -> None:
+        """Draw how the sweep stands."""
+        self._tell_kept()
+        tail = f"{state.done}/{state.planned} runs"
+        if state.failed:
+            tail += f", {state.failed} failed"
+        if state.rate:
+            tail += f"  {state.rate:.3g}/min"
+        tail += f"  left {'-:--' if state.left is None else console.format_seconds(state.left)}"
+        self._progress.update(STATE_COLUMNS, _state_rows(state), state.done, state.planned, tail)
+
+    def note(self, text: str) -> None:
+        """Leave a remark."""
+        self._progress.note(text)
+
+
+def _state_rows(state: SweepState) -> Iterator[Sequence[Any]]:
+    for v in state.variants:
+        yield v.name, v.running, v.done, v.diverged, v.pruned, v.failed, v.planned, v.best
+
+
+def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
+    """Print a row per variant, the advice on edges, and where everything lies."""
+    columns = [Column("variant"), Column("settings", "right"), Column("runs", "right"), Column("outcomes")]
+    columns += [Column("best"), Column("at"), Column("test accuracy (mean +- std)"), Column("n", "right")]
+    metric = (summary["objective"] or {}).get("metric")
+    rows, advice = [], []
+    for name, part in summary["variants"].items():
+        best, final = part["best"], part["final"] or {}
+        told = final.get("test_accuracy")
+        at = {key.rpartition(".")[2]: value for key, value in (best["values"] if best else {}).items()}
+        rows.append(
+            [
+                name,
+                part["settings"],
+                part["runs"],
+                ", ".join(f"{count} {status}" for status, count in part["statuses"].items()),
+                f"{metric} {best[metric]:.4g}" if best else None,
+                ", ".join(f"{key}={console.format_cell(value, '')}" for key, value in at.items()) or None,
+                _mean_and_deviation(told) if told else None,
+                len(told["values"]) if told else None,
+            ]
+        )
+        advice += [f"{name}: {text}" for text in part["edges"]]
+    used = [i for i, column in enumerate(columns) if i < 4 or any(row[i] is not None for row in rows)]
+    console.table([columns[i] for i in used], [[row[i] for i in used] for row in rows])
+    for text in advice:
+        console.print_text(text)
+    counts = summary["runs"]
+    told = f"{counts['done']} of {counts['planned']} runs, {counts['failed']} failed"
+    console.print_text(f"{summary['status']}: {told}; {root}")
+
+
+def _mean_and_deviation(told: Mapping[str, Any]) -> str:
+    deviation = f" +- {100 * told['std']:.2f}" if told["std"] is not None else " (one seed)"
+    return f"{100 * told['mean']:.2f}%{deviation}"
+
+
+def _dry_run(
+    read: Sweep,
+    root: Path,
+    facts: Mapping[str, Facts],
+    shelf: Shelf,
+    options: Options,
+    *,
+    as_json: bool,
+) -> None:
+    """Print the runs with their names and what is there of them, the budgets, and an estimate of the time."""
+    listed, seconds, total = [], 0.0, 0
+    grid = read.config.strategy == "grid"
+    chosen = [v for v in read.variants.values() if not options.only or v.name in options.only]
+    number = -1
+    for variant in read.variants.values():
+        first = spec_for(
+            root, variant, "search", 0, {a.key: a.probes()[0] for a in variant.axes}, read.seeds[0]
+        )
+        per_run = _seconds_of_a_run(read, first, shelf) if variant in chosen else None
+        settings = grid_settings(variant) if grid else []
+        missing = 0
+        for trial, values in enumerate(settings):
+            for seed in read.seeds:
+                spec = spec_for(root, variant, "search", trial, values, seed)
+                number += 1
+                mine = options.shard is None or number % options.shard[1] == options.shard[0] - 1
+                if variant not in chosen or not mine:
+                    continue
+                outcome = read_outcome(spec.folder)
+                missing += outcome is None
+                state = outcome.status if outcome else "new"
+                listed.append(
+                    {"run": str(spec.folder), "variant": variant.name, "seed": seed, "state": state}
+                )
+        if variant in chosen:
+            if not grid:
+                missing = budget(read, variant) * len(read.seeds)
+            count = missing + (len(read.final_seeds) if options.shard is None else 0)
+            total += count
+            seconds += count * per_run if per_run is not None else float("nan")
+    cores = worker_slots(options.workers or read.config.workers, "cpu", 0, 1, usable_cores())
+    estimate = seconds / len(cores)
+    budgets = {
+        variant.name: f"{budget(read, variant)} settings x {len(read.seeds)} seeds"
+        + (f", the best on {len(read.final_seeds)} fresh seeds" if read.final_seeds else "")
+        for variant in read.variants.values()
+    }
+    known = estimate == estimate
+    if as_json:
+        console.print_json(
+            {"runs": listed, "budget": budgets, "new_runs": total, "seconds": estimate if known else None}
+        )
+        return
+    if listed:
+        console.table([Column("run"), Column("state")], [[entry["run"], entry["state"]] for entry in listed])
+    console.print_pairs("budget per variant", budgets)
+    told = (
+        f"{console.format_seconds(estimate)} on {len(cores)} workers"
+        if known
+        else "not known (a time budget)"
+    )
+    console.print_pairs("plan", {"strategy": read.config.strategy, "runs to train": total, "estimate": told})
+
+
+def _seconds_of_a_run(read: Sweep, spec: Any, shelf: Shelf) -> float | None:
+    """Return an estimate from a third of a second of first steps; evaluations and writing come on top."""
+    loaded = load_run_config(read, spec)
+    experiment = build_experiment(loaded, material=shelf.material(loaded))
+    if experiment.plan.steps is None:
+        return experiment.plan.seconds
+    began, done = time.perf_counter(), 0
+    for batches in islice(experiment.remaining_batches(), 200):
+        experiment.engine.step(batches)
+        done += 1
+        if time.perf_counter() - began > 0.3:
+            break
+    return (time.perf_counter() - began) / max(done, 1) * experiment.plan.steps + 0.1

@@ -1,0 +1,144 @@
+"""All figures of a comparison, by name: curves, times, profiles, sensitivity, heat maps, budgets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from trainer.compare import tuning
+from trainer.compare.curves import Axis, Scale, draw_curves, has_metric
+from trainer.compare.groups import Group, Grouping
+from trainer.compare.looks import Look
+from trainer.compare.measures import Target
+from trainer.compare.times import draw_profile, draw_times
+from trainer.compare.tuning import Search
+from trainer.compare.tuning_figures import draw_budget, draw_heat_map, draw_sensitivity
+from trainer.statistics.curves import BandKind
+
+_TIME_UNITS = {"step": "steps", "epoch": "epochs", "samples": "steps", "seconds": "seconds"}
+
+
+@dataclass(frozen=True, slots=True)
+class CurveOptions:
+    """How curves are drawn; see `curves.draw_curves`."""
+
+    x: Axis = "step"
+    scale: Scale | None = None
+    centre: Literal["mean", "median"] = "mean"
+    band: BandKind | None = "min_max"
+    smooth: bool = True
+    multiples: bool | None = None
+
+
+def draw_all(
+    grouping: Grouping,
+    frame: pd.DataFrame,
+    targets: Sequence[Target],
+    search: Search,
+    options: CurveOptions,
+    look: Look,
+    *,
+    random_search: bool,
+) -> tuple[dict[str, Figure], list[str]]:
+    """Return every figure for which the runs have data, by name, and why others are missing.
+
+    Args:
+        grouping: the groups.
+        frame: as `measures.run_frame` returns it, with the targets.
+        targets: whose times are drawn.
+        search: what runs at several settings tell of tuning.
+        options: of the curves.
+        look: size and weight.
+        random_search: take the runs for a random search.
+    """
+    figures: dict[str, Figure] = {}
+    notes: list[str] = []
+    unit = _TIME_UNITS[options.x]
+    for problem in grouping.problems:
+        members = [group for group in grouping.groups if group.problem == problem]
+        suffix, head = (f".{file_name(problem)}", f"{problem}: ") if problem else ("", "")
+        for name in _curve_metrics(members):
+            figure = draw_curves(
+                members, name, x=options.x, scale=options.scale, centre=options.centre, band=options.band,
+                smoothed=options.smooth, multiples=options.multiples, look=look,
+            )  # fmt: skip
+            if figure is not None:
+                figures[name + suffix] = figure
+        for target in targets:
+            figure = draw_times(grouping, frame, target, unit=unit, problem=problem, look=look)
+            if figure is None:
+                notes.append(f"{head}no run reached {target}: no figure of times")
+            else:
+                figures[f"times.{file_name(str(target))}{suffix}"] = figure
+    figures |= _sensitivities(search, look)
+    for target in targets if len(grouping.problems) > 1 else ():
+        figure, reason = draw_profile(frame, target, unit=unit, look=look)
+        if figure is None:
+            notes.append(f"no performance profile for {target}: {reason}")
+        else:
+            figures[f"profile.{file_name(str(target))}"] = figure
+    budgets = _budgets(search, look, asserted=random_search)
+    if random_search and not budgets:
+        notes.append("no budget curve: no family of settings was tried more than once")
+    return figures | budgets, notes
+
+
+def _curve_metrics(groups: Sequence[Group]) -> list[str]:
+    entries = [entry for group in groups for entry in group.entries]
+
+    def recorded(name: str) -> bool:
+        return any(has_metric(entry, name) for entry in entries)
+
+    found = [name for name in ("loss", "train_eval_loss", "val_loss", "val_accuracy") if recorded(name)]
+    if "val_accuracy" not in found and recorded("train_accuracy"):
+        found.append("train_accuracy")
+    return found
+
+
+def _sensitivities(search: Search, look: Look) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
+    for problem in search.grouping.problems:
+        members = [group for group in search.grouping.groups if group.problem == problem]
+        suffix = f".{file_name(problem)}" if problem else ""
+        for (where, key), found in search.sensed.items():
+            if where == problem:
+                figure = draw_sensitivity(found, key, search.metric, members, look=look)
+                figures[f"sensitivity.{file_name(key)}{suffix}"] = figure
+        if len(search.swept) < 2:
+            continue
+        for family in tuning.families(search.grouping, search.swept, problem):
+            keys = search.swept[0], search.swept[1]
+            drawn = draw_heat_map(family, search.frame, search.metric, keys, look=look)
+            if drawn is not None:
+                named = f".{file_name(family.name)}" if family.name else ""
+                figures[f"heat_map{named}{suffix}"] = drawn
+    return figures
+
+
+def _budgets(search: Search, look: Look, *, asserted: bool) -> dict[str, Figure]:
+    grouping, frame = search.grouping, search.frame
+    names = ("best_val_accuracy", "best_val_loss", "final_train_loss")
+    metric = next((name for name in names if bool(frame[name].notna().any())), None)
+    families = tuning.random_families(grouping, asserted=asserted)
+    if metric is None:
+        return {}
+    figures = {}
+    for problem in grouping.problems:
+        here = [family for family in families if family.groups[0].problem == problem]
+        found = {family.name: tuning.budget_curve(family, frame, metric) for family in here}
+        curves = {name: curve for name, curve in found.items() if curve is not None}
+        if curves:
+            suffix = f".{file_name(problem)}" if problem else ""
+            members = [group for family in here for group in family.groups]
+            figures[f"budget{suffix}"] = draw_budget(curves, metric, members, look=look)
+    return figures
+
+
+def file_name(text: str) -> str:
+    """Return a text as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "_", re.sub(r"[\[\](){}]", "", text))

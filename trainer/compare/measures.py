@@ -1,0 +1,210 @@
+"""What each run and each group came to, as numbers: results, times to targets, cost (floor 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from trainer.compare.entries import Entry
+from trainer.compare.groups import Group, Grouping
+from trainer.errors import ConfigError
+from trainer.statistics import Interval, mean_interval, summary_of_times, time_to_target
+
+UNITS = {"steps": "step", "epochs": "epoch", "seconds": "train_seconds"}
+METRICS = (
+    "train_loss",
+    "train_accuracy",
+    "train_eval_loss",
+    "train_eval_accuracy",
+    "val_loss",
+    "val_accuracy",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A value of a metric that runs are to reach: `val_accuracy=0.95`."""
+
+    metric: str
+    value: float
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """Whether small or large is good."""
+        return mode_of(self.metric)
+
+    def __str__(self) -> str:
+        return f"{self.metric}={self.value:g}"
+
+
+def mode_of(metric: str) -> Literal["min", "max"]:
+    """Return `max` for accuracies, `min` for the rest."""
+    return "max" if metric.endswith("accuracy") else "min"
+
+
+def parse_target(text: str, entries: Sequence[Entry]) -> Target:
+    """Return the target that a text names: `val_loss=0.1`, or a number alone for the validation metric.
+
+    Raises:
+        ConfigError: it is no number, or a metric that no run recorded.
+    """
+    metric, _, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(
+            f"{text!r} is no target",
+            key="--target",
+            expected="METRIC=NUMBER, as val_accuracy=0.95, or a number",
+        )
+    known = [name for name in (*METRICS, "loss") if any(_has(entry, name) for entry in entries)]
+    if not metric:
+        metric = next((name for name in ("val_accuracy", "val_loss", "train_loss") if name in known), "loss")
+    if metric not in known:
+        raise ConfigError(
+            f"no run recorded {metric!r}", key="--target", expected=f"one of {', '.join(known)}"
+        )
+    return Target(metric, value)
+
+
+def _has(entry: Entry, metric: str) -> bool:
+    table = entry.run.steps if metric == "loss" else entry.run.epochs
+    return any(value is not None for value in table.get(metric, []))
+
+
+def run_time(entry: Entry, target: Target, unit: str) -> float:
+    """Return the steps, epochs or seconds at which a run first met a target; infinity when it never did."""
+    table = entry.run.steps if target.metric == "loss" else entry.run.epochs
+    if target.metric not in table:
+        return math.inf
+    return time_to_target(
+        np.array(table[UNITS[unit]], dtype=np.float64), table[target.metric], target.value, target.mode
+    )
+
+
+def run_frame(grouping: Grouping, targets: Sequence[Target] = ()) -> pd.DataFrame:
+    """Return one row per run: group, seed, status, results, times to targets (inf = unreached), cost.
+
+    A diverged run has no final and no test result (NaN): it is counted, not averaged.
+    """
+    return pd.DataFrame(
+        [_run_row(group, entry, targets) for group in grouping.groups for entry in group.entries]
+    )
+
+
+def _run_row(group: Group, entry: Entry, targets: Sequence[Target]) -> dict[str, Any]:
+    result = entry.run.result
+    assert result is not None, "runs without a result are left out on reading"
+    status = str(entry.run.status["status"])
+    row: dict[str, Any] = {
+        "problem": group.problem, "group": group.name, "seed": entry.seed, "status": status,
+        "steps": result.steps, "epochs": result.epochs, "train_seconds": result.train_seconds,
+    }  # fmt: skip
+    for place, moment in (("final", result.final), ("best", result.best)):
+        for name in METRICS:
+            value = moment.values.get(name) if moment and status != "diverged" else None
+            row[f"{place}_{name}"] = math.nan if value is None else value
+    for name in ("loss", "accuracy"):
+        read = (result.test or {}).get(name)
+        row[f"test_{name}"] = read if isinstance(read, int | float) else math.nan
+    for target in targets:
+        row |= {f"{unit} to {target}": run_time(entry, target, unit) for unit in UNITS}
+    row["ms_per_step"] = 1e3 / result.steps_per_second if result.steps_per_second else math.nan
+    row["state_bytes"] = result.optimizer_state_bytes
+    row["peak_memory_bytes"] = result.peak_memory_bytes
+    return row | {"run": str(entry.run.path)}
+
+
+def results_of(frame: pd.DataFrame) -> list[str]:
+    """Return the result columns that hold anything, as `final_val_loss` and `test_accuracy`."""
+    columns = [f"{place}_{name}" for place in ("final", "best") for name in METRICS]
+    return [name for name in (*columns, "test_loss", "test_accuracy") if bool(frame[name].notna().any())]
+
+
+def group_frame(
+    grouping: Grouping, frame: pd.DataFrame, targets: Sequence[Target] = (), *, confidence: float = 0.95
+) -> pd.DataFrame:
+    """Return one row per group: counts, means with Student t intervals, median times to targets, cost.
+
+    `<result>_n` says of how many runs a mean is; where it is less than `n`, the others diverged or lack the
+    column, the interval is left out, and the mean flatters. Median times count unreached runs as infinite.
+    `ms_over_sgd` is the step's time beyond that of the problem's plain SGD group, where there is one.
+
+    Args:
+        grouping: the groups.
+        frame: as `run_frame` returns it.
+        targets: those in `frame`.
+        confidence: of the intervals, in (0, 1).
+    """
+    rows = []
+    for group in grouping.groups:
+        runs = frame[(frame["problem"] == group.problem) & (frame["group"] == group.name)]
+        row: dict[str, Any] = {
+            "problem": group.problem, "group": group.name, "n": len(runs), "diverged": group.diverged,
+        }  # fmt: skip
+        for name in results_of(frame):
+            interval = mean_of(runs[name], confidence)
+            whole = interval is not None and interval.n == len(runs)
+            row[name] = interval.estimate if interval else math.nan
+            row[f"{name}_low"] = interval.low if interval and whole else None
+            row[f"{name}_high"] = interval.high if interval and whole else None
+            row[f"{name}_n"] = interval.n if interval else 0
+        for target in targets:
+            for unit in UNITS:
+                times = summary_of_times(runs[f"{unit} to {target}"].to_numpy())
+                row[f"{unit} to {target}"] = times.median
+            row[f"reached {target}"] = times.reached
+        row["ms_per_step"] = float(runs["ms_per_step"].median())
+        row["state_bytes"] = int(runs["state_bytes"].max())
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    base = [_plain_sgd(grouping, problem, table) for problem in table["problem"]]
+    if any(value is not None for value in base):
+        over = [
+            math.nan if value is None else ms - value
+            for ms, value in zip(table["ms_per_step"], base, strict=True)
+        ]
+        table.insert(list(table.columns).index("ms_per_step") + 1, "ms_over_sgd", over)
+    numbers = [name for name in table.columns if name.endswith(("_low", "_high"))]
+    table[numbers] = table[numbers].astype(float)
+    return table
+
+
+def mean_of(values: Iterable[float], confidence: float) -> Interval | None:
+    """Return the mean of the finite values with its interval; None when there is none."""
+    found = np.array(list(values), dtype=np.float64)
+    found = found[np.isfinite(found)]
+    return mean_interval(found, confidence=confidence) if found.size else None
+
+
+def _plain_sgd(grouping: Grouping, problem: str, table: pd.DataFrame) -> float | None:
+    """Return ms per step of the problem's group of SGD without momentum; the fastest of several."""
+    found = [
+        float(table["ms_per_step"][place])
+        for place, group in enumerate(grouping.groups)
+        if group.problem == problem
+        and group.entries[0].settings.get("optimizer.name") == "SGD"
+        and not group.entries[0].settings.get("optimizer.momentum")
+    ]
+    return min(found) if found else None
+
+
+def primary_metric(frame: pd.DataFrame) -> str:
+    """Return the result by which groups are judged.
+
+    It is the test at the chosen checkpoint where every run that did not diverge has read it, else the final
+    validation, else the training result.
+    """
+    ended = frame[frame["status"] != "diverged"]
+    order = ("test_accuracy", "test_loss", "final_val_accuracy", "final_val_loss", "final_train_loss")
+    for name in order:
+        if len(ended) and bool(ended[name].notna().all()):
+            return name
+    return next((name for name in order if bool(frame[name].notna().any())), "final_train_loss")

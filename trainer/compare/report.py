@@ -1,0 +1,277 @@
+"""A whole comparison: frames, verdicts, notes and figures from runs, and its files (floor 6)."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from trainer import rundir
+from trainer.compare import tuning
+from trainer.compare.curves import Axis, Scale
+from trainer.compare.figures import CurveOptions, draw_all
+from trainer.compare.groups import Grouping, group_runs
+from trainer.compare.load import find, is_final, sweep_of
+from trainer.compare.looks import find_look
+from trainer.compare.measures import (
+    METRICS,
+    Target,
+    group_frame,
+    parse_target,
+    primary_metric,
+    results_of,
+    run_frame,
+)
+from trainer.compare.table import plain_records, render_table
+from trainer.compare.verdicts import ALL_PAIRS, check_confidence, summary_lines, verdicts
+from trainer.errors import unknown_name
+from trainer.plots.style import render
+from trainer.rundir import Run
+from trainer.statistics.curves import BandKind
+
+_TIME_UNITS = {"step": "steps", "epoch": "epochs", "samples": "steps", "seconds": "seconds"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Args:
+        grouping: the groups and what they differ in.
+        runs: one row per run.
+        groups: one row per group: counts, means with intervals, median times to targets, cost.
+        differences: one row per pair of groups within a problem: difference, interval, tests, power.
+        sensitivity: one row per family of groups along a swept key; empty when nothing was swept.
+        metric: the result by which the differences are taken, as `test_accuracy`.
+        confidence: of the intervals.
+        targets: the targets whose times were taken.
+        tuning_lines: the sensitivity in words.
+        notes: what was left out, what the groups should not differ in, what could not be drawn.
+        figures: by name, as `val_loss`; empty when none were wanted.
+    """
+
+    grouping: Grouping
+    runs: pd.DataFrame
+    groups: pd.DataFrame
+    differences: pd.DataFrame
+    sensitivity: pd.DataFrame
+    metric: str
+    confidence: float
+    targets: tuple[Target, ...]
+    tuning_lines: tuple[str, ...]
+    notes: tuple[str, ...]
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+    def verdict_lines(self) -> list[str]:
+        """Return the differences in words."""
+        return summary_lines(self.differences, percent=self.metric.endswith("accuracy"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything but the figures as plain values, ready for JSON."""
+        return {
+            "format": 1,
+            "metric": self.metric,
+            "compared": list(self.grouping.keys),
+            "groups": plain_records(self.groups),
+            "differences": plain_records(self.differences),
+            "sensitivity": plain_records(self.sensitivity),
+            "runs": plain_records(self.runs),
+            "notes": list(self.notes),
+        }
+
+    def save(self, folder: str | Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+        """Write the figures and the table (table.csv, .md, .tex), differences.csv and runs.csv.
+
+        Args:
+            folder: is made when it is not there; files of the same name are replaced.
+            formats: png, svg or pdf, one file of each per figure.
+
+        Returns:
+            All paths, in the order of writing.
+        """
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for name, figure in self.figures.items():
+            for file_format in formats:
+                paths.append(place / f"{name}.{file_format}")
+                rundir.write_atomically(paths[-1], render(figure, file_format))
+        texts = {
+            f"table.{ending}": render_table(self.groups, self.targets, file_format)
+            for ending, file_format in (("csv", "csv"), ("md", "markdown"), ("tex", "latex"))
+        }
+        texts["differences.csv"] = self.differences.to_csv(index=False, lineterminator="\n")
+        texts["runs.csv"] = self.runs.to_csv(index=False, lineterminator="\n")
+        for name, text in texts.items():
+            paths.append(place / name)
+            rundir.write_atomically(paths[-1], text)
+        return paths
+
+
+def load_runs(*paths: str | Path) -> list[Run]:
+    """Read every finished run at or below the given directories or globs; a warning names what is left out.
+
+    Raises:
+        RunError: a path does not exist, or no run is left.
+    """
+    found = find(paths)
+    for note in found.notes:
+        warnings.warn(note, stacklevel=2)
+    return list(found.runs)
+
+
+def compare_runs(
+    runs: str | Path | Iterable[Run | str | Path],
+    *,
+    by: Sequence[str] = (),
+    targets: Sequence[str] = (),
+    metric: str | None = None,
+    against: str | None = None,
+    bootstrap: bool = False,
+    confidence: float = 0.95,
+    within: float = 0.05,
+    random_search: bool = False,
+    draw: bool = True,
+    x: Axis = "step",
+    scale: Scale | None = None,
+    centre: Literal["mean", "median"] = "mean",
+    band: BandKind | None = "min_max",
+    smooth: bool = True,
+    multiples: bool | None = None,
+    style: str = "screen",
+    size: tuple[float, float] | None = None,
+) -> Comparison:
+    """Compare groups of runs that are alike but for the seed.
+
+    Args:
+        runs: runs as `load_runs` gives them, or directories and globs.
+        by: dotted keys that make the groups, as `optimizer.name`; none = all that differs.
+        targets: as `val_accuracy=0.95`; times to each are taken.
+        metric: the result that is tested, as `test_accuracy` or `val_loss`; None = the test at the chosen
+            checkpoint where all runs read it, else validation.
+        against: name of the group that the others are held against; None = all pairs of up to five groups.
+        bootstrap: percentile bootstrap instead of Student's t for paired differences.
+        confidence: of all intervals, in (0, 1).
+        within: share of the best result that counts as good along a swept key, >= 0.
+        random_search: take the runs for a random search, where no sweep.yaml says so.
+        draw: make the figures.
+        x, scale, centre, band, smooth, multiples: of the curves; see `curves.draw_curves`.
+        style: screen, slides, paper or print (greys).
+        size: width and height of the figures in inches; None = the style's.
+
+    Raises:
+        RunError: no run is left to compare.
+        ConfigError: an option is wrong.
+    """
+    look = find_look(style, size)
+    check_confidence(confidence)
+    found, notes = _runs(runs)
+    finals, searched, reasons = _stages(found)
+    notes += reasons
+    grouping = group_runs(finals, by)
+    entries = [entry for group in grouping.groups for entry in group.entries]
+    goals = tuple(dict.fromkeys(parse_target(text, entries) for text in targets))
+    frame = run_frame(grouping, goals)
+    judged = _metric(metric, frame) if metric else primary_metric(frame)
+    notes += [*grouping.notes, *_missing(frame), *_singles(grouping)]
+    if against is None and max(Counter(group.problem for group in grouping.groups).values()) > ALL_PAIRS:
+        notes.append(
+            f"more than {ALL_PAIRS} groups: each is held against the best mean, which its own seeds chose "
+            "(a winner's luck is in it); run the finalists again on fresh seeds"
+        )
+    trials, trial_frame = grouping, frame
+    if len(searched) < len(found):
+        trials = group_runs(searched, by)
+        trial_frame = run_frame(trials)
+    selected = _metric(metric, trial_frame) if metric else _selection_metric(trial_frame)
+    search = tuning.search_of(trials, trial_frame, selected, within=within, confidence=confidence)
+    figures: dict[str, Figure] = {}
+    if draw:
+        curves = CurveOptions(x, scale, centre, band, smooth, multiples)
+        figures, reasons = draw_all(grouping, frame, goals, search, curves, look, random_search=random_search)
+        notes += reasons
+    return Comparison(
+        grouping=grouping,
+        runs=frame,
+        groups=group_frame(grouping, frame, goals, confidence=confidence),
+        differences=verdicts(
+            grouping, frame, judged, against=against,
+            method="bootstrap" if bootstrap else "t", confidence=confidence,
+        ),
+        sensitivity=search.table(),
+        metric=judged,
+        confidence=confidence,
+        targets=goals,
+        tuning_lines=tuple(search.lines()),
+        notes=tuple(dict.fromkeys(notes)),
+        figures=figures,
+    )  # fmt: skip
+
+
+def _stages(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[str]]:
+    """Return the runs to compare, those that tell of tuning, and a note where they are not the same.
+
+    Where a sweep's winners were run on fresh seeds, those alone are compared: the search's own runs were
+    chosen from, and would flatter the chosen.
+    """
+    finals = [run for run in runs if is_final(run)]
+    sweeps = {sweep_of(run) for run in finals}
+    searched = [run for run in runs if run not in finals]
+    trials = [run for run in searched if sweep_of(run) in sweeps]
+    if not finals or not trials:
+        return list(runs), list(runs), []
+    compared = [run for run in runs if run not in trials]
+    note = (
+        f"table and tests are of the {len(finals)} final runs on fresh seeds; "
+        f"the {len(trials)} runs of the search tell of sensitivity alone"
+    )
+    return compared, searched, [note]
+
+
+def _runs(runs: str | Path | Iterable[Run | str | Path]) -> tuple[list[Run], list[str]]:
+    given = [runs] if isinstance(runs, str | Path) else list(runs)
+    read = [one for one in given if isinstance(one, Run)]
+    paths = [one for one in given if not isinstance(one, Run)]
+    if not paths and read:
+        return read, []
+    found = find(paths)
+    return [*read, *found.runs], list(found.notes)
+
+
+def _metric(name: str, frame: pd.DataFrame) -> str:
+    known = results_of(frame)
+    for candidate in (name, f"final_{name}"):
+        if candidate in known:
+            return candidate
+    raise unknown_name("result", name, known, key="--metric")
+
+
+def _selection_metric(frame: pd.DataFrame) -> str:
+    """Return the validation result by which settings are chosen: the test is not for choosing."""
+    order = ("final_val_accuracy", "final_val_loss", "final_train_loss")
+    return next((name for name in order if bool(frame[name].notna().any())), order[-1])
+
+
+def _missing(frame: pd.DataFrame) -> list[str]:
+    ended = frame[frame["status"] != "diverged"]
+    notes = []
+    for name in METRICS:
+        without = ended[ended[f"final_{name}"].isna()]
+        if 0 < len(without) < len(ended):
+            others = f" and {len(without) - 1} more" if len(without) > 1 else ""
+            notes.append(f"no {name} in {without['run'].iloc[0]}{others}: left out where it is shown")
+    return notes
+
+
+def _singles(grouping: Grouping) -> list[str]:
+    single = [group.label for group in grouping.groups if len({entry.seed for entry in group.entries}) == 1]
+    if not single:
+        return []
+    who = "every group has" if len(single) == len(grouping.groups) else f"{', '.join(single)}:"
+    return [f"{who} one seed: no interval and no test; a difference may be luck"]

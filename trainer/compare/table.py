@@ -1,0 +1,172 @@
+"""The table of a comparison: a row per group, for the terminal, Markdown, LaTeX, CSV and JSON (floor 6)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pandas as pd
+
+from trainer.compare.measures import UNITS, Target
+
+Format = Literal["text", "markdown", "csv", "latex", "json"]
+FORMATS = ("text", "markdown", "csv", "latex", "json")
+
+_NAMES = {
+    "final_train_loss": "final train loss",
+    "final_val_loss": "final val loss",
+    "final_val_accuracy": "final val acc %",
+    "best_val_loss": "best val loss",
+    "best_val_accuracy": "best val acc %",
+    "test_loss": "test loss",
+    "test_accuracy": "test acc %",
+}
+# Shown for reading; CSV and JSON hold every column.
+_SHOWN = ("final_val_loss", "final_val_accuracy", "best_val_loss", "best_val_accuracy", "test_accuracy")
+
+
+Columns = dict[str, list[str]]
+
+
+def sections(table: pd.DataFrame, targets: Sequence[Target] = ()) -> tuple[Columns, list[Columns]]:
+    """Return the columns that name the groups, and those of results, of each target and of cost, in words.
+
+    A mean stands as `97.31 ± 0.42`; a target that half of the runs or more never reached as `inf`.
+
+    Args:
+        table: as `measures.group_frame` returns it.
+        targets: those in it.
+    """
+    records = table.to_dict("records")
+    names: Columns = {"problem": [row["problem"] for row in records]} if any(table["problem"]) else {}
+    names["group"] = [row["group"] for row in records]
+    shown = [name for name in _SHOWN if name in table]
+    shown = shown or [name for name in ("final_train_loss", "test_loss") if name in table]
+    results: Columns = {
+        "n": ["one seed" if row["n"] == 1 else str(row["n"]) for row in records],
+        "diverged": [str(row["diverged"]) for row in records],
+        **{_NAMES[name]: [_result(row, name, int(row["n"])) for row in records] for name in shown},
+    }
+    times: list[Columns] = [
+        {f"reached {target}": [f"{row[f'reached {target}']} of {row['n']}" for row in records]}
+        | {
+            f"{unit} to {target}": [_time(row[f"{unit} to {target}"], unit) for row in records]
+            for unit in UNITS
+        }
+        for target in targets
+    ]
+    cost: Columns = {"ms/step": [_number(row["ms_per_step"]) for row in records]}
+    if "ms_over_sgd" in table:
+        cost["ms over SGD"] = [
+            "-" if math.isnan(row["ms_over_sgd"]) else f"{row['ms_over_sgd']:+.3f}" for row in records
+        ]
+    cost["state"] = [_bytes(int(row["state_bytes"])) for row in records]
+    return names, [results, *times, cost]
+
+
+def render_table(table: pd.DataFrame, targets: Sequence[Target], file_format: str) -> str:
+    """Return the table as Markdown, LaTeX (booktabs), CSV or JSON; the last two hold the whole numbers."""
+    if file_format == "csv":
+        return table.to_csv(index=False, lineterminator="\n")
+    if file_format == "json":
+        return json.dumps([_plain(row) for row in table.to_dict("records")], indent=2) + "\n"
+    names, parts = sections(table, targets)
+    everything = {heading: cells for part in (names, *parts) for heading, cells in part.items()}
+    headings, rows = list(everything), [list(row) for row in zip(*everything.values(), strict=True)]
+    if file_format == "markdown":
+        return _markdown(headings, rows)
+    assert file_format == "latex", file_format
+    return _latex(headings, rows)
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    first = [i for i, heading in enumerate(headings) if heading in ("problem", "group")]
+    rule = ["---" if i in first else "---:" for i in range(len(headings))]
+    lines = [headings, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+_LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"} | {
+    sign: f"\\{sign}" for sign in "&%$#_{}"
+}
+
+
+def _latex(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def cell(text: str) -> str:
+        escaped = "".join(_LATEX.get(sign, sign) for sign in text)
+        if escaped == "inf":
+            return r"$\infty$"
+        return escaped.replace("±", r"$\pm$").replace(" - ", " -- ")
+
+    align = "".join("l" if heading in ("problem", "group") else "r" for heading in headings)
+    lines = [
+        rf"\begin{{tabular}}{{{align}}}",
+        r"\toprule",
+        " & ".join(map(cell, headings)) + r" \\",
+        r"\midrule",
+    ]
+    lines += [" & ".join(map(cell, row)) + r" \\" for row in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _result(row: Any, name: str, n: int) -> str:
+    """Return mean and half width in words; of fewer runs than there are, the count instead of the width."""
+    value, factor = row[name], 100 if name.endswith("accuracy") else 1
+    found = int(row[f"{name}_n"])
+    if not found:
+        return "-"
+    half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2 * factor
+    said = with_half_width(value * factor, half)
+    return said if found == n else f"{said} ({found} of {n})"
+
+
+def with_half_width(value: float, half: float) -> str:
+    """Return `0.1234 ± 0.0056`: the half width to two digits, the value to the same place."""
+    if math.isnan(half):
+        return f"{value:.4g}"
+    if half <= 1e-12 * abs(value):
+        return f"{value:.4g} ± 0"
+    places = 1 - math.floor(math.log10(half))
+    if places > 8 or abs(value) >= 1e6 or half >= 1e6:
+        return f"{value:.4g} ± {half:.2g}"
+    places = max(places, 0)
+    return f"{value:.{places}f} ± {half:.{places}f}"
+
+
+def _time(value: float, unit: str) -> str:
+    if math.isinf(value):
+        return "inf"
+    return f"{value:,.0f}" if unit == "steps" else f"{value:.3g}"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} GiB"
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    """Return a row for JSON: NaN as null, infinity (an unreached target) as the word `inf`."""
+    plain: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, float) and math.isnan(value):
+            plain[str(key)] = None
+        elif isinstance(value, float) and math.isinf(value):
+            plain[str(key)] = "inf" if value > 0 else "-inf"
+        else:
+            plain[str(key)] = value.item() if hasattr(value, "item") else value
+    return plain
+
+
+def plain_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a frame's rows as plain values, ready for JSON."""
+    return [_plain(row) for row in table.to_dict("records")]

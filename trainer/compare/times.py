@@ -1,0 +1,132 @@
+"""Figures of times to a target: their distribution, and performance profiles over problems (floor 6)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from trainer.compare.curves import common_title
+from trainer.compare.groups import Grouping
+from trainer.compare.looks import LOOKS, Look, legend, line_for, new_figure, scale_x, scale_y, settings
+from trainer.compare.measures import Target
+from trainer.statistics import ecdf_of_times, performance_profile, summary_of_times
+
+UNIT_LABELS = {"steps": "steps", "epochs": "epochs", "seconds": "seconds of training"}
+
+
+def draw_times(
+    grouping: Grouping,
+    frame: pd.DataFrame,
+    target: Target,
+    *,
+    unit: str = "steps",
+    problem: str = "",
+    look: Look = LOOKS["screen"],
+) -> Figure | None:
+    """Draw the share of each group's runs that had reached a target by a time; None when none ever did.
+
+    Runs that never arrived keep a line below 1; no mean over the successes is taken.
+
+    Args:
+        grouping: the groups.
+        frame: as `measures.run_frame` returns it, with this target.
+        target: the target.
+        unit: steps, epochs or seconds.
+        problem: the problem, where there are several.
+        look: size and weight.
+    """
+    column = f"{unit} to {target}"
+    groups = [group for group in grouping.groups if group.problem == problem]
+    times = {
+        group.name: frame.loc[
+            (frame["problem"] == problem) & (frame["group"] == group.name), column
+        ].to_numpy(dtype=np.float64)
+        for group in groups
+    }
+    arrived = np.concatenate([found[np.isfinite(found)] for found in times.values()])
+    if not arrived.size:
+        return None
+    positive = arrived[arrived > 0]
+    log = bool(positive.size) and float(positive.max() / positive.min()) > 20
+    with settings(look):
+        head = f"runs that reached {target}, of all runs"
+        figure, (axes,) = new_figure(f"{common_title(groups)}\n{head}", look)
+        last = float(arrived.max()) or 1.0
+        if log:
+            scale_x(axes, float(positive.min()) / 1.3, last * 1.3, log=True)
+        else:
+            scale_x(axes, 0, 1.08 * last, log=False)
+        scale_y(axes, -0.03, 1.05, log=False)
+        handles, labels = [], []
+        edge = axes.get_xlim()
+        for place, (name, found) in enumerate(times.items()):
+            steps = ecdf_of_times(found)
+            line = line_for(place, look)
+            x = np.concatenate([[edge[0]], np.maximum(steps.x, edge[0]), [edge[1]]])
+            y = np.concatenate([[0.0], steps.fraction, steps.fraction[-1:] if steps.x.size else [0.0]])
+            (handle,) = axes.plot(
+                x, y, drawstyle="steps-post", color=line.colour, linestyle=line.dashes, marker=line.marker,
+                markevery=slice(1, -1),
+            )  # fmt: skip
+            handles.append(handle)
+            summary = summary_of_times(found)
+            labels.append(f"{name} ({summary.reached} of {summary.n})")
+        axes.set_xlabel(f"{UNIT_LABELS[unit]} to {target}")
+        axes.set_ylabel("share of runs")
+        legend(figure, handles, labels, look)
+    return figure
+
+
+def median_times(frame: pd.DataFrame, target: Target, unit: str) -> pd.DataFrame:
+    """Return the median time [problems x groups] over seeds: infinity = unreached, NaN = no runs."""
+    column = f"{unit} to {target}"
+    table = frame.groupby(["problem", "group"])[column].apply(lambda t: summary_of_times(t.to_numpy()).median)
+    return table.unstack("group")
+
+
+def draw_profile(
+    frame: pd.DataFrame, target: Target, *, unit: str = "steps", look: Look = LOOKS["screen"]
+) -> tuple[Figure | None, str]:
+    """Draw the performance profile rho(tau) over problems; with a reason when there is none.
+
+    A problem is a data set with a model; its time is the median over seeds. Groups that did not run on
+    every problem are left out, for a profile counts what is missing as a failure.
+
+    Args:
+        frame: as `measures.run_frame` returns it, with this target.
+        target: the target, the same number on every problem.
+        unit: steps, epochs or seconds.
+        look: size and weight.
+    """
+    times = median_times(frame, target, unit)
+    times = times.loc[:, times.notna().all()]
+    if len(times) < 2 or times.shape[1] < 2:
+        return None, "a performance profile needs two groups that ran on two problems or more"
+    if (times == 0).any(axis=None):
+        return None, f"{target} is met before training, which compares nothing; choose a harder target"
+    if not np.isfinite(times.to_numpy()).any():
+        return None, f"no group reaches {target} on any problem in half of its runs"
+    profile = performance_profile(times.to_numpy())
+    with settings(look):
+        figure, (axes,) = new_figure(
+            f"performance profile over {len(times)} problems · {unit} to {target}\n"
+            "only the leader can be read off: the order of the others depends on who takes part",
+            look,
+        )
+        last = max(float(profile.tau[-1]) * 1.1, 1.5)
+        scale_x(axes, 1.0, last, log=last > 3)
+        scale_y(axes, -0.03, 1.05, log=False)
+        handles = []
+        for place, rho in enumerate(profile.rho):
+            line = line_for(place, look)
+            (handle,) = axes.plot(
+                np.append(profile.tau, last), np.append(rho, rho[-1]), drawstyle="steps-post",
+                color=line.colour, linestyle=line.dashes, marker=line.marker, markevery=slice(0, -1),
+                clip_on=False,
+            )  # fmt: skip
+            handles.append(handle)
+        axes.set_xlabel("tau: times the best group's time")
+        axes.set_ylabel("share of problems solved")
+        legend(figure, handles, [str(name) for name in times.columns], look)
+    return figure, ""

@@ -1,0 +1,216 @@
+"""Figures of tuning: sensitivity to a swept key, heat map of two, expected best of k trials (floor 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from trainer.compare.curves import common_title
+from trainer.compare.entries import is_number
+from trainer.compare.groups import Group
+from trainer.compare.looks import LOOKS, Look, legend, line_for, new_figure, scale_x, scale_y, settings
+from trainer.compare.tuning import Family, better, results_of_group
+from trainer.plots.style import Array, format_number, limits
+from trainer.statistics import ExpectedBest, Sensitivity
+
+
+def draw_sensitivity(
+    found: Mapping[str, Sensitivity],
+    key: str,
+    metric: str,
+    groups: Sequence[Group],
+    *,
+    look: Look = LOOKS["screen"],
+) -> Figure:
+    """Draw the mean result against a swept key: intervals, good range, and settings that diverged."""
+    factor = 100 if metric.endswith("accuracy") else 1
+    settings_ = sorted({value for one in found.values() for value in one.settings})
+    log_x = settings_[0] > 0 and settings_[-1] / settings_[0] >= 10
+    means = [m for one in found.values() for m in one.mean if m is not None]
+    log_y = not metric.endswith("accuracy") and bool(means) and min(means) > 0
+    with settings(look):
+        parts = [f"bar on the axis: within {100 * next(iter(found.values())).within:.3g} % of the best"]
+        parts += ["X: runs diverged"] if any(map(any, (one.diverged for one in found.values()))) else []
+        parts += ["ring: best on the edge of the grid"] if any(o.best_at_edge for o in found.values()) else []
+        heading = f"{common_title(groups)}\n{' · '.join(parts)}"
+        figure, (axes,) = new_figure(heading, look)
+        if log_x:
+            scale_x(axes, settings_[0] / 1.4, settings_[-1] * 1.4, log=True)
+        else:
+            pad = 0.05 * (settings_[-1] - settings_[0]) or 1.0
+            scale_x(axes, settings_[0] - pad, settings_[-1] + pad, log=False)
+        ends = [
+            e
+            for one in found.values()
+            for e in (*one.low, *one.high)
+            if e is not None and (e > 0 or not log_y)
+        ]
+        reach = [m for m in means if m > 0 or not log_y]
+        if log_y and reach:
+            ends = [end for end in ends if min(reach) / 10 < end < max(reach) * 10]
+        shown = limits([factor * np.array([*reach, *ends], dtype=np.float64)], log=log_y) or (0.1, 1.0)
+        if factor == 100:
+            shown = max(shown[0], -2.0), min(shown[1], 100 + 0.04 * (100 - max(shown[0], 0.0)))
+        scale_y(axes, *shown, log=log_y)
+        handles = []
+        for place, one in enumerate(found.values()):
+            handles.append(_draw_family(axes, one, place, factor, look))
+        axes.set_xlabel(key + (", logarithmic" if log_x else ""))
+        axes.set_ylabel(metric.replace("_", " ") + (" (%)" if factor == 100 else ""))
+        legend(figure, handles, [name or "all" for name in found], look)
+    return figure
+
+
+def _draw_family(axes: Any, one: Sensitivity, place: int, factor: float, look: Look) -> Any:
+    line = line_for(place, look)
+    low_edge, high_edge = axes.get_ylim()
+    x = np.array(one.settings)
+    y = np.array([math.nan if m is None else factor * m for m in one.mean])
+    low = np.array([math.nan if v is None else factor * v for v in one.low])
+    high = np.array([math.nan if v is None else factor * v for v in one.high])
+    # A setting with diverged runs has no mean: the line breaks there.
+    (handle,) = axes.plot(x, y, color=line.colour, linestyle=line.dashes, marker=line.marker, zorder=3)
+    ends = np.isfinite(low) & np.isfinite(high)
+    axes.vlines(
+        x[ends], np.clip(low[ends], low_edge, None), np.clip(high[ends], None, high_edge),
+        color=line.colour, linewidth=0.8 * look.line, alpha=0.6,
+    )  # fmt: skip
+    lost = np.array(one.diverged) > 0
+    if lost.any():
+        axes.plot(
+            x[lost], np.full(int(lost.sum()), 0.97 - 0.05 * place), "X", markersize=8, color=line.colour,
+            markeredgecolor="black", markeredgewidth=0.7, transform=axes.get_xaxis_transform(), zorder=5,
+        )  # fmt: skip
+    if one.good_from is not None and one.good_to is not None:
+        axes.plot(
+            [one.good_from, one.good_to], [0.012 + 0.02 * place] * 2, color=line.colour, linewidth=5,
+            solid_capstyle="butt", alpha=0.7, transform=axes.get_xaxis_transform(),
+        )  # fmt: skip
+    if one.best_at_edge and one.best is not None:
+        best = one.settings.index(one.best)
+        axes.plot(
+            [x[best]], [y[best]], "o", markersize=15, markerfacecolor="none", markeredgecolor=line.colour,
+            markeredgewidth=1.6, zorder=4, clip_on=False,
+        )  # fmt: skip
+    return handle
+
+
+def draw_heat_map(
+    family: Family,
+    frame: pd.DataFrame,
+    metric: str,
+    keys: tuple[str, str],
+    *,
+    look: Look = LOOKS["screen"],
+) -> Figure | None:
+    """Draw the mean result over two swept keys; None when fewer than two values of one of them were run.
+
+    A cell with diverged runs says how many and has no colour: a mean over the others would flatter it.
+
+    Args:
+        family: groups that differ in these keys.
+        frame: as `measures.run_frame` returns it.
+        metric: a result column.
+        keys: across, and upwards.
+        look: size and weight.
+    """
+    cells: dict[tuple[float, float], list[float]] = {}
+    for group in family.groups:
+        place = tuple(group.settings.get(key) for key in keys)
+        if all(map(is_number, place)):
+            results = results_of_group(frame, group, metric)
+            where = float(str(place[0])), float(str(place[1]))
+            if results and (where not in cells or better(results, cells[where], metric)):
+                cells[where] = results
+    across, up = (sorted({place[i] for place in cells}) for i in (0, 1))
+    if len(across) < 2 or len(up) < 2:
+        return None
+    factor = 100 if metric.endswith("accuracy") else 1
+    means = np.full((len(up), len(across)), np.nan)
+    for (x, y), found in cells.items():
+        means[up.index(y), across.index(x)] = factor * float(np.mean(found))
+    with settings(look):
+        named = f"{family.name}: " if family.name else ""
+        shown = metric.replace("_", " ") + (" (%)" if factor == 100 else "")
+        figure, (axes,) = new_figure(f"{common_title(family.groups)}\n{named}{shown}", look)
+        _write_cells(axes, means, cells, across, up, look, accuracy=factor == 100)
+        axes.set_xticks(range(len(across)), [format_number(value) for value in across])
+        axes.set_yticks(range(len(up)), [format_number(value) for value in up])
+        axes.grid(visible=False)
+        axes.set_xlabel(keys[0])
+        axes.set_ylabel(keys[1])
+    return figure
+
+
+def _write_cells(
+    axes: Axes,
+    means: Array,
+    cells: Mapping[tuple[float, float], Sequence[float]],
+    across: Sequence[float],
+    up: Sequence[float],
+    look: Look,
+    *,
+    accuracy: bool,
+) -> None:
+    """Colour the cells by their mean, the best darkest, and write it into them."""
+    finite = means[np.isfinite(means)]
+    log = not accuracy and finite.size > 0 and float(finite.min()) > 0
+    shade = np.log10(means) if log else means
+    # Light at the worst, so that black numbers can be read on every cell.
+    colours = matplotlib.colormaps["Greys" if look.grey else "YlGnBu"].resampled(256)
+    ends = (float(np.nanmin(shade)), float(np.nanmax(shade))) if finite.size else (0.0, 1.0)
+    span = ends[1] - ends[0] or 1.0
+    # The worst has no colour, the best a middling one.
+    low, high = (ends[0], ends[0] + span / 0.6) if accuracy else (ends[1], ends[1] - span / 0.6)
+    axes.imshow((shade - low) / (high - low), cmap=colours, vmin=0, vmax=1, origin="lower", aspect="auto")
+    for (x, y), found in cells.items():
+        column, row = across.index(x), up.index(y)
+        lost = sum(not math.isfinite(value) for value in found)
+        text = f"{means[row, column]:.3g}" if not lost else f"{lost} of {len(found)}\ndiverged"
+        axes.text(column, row, text, ha="center", va="center", fontsize=0.75 * look.font)
+
+
+def draw_budget(
+    curves: Mapping[str, ExpectedBest],
+    metric: str,
+    groups: Sequence[Group],
+    *,
+    look: Look = LOOKS["screen"],
+) -> Figure:
+    """Draw the expected best of k random trials with its interval, one line per family."""
+    factor = 100 if metric.endswith("accuracy") else 1
+    with settings(look):
+        heading = (
+            f"{common_title(groups)}\nexpected best of k random trials · band: 95 % bootstrap interval, "
+            "too narrow as k nears the number of trials"
+        )
+        figure, (axes,) = new_figure(heading, look)
+        last = max(one.budgets[-1] for one in curves.values())
+        scale_x(axes, 0.9, last * 1.1, log=True)
+        ends = [factor * end for one in curves.values() for end in (one.low, one.high, one.mean)]
+        scale_y(axes, *(limits(ends, log=False) or (0.0, 1.0)), log=False)
+        handles = []
+        for place, one in enumerate(curves.values()):
+            line = line_for(place, look)
+            x = np.array(one.budgets, dtype=np.float64)
+            axes.fill_between(
+                x, factor * one.low, factor * one.high, color=line.colour, alpha=0.16, linewidth=0
+            )
+            (handle,) = axes.plot(
+                x, factor * one.mean, color=line.colour, linestyle=line.dashes, marker=line.marker,
+                markevery=max(len(x) // 12, 1),
+            )  # fmt: skip
+            handles.append(handle)
+        axes.set_xlabel("trials k, logarithmic")
+        axes.set_ylabel(
+            f"expected best {metric.partition('_')[2].replace('_', ' ')}" + (" (%)" if factor == 100 else "")
+        )
+        legend(figure, handles, [f"{name} ({one.n} trials)" for name, one in curves.items()], look)
+    return figure

@@ -1,0 +1,307 @@
+"""Goes on with a run from its last checkpoint, bit for bit, or says why that cannot be (floor 5).
+
+A run may be made longer on the way, or executed elsewhere; what would have changed its past is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trainer import catalog, checkpoint, launch, rundir, runner
+from trainer.building import Material, build_experiment
+from trainer.config.load import Loaded, dump
+from trainer.config.merge import parse_override
+from trainer.config.structure import Config
+from trainer.console import TrainingProgress
+from trainer.environment import environment
+from trainer.errors import OptlabError, RunError
+from trainer.experiment import Experiment
+from trainer.launch import Launched
+
+# What may change on the way: the length, where and how the run executes, what is done at its end.
+_FREE = re.compile(
+    r"train\.(epochs|steps|seconds|checkpoint_every(\..*)?|test|detect_anomaly|device|threads)\Z"
+    r"|data\.(root|download)\Z|log\.plots\Z|optimizer\.\d+\.(fused|foreach)\Z"
+)
+# Lengths that a schedule takes from the run's: held against the checkpoint, not against the config.
+_LENGTHS = ("T_max", "total_steps")
+
+
+def resume(
+    folder: Path, overrides: Sequence[str] = (), *, progress: TrainingProgress | None = None
+) -> Launched:
+    """Go on with the run in a directory.
+
+    Args:
+        folder: the run directory.
+        overrides: changes that leave the past as it was, as `train.epochs=20`.
+        progress: shows the run; None = quiet.
+
+    Raises:
+        RunError: there is no run, it is being written, no checkpoint can be read, or the past would change.
+        ConfigError, DataError: the experiment does not fit any more.
+    """
+    if not (folder / rundir.CONFIG).is_file():
+        begun = folder.is_dir() and not rundir.has_begun(folder) and any(folder.iterdir())
+        why = "was killed before it began" if begun else "is not a run directory"
+        raise RunError(
+            f"{folder} {why}: it has no {rundir.CONFIG}",
+            fix="say `optlab train CONFIG`: nothing was lost" if begun else "see `optlab runs`",
+        )
+    saved = catalog.load_config(folder / rundir.CONFIG).config
+    loaded = catalog.load_config(folder / rundir.CONFIG, overrides)
+    return _go_on(loaded, saved, folder, progress)
+
+
+def resume_or_train(
+    loaded: Loaded,
+    overrides: Sequence[str],
+    folder: Path,
+    *,
+    progress: TrainingProgress | None = None,
+    material: Material | None = None,
+    judge: runner.Judge | None = None,
+) -> Launched:
+    """Go on with the run of a config in a directory, or begin it; leave it alone when it is finished.
+
+    Args:
+        loaded: the config.
+        overrides: what was said on the way; all else executes as it began.
+        folder: the run directory.
+        progress: shows the run; None = quiet.
+        material, judge: see `launch.launch`.
+
+    Raises:
+        As `resume` and `launch.launch`.
+    """
+    if rundir.read_status(folder) is None:
+        return launch.launch(loaded, folder, progress=progress, material=material, judge=judge)
+    saved = catalog.load_config(folder / rundir.CONFIG).config
+    here = replace(loaded, config=_execute_as(saved, loaded.config, overrides))
+    return _go_on(here, saved, folder, progress, material, judge)
+
+
+def _execute_as(saved: Config, wanted: Config, overrides: Sequence[str]) -> Config:
+    """Return the wanted config with what `auto` and null became when the run began, unless told otherwise."""
+    told = {".".join(override.key) for override in map(parse_override, overrides)}
+    fields, former = wanted.model_dump(), saved.model_dump()
+    for section, key in (("train", "device"), ("train", "threads"), ("data", "root")):
+        if f"{section}.{key}" not in told and key in former[section]:
+            fields[section][key] = former[section][key]
+    for own, old in zip(fields["optimizer"], former["optimizer"], strict=False):
+        for key in ("fused", "foreach"):
+            if own.get(key) is None and key in old and own["name"] == old["name"]:
+                own[key] = old[key]
+    return Config.model_validate(fields)
+
+
+def _go_on(
+    loaded: Loaded,
+    saved: Config,
+    folder: Path,
+    progress: TrainingProgress | None,
+    material: Material | None = None,
+    judge: runner.Judge | None = None,
+) -> Launched:
+    status = rundir.read_status(folder) or {"status": "interrupted"}
+    with rundir.locked(folder):
+        if status["status"] == "diverged":
+            raise RunError(
+                f"{folder} diverged: {status.get('message', '')}",
+                fix="train it with other values; there is nothing to go on with",
+            )
+        rundir.remove_leftovers(folder)
+        experiment = build_experiment(loaded, material=material)
+        _refuse_changes(saved, experiment)
+        changed = saved.model_dump() != experiment.config.model_dump()
+        around = rundir.read_environment(folder)
+        _refuse_other_data(folder, around, experiment)
+        notes = _other_environment(around, experiment)
+        finished = status["status"] in rundir.FINISHED and not changed
+        if finished and (result := rundir.read_result(folder)):
+            return Launched(folder, result, skipped=True)
+        recorder, found = _restore(folder, experiment)
+        notes += found
+        if recorder is None:
+            message = "no step was saved: begins at step 0"
+        else:
+            _refuse_end(folder, status, experiment, recorder)
+            position = experiment.progress
+            message = f"goes on after step {position.step} (epoch {position.epoch}, batch {position.batch})"
+        if progress:
+            launch.announce(experiment, progress)
+        if recorder is not None:
+            if changed:
+                rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config))
+            _remember(folder, around, experiment)
+        start = runner.Start(recorder, [*notes, message])
+        done = runner.run(experiment, folder, progress=progress, start=start, judge=judge)
+    return Launched(folder, done, skipped=False)
+
+
+def _refuse_changes(saved: Config, experiment: Experiment) -> None:
+    """Raise RunError when a setting changed that the steps so far depended on."""
+    old = dict(launch.leaves(saved.model_dump()))
+    new = dict(launch.leaves(experiment.config.model_dump()))
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _FREE.match(key)]
+    lines = [
+        f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here"
+        for key in changed
+        if not _is_free(key, old, experiment.config)
+    ]
+    if lines:
+        raise RunError(
+            "this would change what the run has done already:\n    " + "\n    ".join(lines),
+            fix="leave these as they were, or train a new run",
+        )
+
+
+def _is_free(key: str, old: Mapping[str, Any], new: Config) -> bool:
+    """Allow more patience, and lengths of schedules (those are held against the checkpoint)."""
+    if key.startswith("scheduler.") and key.rpartition(".")[2] in _LENGTHS:
+        return True
+    if not key.startswith("train.early_stopping") or "train.early_stopping.patience" not in old:
+        return False
+    rule = new.train.early_stopping
+    return rule is None or (key.endswith(".patience") and rule.patience >= old[key])
+
+
+def _refuse_other_data(folder: Path, around: Mapping[str, Any], experiment: Experiment) -> None:
+    """Raise RunError when the data set or one of the user's own files is not the one the run began with."""
+    digest = around.get("data", {}).get("sha256")
+    if digest not in (None, experiment.data_digest):
+        raise RunError(
+            "the data set is not the one that the run began with",
+            key="data",
+            expected=f"SHA-256 {digest}",
+            fix="bring the former data back, or train a new run",
+        )
+    for file in around.get("components", []):
+        source = Path(file["source"])
+        if hashlib.sha256(source.read_bytes()).hexdigest() != file["sha256"]:
+            raise RunError(
+                f"{source} has changed since the run began",
+                fix=f"bring it back (the run keeps its copy at {folder / file['copy']}), or train a new run",
+            )
+
+
+def _other_environment(around: Mapping[str, Any], experiment: Experiment) -> list[str]:
+    """Tell what may change the last bits of what follows: other versions, another machine."""
+    now = environment()
+    former = {**around.get("versions", {}), "processor": around.get("machine", {}).get("processor")}
+    present = {**now["versions"], "processor": now["machine"]["processor"]}
+    former |= {"device": around.get("device"), "threads": around.get("threads")}
+    present |= {"device": str(experiment.device), "threads": experiment.config.train.threads}
+    other = [
+        f"{name} {former[name]} -> {present[name]}"
+        for name in ("python", "torch", "numpy", "processor", "device", "threads")
+        if former.get(name) is not None and former[name] != present[name]
+    ]
+    return [f"not bit for bit as if it had never stopped: {', '.join(other)}"] if other else []
+
+
+def _restore(folder: Path, experiment: Experiment) -> tuple[Mapping[str, Any] | None, list[str]]:
+    """Load the newest checkpoint that can be read; return the recorder's part, and what to tell.
+
+    The part is None when the run was not saved after its first step yet, so that it begins again.
+    """
+    troubles: list[OptlabError] = []
+    absent = 0
+    for name in (checkpoint.LAST, checkpoint.PREVIOUS):
+        path = folder / rundir.CHECKPOINTS / name
+        if not path.exists():
+            absent += 1
+            continue
+        try:
+            state = checkpoint.load_checkpoint(path)
+            if state["experiment"]["progress"]["step"] == 0:
+                return None, [str(trouble) for trouble in troubles]
+            _check_tables(folder, state["recorder"]["tables"], path)
+            _refuse_other_lengths(state["experiment"]["schedules"], experiment)
+            experiment.load_state_dict(state["experiment"])
+        except checkpoint.DamagedError as error:
+            troubles.append(error)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            troubles.append(checkpoint.DamagedError(f"{path} does not fit the run's config: {reason}"))
+        else:
+            return state["recorder"], [f"{trouble}\n  falls back to {path}" for trouble in troubles]
+    if absent == 2:
+        return None, []
+    raise RunError(
+        "no checkpoint of this run can be read:\n    " + "\n    ".join(map(str, troubles)),
+        fix="train it anew with --force",
+    )
+
+
+def _check_tables(folder: Path, sizes: Mapping[str, int], path: Path) -> None:
+    """See that the tables hold what they held when the checkpoint was written."""
+    for name, size in sizes.items():
+        table = folder / name
+        try:
+            with open(table, "rb") as file:
+                file.seek(size - 1)
+                end = file.read(1)
+        except OSError as error:
+            raise checkpoint.DamagedError(f"cannot read {table}: {error.strerror}") from error
+        if end != b"\n":
+            raise checkpoint.DamagedError(
+                f"{table} has not the rows any more that {path.name} was saved with"
+            )
+
+
+def _refuse_other_lengths(states: Sequence[Mapping[str, Any]], experiment: Experiment) -> None:
+    """Raise RunError when a schedule that takes its length from the run would have gone otherwise so far."""
+    several = len(experiment.config.scheduler) > 1
+    for live, former in zip(experiment.schedules, states, strict=False):
+        before, now = dict(_lengths(former)), dict(_lengths(live.state_dict()))
+        for key, value in before.items():
+            if now.get(key) == value:
+                continue
+            full = f"scheduler.{key}" if several else f"scheduler.{key.rpartition('.')[2]}"
+            raise RunError(
+                f"{full} follows from the run's length: {value} there, {now.get(key)} here; "
+                "this would change what the run has done already",
+                fix=f"say {full}={value} to keep its past, or train a new run",
+            )
+
+
+def _lengths(state: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
+    for key, value in state.items():
+        if key in _LENGTHS:
+            yield prefix + key, value
+        elif key == "_schedulers":
+            for number, part in enumerate(value):
+                yield from _lengths(part, f"{prefix}{number}.")
+
+
+def _refuse_end(
+    folder: Path, status: Mapping[str, Any], experiment: Experiment, recorder: Mapping[str, Any]
+) -> None:
+    """Raise RunError when a run that is to go on would stop where it is, or is past its new end."""
+    step, end = experiment.progress.step, experiment.plan.steps
+    if end is not None and (end < step or (end == step and not experiment.is_complete())):
+        raise RunError(
+            f"{folder} is at step {step} already, and the run would end at {end}",
+            fix="give a length above that, or train a new run",
+        )
+    if experiment.is_complete():
+        return
+    rule = experiment.config.train.early_stopping
+    if status["status"] == "early_stopped" and rule and recorder["patience"]["waited"] >= rule.patience:
+        raise RunError(
+            f"{folder} stopped early: {status.get('message', '')}",
+            fix=f"say train.early_stopping=null, or train.early_stopping.patience={2 * rule.patience}",
+        )
+
+
+def _remember(folder: Path, around: Mapping[str, Any], experiment: Experiment) -> None:
+    """Add to environment.json from where and in what surroundings the run went on."""
+    now = environment() | {"step": experiment.progress.step, "device": str(experiment.device)}
+    del now["format"]
+    rundir.write_json(folder / rundir.ENVIRONMENT, {**around, "resumed": [*around.get("resumed", []), now]})

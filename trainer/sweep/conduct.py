@@ -1,0 +1,620 @@
+"""Conducts a sweep: hands runs to workers, takes what they came to, writes the sweep's files.
+
+What is to be run next is the contenders' knowledge, how it is trained `launch`'s; here is the order of
+events: workers that die, signals, failures, progress.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+
+from trainer import rundir
+from trainer.config.load import dump
+from trainer.device import usable_cores
+from trainer.errors import RunError
+from trainer.recorder import StatusFile
+from trainer.sweep import results
+from trainer.sweep.contenders import Contender
+from trainer.sweep.file import Objective, Sweep
+from trainer.sweep.plan import (
+    SWEEP_FILE,
+    Facts,
+    RunSpec,
+    Shelf,
+    extras,
+    load_run_config,
+    misfits,
+    resolved,
+)
+from trainer.sweep.pool import Event, Pool
+from trainer.sweep.results import Outcome
+from trainer.sweep.search import Search, open_storage
+from trainer.sweep.worker import Task
+
+PROGRESS = "progress.json"
+POLL_SECONDS = 0.2
+MOST_IDLE_DEATHS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class VariantState:
+    """How one variant stands: counts of its runs and its best so far."""
+
+    name: str
+    running: int
+    done: int
+    diverged: int
+    pruned: int
+    failed: int
+    planned: int | None
+    best: str
+
+
+@dataclass(frozen=True, slots=True)
+class SweepState:
+    """How the sweep stands, for displays.
+
+    Args:
+        variants: one by one.
+        running: labels of the runs that are being trained.
+        done, planned: runs over, and runs known to be over in the end; None = not known.
+        kept: how many of the done were there before.
+        elapsed: seconds since the start.
+        rate: runs per minute; None before the first.
+        left: estimated seconds; None = not known.
+    """
+
+    variants: Sequence[VariantState]
+    running: Sequence[str]
+    done: int
+    planned: int
+    kept: int
+    failed: int
+    elapsed: float
+    rate: float | None
+    left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A line about a run that is over."""
+
+    label: str
+    outcome: Outcome
+    value: float | None
+    kept: bool
+
+
+class Display:
+    """What the conductor tells; this one is silent."""
+
+    def finished(self, run: Finished, state: SweepState) -> None:
+        """Take a run that is over."""
+
+    def update(self, state: SweepState) -> None:
+        """Take how the sweep stands."""
+
+    def note(self, text: str) -> None:
+        """Take a remark."""
+
+
+@dataclass(slots=True)
+class Options:
+    """How a sweep is to be carried out.
+
+    Args:
+        workers: processes; None = the file's.
+        only: variants that are run; empty = all.
+        shard: (i, n): the i-th of n equal parts of the grid, from 1; None = all.
+        fail_fast: stop at the first failed run.
+    """
+
+    workers: int | None = None
+    only: Sequence[str] = ()
+    shard: tuple[int, int] | None = None
+    fail_fast: bool = False
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A run in the air, for all who wait for it."""
+
+    spec: RunSpec
+    waiting: list[RunSpec] = field(default_factory=list)
+    attempt: int = 1
+
+
+def worker_slots(
+    workers: int | str, device: str, gpus: int, runs_per_gpu: int, cores: int
+) -> list[str | None]:
+    """Return one entry per worker process: the GPU it trains on, or None to leave the device as it is.
+
+    GPUs are dealt out in turn, so that neighbours in the queue go to different ones.
+
+    Args:
+        workers: how many, or `auto`: one per core, or `runs_per_gpu` per GPU.
+        device: the config's `train.device`.
+        gpus: how many there are.
+        runs_per_gpu: worker processes that share one.
+        cores: usable CPU cores.
+    """
+    if device == "auto" and gpus:
+        count = gpus * runs_per_gpu if workers == "auto" else int(workers)
+        return [f"cuda:{number % gpus}" for number in range(count)]
+    return [None] * (cores if workers == "auto" else int(workers))
+
+
+class Conductor:
+    """Runs a sweep in its directory, which the caller has locked.
+
+    Args:
+        sweep: the sweep.
+        root: its directory.
+        facts: what building the variants showed.
+        objective: what settings are chosen by; None = nothing is chosen.
+        shelf: the shared data.
+        options: how.
+        display: hears of everything.
+        force: begin searches anew that are stored with other axes.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        root: Path,
+        facts: Mapping[str, Facts],
+        objective: Objective | None,
+        shelf: Shelf,
+        options: Options,
+        display: Display,
+        *,
+        force: bool = False,
+    ) -> None:
+        self.sweep = sweep
+        self.root = root
+        self.objective = objective
+        self.options = options
+        self._facts = facts
+        self._shelf = shelf
+        self._display = display
+        self._flights: dict[Path, _Flight] = {}
+        self._again: list[_Flight] = []
+        self._stop: str | None = None
+        self._failures: dict[Path, Outcome] = {}
+        self._outcomes: dict[Path, Outcome] = {}
+        self._data_files: dict[str, Path] = {}
+        self._kept = 0
+        self._trained = 0
+        self._idle_deaths = 0
+        self._handed: Counter[str] = Counter()
+        self._began = time.monotonic()
+        self._written = 0.0
+        self._force = force
+        self.contenders = self._contenders(set())
+
+    def _contenders(self, anew: set[str]) -> dict[str, Contender]:
+        config, found = self.sweep.config, {}
+        storage = open_storage(self.root) if config.strategy != "grid" else None
+        for name, variant in self.sweep.variants.items():
+            search = None
+            if storage is not None:
+                assert self.objective is not None
+                evaluations = self._facts[name].evaluations
+                search = Search(
+                    config,
+                    variant,
+                    storage,
+                    self.objective.direction,
+                    evaluations,
+                    anew="always" if name in anew else "mismatch" if self._force else "never",
+                )
+            finals = bool(self.sweep.final_seeds) and self.options.shard is None
+            found[name] = Contender(self.sweep, variant, self.root, self.objective, search, finals=finals)
+        return found
+
+    # ---- what is there already
+
+    def fit(self, *, force: bool) -> None:
+        """See that the runs that are there were made from this sweep's configs.
+
+        Args:
+            force: throw those away that were not, and the search that knows of them.
+
+        Raises:
+            RunError: some were not, and nobody forces.
+        """
+        specs = [spec for contender in self.contenders.values() for spec in contender.specs()]
+        specs += [spec for contender in self.contenders.values() for spec in contender.final_specs()]
+        strangers = misfits(self.sweep, self.root, specs, self._facts)
+        if strangers and not force:
+            spec, differences = strangers[0]
+            raise RunError(
+                f"{len(strangers)} of the runs in {self.root} were made from another config; in "
+                f"{spec.folder.relative_to(self.root)}:\n    " + "\n    ".join(differences),
+                fix="give the sweep another name, or say --force to throw those runs away",
+            )
+        for spec, _ in strangers:
+            with rundir.locked(spec.folder):
+                rundir.clear(spec.folder)
+        if strangers:
+            self.contenders = self._contenders({spec.variant for spec, _ in strangers})
+
+    # ---- the course of events
+
+    def run(self) -> int:
+        """Carry the sweep out and return the exit code: 0, 4 some runs failed, 130 or 143 interrupted."""
+        document = resolved(self.sweep, self._facts, self.objective)
+        text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
+        rundir.write_atomically(self.root / SWEEP_FILE, text)
+        self._recall_passive()
+        for name in self._active():
+            self.contenders[name].start()
+        self._apply_shard()
+        with self._signals():
+            first = self._next()
+            if first is not None:
+                self._again.append(_Flight(first))
+                self._work()
+        self.write_files()
+        if self._stop in ("SIGINT", "SIGTERM"):
+            return 143 if self._stop == "SIGTERM" else 130
+        return 4 if self._failures else 0
+
+    def _active(self) -> list[str]:
+        return [name for name in self.contenders if not self.options.only or name in self.options.only]
+
+    def _recall_passive(self) -> None:
+        """Read the outcomes of variants that are not run now, for the tables."""
+        for name, contender in self.contenders.items():
+            if name not in self._active():
+                for spec in contender.specs():
+                    if outcome := results.read_outcome(spec.folder):
+                        contender.settings[spec.trial].outcomes[spec.seed] = outcome
+                for spec in contender.final_specs():
+                    if outcome := results.read_outcome(spec.folder):
+                        contender.final_outcomes[spec.seed] = outcome
+
+    def _apply_shard(self) -> None:
+        """Keep this shard's part of the grid; what other shards have finished is read for the tables."""
+        if self.options.shard is None:
+            return
+        part, parts = self.options.shard
+        number = 0
+        for contender in self.contenders.values():
+            mine = []
+            for spec in contender.specs():
+                if number % parts == part - 1:
+                    mine.append(spec)
+                elif outcome := results.read_outcome(spec.folder):
+                    contender.settings[spec.trial].outcomes[spec.seed] = outcome
+                number += 1
+            if contender.ready:
+                contender.ready.clear()
+                contender.ready.extend(mine)
+
+    def _next(self) -> RunSpec | None:
+        """Return the next run that must be trained, of the variant that has had the fewest; None = none now.
+
+        Runs that are there already are taken as they are on the way.
+        """
+        active = self._active()
+        while not self._stop:
+            ready = [name for name in active if self.contenders[name].ready]
+            if not ready:
+                break
+            name = min(ready, key=lambda name: self._handed[name])
+            self._handed[name] += 1
+            spec = self.contenders[name].ready.popleft()
+            if not self._is_there(spec):
+                return spec
+        return None
+
+    def _is_there(self, spec: RunSpec) -> bool:
+        """Take a run that is finished, or join one in the air; return whether that was so."""
+        if spec.folder in self._flights:
+            self._flights[spec.folder].waiting.append(spec)
+            return True
+        outcome = self._outcomes.get(spec.folder) or results.read_outcome(spec.folder)
+        if outcome is None or outcome.status not in results.DONE:
+            return False
+        self._kept += spec.folder not in self._outcomes
+        self._take(spec, outcome, kept=True)
+        return True
+
+    def _work(self) -> None:
+        """Start the workers and keep them busy until nothing is left or somebody said stop."""
+        self._lay_out_data()
+        slots = self.slots()
+        told = False
+        with Pool(len(slots), self.sweep.variants) as pool:
+            while True:
+                if not self._stop:
+                    self._hand_out(pool, slots)
+                if not pool.busy():
+                    return
+                for event in pool.wait(POLL_SECONDS):
+                    self._hear(pool, event)
+                if self._stop and not told:
+                    told = True
+                    pool.interrupt()
+                    self._display.note("stopping: the running ones save their state (Ctrl-C again: at once)")
+                self._show()
+
+    def _hand_out(self, pool: Pool, slots: Sequence[str | None]) -> None:
+        for number in pool.idle():
+            if self._again:
+                flight = self._again.pop(0)
+            elif (spec := self._next()) is not None:
+                flight = _Flight(spec)
+            else:
+                return
+            self._flights[flight.spec.folder] = flight
+            pool.give(number, self._task(flight.spec, slots[number]))
+
+    def _task(self, spec: RunSpec, gpu: str | None) -> Task:
+        laid = extras(self.sweep, self.sweep.variants[spec.variant], spec.stage)
+        if gpu is not None:
+            laid.append(f"train.device={gpu}")
+        return Task(
+            spec.variant,
+            dict(spec.values),
+            spec.seed,
+            laid,
+            spec.folder,
+            self._material(spec),
+            self.contenders[spec.variant].judged_by(spec),
+        )
+
+    def _material(self, spec: RunSpec) -> Path:
+        """Return the file of a run's data: one per variant, or one per value of an axis of the data."""
+        variant = self.sweep.variants[spec.variant]
+        if any(axis.key.split(".")[0] == "data" for axis in variant.axes):
+            return self._shelf.put(load_run_config(self.sweep, spec))
+        if spec.variant not in self._data_files:
+            self._data_files[spec.variant] = self._shelf.put(load_run_config(self.sweep, spec))
+        return self._data_files[spec.variant]
+
+    def _lay_out_data(self) -> None:
+        """Lay out the data of every variant while it is still in memory from the check, then let go of it."""
+        for name in self._active():
+            specs = self.contenders[name].specs()
+            if specs:
+                self._material(specs[0])
+        self._shelf.forget()
+
+    def slots(self) -> list[str | None]:
+        """Return what every worker trains on."""
+        wanted: int | str = self.options.workers or self.sweep.config.workers
+        device = str(next(iter(self._facts.values())).config["train"]["device"])
+        return worker_slots(
+            wanted, device, torch.cuda.device_count(), self.sweep.config.runs_per_gpu, usable_cores()
+        )
+
+    # ---- what workers say
+
+    def _hear(self, pool: Pool, event: Event) -> None:
+        if event.task is None:
+            self._idle_deaths += 1
+            if self._idle_deaths > MOST_IDLE_DEATHS:
+                raise RunError(
+                    "the worker processes die as soon as they start", fix="look at their message above"
+                )
+            return
+        flight = self._flights[event.task.folder]
+        if event.question is not None:
+            contender = self.contenders[flight.spec.variant]
+            pool.answer(event.worker, contender.judge(flight.spec, event.question.values))
+            return
+        del self._flights[event.task.folder]
+        if event.reply is not None:
+            reply = event.reply
+            if reply.status == "interrupted" and not self._stop:
+                self._lost(flight, "somebody interrupted it")
+            elif reply.status != "interrupted":
+                self._land(flight, Outcome(reply.status, reply.result, reply.message), kept=reply.skipped)
+        elif not self._stop:
+            self._lost(flight, _death(event.exit_code))
+
+    def _lost(self, flight: _Flight, why: str) -> None:
+        """Train a run once more whose process was lost; the second time it has failed."""
+        if flight.attempt == 1:
+            self._display.note(f"{flight.spec.label}: {why}; once more")
+            flight.attempt = 2
+            self._again.append(flight)
+            return
+        message = f"its process was lost twice: {why}"
+        if flight.spec.folder.is_dir():
+            with rundir.locked(flight.spec.folder):
+                StatusFile(flight.spec.folder).write("failed", message=message)
+        self._land(flight, Outcome("failed", None, message), kept=False)
+
+    def _land(self, flight: _Flight, outcome: Outcome, *, kept: bool) -> None:
+        self._trained += not kept
+        for spec in [flight.spec, *flight.waiting]:
+            self._take(spec, outcome, kept=kept or spec is not flight.spec)
+
+    def _take(self, spec: RunSpec, outcome: Outcome, *, kept: bool) -> None:
+        self._outcomes[spec.folder] = outcome
+        self.contenders[spec.variant].take(spec, outcome)
+        if outcome.status == "failed":
+            self._failures[spec.folder] = outcome
+            if self.options.fail_fast:
+                self._stop = self._stop or "failure"
+        value = results.value_of(outcome, self.objective) if self.objective else None
+        self._display.finished(Finished(spec.label, outcome, value, kept), self.state())
+
+    # ---- stopping
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Turn the first SIGINT or SIGTERM into a clean stop; a second SIGINT leaves at once."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._stop and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._stop = signal.Signals(number).name
+
+        former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    # ---- what is told
+
+    def state(self) -> SweepState:
+        """Return how the sweep stands."""
+        flying = Counter(flight.spec.variant for flight in self._flights.values())
+        variants = [self._variant_state(name, flying[name]) for name in self.contenders]
+        done = sum(v.done + v.diverged + v.pruned + v.failed for v in variants)
+        planned = sum(v.planned or 0 for v in variants)
+        elapsed = time.monotonic() - self._began
+        rate = 60 * self._trained / elapsed if self._trained and elapsed > 0 else None
+        left = (planned - done) / rate * 60 if rate else None
+        return SweepState(
+            variants,
+            [flight.spec.label for flight in self._flights.values()],
+            done,
+            planned,
+            self._kept,
+            len(self._failures),
+            elapsed,
+            rate,
+            left,
+        )
+
+    def _variant_state(self, name: str, running: int) -> VariantState:
+        contender = self.contenders[name]
+        outcomes = [o for s in contender.settings.values() for o in s.outcomes.values()]
+        outcomes += contender.final_outcomes.values()
+        counts = Counter(outcome.status for outcome in outcomes)
+        trials = self.sweep.config.trials or len(contender.settings)
+        planned = trials * len(contender.seeds)
+        if self.options.shard is None:
+            planned += len(self.sweep.final_seeds)
+        pruned_away = sum(
+            len(contender.seeds) - len(s.outcomes)
+            for s in contender.settings.values()
+            if any(o.status == "pruned" for o in s.outcomes.values())
+        )
+        best = contender.best()
+        shown = ""
+        if best and self.objective:
+            setting, value = best
+            told = ", ".join(f"{key.rpartition('.')[2]}={_short(v)}" for key, v in setting.values.items())
+            shown = f"{self.objective.metric} {value:.4g}" + (f" at {told}" if told else "")
+        return VariantState(
+            name,
+            running,
+            counts["completed"] + counts["early_stopped"],
+            counts["diverged"],
+            counts["pruned"],
+            counts["failed"],
+            planned - pruned_away,
+            shown,
+        )
+
+    def _show(self) -> None:
+        state = self.state()
+        self._display.update(state)
+        now = time.monotonic()
+        if now - self._written >= 1:
+            self._written = now
+            self._write_progress(state, "running")
+
+    def _write_progress(self, state: SweepState, status: str) -> None:
+        content = {
+            "format": 1,
+            "status": status,
+            "done": state.done,
+            "planned": state.planned,
+            "failed": state.failed,
+            "running": list(state.running),
+            "elapsed_seconds": round(state.elapsed, 1),
+            "runs_per_minute": state.rate,
+            "left_seconds": state.left,
+            "variants": [
+                {name: getattr(variant, name) for name in VariantState.__slots__}
+                for variant in state.variants
+            ],
+        }
+        rundir.write_json(self.root / PROGRESS, content)
+
+    def write_files(self) -> dict[str, Any]:
+        """Write results.csv, summary.json and best.yaml per variant; return the summary."""
+        axes = list(dict.fromkeys(axis.key for v in self.sweep.variants.values() for axis in v.axes))
+        runs = [pair for contender in self.contenders.values() for pair in self._runs_of(contender)]
+        rundir.write_atomically(self.root / results.RESULTS, results.csv_text(results.rows(runs, axes)))
+        state = self.state()
+        status = "interrupted" if self._stop else "failed" if self._failures else "completed"
+        summary = {
+            "format": 1,
+            "name": self.sweep.config.name,
+            "status": status,
+            "strategy": self.sweep.config.strategy,
+            "objective": self.objective.model_dump() if self.objective else None,
+            "seeds": self.sweep.seeds,
+            "final_seeds": self.sweep.final_seeds,
+            "runs": {"done": state.done, "planned": state.planned, "failed": state.failed},
+            "variants": {
+                name: results.summarise(
+                    contender.variant,
+                    list(contender.settings.values()),
+                    contender.final_outcomes,
+                    self.sweep.seeds,
+                    self.objective,
+                )
+                for name, contender in self.contenders.items()
+            },
+        }
+        rundir.write_json(self.root / results.SUMMARY, summary)
+        for contender in self.contenders.values():
+            self._write_best(contender)
+        self._write_progress(state, status)
+        return summary
+
+    def _runs_of(self, contender: Contender) -> Iterator[tuple[RunSpec, Outcome | None]]:
+        for spec in contender.specs():
+            yield spec, contender.settings[spec.trial].outcomes.get(spec.seed)
+        for spec in contender.final_specs() if contender.final_outcomes else ():
+            yield spec, contender.final_outcomes.get(spec.seed)
+
+    def _write_best(self, contender: Contender) -> None:
+        best = contender.best()
+        if best is None or self.objective is None:
+            return
+        setting, value = best
+        seed = (self.sweep.final_seeds or self.sweep.seeds)[0]
+        folder = self.root / contender.variant.name
+        spec = RunSpec(contender.variant.name, "final", setting.number, setting.values, seed, folder)
+        config = load_run_config(self.sweep, spec).config
+        head = (
+            f"# The best of {len(contender.settings)} settings of {contender.variant.name} in the sweep "
+            f"{self.sweep.config.name}: {self.objective.metric} {value:.6g}\n"
+            f"# ({self.objective.over_seeds} over {len(self.sweep.seeds)} seeds). Train it again: "
+            f"optlab train {results.BEST}\n"
+        )
+        rundir.write_atomically(folder / results.BEST, head + dump(config))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _death(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        return f"its process was killed ({name}" + ("; out of memory?)" if name == "SIGKILL" else ")")
+    return f"its process ended with exit code {exit_code}"

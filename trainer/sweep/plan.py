@@ -1,0 +1,341 @@
+"""What a sweep will run: settings, seeds, folders, and the trial of every variant before the first run.
+
+Trains nothing. The data that the runs share is loaded here once and laid where workers map it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+
+from trainer import catalog, rundir
+from trainer.building import Material, build_experiment, load_material
+from trainer.config.load import Loaded, dump
+from trainer.config.run_id import run_id
+from trainer.config.structure import DataConfig, SeedConfig
+from trainer.data.dataset import Dataset, Split, Splits
+from trainer.errors import ConfigError, OptlabError, Problem
+from trainer.experiment import Experiment
+from trainer.launch import config_differences
+from trainer.sweep.file import FINAL, Objective, Sweep, Variant, load_variant, override_texts, relocated
+from trainer.sweep.space import grid
+
+Stage = Literal["search", "final"]
+SWEEP_FILE = "sweep.yaml"
+DATA = ".data"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunSpec:
+    """One run of a sweep.
+
+    Args:
+        variant: whose.
+        stage: `search`, or `final` for a winner on fresh seeds.
+        trial: number of its setting within the variant.
+        values: the setting, by axis.
+        seed: its seed.
+        folder: its run directory.
+    """
+
+    variant: str
+    stage: Stage
+    trial: int
+    values: Mapping[str, Any]
+    seed: int
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """What a line about it says."""
+        return f"{self.variant} {self.folder.name}" + (" (final)" if self.stage == "final" else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What building a variant showed.
+
+    Args:
+        config: its config, complete, with the first value of every axis and the first seed.
+        columns: the values of its evaluations.
+        evaluations: how many there will be, the one before training left out.
+        classes: whether accuracies are measured.
+    """
+
+    config: Mapping[str, Any]
+    columns: Sequence[str]
+    evaluations: int
+    classes: bool
+
+
+def spec_for(
+    root: Path, variant: Variant, stage: Stage, trial: int, values: Mapping[str, Any], seed: int
+) -> RunSpec:
+    """Return a run and its directory: `<sweep>/<variant>/<run-id>`, winners in `<sweep>/final/<variant>/`."""
+    parent = root / FINAL / variant.name if stage == "final" else root / variant.name
+    name = run_id(override_texts(values), SeedConfig.model_validate(seed))
+    return RunSpec(variant.name, stage, trial, values, seed, parent / name)
+
+
+def extras(sweep: Sweep, variant: Variant, stage: Stage) -> list[str]:
+    """Return the overrides that a sweep lays on every run, where the user has not said otherwise.
+
+    One thread per run; no figures (`optlab plot` draws them from a run's files at any time); and the test
+    split read by the runs that were chosen on validation, never by those that the choice is made from.
+    """
+    given = {text.partition("=")[0] for text in variant.overrides}
+    train, log = variant.tree.data.get("train") or {}, variant.tree.data.get("log") or {}
+    laid = []
+    if train.get("threads") is None and "train.threads" not in given:
+        laid.append("train.threads=1")
+    if "plots" not in log and "log.plots" not in given:
+        laid.append("log.plots=[]")
+    if stage == "final":
+        laid.append("train.test=end")
+    elif sweep.searches or sweep.final_seeds:
+        laid.append("train.test=never")
+    return laid
+
+
+def load_run_config(sweep: Sweep, spec: RunSpec, more: Sequence[str] = ()) -> Loaded:
+    """Return the checked config of a run."""
+    variant = sweep.variants[spec.variant]
+    laid = [*extras(sweep, variant, spec.stage), *more]
+    return load_variant(variant, spec.values, spec.seed, catalog.COMPONENTS, laid)
+
+
+def grid_settings(variant: Variant) -> list[dict[str, Any]]:
+    """Return the settings of a variant's grid."""
+    return list(grid(variant.axes))
+
+
+def budget(sweep: Sweep, variant: Variant) -> int:
+    """Return how many settings of a variant are tried."""
+    return sweep.config.trials or len(grid_settings(variant))
+
+
+def check_budgets(sweep: Sweep) -> None:
+    """Refuse grids of unequal size, unless the file allows them."""
+    sizes = {name: budget(sweep, variant) for name, variant in sweep.variants.items()}
+    if len(set(sizes.values())) > 1 and not sweep.config.allow_unequal:
+        raise ConfigError(
+            "the variants' grids differ in size: " + ", ".join(f"{name} {n}" for name, n in sizes.items()),
+            key="axes",
+            where=sweep.where("axes"),
+            fix="give every variant as many settings, or say allow_unequal: true",
+        )
+
+
+class Shelf:
+    """Data sets as files that worker processes map, so that each is in memory once for all of them.
+
+    Args:
+        folder: where the files lie; it is made, and emptied by `clear`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._loaded: dict[str, Material] = {}
+
+    def material(self, loaded: Loaded) -> Material:
+        """Return the data of a config, loaded once."""
+        key = data_key(loaded.config.data)
+        if key not in self._loaded:
+            self._loaded[key] = load_material(loaded)
+        return self._loaded[key]
+
+    def put(self, loaded: Loaded) -> Path:
+        """Return the file that holds the data of a config; it is written the first time."""
+        path = self.folder / f"{data_key(loaded.config.data)}.pt"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            try:
+                torch.save(_packed(self.material(loaded)), temporary)
+            except OSError as error:
+                raise OptlabError(f"cannot write {path}: {error.strerror}", fix="free some space") from error
+            temporary.replace(path)
+        return path
+
+    def forget(self) -> None:
+        """Let go of what is in this process's memory; the files stay."""
+        self._loaded.clear()
+
+    def clear(self) -> None:
+        """Remove the files; processes that map them keep what they have."""
+        for path in self.folder.glob("*"):
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir():
+            self.folder.rmdir()
+
+
+def data_key(data: DataConfig) -> str:
+    """Return a name for what determines a data set and its split."""
+    relevant = [data.name, data.options, data.val_size, data.val_from, data.split_seed, data.limit]
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _packed(material: Material) -> dict[str, Any]:
+    splits, names = material.splits, material.dataset.class_names
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    return {
+        "splits": {name: [part.inputs, part.targets] for name, part in parts.items() if part is not None},
+        "class_names": None if names is None else list(names),
+        "digest": material.dataset.digest,
+    }
+
+
+def open_material(path: Path) -> Material:
+    """Map a file of the shelf: its pages are shared with every process that maps it."""
+    packed = torch.load(path, mmap=True, weights_only=True)
+    parts = {name: Split(*tensors) for name, tensors in packed["splits"].items()}
+    names = None if packed["class_names"] is None else tuple(packed["class_names"])
+    splits = Splits(parts["train"], parts.get("val"), parts["test"])
+    return Material(Dataset(splits.train, splits.test, names, packed["digest"]), splits)
+
+
+def check_variants(sweep: Sweep, shelf: Shelf) -> dict[str, Facts]:
+    """Build every variant with every value of every axis (the ends of ranges), before anything runs.
+
+    Raises:
+        ConfigError: with the problems of all variants, each with its line.
+    """
+    facts: dict[str, Facts] = {}
+    problems: list[Problem] = []
+    for variant in sweep.variants.values():
+        first = {axis.key: axis.probes()[0] for axis in variant.axes}
+        trials = [first] + [first | {axis.key: value} for axis in variant.axes for value in axis.probes()[1:]]
+        for values in trials:
+            try:
+                experiment = _try(sweep, variant, values, shelf)
+            except OptlabError as error:
+                problems += error.problems
+                if values is first:
+                    break
+                continue
+            if values is first:
+                facts[variant.name] = _facts(sweep, variant, values, experiment)
+    if problems:
+        raise ConfigError.of(dict.fromkeys(problems))
+    _refuse_twins(sweep, facts)
+    return facts
+
+
+def _try(sweep: Sweep, variant: Variant, values: Mapping[str, Any], shelf: Shelf) -> Experiment:
+    laid = extras(sweep, variant, "search")
+    loaded = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, laid)
+    with relocated(variant.places):
+        return build_experiment(loaded, material=shelf.material(loaded))
+
+
+def _facts(sweep: Sweep, variant: Variant, values: Mapping[str, Any], experiment: Experiment) -> Facts:
+    laid = [text for text in extras(sweep, variant, "search") if not text.startswith("train.test=")]
+    config = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, laid).config
+    plan = experiment.plan
+    steps = plan.steps or 0
+    due = sum(1 for step in range(1, min(steps, 100_000) + 1) if plan.evaluate.due(step) or step == steps)
+    return Facts(
+        yaml.safe_load(dump(config)), experiment.eval_columns(), due if steps else 2, experiment.classes
+    )
+
+
+def _refuse_twins(sweep: Sweep, facts: Mapping[str, Facts]) -> None:
+    seen: dict[str, str] = {}
+    for name, found in facts.items():
+        axes = {axis.key: axis.as_config() for axis in sweep.variants[name].axes}
+        same = json.dumps([{**found.config, "name": None}, axes], sort_keys=True, default=str)
+        if same in seen:
+            raise ConfigError(
+                f"{seen[same]} and {name} are the same experiment",
+                key=f"variants.{name}",
+                where=sweep.where(f"variants.{name}"),
+                fix="leave one of them out",
+            )
+        seen[same] = name
+
+
+def resolve_objective(sweep: Sweep, facts: Mapping[str, Facts]) -> Objective | None:
+    """Return what settings are chosen by; None where nothing is chosen and nothing validates.
+
+    Raises:
+        ConfigError: the metric is not measured, or only at the end where pruning needs it earlier.
+    """
+    objective = sweep.config.objective
+    if objective is None:
+        classes = all(found.classes for found in facts.values())
+        objective = Objective(metric="val_accuracy" if classes else "val_loss")
+    lacking = [name for name, found in facts.items() if objective.metric not in found.columns]
+    if lacking:
+        wanted = sweep.config.objective or sweep.config.strategy != "grid" or sweep.final_seeds
+        if not wanted:
+            return None
+        measured = [name for name in facts[lacking[0]].columns if name.startswith("val_")]
+        raise ConfigError(
+            f"{lacking[0]} does not measure {objective.metric}",
+            key="objective.metric",
+            where=sweep.where("objective.metric"),
+            expected=f"one of {', '.join(measured)}" if measured else "",
+            fix="say data.val_size: 0.1 in the base, so that settings are chosen on validation",
+        )
+    if sweep.config.prune in ("median", "hyperband"):
+        late = [name for name, found in facts.items() if found.evaluations < 2]
+        if late:
+            raise ConfigError(
+                f"{late[0]} is evaluated only at the end, so there is nothing to prune by",
+                key="prune",
+                where=sweep.where("prune"),
+                fix="say prune: null, or train.eval_every: {steps: ..} in the base",
+            )
+    return objective
+
+
+def resolved(sweep: Sweep, facts: Mapping[str, Facts], objective: Objective | None) -> dict[str, Any]:
+    """Return the sweep, complete and on its own: reading it again gives the same runs."""
+    fields = sweep.config.model_dump()
+    fields |= {"base": None, "seeds": sweep.seeds, "final_seeds": sweep.final_seeds or 0}
+    fields["objective"] = objective.model_dump() if objective else None
+    fields["variants"] = {
+        name: dict(found.config)
+        | {"axes": {axis.key: axis.as_config() for axis in sweep.variants[name].axes}}
+        for name, found in facts.items()
+    }
+    return fields
+
+
+def misfits(
+    sweep: Sweep, root: Path, specs: Sequence[RunSpec], facts: Mapping[str, Facts]
+) -> list[tuple[RunSpec, list[str]]]:
+    """Return the runs that are there already but were made from another config, with what differs.
+
+    Variants that the sweep's own sweep.yaml describes alike are taken on trust, which spares reading a
+    thousand configs.
+    """
+    try:
+        former = yaml.safe_load((root / SWEEP_FILE).read_text(encoding="utf-8"))["variants"]
+        known = {
+            name: not config_differences(_without_axes(former[name]), found.config)
+            for name, found in facts.items()
+            if name in former
+        }
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        known = {}
+    found = []
+    for spec in specs:
+        if known.get(spec.variant) or rundir.read_status(spec.folder) is None:
+            continue
+        saved = rundir.load_run(spec.folder).config
+        differences = config_differences(saved, load_run_config(sweep, spec).config.model_dump())
+        if differences:
+            found.append((spec, differences))
+    return found
+
+
+def _without_axes(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "axes"}

@@ -1,0 +1,138 @@
+"""Worker processes: starting them, giving them tasks, hearing from them, noticing that one died.
+
+Knows no sweep: who is to do what next is the caller's business.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import connection
+from typing import Any
+
+from trainer.sweep.file import Variant
+from trainer.sweep.worker import Question, Reply, Task, work
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something a worker did: it replied, asked, or died (`exit_code`, negative = killed by that signal)."""
+
+    worker: int
+    task: Task | None
+    reply: Reply | None = None
+    question: Question | None = None
+    exit_code: int | None = None
+
+
+class _Worker:
+    def __init__(self, variants: Mapping[str, Variant]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, variants), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.task: Task | None = None
+
+
+class Pool:
+    """Persistent worker processes, each with a number from 0.
+
+    Args:
+        count: how many.
+        variants: what tasks refer to.
+    """
+
+    def __init__(self, count: int, variants: Mapping[str, Variant]) -> None:
+        self._variants = variants
+        self._workers = {number: _Worker(variants) for number in range(count)}
+        self._stopping = False
+
+    def __enter__(self) -> Pool:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End every worker: idle ones by word, busy ones by force."""
+        for worker in self._workers.values():
+            if worker.task is None:
+                with suppress(OSError):
+                    worker.pipe.send(None)
+            else:
+                worker.process.kill()
+        for worker in self._workers.values():
+            worker.process.join(5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.pipe.close()
+
+    def idle(self) -> list[int]:
+        """Return the workers that have nothing to do."""
+        return [number for number, worker in self._workers.items() if worker.task is None]
+
+    def busy(self) -> list[Task]:
+        """Return what is being done."""
+        return [worker.task for worker in self._workers.values() if worker.task is not None]
+
+    def pids(self) -> list[int]:
+        """Return the workers' process ids."""
+        return [worker.process.pid or 0 for worker in self._workers.values()]
+
+    def give(self, number: int, task: Task) -> None:
+        """Give an idle worker a task; one that died meanwhile shows in the next `wait`."""
+        worker = self._workers[number]
+        worker.task = task
+        with suppress(OSError):
+            worker.pipe.send(task)
+
+    def answer(self, number: int, verdict: bool) -> None:
+        """Answer a worker's question."""
+        with suppress(OSError):
+            self._workers[number].pipe.send(verdict)
+
+    def wait(self, timeout: float) -> Sequence[Event]:
+        """Return what happened, after at most `timeout` seconds; a worker that died is replaced."""
+        by_handle: dict[Any, int] = {}
+        for number, worker in self._workers.items():
+            by_handle[worker.pipe] = number
+            by_handle[worker.process.sentinel] = number
+        ready = connection.wait(list(by_handle), timeout)
+        return [
+            event
+            for number in dict.fromkeys(by_handle[handle] for handle in ready)
+            if (event := self._hear(number)) is not None
+        ]
+
+    def _hear(self, number: int) -> Event | None:
+        worker = self._workers[number]
+        task = worker.task
+        try:
+            if worker.pipe.poll():
+                message = worker.pipe.recv()
+                if isinstance(message, Question):
+                    return Event(number, task, question=message)
+                worker.task = None
+                return Event(number, task, reply=message)
+        except (EOFError, OSError):
+            pass
+        worker.process.join(5)
+        exit_code = worker.process.exitcode
+        worker.pipe.close()
+        if self._stopping:
+            del self._workers[number]
+        else:
+            self._workers[number] = _Worker(self._variants)
+        return Event(number, task, exit_code=exit_code)
+
+    def interrupt(self) -> None:
+        """Ask the busy workers to stop after their step and to save; from now on none is replaced."""
+        self._stopping = True
+        for worker in self._workers.values():
+            if worker.task is not None and worker.process.pid and worker.process.is_alive():
+                with suppress(ProcessLookupError):
+                    os.kill(worker.process.pid, signal.SIGTERM)

@@ -1,0 +1,132 @@
+"""What a sweep varies: axes of values or ranges, the grid they span, and what lies on their edges.
+
+Nothing here reads files or knows of runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trainer.errors import ConfigError
+
+Kind = Literal["list", "choice", "uniform", "log_uniform", "int"]
+RANGES = ("uniform", "log_uniform", "int")
+EDGE_FRACTION = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One key that a sweep varies.
+
+    Args:
+        key: dotted key of the config.
+        kind: `list` (ordered where its values are numbers), `choice` (unordered), or a range.
+        values: what a list or a choice holds.
+        low, high: the ends of a range, both included.
+    """
+
+    key: str
+    kind: Kind
+    values: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it has ends instead of values."""
+        return self.kind in RANGES
+
+    def probes(self) -> list[Any]:
+        """Return the values that are tried out before the first run: all of a list, the ends of a range."""
+        if self.kind == "int":
+            return [int(self.low), int(self.high)]
+        return [self.low, self.high] if self.is_range else list(self.values)
+
+    def as_config(self) -> Any:
+        """Return the axis as a sweep file writes it."""
+        if self.kind == "list":
+            return list(self.values)
+        return {self.kind: self.probes()}
+
+
+def parse_axis(key: str, value: Any) -> Axis:
+    """Read an axis as it stands in a sweep file: a list, or `{log_uniform: [1e-4, 1]}` and the like.
+
+    Raises:
+        ConfigError: it is empty, holds a value twice, or its ends do not fit; without a key.
+    """
+    if isinstance(value, list):
+        return Axis(key, "list", _distinct(value))
+    kinds = ("log_uniform", "uniform", "int", "choice")
+    if not isinstance(value, Mapping) or len(value) != 1 or next(iter(value)) not in kinds:
+        raise ConfigError(
+            f"{value!r} is no axis",
+            expected="a list of values, or one of {log_uniform: [low, high]}, {uniform: ..}, {int: ..}, "
+            "{choice: [..]}",
+        )
+    kind, content = next(iter(value.items()))
+    if not isinstance(content, list):
+        raise ConfigError(f"{kind} got {content!r}", expected="a list")
+    if kind == "choice":
+        return Axis(key, "choice", _distinct(content))
+    wanted = "two whole numbers" if kind == "int" else "two finite numbers"
+    numbers = [item for item in content if _is_number(item) and (kind != "int" or item == int(item))]
+    if len(content) != 2 or len(numbers) != 2:
+        raise ConfigError(f"{kind} got {content!r}", expected=f"{wanted}, low and high")
+    low, high = numbers
+    if low >= high:
+        raise ConfigError(f"{kind} goes from {low!r} to {high!r}", expected="low below high")
+    if kind == "log_uniform" and low <= 0:
+        raise ConfigError(f"log_uniform begins at {low!r}", expected="a number above 0")
+    return Axis(key, kind, low=float(low), high=float(high))
+
+
+def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
+    if not values:
+        raise ConfigError("the axis is empty", expected="at least one value")
+    seen: list[str] = []
+    for value in values:
+        text = json.dumps(value, default=str)
+        if text in seen:
+            raise ConfigError(f"the value {value!r} stands twice", fix="keep one of them")
+        seen.append(text)
+    return tuple(values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def grid(axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
+    """Yield every combination of the axes' values, the last axis fastest; one empty one without axes."""
+    for values in itertools.product(*(axis.values for axis in axes)):
+        yield {axis.key: value for axis, value in zip(axes, values, strict=True)}
+
+
+def edge(axis: Axis, value: Any) -> str | None:
+    """Return advice when a best value lies on the edge of its axis, so that a better one may lie beyond.
+
+    Ordered axes have edges: lists of at least two numbers, and ranges (the outer 5 % of the way, of the
+    logarithm for `log_uniform`).
+    """
+    if axis.is_range:
+        low, high, at = axis.low, axis.high, float(value)
+        if axis.kind == "log_uniform":
+            low, high, at = math.log(low), math.log(high), math.log(at)
+        place = (at - low) / (high - low)
+        side = "below" if place < EDGE_FRACTION else "above" if place > 1 - EDGE_FRACTION else None
+    else:
+        if axis.kind == "choice" or len(axis.values) < 2 or not all(map(_is_number, axis.values)):
+            return None
+        ends = {min(axis.values): "below", max(axis.values): "above"}
+        side = ends.get(value)
+    if side is None:
+        return None
+    bound = axis.probes()
+    end = min(bound) if side == "below" else max(bound)
+    return f"the best {axis.key} = {value:g} is on the edge of its axis: extend it {side} {end:g}"

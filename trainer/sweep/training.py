@@ -1,0 +1,91 @@
+"""What a worker does with a task: the config, the shared data, `launch`, the reply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from trainer import catalog, launch, rundir
+from trainer.building import Material
+from trainer.config.load import Loaded
+from trainer.errors import OptlabError, RunError
+from trainer.records import EvalRecord, read_table
+from trainer.resume import resume_or_train
+from trainer.sweep.file import Variant, load_variant
+from trainer.sweep.plan import open_material
+from trainer.sweep.worker import Question, Reply, Task
+
+
+class Trainer:
+    """Trains tasks; keeps the mapped data between them.
+
+    Args:
+        pipe: to the parent, for questions in the middle of a run.
+        variants: by name.
+    """
+
+    def __init__(self, pipe: Connection, variants: Mapping[str, Variant]) -> None:
+        self._pipe = pipe
+        self._variants = variants
+        self._materials: dict[Path, Material] = {}
+
+    def train(self, task: Task) -> Reply:
+        """Train one run; what goes wrong is told in the reply."""
+        _reset_peak_memory()
+        try:
+            variant = self._variants[task.variant]
+            loaded = load_variant(variant, task.values, task.seed, catalog.COMPONENTS, task.overrides)
+            done = self._train(task, loaded)
+        except OptlabError as error:
+            return Reply("failed", None, str(error))
+        except Exception as error:
+            return Reply("failed", None, f"{type(error).__name__}: {error}")
+        return Reply(done.result.status, done.result, done.result.message, done.skipped)
+
+    def _train(self, task: Task, loaded: Loaded) -> launch.Launched:
+        """Go on with a run that broke off, if its checkpoint allows, else train it from the start."""
+        material = self._material(task.material)
+        judge = Judge(self._pipe, task.judged_by, task.folder) if task.judged_by else None
+        status = rundir.read_status(task.folder)
+        if status is not None and status["status"] in ("interrupted", "failed"):
+            with suppress(RunError):
+                return resume_or_train(loaded, task.overrides, task.folder, material=material, judge=judge)
+        return launch.launch(loaded, task.folder, skip_existing=True, material=material, judge=judge)
+
+    def _material(self, path: Path | None) -> Material | None:
+        if path is None:
+            return None
+        if path not in self._materials:
+            self._materials[path] = open_material(path)
+        return self._materials[path]
+
+
+class Judge:
+    """Asks the parent after every evaluation whether the run is to go on."""
+
+    def __init__(self, pipe: Connection, metric: str, folder: Path) -> None:
+        self._pipe = pipe
+        self._metric = metric
+        self._values: dict[float, float] = {}
+        with suppress(RunError):  # a run that goes on has evaluations already
+            table = read_table(folder / rundir.EPOCHS)
+            known = zip(table.get("step", []), table.get(metric, []), strict=False)
+            self._values = {step: value for step, value in known if step and value is not None}
+
+    def __call__(self, record: EvalRecord) -> bool:
+        """Return whether to stop here."""
+        value = record.values[self._metric]
+        assert value is not None
+        self._values = {step: v for step, v in self._values.items() if step < record.step}
+        self._values[record.step] = value
+        self._pipe.send(Question(list(self._values.values())))
+        verdict: bool = self._pipe.recv()
+        return verdict
+
+
+def _reset_peak_memory() -> None:
+    """Let the kernel count the peak from here (Linux), so that a run's peak is its own."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
