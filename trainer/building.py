@@ -37,6 +37,7 @@ from trainer.data.batches import Batches, eval_batches
 from trainer.data.dataset import Dataset, Splits, data_root, split_dataset
 from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
 from trainer.device import PRECISIONS, Clock, autocast, resolve_device, usable_cores
+from trainer.engines.compiled import PAYS_AFTER_STEPS, CompiledEngine, compiler
 from trainer.engines.eager import EagerEngine
 from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
 from trainer.experiment import Experiment, Plan
@@ -125,7 +126,9 @@ def build_experiment(
     schedules = _schedules(loaded, optimizers, plan, steps_per_epoch)
     scaler = GradScaler(device.type) if PRECISIONS[config.train.precision] is torch.float16 else None
     make_autocast = partial(autocast, device, config.train.precision)
-    engine = EagerEngine(
+    engine_name = _engine_name(config, device, plan)
+    make_engine = CompiledEngine if engine_name == "compiled" else EagerEngine
+    engine = make_engine(
         model,
         loss,
         list(optimizers.values()),
@@ -139,7 +142,7 @@ def build_experiment(
     )
     seed_dropout(config.seed.dropout)
     experiment = Experiment(
-        config=_resolved(config, device, implementations),
+        config=_resolved(config, device, implementations, engine_name),
         device=device,
         splits=splits,
         data_digest=dataset.digest,
@@ -489,10 +492,25 @@ def _check_metrics(loaded: Loaded, experiment: Experiment) -> None:
         )
 
 
-def _resolved(config: Config, device: torch.device, implementations: Sequence[Mapping[str, bool]]) -> Config:
+def _engine_name(config: Config, device: torch.device, plan: Plan) -> str:
+    """Return `eager` or `compiled`: what `auto` means for this run on this machine."""
+    if config.train.engine != "auto":
+        return config.train.engine
+    pays = plan.steps is not None and plan.steps >= PAYS_AFTER_STEPS
+    possible = device.type == "cpu" and config.train.precision != "float16" and compiler() is not None
+    return "compiled" if pays and possible else "eager"
+
+
+def _resolved(
+    config: Config,
+    device: torch.device,
+    implementations: Sequence[Mapping[str, bool]],
+    engine: str,
+) -> Config:
     """Return the config with everything that `auto` and null became on this machine."""
     fields = config.model_dump()
     fields["train"]["device"] = str(device)
+    fields["train"]["engine"] = engine
     fields["train"]["threads"] = torch.get_num_threads()
     if "root" in fields["data"]:
         fields["data"]["root"] = str(data_root(fields["data"]["root"]).absolute())

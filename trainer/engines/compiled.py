@@ -9,7 +9,6 @@ class does it: batches of another shape, steps whose gradients are measured. Kno
 from __future__ import annotations
 
 import copy
-import operator
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.func import functional_call
 from torch.optim import SGD, Optimizer
 from torch.optim.sgd import sgd
@@ -51,13 +50,15 @@ class CompiledEngine(EagerEngine):
         """Take what `EagerEngine` takes."""
         super().__init__(*args, **options)
         self._program: Program | None = None
-        self._shapes: object = None
+        self._layout: object = None
         self._named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._constants = {
             **{name: p for name, p in self.model.named_parameters() if not p.requires_grad},
             **dict(self.model.named_buffers()),
         }
-        plain = self.zero_grad and self.penalty is None and self.clip_grad_norm is self.clip_grad_value is None
+        plain = (
+            self.zero_grad and self.penalty is None and self.clip_grad_norm is self.clip_grad_value is None
+        )
         self.whole_step = plain and all(_is_plain_sgd(optimizer) for optimizer in self.optimizers)
         self._lrs: dict[float, Tensor] = {}
 
@@ -96,15 +97,10 @@ class CompiledEngine(EagerEngine):
 
     def _use(self, program: Program | None, inputs: Tensor, targets: Tensor) -> None:
         self._program = program
-        self._shapes = (inputs.shape, targets.shape, inputs.dtype, targets.dtype)
+        self._layout = _layout(inputs, targets)
 
     def _fits(self, inputs: Tensor, targets: Tensor) -> bool:
-        return self._program is not None and self._shapes == (
-            inputs.shape,
-            targets.shape,
-            inputs.dtype,
-            targets.dtype,
-        )
+        return self._program is not None and self._layout == _layout(inputs, targets)
 
     # ---- steps
 
@@ -118,7 +114,9 @@ class CompiledEngine(EagerEngine):
             return super().step(batches)
         assert self._program is not None
         lrs = [self._lr_tensor(group["lr"]) for group in groups]
-        loss, outputs = self._program([*self._parameters_in_order, *self._constant_values, *lrs, *buffers, *batches[0]])
+        loss, outputs = self._program(
+            [*self._parameters_in_order, *self._constant_values, *lrs, *buffers, *batches[0]]
+        )
         return StepOutput(loss, [outputs], 1)
 
     def _forward_backward(self, inputs: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
@@ -180,7 +178,9 @@ class CompiledEngine(EagerEngine):
         _use_onednn(graph)
         with torch.no_grad():
             program: Any = compile_fx(graph, arguments, config_patches=_OPTIONS)
-        program = getattr(program, "_torchdynamo_orig_callable", program)  # past a wrapper that does nothing here
+        program = getattr(
+            program, "_torchdynamo_orig_callable", program
+        )  # past a wrapper that does nothing here
 
         def run(values: list[Any]) -> Sequence[Tensor]:
             with torch.no_grad():
@@ -250,6 +250,9 @@ class CompiledEngine(EagerEngine):
         with torch.no_grad():
             for name, value in taken["model"].items():
                 values[name].copy_(value)
+        for name, _ in list(self.model.named_buffers()):
+            module, _, leaf = name.rpartition(".")
+            self.model.get_submodule(module)._buffers[leaf] = self._constants[name]
         for parameter, gradient in zip(self.parameters, taken["gradients"], strict=True):
             parameter.grad = gradient
         for optimizer, (state, options) in zip(self.optimizers, taken["optimizers"], strict=True):
@@ -265,6 +268,9 @@ class CompiledEngine(EagerEngine):
         eager = [super(CompiledEngine, self).step(batches).loss for batches in steps]
         wanted = {name: value.detach().clone() for name, value in (self._named | self._constants).items()}
         random = torch.get_rng_state()
+        if any(self._constants[name] is not value for name, value in self.model.named_buffers()):
+            self._restore(start)
+            return "the model replaces its buffers instead of writing into them"
         self._restore(start)
         self._use(program, *steps[0][0])
         try:
@@ -274,12 +280,18 @@ class CompiledEngine(EagerEngine):
         if not torch.equal(random, torch.get_rng_state()):
             return "the compiled step draws other random numbers than eager"
         pairs = {"the loss": (torch.stack(losses), torch.stack(eager))}
-        pairs |= {name: (value.detach(), wanted[name]) for name, value in (self._named | self._constants).items()}
+        pairs |= {
+            name: (value.detach(), wanted[name]) for name, value in (self._named | self._constants).items()
+        }
         for name, (found, expected) in pairs.items():
             if not torch.allclose(found.double(), expected.double(), rtol=2e-3, atol=2e-5, equal_nan=True):
                 worst = (found.double() - expected.double()).abs().max().item()
                 return f"after {len(steps)} steps {name} differs from eager's by {worst:.3g}"
         return None
+
+
+def _layout(inputs: Tensor, targets: Tensor) -> tuple[object, ...]:
+    return inputs.shape, inputs.stride(), inputs.dtype, targets.shape, targets.dtype
 
 
 _SGD_OPTIONS = ("weight_decay", "momentum", "dampening", "nesterov", "maximize")
@@ -291,8 +303,10 @@ def _is_plain_sgd(optimizer: Optimizer) -> bool:
 
 def _optimizer_state(optimizer: Optimizer) -> tuple[dict[Any, Any], list[dict[str, Any]]]:
     state = {parameter: copy.deepcopy(values) for parameter, values in optimizer.state.items()}
-    groups = [{key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
-              for group in optimizer.param_groups]
+    groups = [
+        {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
     return state, groups
 
 
