@@ -192,6 +192,11 @@ NPZ = NPZ.replace("limit: 200", "limit: null")
         ),
         pytest.param(npz_bytes(x_train=np.full((60, 8, 8), np.nan)), ("x_train", "NaN"), id="NaN"),
         pytest.param(npz_bytes(y_train=np.array([{}] * 60)), ("y_train", "pickled"), id="pickled objects"),
+        pytest.param(
+            npz_bytes(y_train=np.linspace(0, 1, 60), y_test=np.linspace(0, 1, 20)),
+            ("tiny.yaml:12: loss.name: cross_entropy takes classes", "loss=mse"),
+            id="real targets for the default loss",
+        ),
     ],
 )
 def test_a_data_file_that_is_absent_damaged_or_wrong(

@@ -117,6 +117,8 @@ def build_experiment(
         loss = _build_loss(config.loss)
         with _users_own(config.loss.name):
             _try_loss(loss, batches, dataset.num_classes)
+        if config.loss.name == "cross_entropy":
+            _check_probabilities(splits.train.targets)
         model_penalty = _penalty(config, model)
 
     optimizers, groups, implementations = _optimizers(loaded, model, device)
@@ -332,6 +334,19 @@ def _try_loss(loss: Loss, batches: Batches, num_classes: int) -> None:
             f"the loss gave a {type(value).__name__}{shape} for {len(targets)} samples",
             key="name",
             expected="a tensor with one number, the mean over the samples",
+        )
+
+
+def _check_probabilities(targets: Tensor) -> None:
+    """Refuse the default loss on real targets: of one output it is 0 whatever the model says."""
+    if targets.is_floating_point() and not (
+        bool((targets >= 0).all()) and torch.allclose(targets.sum(1), torch.ones(len(targets)), atol=1e-3)
+    ):
+        raise ConfigError(
+            "cross_entropy takes classes or their probabilities, and the data's targets are real values",
+            key="name",
+            expected="rows of targets that sum to 1",
+            fix="say loss=mse (or l1, huber)",
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
@@ -60,7 +60,7 @@ def draw_landscape(surface: Surface, descents: Sequence[Descent], heading: str) 
 def animate_landscape(surface: Surface, descents: Sequence[Descent], heading: str) -> bytes:
     """Return an animated GIF of the descents, all at the same step at any moment."""
     with settings():
-        figure, (ground,) = _frame(heading, (6.4, 5.6), 1)
+        figure, (ground,) = _frame(heading, (6.4, 5.0 + 0.22 * len(descents)), 1)
         figure.set_dpi(90)
         _draw_ground(ground, surface)
         looks = _looks(len(descents))
@@ -80,14 +80,14 @@ def animate_landscape(surface: Surface, descents: Sequence[Descent], heading: st
                 for look, one in zip(looks, descents, strict=True)
             ],
             loc="outside lower center",
-            ncols=2,
+            ncols=2 if max(len(label_of(one)) for one in descents) < 26 else 1,
         )
         canvas: Any = figure.canvas  # matplotlib leaves these methods untyped
         canvas.draw()
         # Contours take most of the time to draw; they are drawn once and copied under each frame.
         empty = canvas.copy_from_bbox(figure.bbox)
         longest = max(int(one.evaluations[-1]) for one in descents)
-        unit = "step" if _one_per_step(descents) else "gradient"
+        unit = "step" if one_per_step(descents) else "gradient"
         frames = []
         for step in _frame_steps(longest):
             canvas.restore_region(empty)
@@ -100,7 +100,7 @@ def animate_landscape(surface: Surface, descents: Sequence[Descent], heading: st
             for artist in artists:
                 ground.draw_artist(artist)
             frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    palette = frames[-1].quantize(128, dither=Image.Dither.NONE)
+    palette = _palette([COLOURS["yellow"], COLOURS["black"], *(look.colour for look in looks)])
     pictures = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     content = io.BytesIO()
     pictures[0].save(
@@ -129,6 +129,21 @@ def _frame(heading: str, inches: tuple[float, float], panels: int) -> tuple[Figu
     FigureCanvasAgg(figure)
     figure.suptitle(heading)
     return figure, list(figure.subplots(1, panels, squeeze=False).flat)
+
+
+def _palette(colours: Sequence[str]) -> Image.Image:
+    """Return a palette of greys and of the colours, each in steps to the ground's grey (smoothed edges).
+
+    A palette counted from the frames would give nearly all of it to the greys, and merge lines.
+    """
+    entries = [(grey, grey, grey) for grey in range(0, 256, 3)]
+    for colour in dict.fromkeys(colours):
+        red, green, blue = (255 * part for part in to_rgb(colour))
+        for share in np.linspace(0.3, 1, 8):
+            entries.append(tuple(round(share * part + (1 - share) * 235) for part in (red, green, blue)))
+    picture = Image.new("P", (1, 1))
+    picture.putpalette([part for entry in entries[:256] for part in entry])
+    return picture
 
 
 def _line(look: Line, **style: Any) -> Line2D:
@@ -190,12 +205,13 @@ def _scale_fall(axes: Axes, surface: Surface, descents: Sequence[Descent]) -> No
     format_axis(axes.xaxis, 0, last, log=False)
     format_axis(axes.yaxis, *shown, log=True)
     axes.set_xlabel(
-        "step" if _one_per_step(descents) else "gradient evaluations (a step takes one, LBFGS's many)"
+        "step" if one_per_step(descents) else "gradient evaluations (a step takes one, LBFGS's many)"
     )
-    axes.set_ylabel("f (0 at the stars)")
+    axes.set_ylabel("f (0 at the stars" + ("; below 1e-14 drawn there)" if shown[0] < 2 * FLOOR else ")"))
 
 
-def _one_per_step(descents: Sequence[Descent]) -> bool:
+def one_per_step(descents: Sequence[Descent]) -> bool:
+    """Return whether every step took one gradient (LBFGS takes many)."""
     return all(one.evaluations[-1] == len(one.points) - 1 for one in descents)
 
 

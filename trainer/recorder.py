@@ -135,7 +135,16 @@ class Recorder:
             name: asdict(histogram) for name, histogram in weight_histograms(self.experiment.model).items()
         }
         self._histograms.append({"step": record.step, "epoch": record.epoch, "layers": layers})
-        rundir.write_json(self.folder / rundir.HISTOGRAMS, {"format": 1, "moments": self._histograms})
+        try:
+            self._save_histograms()
+        except StorageError as error:  # the next evaluation writes them all again
+            self._report(rundir.HISTOGRAMS, error)
+        else:
+            self._report(rundir.HISTOGRAMS, None)
+
+    def _save_histograms(self) -> None:
+        if self._histograms:
+            rundir.write_json(self.folder / rundir.HISTOGRAMS, {"format": 1, "moments": self._histograms})
 
     def save(self) -> None:
         """Begin to write last.pt; what fails is told, and tried again with the next one.
@@ -157,6 +166,8 @@ class Recorder:
         Raises:
             StorageError: the disk will not take it, also when asked again.
         """
+        if self._troubles.get(rundir.HISTOGRAMS):
+            self._save_histograms()
         failure = self._writer.wait()
         self._report("checkpoints", failure)
         if failure or self._saved_at != self.experiment.progress.step:

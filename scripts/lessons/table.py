@@ -380,9 +380,9 @@ LESSONS = (
         14,
         "14_implementations",
         "Lesson 14: one rule, three implementations; maximize; AMSGrad",
-        "foreach follows the plain loop bit for bit, fused to rounding; what differs is the time per "
-        "step (fused is the fastest). maximize climbs; AMSGrad divides by the largest mean square so "
-        "far, and hardly differs here.",
+        "foreach follows the plain loop bit for bit, fused to rounding; what differs is the time per step, "
+        "on your machine. maximize climbs; AMSGrad divides by the largest mean square so far, and hardly "
+        "differs here.",
         (
             Run("plain", "14_adam"),
             Run("foreach", "14_adam", ("optimizer.foreach=true",)),

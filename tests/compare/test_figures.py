@@ -218,6 +218,13 @@ def test_a_best_value_on_the_edge_is_flagged(write_run: Any, tmp_path: Path) -> 
     assert "ring: best on the edge" in heading(found.figures["sensitivity.optimizer.lr"])
 
 
+def test_unequal_tuning_is_said(write_run: Any, tmp_path: Path) -> None:
+    write_grid(write_run, {(0.001, 0.9): 0.5, (0.01, 0.9): 0.7, (0.1, 0.9): 0.9})
+    write_run("x/adam", optimizer={"name": "Adam", "lr": 0.001})
+    notes = compared(tmp_path, draw=False).notes
+    assert any("unequal tuning: Adam at 1, SGD momentum=0.9 at 3 settings" in note for note in notes)
+
+
 def test_a_heat_map_of_two_swept_keys(write_run: Any, tmp_path: Path) -> None:
     results = {(lr, m): 0.5 + lr + m / 10 for lr in (0.1, 0.2, 0.3) for m in (0.0, 0.5, 0.9)}
     write_grid(write_run, results | {(0.3, 0.9): None})

@@ -82,7 +82,7 @@ def test_every_config_says_what_to_look_at() -> None:
 def test_the_readme_is_the_table_and_its_pictures_are_there(lessons: ModuleType) -> None:
     text = (CONFIGS / "README.md").read_text(encoding="utf-8")
     assert text == sys.modules["readme"].text(), "write it with: python scripts/lessons --readme"
-    pictures = [CONFIGS / name for name in re.findall(r"\]\((figures/[^)]+)\)", text)]
+    pictures = [CONFIGS / name for name in re.findall(r'src="(figures/[^"]+)"', text)]
     assert len(pictures) == 15
     sizes = [path.stat().st_size for path in pictures]
     assert max(sizes) < 60_000

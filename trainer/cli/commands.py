@@ -11,6 +11,7 @@ import time
 import types
 import typing
 from collections.abc import Hashable, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from trainer.building import build_experiment
 from trainer.config.json_schema import json_schema
 from trainer.config.load import dump
 from trainer.config.merge import parse_override
+from trainer.config.paths import absolute_import_path
 from trainer.console import Column
 from trainer.data.dataset import data_root
 from trainer.environment import environment
@@ -282,12 +284,14 @@ def show(
     """Print a component's options, and a model's layers."""
     if kind not in catalog.REGISTRIES:
         raise unknown_name("kind", kind, list(catalog.REGISTRIES))
+    name = absolute_import_path(name, Path.cwd())
     model = catalog.option_model(kind, name)
     rows = [
         {
             "option": option,
             "type": _type_name(field.annotation),
-            "default": "required" if field.is_required() else _as_yaml(field.default),
+            "required": field.is_required(),
+            "default": None if field.is_required() else field.default,
             "meaning": field.description or "",
         }
         for option, field in model.model_fields.items()
@@ -296,16 +300,32 @@ def show(
     if kind == "model":
         input_shape = _shape(shape) if shape else _default_input(name)
         with global_stream("init", 0):
-            network = catalog.find("model", name)(input_shape, classes, **_options("model", name, options))
+            builder = catalog.find("model", name)
+            context = {"input_shape": input_shape, "num_classes": classes}
+            wanted = inspect.signature(builder).parameters
+            given = {key: value for key, value in context.items() if key in wanted}
+            network = builder(**given, **_options("model", name, options))
         check_shapes(network, input_shape, classes)
         layers = layer_table(network, input_shape)
     if as_json:
-        console.print_json({"kind": kind, "name": name, "options": rows, "layers": layers})
+        described = [asdict(layer) for layer in layers]
+        console.print_json({"kind": kind, "name": name, "options": rows, "layers": described})
         return
     console.print_text(f"{kind} {name}: {_summary(catalog.find(kind, name))}\n")
     if rows:
         columns = [Column("option"), Column("type"), Column("default"), Column("meaning")]
-        console.table(columns, [[str(value) for value in row.values()] for row in rows])
+        console.table(
+            columns,
+            [
+                (
+                    row["option"],
+                    row["type"],
+                    "required" if row["required"] else str(_as_yaml(row["default"])),
+                    row["meaning"],
+                )
+                for row in rows
+            ],
+        )
     else:
         console.print_text("no options")
     if layers:
@@ -382,7 +402,10 @@ def doctor(runs: Path, *, as_json: bool) -> None:
     }
     found["data"] = {"folder": str(data_root(None))} | _data_found()
     try:
-        rundir.prepare_root(runs)
+        # What a run would make is not made here: the nearest folder that is there is tried.
+        rundir.prepare_root(
+            next(place for place in (runs.absolute(), *runs.absolute().parents) if place.exists())
+        )
         found["runs"] = {"directory": str(runs.resolve()), "writable": True}
     except RunError as error:
         found["runs"] = {

@@ -129,13 +129,16 @@ def _print(found: Comparison) -> None:
         sys.stdout.write("\n")
     said = f"means over seeds ± half of the {100 * found.confidence:g} % interval (Student t)"
     if found.targets:
-        said += "; times: median over all runs, inf where half never arrived"
+        said += "\ntimes: median over all runs, inf where half never arrived"
     console.print_text(said)
     if found.grouping.problems != ("",) and not len(found.differences):
         console.print_text("no two groups share a problem: nothing to test")
     lines = found.verdict_lines()
     if lines:
-        console.print_text("\nDifferences (p by t test, Holm-adjusted over all rows; intervals are not)")
+        share = f"{100 * found.confidence:g} %"
+        console.print_text(
+            f"\nDifferences in {found.metric}, {share} intervals; p Holm-adjusted over all pairs; power 0.8"
+        )
         for line in lines:
             console.print_text(console.clean(line))
     if found.tuning_lines:

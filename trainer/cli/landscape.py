@@ -10,7 +10,7 @@ from trainer import console, rundir
 from trainer.console import Column
 from trainer.errors import ConfigError
 from trainer.landscape import Descent, find_surface, learning_rates, parse_contestants, race
-from trainer.landscape_figures import animate_landscape, draw_landscape, render_landscape
+from trainer.landscape_figures import animate_landscape, draw_landscape, one_per_step, render_landscape
 from trainer.problems import Surface
 
 LOWEST, HIGHEST = 1e-4, 10.0
@@ -40,7 +40,8 @@ def landscape(
     rates = learning_rates(LOWEST, HIGHEST, trials) if tune and lr is None else []
     descents = race(surface, contestants, steps=steps, start=where, lr=lr, rates=rates)
     shown = name.replace("_", " ")
-    heading = f"{shown}: {surface.about} · {steps:,} gradients each from ({where[0]:g}, {where[1]:g})"
+    unit = "steps" if one_per_step(descents) else "gradients"
+    heading = f"{shown}: {surface.about} · {steps:,} {unit} each from ({where[0]:g}, {where[1]:g})"
     heading += f"\n{budget(descents, lr)}"
     rundir.prepare_root(figure_path.parent)
     figure = draw_landscape(surface, descents, heading)

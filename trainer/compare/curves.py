@@ -284,9 +284,8 @@ def _centre(
     aligned = _aligned(found)
     series = [(one.x, one.y) for one in found]
     few = sum(len(one.x) for one in found) <= GRID_POINTS
-    grid = common_grid(
-        series, None if aligned or few else GRID_POINTS, scale="log" if log and not aligned else "linear"
-    )
+    log = log and not aligned and any((one.x > 0).any() for one in found)
+    grid = common_grid(series, None if aligned or few else GRID_POINTS, scale="log" if log else "linear")
     over = band_over(grid.y, centre=centre, kind=band or "std")
     whole = over.n == len(found)
     # Up to the first place where a run is missing: beyond it the centre would be that of the survivors.

@@ -59,6 +59,21 @@ class Search:
         ]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
+    def unequal(self) -> list[str]:
+        """Say where families were tried at different numbers of settings."""
+        notes = []
+        for problem in self.grouping.problems if self.swept else ():
+            counts = {
+                family.name: len(family.groups) for family in families(self.grouping, self.swept, problem)
+            }
+            if len(set(counts.values())) > 1:
+                said = ", ".join(f"{name} at {count}" for name, count in counts.items())
+                head = f"{problem}: " if problem else ""
+                notes.append(
+                    f"{head}unequal tuning: {said} settings; what was tried more often has the better chance"
+                )
+        return notes
+
     def lines(self) -> list[str]:
         """Return the same in words."""
         return [

@@ -260,30 +260,25 @@ def summary_lines(table: pd.DataFrame, *, percent: bool) -> list[str]:
 
 
 def _lines(row: Mapping[Any, Any], factor: float, unit: str, *, ranks: bool) -> list[str]:
-    head = f"{row['problem'] + ': ' if row['problem'] else ''}{row['a']} minus {row['b']}, {row['metric']}:"
-    if math.isnan(row["difference"]):
-        lines = [f"{head} {row['verdict']}"]
-    else:
-        said = f"{factor * row['difference']:+.3g}{unit}"
+    head = f"{row['problem'] + ': ' if row['problem'] else ''}{row['a']} minus {row['b']}: "
+    details = [f"{row['method']}, n={row['n']}"] if row["n"] else []
+    if not math.isnan(row["difference"]):
+        head += f"{factor * row['difference']:+.3g}{unit}"
         if not math.isnan(row["low"]):
-            said += (
-                f" [{factor * row['low']:+.3g}, {factor * row['high']:+.3g}] ({row['method']}, n={row['n']})"
-            )
-        if not math.isnan(row["p_holm"]):
-            said += f", p = {row['p']:.3g}, Holm {row['p_holm']:.3g}"
-        lines = [f"{head} {said}: {row['verdict']}"]
-        power = []
-        if not math.isnan(row["effect_size"]):
-            name = "d_z" if row["method"].startswith("paired") else "g"
-            power.append(f"effect size {name} = {row['effect_size']:.2g}")
-        if not math.isnan(row["smallest_detectable"]):
-            power.append(
-                f"these seeds would show {factor * row['smallest_detectable']:.3g}{unit} (power 0.8)"
-            )
-        if power:
-            lines.append("    " + "; ".join(power))
+            head += f" [{factor * row['low']:+.3g}, {factor * row['high']:+.3g}]"
+        head += ": "
+    if not math.isnan(row["p_holm"]):
+        details.append(f"p = {row['p']:.3g}, Holm {row['p_holm']:.3g}")
+    if not math.isnan(row["effect_size"]):
+        name = "d_z" if row["method"].startswith("paired") else "g"
+        details.append(f"effect size {name} = {row['effect_size']:.2g}")
+    if not math.isnan(row["smallest_detectable"]):
+        details.append(f"these seeds would show {factor * row['smallest_detectable']:.3g}{unit}")
+    lines = [head + row["verdict"]]
+    if details:
+        lines.append("    " + "; ".join(details))
     if ranks and row["wilcoxon"]:
         lines.append(f"    signed ranks: {row['wilcoxon']}")
-    if row["note"] and row["note"] != row["verdict"]:
+    if row["note"] and not row["verdict"].startswith(row["note"]):
         lines.append(f"    note: {row['note']}")
     return lines

@@ -151,7 +151,7 @@ def summarise(
     part: dict[str, Any] = {
         "settings": len(settings),
         "runs": len(outcomes),
-        "statuses": dict(Counter(outcome.status for outcome in outcomes)),
+        "statuses": dict(sorted(Counter(outcome.status for outcome in outcomes).items())),
         "best": None,
         "edges": [],
         "final": None,
@@ -168,14 +168,14 @@ def summarise(
         advice = [edge(axis, setting.values[axis.key]) for axis in variant.axes]
         part["edges"] = [text for text in advice if text]
     if finals:
-        part["final"] = _final(finals)
+        part["final"] = _final(dict(sorted(finals.items())))
     return part
 
 
 def _final(finals: Mapping[int, Outcome]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "n": len(finals),
-        "statuses": dict(Counter(outcome.status for outcome in finals.values())),
+        "statuses": dict(sorted(Counter(outcome.status for outcome in finals.values()).items())),
     }
     for metric in ("loss", "accuracy"):
         values = [

@@ -149,7 +149,9 @@ class Search:
             sort_keys=True,
         )
         self._study = _study(storage, variant.name, self._direction, signature, anew)
-        self._qmc = _WholeSpaceQMC(self._space, self._seed(0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._qmc = _WholeSpaceQMC(self._space, self._seed(0))
         self._replica = self._replay()
 
     def _seed(self, number: int) -> int:

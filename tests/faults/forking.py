@@ -1,0 +1,149 @@
+"""Runs `optlab` commands in forked processes that can be killed, and knows where each kill fell.
+
+Started as a process of its own: importing torch takes seconds, forking it again takes milliseconds. The
+child runs the real command line; it only notes in a shared byte what it is doing, and kills itself where the
+request says so (`strike`), to hit instants that are too short for a random kill.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from command import optlab, write_tiny
+
+PHASES = (
+    "start",
+    "mid-epoch",
+    "evaluation",
+    "table row",
+    "checkpoint: packing",
+    "checkpoint: writing",
+    "checkpoint: proving",
+    "checkpoint: renaming",
+    "another file",
+    "end",
+)
+
+
+class Marks:
+    """Shared bytes: what the main thread does, what the checkpoint thread does (0 = nothing), and a count.
+
+    The count goes up with everything that is done, so that a kill can be timed by it on a busy machine.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.count = 0
+        self._file = open(path, "r+b")  # noqa: SIM115 (lives as long as the process)
+        self.bytes = mmap.mmap(self._file.fileno(), 6)
+
+    def during(
+        self, function: Callable[..., Any], phase: str, strike: Callable[[str], None]
+    ) -> Callable[..., Any]:
+        import threading
+
+        number = PHASES.index(phase)
+
+        def marked(*args: Any, **kwargs: Any) -> Any:
+            slot = 0 if threading.current_thread() is threading.main_thread() else 1
+            former, self.bytes[slot] = self.bytes[slot], number
+            self.count += 1
+            self.bytes[2:6] = self.count.to_bytes(4, "little")
+            try:
+                strike(phase)
+                return function(*args, **kwargs)
+            finally:
+                self.bytes[slot] = former
+
+        return marked
+
+
+def instrument(marks: Path, strike: dict[str, Any] | None, slow: float, slow_from: int) -> None:
+    """Put marks around what a run does, and a kill where it is wanted."""
+    from trainer import checkpoint, rundir
+    from trainer.engines.eager import EagerEngine
+    from trainer.experiment import Experiment
+    from trainer.recorder import Recorder
+
+    seen = steps = 0
+
+    def hit(phase: str) -> None:
+        nonlocal seen
+        if strike and strike["phase"] == phase:
+            seen += 1
+            if seen == strike["count"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    mark = Marks(marks)
+    step: Any = EagerEngine.step
+
+    def slow_step(*args: Any, **kwargs: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if slow and steps >= slow_from:
+            time.sleep(slow)
+        return step(*args, **kwargs)
+
+    put: Any = setattr  # these are not ours to change, for a type checker
+    put(EagerEngine, "step", mark.during(slow_step, "mid-epoch", hit))
+    put(Experiment, "evaluate", mark.during(Experiment.evaluate, "evaluation", hit))
+    put(rundir.Table, "_write", mark.during(rundir.Table._write, "table row", hit))
+    put(checkpoint, "pack", mark.during(checkpoint.pack, "checkpoint: packing", hit))
+    put(rundir, "write_json", mark.during(rundir.write_json, "another file", hit))
+    put(Recorder, "read_test", mark.during(Recorder.read_test, "end", hit))
+    for name, phase in (("link", "checkpoint: renaming"), ("replace", "checkpoint: renaming")):
+        put(os, name, mark.during(getattr(os, name), phase, hit))
+    put(Path, "read_bytes", mark.during(Path.read_bytes, "checkpoint: proving", hit))
+    writer = mark.during(checkpoint.write_atomically, "checkpoint: writing", hit)
+    put(checkpoint, "write_atomically", writer)
+
+
+def child(request: dict[str, Any]) -> None:
+    os.chdir(request["folder"])
+    for name, number in (("out", 1), ("err", 2)):
+        descriptor = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, number)
+    instrument(Path(request["marks"]), request["strike"], request["slow"], request["slow_from"])
+    sys.argv = ["optlab", *request["arguments"]]
+    from trainer import cli
+
+    code: Any = 1
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
+
+
+def serve() -> None:
+    # One run here warms up what every fork would else do again: imports, option models, torch's first calls.
+    with tempfile.TemporaryDirectory() as folder:
+        optlab("train", write_tiny(Path(folder)), "--run-dir", Path(folder) / "run", "--quiet")
+    print("ready", flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            child(json.loads(line))
+        print(pid, flush=True)
+        print(os.waitpid(pid, 0)[1], flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,131 @@
+"""Asks the server in `forking.py` for `optlab` processes and sends them signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forking import PHASES
+
+FELL: Counter[str] = Counter()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Args:
+        code: exit code; minus the signal's number when one killed it.
+        phase: what it was doing when it was killed.
+        seconds: how long it ran.
+        count: how many things it did (steps, rows, files ...).
+    """
+
+    code: int
+    out: str
+    err: str
+    phase: str
+    seconds: float
+    count: int
+
+
+class Forks:
+    """Runs `optlab` in forked processes, one at a time, with signals sent at given seconds."""
+
+    def __init__(self) -> None:
+        path = Path(__file__).parent / "forking.py"
+        self._server = subprocess.Popen(
+            [sys.executable, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        assert self._line() == "ready"
+
+    def _line(self) -> str:
+        assert self._server.stdout is not None
+        return self._server.stdout.readline().strip()
+
+    def run(
+        self,
+        folder: Path,
+        *arguments: str | Path,
+        kill_at: float | None = None,
+        signal_at: tuple[int, int] | None = None,
+        again_after: float | None = None,
+        strike: tuple[str, int] | None = None,
+        slow: float = 0.0,
+        slow_from: int = 1,
+    ) -> Ended:
+        """Run a command in a folder.
+
+        Args:
+            kill_at: SIGKILL after so many things done, and that fraction of a thing (a millisecond).
+            signal_at: (count, signal): send it after so many things done.
+            again_after: seconds after which it is sent again.
+            strike: (phase, count): the process kills itself when it enters that phase for that time.
+            slow: seconds that every training step takes, from step `slow_from` on.
+        """
+        marks = folder / "marks"
+        marks.write_bytes(bytes(6))
+        request: dict[str, Any] = {
+            "folder": str(folder),
+            "arguments": [str(argument) for argument in arguments],
+            "out": str(folder / "out"),
+            "err": str(folder / "err"),
+            "marks": str(marks),
+            "strike": {"phase": strike[0], "count": strike[1]} if strike else None,
+            "slow": slow,
+            "slow_from": slow_from,
+        }
+        assert self._server.stdin is not None
+        began = time.monotonic()
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        pid = int(self._line())
+        if kill_at is not None:
+            self._send(pid, marks, kill_at, signal.SIGKILL)
+        if signal_at is not None:
+            self._send(pid, marks, *signal_at)
+            if again_after is not None:
+                time.sleep(again_after)
+                os.kill(pid, signal_at[1])
+        status = int(self._line())
+        main, thread, *count = marks.read_bytes()
+        phase = PHASES[thread or main]
+        code = os.waitstatus_to_exitcode(status)
+        if code == -signal.SIGKILL:
+            FELL[phase] += 1
+        return Ended(
+            code,
+            (folder / "out").read_text(),
+            (folder / "err").read_text(),
+            phase,
+            time.monotonic() - began,
+            int.from_bytes(bytes(count), "little"),
+        )
+
+    def _send(self, pid: int, marks: Path, at: float, number: int) -> None:
+        assert self._server.stdout is not None
+        while int.from_bytes(marks.read_bytes()[2:], "little") < int(at):
+            if select.select([self._server.stdout], [], [], 0.0002)[0]:
+                return  # it ended
+        time.sleep(at % 1 / 1000)
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def close(self) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(10)

@@ -1,0 +1,221 @@
+"""Files that are damaged, foreign or made to harm: one message each, and never code that runs."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command import optlab, train, write_tiny
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from same_run import differences
+
+from trainer import catalog, checkpoint, rundir
+from trainer.errors import OptlabError
+from trainer.records import read_table
+
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    train(write_tiny(folder), "train.epochs=2", "train.checkpoint_every={steps: 4}", run_dir=folder / "run")
+    return folder / "run"
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch /tmp/optlab-was-here",)
+
+
+def evil_torch() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"format": 1, "experiment": Evil()}, buffer)
+    return buffer.getvalue()
+
+
+def swollen() -> bytes:
+    """A torch file whose entries are compressed: 100 MB in 100 kB."""
+    plain = io.BytesIO()
+    torch.save({"format": 1, "x": torch.zeros(25_000_000)}, plain)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return packed.getvalue()
+
+
+def expanded() -> bytes:
+    """A tensor of one number that says it is a tebibyte."""
+    buffer = io.BytesIO()
+    torch.save({"format": 1, "x": torch.zeros(1).expand(2**38)}, buffer)
+    return buffer.getvalue()
+
+
+def of_format(number: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"format": number}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not a readable checkpoint"),
+        (b"PK\x03\x04" + bytes(100), "not a readable checkpoint"),
+        (pickle.dumps(Evil()), "not a readable checkpoint"),
+        (evil_torch(), "not a readable checkpoint"),
+        (swollen(), "compressed"),
+        (expanded(), "larger than the file"),
+        (of_format(2), "has format '2'.*\n.*format 1\n.*release"),
+        (of_format("x" * 1000), "has format"),
+        (of_format(1), "does not match its checksum"),
+    ],
+    ids=["empty", "zip", "pickle", "evil", "swollen", "expanded", "format", "odd format", "no checksum"],
+)
+def test_a_hostile_checkpoint_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "last.pt"
+    path.write_bytes(content)
+    with pytest.raises(checkpoint.DamagedError, match=words):
+        checkpoint.load_checkpoint(path)
+    assert not Path("/tmp/optlab-was-here").exists()
+
+
+def test_a_damaged_last_checkpoint_falls_back_and_says_so(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    rundir.write_json(tmp_path / "run" / "status.json", {"format": 1, "status": "running"})
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    done = optlab("resume", tmp_path / "run", "--quiet")
+    assert done.code == 0, done.err
+    assert "last.pt is" in done.err
+    assert f"falls back to {tmp_path}/run/checkpoints/previous.pt" in done.err
+    assert "goes on after step 12" in done.err
+    assert differences(run, tmp_path / "run") == []
+
+    rundir.write_json(tmp_path / "run" / "status.json", {"format": 1, "status": "running"})
+    for name in ("last.pt", "previous.pt"):
+        (last.parent / name).write_bytes(b"PK")
+    done = optlab("resume", tmp_path / "run", "--quiet")
+    assert (done.code, "no checkpoint of this run can be read" in done.err) == (2, True)
+
+
+def test_tables_that_were_changed_by_hand_are_refused(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    steps = tmp_path / "run" / "steps.csv"
+    steps.write_text("\n".join(steps.read_text().splitlines()[:3]) + "\n")
+    done = optlab("resume", tmp_path / "run", "train.epochs=3", "--quiet")
+    assert (done.code, "steps.csv has not the rows any more" in done.err) == (2, True)
+
+
+def survives(read: Any, path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    try:
+        read(path)
+    except OptlabError as error:
+        message = str(error)
+    else:
+        return
+    assert path.name in message or str(path.parent) in message
+
+
+def damaged(content: bytes, position: int, piece: bytes, cut: bool) -> bytes:
+    """Overwrite a piece somewhere, or cut the file there."""
+    at = position % (len(content) + 1)
+    return content[:at] + piece if cut else content[:at] + piece + content[at + len(piece) :]
+
+
+@given(position=st.integers(0, 2**31), piece=st.binary(max_size=9), cut=st.booleans())
+@FUZZ
+def test_fuzzed_checkpoints(run: Path, tmp_path: Path, position: int, piece: bytes, cut: bool) -> None:
+    content = (run / "checkpoints" / "last.pt").read_bytes()
+    whole = checkpoint.load_checkpoint(run / "checkpoints" / "last.pt")
+    path = tmp_path / "last.pt"
+    path.write_bytes(damaged(content, position, piece, cut))
+    try:
+        found = checkpoint.load_checkpoint(path)
+    except checkpoint.DamagedError:
+        return
+    # What still loads is the same, to the bit: the damage fell on padding, or on nothing.
+    assert checkpoint.digest(found) == checkpoint.digest(whole)
+
+
+@given(position=st.integers(0, 2**31), piece=st.binary(max_size=9), cut=st.booleans())
+@FUZZ
+def test_fuzzed_tables(run: Path, tmp_path: Path, position: int, piece: bytes, cut: bool) -> None:
+    survives(
+        read_table, tmp_path / "steps.csv", damaged((run / "steps.csv").read_bytes(), position, piece, cut)
+    )
+
+
+@given(content=st.binary(max_size=200))
+@FUZZ
+def test_fuzzed_tables_of_noise(tmp_path: Path, content: bytes) -> None:
+    survives(read_table, tmp_path / "steps.csv", content)
+
+
+@given(position=st.integers(0, 2**31), piece=st.binary(max_size=9), cut=st.booleans())
+@FUZZ
+def test_fuzzed_configs(run: Path, tmp_path: Path, position: int, piece: bytes, cut: bool) -> None:
+    content = (run / "config.yaml").read_bytes()
+    survives(catalog.load_config, tmp_path / "config.yaml", damaged(content, position, piece, cut))
+
+
+YAML_PIECES = st.sampled_from(
+    ["a", "b: ", "- ", "{", "}", "[", "]", "&x ", "*x", "<<: ", "!!python/object:os.system ", "? ", "| ",
+     "> ",     "'", '"', "\n", "\n  ", "\t", "#", ": ", ",", "1e9", ".nan", "-.inf", "0x1", "null", "~", "\0", "\ufeff",
+     "%YAML 9\n", "---\n", "...\n", "name: ", "optimizer:", "model: mlp\n", "\u2028", "data: digits\n",
+     "train:"]
+)  # fmt: skip
+
+
+@given(st.lists(YAML_PIECES, max_size=40).map("".join))
+@FUZZ
+def test_fuzzed_yaml(tmp_path: Path, text: str) -> None:
+    survives(catalog.load_config, tmp_path / "config.yaml", text.encode())
+
+
+@given(position=st.integers(0, 2**31), piece=st.binary(max_size=9), cut=st.booleans())
+@FUZZ
+@pytest.mark.parametrize("name", ["status.json", "summary.json", "environment.json", "config.yaml"])
+def test_fuzzed_run_files(
+    run: Path, tmp_path: Path, name: str, position: int, piece: bytes, cut: bool
+) -> None:
+    if not (tmp_path / "copy").exists():
+        shutil.copytree(run, tmp_path / "copy")
+    content = damaged((run / name).read_bytes(), position, piece, cut)
+    survives(lambda path: rundir.load_run(path.parent), tmp_path / "copy" / name, content)
+    rundir.read_environment(tmp_path / "copy")
+
+
+def npz(folder: Path) -> bytes:
+    path = folder / "data.npz"
+    draw = np.random.default_rng(0)
+    arrays = {f"x_{part}": draw.integers(0, 256, (6, 4, 4), dtype=np.uint8) for part in ("train", "test")} | {
+        f"y_{part}": np.arange(6) % 3 for part in ("train", "test")
+    }
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path.read_bytes()
+
+
+@given(position=st.integers(0, 2**31), piece=st.binary(max_size=9), cut=st.booleans())
+@FUZZ
+def test_fuzzed_npz(tmp_path: Path, position: int, piece: bytes, cut: bool) -> None:
+    content = npz(tmp_path)
+
+    def read(path: Path) -> None:
+        dataset = catalog.DATASETS["npz"](path=path)
+        assert (len(dataset.train), len(dataset.test)) == (6, 6)  # never a silent short data set
+
+    survives(read, tmp_path / "data.npz", damaged(content, position, piece, cut))

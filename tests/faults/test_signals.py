@@ -1,0 +1,60 @@
+"""SIGINT and SIGTERM finish the step and save; a second SIGINT leaves at once; both can be resumed."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from command import optlab, write_tiny
+from forks import Forks
+from same_run import differences
+
+from trainer import checkpoint, rundir
+
+LONG = ["train.epochs=3", "train.checkpoint_every={steps: 2}", "log.every=1", "--quiet", "--run-dir"]
+
+
+def step_of(run: Path) -> int:
+    state = checkpoint.load_checkpoint(run / "checkpoints" / "last.pt")
+    step: int = state["experiment"]["progress"]["step"]
+    return step
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_step_and_the_run_can_be_resumed(
+    forks: Forks, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    config = write_tiny(tmp_path)
+    assert optlab("train", config, *LONG, tmp_path / "whole").code == 0
+    ended = forks.run(tmp_path, "train", config, *LONG, "run", signal_at=(40, number), slow=0.3)
+    run = tmp_path / "run"
+    assert ended.code == code, ended.err
+    assert "go on with: optlab resume run" in ended.err
+    status = rundir.read_status(run)
+    assert status is not None
+    assert status["status"] == "interrupted"
+    steps = rundir.load_run(run).steps["step"]
+    assert status["message"] == f"{number.name} after step {step_of(run)}"
+    assert steps[-1] == step_of(run)
+    assert json.loads((run / "summary.json").read_text())["test"] is None
+    assert optlab("resume", run, "--quiet").code == 0
+    assert differences(tmp_path / "whole", run) == []
+
+
+def test_a_second_sigint_leaves_at_once(forks: Forks, tmp_path: Path) -> None:
+    config = write_tiny(tmp_path)
+    assert optlab("train", config, *LONG, tmp_path / "whole").code == 0
+    run = tmp_path / "run"
+    ended = forks.run(
+        tmp_path, "train", config, *LONG, "run", signal_at=(60, signal.SIGINT), again_after=0.2, slow=5.0,
+        slow_from=6,
+    )  # fmt: skip
+    assert ended.code == 130, ended.err
+    assert "Traceback" not in ended.err
+    assert ended.seconds < 20  # a step takes five seconds, and five are left
+    found = rundir.load_run(run)
+    assert (found.status["status"], found.status["message"]) == ("interrupted", "interrupted twice")
+    assert optlab("resume", run, "--quiet").code == 0
+    assert differences(tmp_path / "whole", run) == []

@@ -1,0 +1,170 @@
+"""Search: the same trials whatever the order of outcomes and however often it is stopped; equal budgets."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from trainer.config.positions import Tree
+from trainer.errors import RunError
+from trainer.records import Moment, RunResult
+from trainer.sweep.contenders import Contender
+from trainer.sweep.file import Objective, Sweep, SweepConfig, Variant
+from trainer.sweep.plan import RunSpec
+from trainer.sweep.results import Outcome
+from trainer.sweep.search import STORAGE, Search, open_storage
+from trainer.sweep.space import parse_axis
+
+OBJECTIVE = Objective(metric="val_loss")
+
+
+def make(root: Path, *, anew: Literal["never", "mismatch"] = "never", **settings: Any) -> Contender:
+    config = SweepConfig.model_validate(
+        {"name": "s", "strategy": "tpe", "trials": 10, "batch": 4, "objective": {"metric": "val_loss"}}
+        | settings
+    )
+    axes = (
+        parse_axis("optimizer.lr", {"log_uniform": [1e-4, 1.0]}),
+        parse_axis("model.name", {"choice": ["a", "b"]}),
+        parse_axis("data.batch_size", {"int": [1, 64]}),
+    )
+    variant = Variant("v", Tree({}, {}), (), axes, {})
+    sweep = Sweep(config, {"v": variant}, root)
+    search = Search(config, variant, open_storage(root), "min", 8, anew=anew)
+    return Contender(sweep, variant, root, OBJECTIVE, search, finals=bool(config.final_seeds))
+
+
+def loss(values: Mapping[str, Any], seed: int) -> float:
+    """A bowl with its floor at lr = 0.01; seeds shift it a little."""
+    return (math.log10(values["optimizer.lr"]) + 2) ** 2 + (values["model.name"] == "b") + 0.01 * seed
+
+
+def ended(value: float, status: Literal["completed", "diverged", "pruned"] = "completed") -> Outcome:
+    moment = Moment(8, 8.0, 1.0, {"val_loss": value})
+    result = RunResult(status, 8, 8.0, 8, 8, 1.0, 1.0, moment, moment, None, 8.0, 8.0, 1, 1, 1, "val_loss")
+    return Outcome(status, result)
+
+
+def carry_out(contender: Contender, *, stop_after: int = 10**6, order: int = 0) -> list[RunSpec]:
+    """Train in the head: any ready run first, its evaluations falling towards its value."""
+    chance, done = random.Random(order), []
+    contender.start()
+    while contender.ready and len(done) < stop_after:
+        spec = contender.ready[chance.randrange(len(contender.ready))]
+        contender.ready.remove(spec)
+        worth = loss(spec.values, spec.seed)
+        outcome = ended(worth)
+        if contender.judged_by(spec):
+            so_far: list[float] = []
+            for evaluation in range(1, 8):
+                so_far.append(worth + 1 / evaluation)
+                if contender.judge(spec, so_far):
+                    outcome = ended(so_far[-1], "pruned")
+                    break
+        contender.take(spec, outcome)
+        done.append(spec)
+    return done
+
+
+def settings_of(contender: Contender) -> list[Mapping[str, Any]]:
+    return [contender.settings[number].values for number in sorted(contender.settings)]
+
+
+@pytest.mark.parametrize("strategy", ["random", "qmc", "tpe", "gp"])
+def test_trials_do_not_depend_on_the_order_of_outcomes_nor_on_stops(strategy: str, tmp_path: Path) -> None:
+    trials = 14  # the samplers that learn draw the first ten at random
+    for name in ("straight", "shuffled", "stopped"):
+        (tmp_path / name).mkdir()
+    straight = make(tmp_path / "straight", strategy=strategy, trials=trials)
+    carry_out(straight)
+    shuffled = make(tmp_path / "shuffled", strategy=strategy, trials=trials)
+    carry_out(shuffled, order=5)
+    for _ in range(2):
+        carry_out(make(tmp_path / "stopped", strategy=strategy, trials=trials), stop_after=6, order=1)
+    storage = tmp_path / "stopped" / STORAGE
+    storage.write_bytes(storage.read_bytes() + b'{"op_code": 4, "torn')  # the power failed while it wrote
+    stopped = make(tmp_path / "stopped", strategy=strategy, trials=trials)
+    carry_out(stopped)
+    assert len(settings_of(straight)) == trials
+    assert settings_of(shuffled) == settings_of(straight)
+    assert settings_of(stopped) == settings_of(straight)
+    assert len({str(values) for values in settings_of(straight)}) == trials
+
+
+def test_another_search_seed_gives_other_trials_and_another_variant_too(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, two = make(tmp_path / "one"), make(tmp_path / "two", search_seed=1)
+    carry_out(one)
+    carry_out(two)
+    assert settings_of(one) != settings_of(two)
+
+
+def test_a_guided_search_ends_nearer_to_the_floor_than_it_began(tmp_path: Path) -> None:
+    contender = make(tmp_path, trials=40)
+    carry_out(contender)
+    best = contender.best()
+    assert best is not None
+    assert abs(math.log10(best[0].values["optimizer.lr"]) + 2) < 0.3
+    later = [loss(values, 0) for values in settings_of(contender)[20:]]
+    earlier = [loss(values, 0) for values in settings_of(contender)[:10]]
+    assert sum(later) / len(later) < sum(earlier) / len(earlier)
+
+
+@pytest.mark.parametrize("prune", ["median", "hyperband", "wilcoxon"])
+def test_pruning_spares_runs_and_does_not_depend_on_the_order_of_outcomes(prune: str, tmp_path: Path) -> None:
+    done, pruned, contenders = [], [], []
+    for order in (0, 7):
+        root = tmp_path / str(order)
+        root.mkdir()
+        contender = make(root, strategy="random", trials=24, seeds=6, prune=prune)
+        done.append({(spec.trial, spec.seed) for spec in carry_out(contender, order=order)})
+        pruned.append({n for n, setting in contender.settings.items() if len(setting.outcomes) < 6})
+        contenders.append(contender)
+    assert done[0] == done[1]
+    assert pruned[0] == pruned[1]
+    assert 0 < len(pruned[0]) < 24
+    assert len(settings_of(contenders[0])) == 24
+    best = [contender.best() for contender in contenders]
+    assert best[0] is not None
+    assert best[1] is not None
+    assert best[0][0].number == best[1][0].number not in pruned[0]
+
+
+def test_divergence_is_the_worst_outcome_and_failure_is_none(tmp_path: Path) -> None:
+    contender = make(tmp_path, trials=4, seeds=2, final_seeds=2)
+    contender.start()
+    for number, status in enumerate(["completed", "diverged", "failed", "completed"]):
+        for seed in (0, 1):
+            spec = next(s for s in contender.ready if s.trial == number and s.seed == seed)
+            contender.ready.remove(spec)
+            value = {0: 2.0, 1: 0.1, 3: 1.0}.get(number, 0.0)
+            if status == "failed":
+                contender.take(spec, Outcome("failed", None, "broken"))
+            else:
+                contender.take(
+                    spec, ended(value, "diverged" if status == "diverged" and seed else "completed")
+                )
+    values = [contender.value(contender.settings[number]) for number in range(4)]
+    assert values == [2.0, math.inf, None, 1.0]
+    best = contender.best()
+    assert best is not None
+    assert best[0].number == 3
+    assert [(spec.stage, spec.trial, spec.seed) for spec in contender.ready] == [
+        ("final", 3, 1000),
+        ("final", 3, 1001),
+    ]
+
+
+def test_the_storage_of_another_search_is_refused_unless_it_is_begun_anew(tmp_path: Path) -> None:
+    carry_out(make(tmp_path), stop_after=2)
+    with pytest.raises(RunError, match="other axes"):
+        make(tmp_path, search_seed=3)
+    carry_out(make(tmp_path, trials=12))  # more trials go on with the same search
+    anew = make(tmp_path, search_seed=3, anew="mismatch")
+    assert not anew.settings
