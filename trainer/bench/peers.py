@@ -53,7 +53,7 @@ def textbook(root: Path, batch_size: int) -> Run:
         for _ in range(steps):
             inputs, targets = next(batches)
             optimizer.zero_grad()
-            loss = criterion(network(inputs), targets)
+            loss: Any = criterion(network(inputs), targets)
             loss.backward()
             optimizer.step()
             running_loss += loss.item()
@@ -69,9 +69,10 @@ def bare(images: Tensor, labels: Tensor, batch_size: int) -> Run:
 
     def run(steps: int) -> None:
         order = torch.randperm(len(inputs))[: steps * batch_size]
-        for block in order.split(16 * batch_size):
-            for x, y in zip(inputs[block].split(batch_size), labels[block].split(batch_size), strict=True):
-                loss = functional.cross_entropy(network(x), y)
+        for block in torch.split(order, 16 * batch_size):
+            batches = torch.split(inputs[block], batch_size), torch.split(labels[block], batch_size)
+            for x, y in zip(*batches, strict=True):
+                loss: Any = functional.cross_entropy(network(x), y)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
