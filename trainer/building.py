@@ -7,6 +7,7 @@ file and line, before anything runs or is written.
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from trainer.data.augment import Augmentation
 from trainer.data.batches import Batches, eval_batches
 from trainer.data.dataset import Dataset, Splits, data_root, split_dataset
 from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
-from trainer.device import PRECISIONS, Clock, autocast, resolve_device, usable_cores
+from trainer.device import PRECISIONS, Clock, autocast, default_threads, resolve_device
 from trainer.engines.compiled import PAYS_AFTER_STEPS, CompiledEngine, compiler
 from trainer.engines.eager import EagerEngine
 from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
@@ -45,6 +46,7 @@ from trainer.init import InitRule, initialize
 from trainer.losses import Loss, penalty
 from trainer.matching import matching, trainable
 from trainer.models.describe import check_shapes
+from trainer.models.layers import feed_channels_last
 from trainer.optimizers.build import build_optimizer, needs_closure, resolve_implementation
 from trainer.optimizers.groups import Group, GroupSpec, assign_groups, assign_owners
 from trainer.optimizers.rules import refuse
@@ -110,13 +112,16 @@ def build_experiment(
             pad=config.data.pad,
         )
         batches = _batches(config, dataset, splits, prepare, device)
+        some_targets = next(batches.epoch(0)).targets[:2].cpu()  # tries one batch before the run
     model = build_model(loaded, prepare.output_shape, dataset.num_classes)
     _check_last_batch(loaded, model, batches, prepare.output_shape, dataset.num_classes)
     model.to(device)
+    if device.type == "cpu" and config.model.name in catalog.REGISTRIES["model"]:
+        feed_channels_last(model, prepare.output_shape)
     with located(loaded, "loss"):
         loss = _build_loss(config.loss)
         with _users_own(config.loss.name):
-            _try_loss(loss, batches, dataset.num_classes)
+            _try_loss(loss, some_targets, dataset.num_classes)
         if config.loss.name == "cross_entropy":
             _check_probabilities(splits.train.targets)
         model_penalty = _penalty(config, model)
@@ -176,6 +181,16 @@ def located(loaded: Loaded, prefix: str = "") -> Iterator[None]:
         yield
     except OptlabError as error:
         raise type(error).of(_locate(loaded, prefix, problem) for problem in error.problems) from error
+    except (MemoryError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if not _TOO_LARGE.search(reason):
+            raise
+        problem = Problem(f"a number is too large: {reason}", fix="give a smaller one")
+        raise ConfigError.of([_locate(loaded, prefix, problem)]) from error
+
+
+# How torch and Python say that a size goes beyond an integer of 64 bits, or beyond the memory.
+_TOO_LARGE = re.compile(r"[Oo]verflow|too big|too large|allocate|out of memory|MemoryError")
 
 
 def _locate(loaded: Loaded, prefix: str, problem: Problem) -> Problem:
@@ -274,7 +289,7 @@ def _users_own(name: str) -> Iterator[None]:
 
 def _prepare_machine(config: Config) -> torch.device:
     """Resolve the device and set torch's threads, determinism and float32 precision for this process."""
-    torch.set_num_threads(config.train.threads or usable_cores())
+    torch.set_num_threads(config.train.threads or default_threads())
     torch.use_deterministic_algorithms(config.train.deterministic)
     return resolve_device(config.train.device)
 
@@ -320,9 +335,8 @@ def _evaluation(
     return batches_of
 
 
-def _try_loss(loss: Loss, batches: Batches, num_classes: int) -> None:
+def _try_loss(loss: Loss, targets: Tensor, num_classes: int) -> None:
     """Evaluate the loss once on zeros, so that targets of the wrong kind are told before the run."""
-    targets = next(batches.epoch(0)).targets[:2].cpu()
     try:
         value = loss(torch.zeros(len(targets), num_classes), targets)
     except (RuntimeError, ValueError, TypeError) as error:

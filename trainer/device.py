@@ -47,6 +47,12 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def default_threads() -> int:
+    """Return OMP_NUM_THREADS where the user has set it to a number, else the usable cores."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdigit() and int(told) > 0 else usable_cores()
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Return the context for the forward pass: nothing for float32, torch's autocast otherwise."""
     dtype = PRECISIONS[precision]

@@ -31,7 +31,12 @@ def arguments() -> argparse.Namespace:
     add(
         "--runs", type=Path, metavar="DIR", help="where the runs lie (default: runs, with --quick runs/quick)"
     )
-    add("--figures", type=Path, metavar="DIR", help="where the figures go (default: DIR of the runs/figures)")
+    add(
+        "--figures",
+        type=Path,
+        metavar="DIR",
+        help="where the figures go (default: figures in the runs' folder)",
+    )
     add("--cifar-npz", type=Path, metavar="FILE", help="CIFAR-10 images as .npz for lesson 13")
     add("--jobs", type=int, metavar="N", default=usable_cores(), help="runs at a time (default: the cores)")
     add("--force", action="store_true", help="train all of them again")

@@ -361,8 +361,10 @@ LESSONS = (
         13,
         "13_convolutional",
         "Lesson 13: the tutorial CNN with SGD and Adam, and a residual network at 96 pixels",
-        "SGD at 0.01 waits on a plateau; Adam, whose steps do not depend on the gradient's size, does "
-        "not. The residual network gets further after as many images, at many times the cost of each.",
+        "SGD at 0.01 without momentum creeps, since the gradients are small; Adam, whose steps do not depend "
+        "on their size, does not, and by the end knows its 9,000 images by heart (training loss far below, "
+        "accuracy no longer rising). The residual network sees 9 times the pixels: one epoch is a long run, "
+        "and not yet enough to overtake.",
         (
             Run("CNN, SGD 0.01", "13_cnn_sgd"),
             Run("CNN, Adam 1e-3", "13_cnn_adam"),

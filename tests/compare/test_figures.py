@@ -134,6 +134,15 @@ def test_many_groups_become_small_multiples(write_run: Any, tmp_path: Path) -> N
     assert len(drawn(tmp_path, multiples=False).axes) == 1
 
 
+def test_a_long_legend_makes_the_figure_higher(write_run: Any, tmp_path: Path) -> None:
+    for place in range(20):
+        write_run(f"x/{place}", optimizer={"name": "SGD", "lr": 10.0**-place, "momentum": 0.1 + place / 100})
+    figure = drawn(tmp_path, multiples=False)
+    assert figure.get_size_inches()[1] > 5
+    render(figure, "png")
+    assert figure.axes[0].get_position().height > 0.4
+
+
 def test_styles_and_sizes(three: Path) -> None:
     slides = drawn(three, look=find_look("slides"))
     assert tuple(slides.get_size_inches()) == (10.0, 5.6)

@@ -172,15 +172,13 @@ def test_fuzzed_configs(run: Path, tmp_path: Path, position: int, piece: bytes, 
     survives(catalog.load_config, tmp_path / "config.yaml", damaged(content, position, piece, cut))
 
 
-YAML_PIECES = st.sampled_from(
-    ["a", "b: ", "- ", "{", "}", "[", "]", "&x ", "*x", "<<: ", "!!python/object:os.system ", "? ", "| ",
-     "> ",     "'", '"', "\n", "\n  ", "\t", "#", ": ", ",", "1e9", ".nan", "-.inf", "0x1", "null", "~", "\0", "\ufeff",
-     "%YAML 9\n", "---\n", "...\n", "name: ", "optimizer:", "model: mlp\n", "\u2028", "data: digits\n",
-     "train:"]
-)  # fmt: skip
+YAML_PIECES = (
+    "a;b: ;- ;{;};[;];&x ;*x;<<: ;!!python/object:os.system ;? ;| ;> ;';\";\n;\n  ;\t;#;: ;,;1e9;.nan;-.inf;"
+    "null;~;\0;\ufeff;%YAML 9\n;---\n;...\n;name: ;optimizer:;model: mlp\n;\u2028;data: digits\n;train:"
+)
 
 
-@given(st.lists(YAML_PIECES, max_size=40).map("".join))
+@given(st.lists(st.sampled_from(YAML_PIECES.split(";")), max_size=40).map("".join))
 @FUZZ
 def test_fuzzed_yaml(tmp_path: Path, text: str) -> None:
     survives(catalog.load_config, tmp_path / "config.yaml", text.encode())
@@ -219,3 +217,22 @@ def test_fuzzed_npz(tmp_path: Path, position: int, piece: bytes, cut: bool) -> N
         assert (len(dataset.train), len(dataset.test)) == (6, 6)  # never a silent short data set
 
     survives(read, tmp_path / "data.npz", damaged(content, position, piece, cut))
+
+
+HUGE = ["1000000000000000000", "9223372036854775808", "1" + "0" * 40, "-1"]
+SIZES = [
+    "data.batch_size", "data.limit", "data.pad", "data.resize", "data.val_size", "model.hidden",
+    "train.threads", "data.augment=[{name: random_crop, padding: _}]", "data.augment=[{name: cutout, size: _}]",
+    "model={name: resnet8, width: _}", "model={name: cnn, hidden: _}", "seed", "log.every",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", SIZES)
+def test_numbers_that_no_memory_holds(tmp_path: Path, key: str) -> None:
+    for number in HUGE:
+        value = f"[{number}]" if key.endswith("hidden") else number
+        override = key.replace("_}", f"{number}}}") if "=" in key else f"{key}={value}"
+        done = optlab("validate", write_tiny(tmp_path), override)
+        assert done.code in (0, 2), done.err
+        assert ("error" in done.err) == (done.code == 2)
+        assert "Traceback" not in done.err

@@ -32,7 +32,7 @@ def write(folder: Path, sweep: Any, base: str = BASE) -> Path:
 def run(file: Path, *overrides: str, runs: Path, **options: Any) -> int:
     """Carry out a sweep from this process, with workers of its own; return the exit code."""
     given: dict[str, Any] = {"workers": 1, "only": [], "shard": None, "dry_run": False, "fail_fast": False}
-    given |= {"force": False, "quiet": False, "as_json": False}
+    given |= {"force": False, "quiet": False, "as_json": False, "figures": False}
     return sweeping.sweep(file, overrides, runs=runs, **(given | options))
 
 

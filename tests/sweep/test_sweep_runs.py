@@ -149,26 +149,21 @@ class Breaks(nn.Sequential):
 
 
 def test_a_killed_worker_costs_its_run_alone_and_the_run_is_tried_once_more(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(OWN)
-    variants: dict[str, Any] = {
-        "once": {"model": {"name": "own.py:Dies"}},
-        "good": {"optimizer": {"name": "Adam"}},
-    }
+    variants: dict[str, Any] = {"good": {"optimizer": {"name": "Adam"}}}
+    for name, often in (("once", 1), ("always", 99)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own.py").write_text(OWN)
+        variants[name] = {"model": {"name": f"{name}/own.py:Dies", "often": often}}
     file = write(tmp_path, {"base": "base.yaml", "name": "s", "variants": variants})
-    assert run(file, runs=tmp_path / "runs") == 0
-    assert {row["status"] for row in results(tmp_path / "runs" / "s")} == {"completed"}
-    assert len(list(tmp_path.glob("death.*"))) == 1
-
-    for marker in tmp_path.glob("death.*"):
-        marker.unlink()
-    variants["once"]["model"]["often"] = 2
-    file = write(tmp_path, {"base": "base.yaml", "name": "twice", "variants": variants})
     assert run(file, runs=tmp_path / "runs") == 4
-    rows = {row["variant"]: row for row in results(tmp_path / "runs" / "twice")}
-    assert rows["once"]["status"] == "failed"
-    assert "SIGKILL" in rows["once"]["message"]
-    assert rows["good"]["status"] == "completed"
-    assert run(file, runs=tmp_path / "runs") == 0  # what failed is tried again when asked again
+    rows = {row["variant"]: row for row in results(tmp_path / "runs" / "s")}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "good": "completed",
+        "once": "completed",
+        "always": "failed",
+    }
+    assert "SIGKILL" in rows["always"]["message"]
+    assert len(list(tmp_path.glob("*/death.*"))) == 3
 
 
 def test_a_failure_is_an_outcome_and_the_rest_goes_on_unless_told_to_stop(tmp_path: Path) -> None:
@@ -265,9 +260,9 @@ def test_pruned_runs_are_marked_and_can_be_trained_to_their_end(tmp_path: Path) 
     sweep = {
         **SWEEP,
         "variants": {"sgd": {}},
-        "axes": {"optimizer.lr": [1e-9, 1e-8, 1e-7, 1e-6, 0.1, 0.3]},
+        "axes": {"optimizer.lr": {"log_uniform": [1e-6, 1.0]}},
         "strategy": "random",
-        "trials": 12,
+        "trials": 16,
         "prune": "median",
         "seeds": 1,
         "final_seeds": 0,
@@ -287,14 +282,13 @@ def test_two_processes_never_train_the_same_run(tmp_path: Path) -> None:
     config = tmp_path / "base.yaml"
     config.write_text("name: twice\n" + BASE.replace("epochs: 2", "epochs: 100"))
     command = [OPTLAB, "train", str(config), "--runs", str(tmp_path), "--quiet"]
-    options = ["--skip-existing", "--skip-existing", "--wait", "--wait"]
     processes = [
         subprocess.Popen([*command, option], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for option in options
+        for option in ("--skip-existing", "--wait", "--wait")
     ]
-    told = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0, 0]
-    assert sum("skipped" in text for text in told) == 3
+    told = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert sum("skipped" in text for text in told) == 2
     log = (tmp_path / "twice" / "seed=0" / "train.log").read_text()
     assert log.count("step 0 epoch 0") == 1
 

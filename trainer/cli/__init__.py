@@ -211,9 +211,9 @@ def list_runs(
 
         optlab runs --json | jq '.[] | select(.status == "diverged") | .run'
     """
-    from trainer.cli import commands
+    from trainer.cli import runs as runs_table
 
-    commands.list_runs(folders or [runs], sort=sort, as_json=as_json)
+    runs_table.list_runs(folders or [runs], sort=sort, as_json=as_json)
 
 
 @app.command(name="list", rich_help_panel="Look")

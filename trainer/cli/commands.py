@@ -187,62 +187,6 @@ def plot(folders: Sequence[Path], formats: Sequence[str]) -> None:
             console.print_text(str(path))
 
 
-RUN_COLUMNS = (
-    Column("run"),
-    Column("status"),
-    Column("epochs", "right", ".4g"),
-    Column("train_loss", "right", ".4g"),
-    Column("val_loss", "right", ".4g"),
-    Column("val_accuracy", "right", ".4f"),
-    Column("test_accuracy", "right", ".4f"),
-    Column("seconds", "right", ".1f"),
-)
-
-
-def list_runs(folders: Sequence[Path], *, sort: str, as_json: bool) -> None:
-    """Print a row per run; a damaged one is named on stderr and left out."""
-    titles = [column.title for column in RUN_COLUMNS]
-    column = sort.removeprefix("-")
-    if column not in titles:
-        raise unknown_name("column", column, titles, key="--sort")
-    missing = [folder for folder in folders if not folder.is_dir()]
-    if missing:
-        raise RunError(f"there is no directory {missing[0]}", fix="train something first, or say --runs DIR")
-    rows = []
-    for folder in rundir.find_runs(folders):
-        try:
-            rows.append(_run_row(folder))
-        except OptlabError as error:
-            console.print_error(error)
-    known = [row for row in rows if row[column] is not None]
-    known.sort(key=lambda row: row[column], reverse=sort.startswith("-"))
-    rows = known + [row for row in rows if row[column] is None]
-    if as_json:
-        console.print_json(rows)
-    else:
-        console.table(RUN_COLUMNS, [[row[title] for title in titles] for row in rows])
-
-
-def _run_row(folder: Path) -> dict[str, Any]:
-    status = rundir.read_status(folder)
-    assert status is not None, "find_runs looks for status.json"
-    row: dict[str, Any] = dict.fromkeys(column.title for column in RUN_COLUMNS)
-    row |= {"run": str(folder), "status": status["status"]}
-    result = rundir.read_result(folder)
-    if result is None:
-        return row
-    final = result.final.values if result.final else {}
-    test = result.test or {}
-    return row | {
-        "epochs": result.epochs,
-        "train_loss": final.get("train_loss"),
-        "val_loss": final.get("val_loss"),
-        "val_accuracy": final.get("val_accuracy"),
-        "test_accuracy": test.get("accuracy"),
-        "seconds": result.train_seconds,
-    }
-
-
 def list_components(kind: str | None, *, as_json: bool) -> None:
     """Print every component with the first sentence of its documentation."""
     if kind is not None and kind not in catalog.REGISTRIES:

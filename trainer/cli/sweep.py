@@ -45,6 +45,9 @@ def sweep(
     force: Annotated[
         bool, typer.Option("--force", help="Throw away runs that were made from another config.")
     ] = False,
+    figures: Annotated[
+        bool, typer.Option("--figures/--no-figures", help="Compare the runs at the end, with figures.")
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
@@ -76,6 +79,7 @@ def sweep(
             dry_run=dry_run,
             fail_fast=fail_fast,
             force=force,
+            figures=figures,
             quiet=quiet,
             as_json=as_json,
         )

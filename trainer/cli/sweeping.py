@@ -12,9 +12,12 @@ from typing import Any
 
 from trainer import console, rundir
 from trainer.building import build_experiment
+from trainer.cli.runs import SWEEP_COLUMNS
+from trainer.compare import compare_runs
+from trainer.compare.table import render_table
 from trainer.console import Column, SweepProgress
 from trainer.device import usable_cores
-from trainer.errors import ConfigError, unknown_name
+from trainer.errors import ConfigError, OptlabError, unknown_name
 from trainer.sweep.conduct import Conductor, Display, Finished, Options, SweepState, worker_slots
 from trainer.sweep.file import Sweep, read_sweep
 from trainer.sweep.plan import (
@@ -31,16 +34,8 @@ from trainer.sweep.plan import (
 )
 from trainer.sweep.results import read_outcome
 
-STATE_COLUMNS = (
-    Column("variant"),
-    Column("running", "right"),
-    Column("done", "right"),
-    Column("diverged", "right"),
-    Column("pruned", "right"),
-    Column("failed", "right"),
-    Column("of", "right"),
-    Column("best so far"),
-)
+COMPARISON = "comparison"
+MOST_COMPARED = 400
 
 
 def sweep(
@@ -54,6 +49,7 @@ def sweep(
     dry_run: bool,
     fail_fast: bool,
     force: bool,
+    figures: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
@@ -79,11 +75,32 @@ def sweep(
         conductor.fit(force=force)
         code = conductor.run()
         summary = conductor.write_files()
+    if figures and code in (0, 4) and not suffix:
+        _compare(root, summary["runs"]["done"])
     if as_json:
         console.print_json({"sweep": str(root)} | summary)
     else:
         _print_summary(summary, root)
     return code
+
+
+def _compare(root: Path, runs: int) -> None:
+    """Write the comparison of the sweep's runs beside them: figures, and the table in Markdown."""
+    if runs > MOST_COMPARED:
+        console.print_note(f"{runs} runs are many for figures; say: optlab compare {root}/final -o FOLDER")
+        return
+    folder = root / COMPARISON
+    try:
+        found = compare_runs(root)
+        found.save(folder, ["png"])
+        table = render_table(found.groups, found.targets, "markdown")
+        rundir.write_atomically(folder / "table.md", table.rstrip() + "\n")
+    except OptlabError as error:
+        console.print_note(f"no comparison: {error}")
+        return
+    for note in found.notes:
+        console.print_note(f"note: {note}")
+    console.print_note(f"figures and tables are in {folder}")
 
 
 def _known(only: Sequence[str], read: Sweep) -> Sequence[str]:
@@ -144,7 +161,7 @@ class _Shown(Display):
         if state.rate:
             tail += f"  {state.rate:.3g}/min"
         tail += f"  left {'-:--' if state.left is None else console.format_seconds(state.left)}"
-        self._progress.update(STATE_COLUMNS, _state_rows(state), state.done, state.planned, tail)
+        self._progress.update(SWEEP_COLUMNS, _state_rows(state), state.done, state.planned, tail)
 
     def note(self, text: str) -> None:
         """Leave a remark."""

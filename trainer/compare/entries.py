@@ -68,7 +68,7 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
             yield from _leaves(f"{prefix}.{key}", item)
-    elif prefix == "data.augment":
+    elif prefix == "data.augment" or (prefix.startswith("optimizer.") and prefix.endswith(".groups")):
         yield prefix, value or None
     elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
         for place, item in enumerate(value):

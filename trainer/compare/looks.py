@@ -129,7 +129,11 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], look: 
         if sum((0.56 * width + 5) * look.font for width in widest) < 72 * figure.get_figwidth():
             break
         columns -= 1
-    columns = -(-len(labels) // -(-len(labels) // columns))
+    rows = -(-len(labels) // columns)
+    columns = -(-len(labels) // rows)
+    if rows > 3:  # A long legend must not press the axes flat.
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + (rows - 3) * 1.6 * look.font / 72)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 

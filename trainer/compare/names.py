@@ -47,9 +47,24 @@ def _name(
             words.append(f"init={value or 'default'}")
         elif key == "data.augment":
             words.append("augment=" + ("+".join(str(part["name"]) for part in value) if value else "none"))
+        elif key.endswith(".groups") and key.startswith("optimizer."):
+            words.append(_groups(value))
+        elif ".match." in key:
+            continue  # which parameters an optimizer owns: too long for a name
         elif defaults or _telling(key, one, others):
             words.append(f"{labels[key]}={say(value, digits=6 if defaults else 4)}")
     return " ".join(words)
+
+
+def _groups(value: Any) -> str:
+    """Return parameter groups in words: `groups=(*.bias lr=0.5)`."""
+    said = []
+    for group in value or []:
+        match = group.get("match") or {}
+        who = match if isinstance(match, str) else match.get("name") or say(match)
+        options = [f"{k}={say(v, digits=4)}" for k, v in group.items() if k not in ("match", "label")]
+        said.append(" ".join([who, *options]))
+    return f"groups=({'; '.join(said)})" if said else "one group"
 
 
 def _telling(key: str, one: Entry, others: Sequence[Entry]) -> bool:

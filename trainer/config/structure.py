@@ -288,7 +288,9 @@ class TrainConfig(Section):
         description="How a step runs: `eager` torch, `compiled` beforehand (2 to 20 s); "
         "`auto` compiles long runs on a CPU, where a C++ compiler is.",
     )
-    threads: Count | None = Field(None, description="CPU threads of torch; null = the usable cores.")
+    threads: Count | None = Field(
+        None, description="CPU threads of torch; null = OMP_NUM_THREADS, else the usable cores."
+    )
     deterministic: bool = Field(
         False, description="Only deterministic kernels (torch.use_deterministic_algorithms)."
     )

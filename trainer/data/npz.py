@@ -89,10 +89,12 @@ def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
             return {key: _read_array(archive, file, key) for key in KEYS}
     except FileNotFoundError as error:
         raise DataError(f"there is no file {file}", key="path", fix="check data.path") from error
-    except zipfile.BadZipFile as error:
-        raise DataError(f"not a whole .npz file: {error}", where=str(file), fix="write it again") from error
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", where=str(file)) from error
+    except Exception as error:  # a damaged archive makes zipfile and numpy raise nearly anything
+        raise DataError(f"not a whole .npz file: {error}", where=str(file), fix="write it again") from error
 
 
 def _declared_bytes(archive: zipfile.ZipFile, file: Path, key: str) -> int:

@@ -1,0 +1,99 @@
+"""What `optlab runs` does: a row per run, and above them how a sweep stands (floor 7). No torch at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer import console, rundir
+from trainer.console import Column
+from trainer.errors import OptlabError, RunError, unknown_name
+
+SWEEP_COLUMNS = (
+    Column("variant"),
+    Column("running", "right"),
+    Column("done", "right"),
+    Column("diverged", "right"),
+    Column("pruned", "right"),
+    Column("failed", "right"),
+    Column("of", "right"),
+    Column("best so far"),
+)
+RUN_COLUMNS = (
+    Column("run"),
+    Column("status"),
+    Column("epochs", "right", ".4g"),
+    Column("train_loss", "right", ".4g"),
+    Column("val_loss", "right", ".4g"),
+    Column("val_accuracy", "right", ".4f"),
+    Column("test_accuracy", "right", ".4f"),
+    Column("seconds", "right", ".1f"),
+)
+
+
+def list_runs(folders: Sequence[Path], *, sort: str, as_json: bool) -> None:
+    """Print a row per run; a damaged one is named on stderr and left out."""
+    titles = [column.title for column in RUN_COLUMNS]
+    column = sort.removeprefix("-")
+    if column not in titles:
+        raise unknown_name("column", column, titles, key="--sort")
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        raise RunError(f"there is no directory {missing[0]}", fix="train something first, or say --runs DIR")
+    if not as_json:
+        for folder in folders:
+            _print_sweep(folder)
+    rows = []
+    for folder in rundir.find_runs(folders):
+        try:
+            rows.append(_run_row(folder))
+        except OptlabError as error:
+            console.print_error(error)
+    known = [row for row in rows if row[column] is not None]
+    known.sort(key=lambda row: row[column], reverse=sort.startswith("-"))
+    rows = known + [row for row in rows if row[column] is None]
+    if as_json:
+        console.print_json(rows)
+    else:
+        console.table(RUN_COLUMNS, [[row[title] for title in titles] for row in rows])
+
+
+def _run_row(folder: Path) -> dict[str, Any]:
+    status = rundir.read_status(folder)
+    assert status is not None, "find_runs looks for status.json"
+    row: dict[str, Any] = dict.fromkeys(column.title for column in RUN_COLUMNS)
+    row |= {"run": str(folder), "status": status["status"]}
+    result = rundir.read_result(folder)
+    if result is None:
+        return row
+    final = result.final.values if result.final else {}
+    test = result.test or {}
+    return row | {
+        "epochs": result.epochs,
+        "train_loss": final.get("train_loss"),
+        "val_loss": final.get("val_loss"),
+        "val_accuracy": final.get("val_accuracy"),
+        "test_accuracy": test.get("accuracy"),
+        "seconds": result.train_seconds,
+    }
+
+
+def _print_sweep(folder: Path) -> None:
+    """Print how the sweep in a folder stands, where it is one: what its own display shows."""
+    try:
+        state = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        keys = ("name", "running", "done", "diverged", "pruned", "failed", "planned", "best")
+        rows = [[variant[key] for key in keys] for variant in state["variants"]]
+        going = state["status"] == "running"
+        words = [f"{folder}: {state['done']} of {state['planned']} runs, {state['failed']} failed"]
+        words.append(state["status"] if not going or rundir.is_locked(folder) else "stopped without a word")
+        if going and state["runs_per_minute"]:
+            words.append(f"{state['runs_per_minute']:.3g} runs/min")
+        if going and state["left_seconds"] is not None:
+            words.append(f"left {console.format_seconds(state['left_seconds'])}")
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    console.table(SWEEP_COLUMNS, rows)
+    console.print_text("; ".join(words) + "\n")
