@@ -201,7 +201,10 @@ class CompiledEngine(EagerEngine):
         with self.autocast():
             outputs = functional_call(self.model, state, (inputs,))
             loss = self.loss(outputs, targets)
-        gradients = torch.autograd.grad(loss, leaves, allow_unused=False)
+        gradients = [
+            gradient.contiguous() if leaf.is_contiguous() else gradient  # backward() sees to it by itself
+            for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True)
+        ]
         return [loss.detach(), outputs.detach(), *gradients]
 
     def _whole(self, *arguments: Tensor) -> list[Tensor]:
