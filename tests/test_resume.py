@@ -266,3 +266,12 @@ def test_a_user_s_folder_is_never_emptied(tmp_path: Path) -> None:
         done = optlab("train", write_tiny(tmp_path), "--run-dir", tmp_path / "home", option)
         assert (done.code, "not a run's" in done.err) == (2, True)
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["thesis.tex"]
+
+
+def test_a_schedule_s_own_function_is_kept_and_watched(tmp_path: Path) -> None:
+    write_lambdas(tmp_path)
+    own = f"{tmp_path}/lambdas.py:shrink"
+    folder = small(tmp_path, "run", f"scheduler={{name: LambdaLR, lr_lambda: '{own}'}}")
+    with open(tmp_path / "lambdas.py", "a") as file:
+        file.write("# changed\n")
+    assert "lambdas.py has changed since the run began" in refused(folder, "train.epochs=2")

@@ -562,6 +562,11 @@ def component_files(config: Config) -> list[Path]:
     if config.init:
         targets = [config.init, *config.init.layers]
         names += [part.name for target in targets for part in (target.weight, target.bias) if part]
+    for component in components:  # options may name functions: LambdaLR's lr_lambda
+        for value in component.options.values():
+            names += [
+                text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
+            ]
     files = []
     for name in names:
         path = split_import_path(name)

@@ -12,7 +12,7 @@ from trainer import rundir, runner
 from trainer.building import Material, build_experiment
 from trainer.config.load import Loaded
 from trainer.config.run_id import is_execution_key, run_id
-from trainer.config.structure import SeedConfig
+from trainer.config.structure import Config, SeedConfig
 from trainer.console import TrainingProgress
 from trainer.errors import BusyError, RunError
 from trainer.experiment import Experiment
@@ -110,7 +110,8 @@ def _existing(loaded: Loaded, folder: Path, skip: bool, *, busy: bool) -> RunRes
         return None
     if status["status"] == "running":
         raise BusyError(f"{folder} is being written by another process", fix="say --wait to wait for it")
-    differences = config_differences(rundir.load_run(folder).config, loaded.config.model_dump())
+    saved = Config.model_validate(rundir.load_run(folder).config)  # with the defaults of keys that are newer
+    differences = config_differences(saved.model_dump(), loaded.config.model_dump())
     if differences:
         raise RunError(
             f"{folder} holds a run of another config:\n    " + "\n    ".join(differences),

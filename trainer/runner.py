@@ -21,6 +21,7 @@ import torch
 from matplotlib.figure import Figure
 
 from trainer import plots, rundir
+from trainer.anomaly import find_anomaly
 from trainer.config.load import dump
 from trainer.console import TrainingProgress
 from trainer.environment import environment
@@ -142,6 +143,9 @@ def _reason(outcome: Status, recorder: Recorder) -> str:
     if outcome == "diverged":
         if recorder.experiment.anomaly:
             return f"step {step}: {recorder.experiment.anomaly}"
+        if recorder.experiment.config.train.detect_anomaly:  # an evaluation found it
+            weights = find_anomaly(torch.zeros(()), [], recorder.experiment.model, gradients=False)
+            return f"step {step}: the evaluation's loss is bad{'; ' + weights if weights else ''}"
         return f"the loss was not finite or above its bound at step {step}"
     if outcome == "pruned":
         return f"it fell behind the other trials of its sweep at step {step}"

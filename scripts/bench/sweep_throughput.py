@@ -66,9 +66,10 @@ def in_processes(config: Path, folder: Path, runs: int, count: int) -> float:
 
 def as_sweep(file: Path, folder: Path, workers: int) -> float:
     """Return the runs per minute of a sweep, from its first finished run to its last."""
-    from trainer.sweep.conduct import Conductor, Display, Finished, Options, SweepState
+    from trainer.sweep.conduct import Conductor, Options
     from trainer.sweep.file import read_sweep
     from trainer.sweep.plan import Shelf, check_variants, resolve_objective
+    from trainer.sweep.standing import Display, Finished, SweepState
 
     moments: list[float] = []
 

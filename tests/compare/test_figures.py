@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 from trainer.compare import Comparison, compare_runs, draw_curves, group_runs, load_runs
 from trainer.compare.looks import find_look
@@ -245,6 +246,14 @@ def test_a_heat_map_of_two_swept_keys(write_run: Any, tmp_path: Path) -> None:
     colours = figure.axes[0].images[0].get_array()
     assert colours is not None
     assert np.isnan(np.ma.filled(colours, np.nan)[2, 2])
+
+
+def test_settings_drawn_at_will_are_points_where_they_lie(write_run: Any, tmp_path: Path) -> None:
+    write_grid(write_run, {(0.1, 0.3): 0.5, (0.01, 0.4): 0.6, (0.02, 0.7): 0.7, (1.0, 0.9): None})
+    (axes,) = compared(tmp_path).figures["heat_map"].axes
+    texts = {text.xy: text.get_text() for text in axes.texts if isinstance(text, Annotation)}
+    assert texts == {(0.1, 0.3): "50", (0.01, 0.4): "60", (0.02, 0.7): "70", (1.0, 0.9): "diverged"}
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
 
 
 def test_a_budget_curve_is_for_random_search_alone(write_run: Any, tmp_path: Path) -> None:

@@ -222,7 +222,8 @@ def test_fuzzed_npz(tmp_path: Path, position: int, piece: bytes, cut: bool) -> N
 HUGE = ["1000000000000000000", "9223372036854775808", "1" + "0" * 40, "-1"]
 SIZES = [
     "data.batch_size", "data.limit", "data.pad", "data.resize", "data.val_size", "model.hidden",
-    "train.threads", "data.augment=[{name: random_crop, padding: _}]", "data.augment=[{name: cutout, size: _}]",
+    "train.threads", "data.augment=[{name: random_crop, padding: _}]",
+    "data.augment=[{name: cutout, size: _}]",
     "model={name: resnet8, width: _}", "model={name: cnn, hidden: _}", "seed", "log.every",
 ]  # fmt: skip
 

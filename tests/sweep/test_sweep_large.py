@@ -61,9 +61,12 @@ def test_a_thousand_runs_in_one_sweep(tmp_path: Path) -> None:
     early = [memory for done, memory in samples if 100 <= done <= 300]
     late = [memory for done, memory in samples if done >= 800]
     grown = max(late) / max(early) - 1
-    began = time.monotonic()
-    table = subprocess.run([OPTLAB, "runs", str(root)], capture_output=True, text=True, check=True).stdout
-    listed = time.monotonic() - began
+    waits = []
+    for _ in range(3):  # a busy machine may hold one of them up
+        began = time.monotonic()
+        table = subprocess.run([OPTLAB, "runs", str(root)], capture_output=True, text=True, check=True).stdout
+        waits.append(time.monotonic() - began)
+    listed = min(waits)
     print(f"{seconds:.0f} s, memory {max(early) >> 20} -> {max(late) >> 20} MiB, runs in {listed:.2f} s")
     assert table.count("completed") >= 1000
     assert grown < 0.1

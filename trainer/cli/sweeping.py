@@ -18,7 +18,7 @@ from trainer.compare.table import render_table
 from trainer.console import Column, SweepProgress
 from trainer.device import usable_cores
 from trainer.errors import ConfigError, OptlabError, unknown_name
-from trainer.sweep.conduct import Conductor, Display, Finished, Options, SweepState, worker_slots
+from trainer.sweep.conduct import Conductor, Options, worker_slots
 from trainer.sweep.file import Sweep, read_sweep
 from trainer.sweep.plan import (
     DATA,
@@ -33,6 +33,7 @@ from trainer.sweep.plan import (
     spec_for,
 )
 from trainer.sweep.results import read_outcome
+from trainer.sweep.standing import Display, Finished, SweepState
 
 COMPARISON = "comparison"
 MOST_COMPARED = 400

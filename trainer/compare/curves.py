@@ -222,7 +222,7 @@ def _draw_panels(
                 one.plot(x, y, color="#cccccc", linewidth=0.6, zorder=1.5)
         line = line_for(0, look)
         _draw_group(one, group, found, Line(line.colour, "-", ""), centre, band, seeds=seeds)
-        wide = int(72 * look.inches[0] / columns / (0.55 * look.font))
+        wide = int(72 * look.inches[0] / columns / (0.63 * look.font))
         one.set_title(textwrap.fill(_label(group), max(wide, 12)), fontsize=0.8 * look.font)
         if one.get_xscale() == "linear":
             one.locator_params(axis="x", nbins=4)

@@ -191,7 +191,8 @@ def compare_runs(
         trial_frame = run_frame(trials)
     selected = _metric(metric, trial_frame) if metric else _selection_metric(trial_frame)
     search = tuning.search_of(trials, trial_frame, selected, within=within, confidence=confidence)
-    notes += search.unequal()
+    if not any(note.endswith("pruned") for note in notes):  # their trials were counted elsewhere
+        notes += search.unequal()
     figures: dict[str, Figure] = {}
     if draw:
         curves = CurveOptions(x, scale, centre, band, smooth, multiples)

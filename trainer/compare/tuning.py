@@ -219,9 +219,9 @@ def sensitivity_lines(found: Mapping[str, Sensitivity], key: str) -> list[str]:
             f"{len(one.settings)} values tried"
         )
         if one.best_at_edge:
-            said += "; THE BEST IS ON THE EDGE of the grid: a better one may lie outside"
+            said += "; THE BEST IS ON THE EDGE of what was tried: a better one may lie outside"
         elif one.good_at_edge:
-            said += "; the good range touches the edge of the grid and may be wider"
+            said += "; the good range touches the edge of what was tried and may be wider"
         lines.append(said)
     return lines
 

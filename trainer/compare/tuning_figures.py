@@ -118,7 +118,7 @@ def draw_heat_map(
         family: groups that differ in these keys.
         frame: as `measures.run_frame` returns it.
         metric: a result column.
-        keys: across, and upwards.
+        keys: across, and upwards; where less than half of the grid was run (a search), points are drawn.
         look: size and weight.
     """
     cells: dict[tuple[float, float], list[float]] = {}
@@ -140,13 +140,60 @@ def draw_heat_map(
         named = f"{family.name}: " if family.name else ""
         shown = metric.replace("_", " ") + (" (%)" if factor == 100 else "")
         figure, (axes,) = new_figure(f"{common_title(family.groups)}\n{named}{shown}", look)
-        _write_cells(axes, means, cells, across, up, look, accuracy=factor == 100)
-        axes.set_xticks(range(len(across)), [format_number(value) for value in across])
-        axes.set_yticks(range(len(up)), [format_number(value) for value in up])
-        axes.grid(visible=False)
+        if 2 * len(cells) < means.size:
+            _scatter(axes, means, cells, across, up, look, accuracy=factor == 100)
+        else:
+            _write_cells(axes, means, cells, across, up, look, accuracy=factor == 100)
+            axes.set_xticks(range(len(across)), [format_number(value) for value in across])
+            axes.set_yticks(range(len(up)), [format_number(value) for value in up])
+            axes.grid(visible=False)
         axes.set_xlabel(keys[0])
         axes.set_ylabel(keys[1])
     return figure
+
+
+def _scatter(
+    axes: Axes,
+    means: Array,
+    cells: Mapping[tuple[float, float], Sequence[float]],
+    across: Sequence[float],
+    up: Sequence[float],
+    look: Look,
+    *,
+    accuracy: bool,
+) -> None:
+    """Draw settings that a search drew at will as points where they lie, with their means."""
+    for values, scale in ((across, scale_x), (up, scale_y)):
+        log = values[0] > 0 and values[-1] / values[0] >= 10
+        margin = (values[-1] / values[0]) ** 0.12 if log else 0.12 * (values[-1] - values[0])
+        low, high = (
+            (values[0] / margin, values[-1] * margin) if log else (values[0] - margin, values[-1] + margin)
+        )
+        scale(axes, low, high, log=log)
+    shade, low, high = _shades(means, accuracy=accuracy)
+    colours = matplotlib.colormaps["Greys" if look.grey else "YlGnBu"]
+    for x, y in cells:
+        row, column = up.index(y), across.index(x)
+        lost = not math.isfinite(means[row, column])
+        colour = "none" if lost else colours((shade[row, column] - low) / (high - low))
+        axes.plot(
+            [x], [y], "X" if lost else "o", markersize=1.1 * look.font, markerfacecolor=colour,
+            markeredgecolor="black", markeredgewidth=0.6,
+        )  # fmt: skip
+        text = "diverged" if lost else f"{means[row, column]:.3g}"
+        axes.annotate(
+            text, (x, y), xytext=(0, 0.75 * look.font), textcoords="offset points", ha="center",
+            fontsize=0.75 * look.font,
+        )  # fmt: skip
+
+
+def _shades(means: Array, *, accuracy: bool) -> tuple[Array, float, float]:
+    """Return what is coloured (losses by their logarithm), and the lightest (worst) and darkest value."""
+    finite = means[np.isfinite(means)]
+    shade = np.log10(means) if not accuracy and finite.size and float(finite.min()) > 0 else means
+    ends = (float(np.nanmin(shade)), float(np.nanmax(shade))) if finite.size else (0.0, 1.0)
+    span = (ends[1] - ends[0] or 1.0) / 0.6  # The best is middling, so that black numbers can be read on it.
+    return (shade, ends[0], ends[0] + span) if accuracy else (shade, ends[1], ends[1] - span)
 
 
 def _write_cells(
@@ -160,15 +207,8 @@ def _write_cells(
     accuracy: bool,
 ) -> None:
     """Colour the cells by their mean, the best darkest, and write it into them."""
-    finite = means[np.isfinite(means)]
-    log = not accuracy and finite.size > 0 and float(finite.min()) > 0
-    shade = np.log10(means) if log else means
-    # Light at the worst, so that black numbers can be read on every cell.
-    colours = matplotlib.colormaps["Greys" if look.grey else "YlGnBu"].resampled(256)
-    ends = (float(np.nanmin(shade)), float(np.nanmax(shade))) if finite.size else (0.0, 1.0)
-    span = ends[1] - ends[0] or 1.0
-    # The worst has no colour, the best a middling one.
-    low, high = (ends[0], ends[0] + span / 0.6) if accuracy else (ends[1], ends[1] - span / 0.6)
+    shade, low, high = _shades(means, accuracy=accuracy)
+    colours = matplotlib.colormaps["Greys" if look.grey else "YlGnBu"]
     axes.imshow((shade - low) / (high - low), cmap=colours, vmin=0, vmax=1, origin="lower", aspect="auto")
     for (x, y), found in cells.items():
         column, row = across.index(x), up.index(y)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,11 +20,10 @@ import torch
 import yaml
 
 from trainer import rundir
-from trainer.config.load import dump
 from trainer.device import usable_cores
 from trainer.errors import RunError
 from trainer.recorder import StatusFile
-from trainer.sweep import results
+from trainer.sweep import results, standing
 from trainer.sweep.contenders import Contender
 from trainer.sweep.file import Objective, Sweep
 from trainer.sweep.plan import (
@@ -40,73 +39,13 @@ from trainer.sweep.plan import (
 from trainer.sweep.pool import Event, Pool
 from trainer.sweep.results import Outcome
 from trainer.sweep.search import Search, open_storage
+from trainer.sweep.standing import Display, Finished, SweepState, VariantState, variant_state
 from trainer.sweep.worker import Task
 
 PROGRESS = "progress.json"
 POLL_SECONDS = 0.2
 MOST_IDLE_DEATHS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class VariantState:
-    """How one variant stands: counts of its runs and its best so far."""
-
-    name: str
-    running: int
-    done: int
-    diverged: int
-    pruned: int
-    failed: int
-    planned: int | None
-    best: str
-
-
-@dataclass(frozen=True, slots=True)
-class SweepState:
-    """How the sweep stands, for displays.
-
-    Args:
-        variants: one by one.
-        running: labels of the runs that are being trained.
-        done, planned: runs over, and runs known to be over in the end; None = not known.
-        kept: how many of the done were there before.
-        elapsed: seconds since the start.
-        rate: runs per minute; None before the first.
-        left: estimated seconds; None = not known.
-    """
-
-    variants: Sequence[VariantState]
-    running: Sequence[str]
-    done: int
-    planned: int
-    kept: int
-    failed: int
-    elapsed: float
-    rate: float | None
-    left: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A line about a run that is over."""
-
-    label: str
-    outcome: Outcome
-    value: float | None
-    kept: bool
-
-
-class Display:
-    """What the conductor tells; this one is silent."""
-
-    def finished(self, run: Finished, state: SweepState) -> None:
-        """Take a run that is over."""
-
-    def update(self, state: SweepState) -> None:
-        """Take how the sweep stands."""
-
-    def note(self, text: str) -> None:
-        """Take a remark."""
+RECENT_RUNS = 50
 
 
 @dataclass(slots=True)
@@ -195,7 +134,7 @@ class Conductor:
         self._outcomes: dict[Path, Outcome] = {}
         self._data_files: dict[str, Path] = {}
         self._kept = 0
-        self._trained = 0
+        self._moments: deque[float] = deque(maxlen=RECENT_RUNS)
         self._idle_deaths = 0
         self._handed: Counter[str] = Counter()
         self._began = time.monotonic()
@@ -440,7 +379,8 @@ class Conductor:
         self._land(flight, Outcome("failed", None, message), kept=False)
 
     def _land(self, flight: _Flight, outcome: Outcome, *, kept: bool) -> None:
-        self._trained += not kept
+        if not kept:
+            self._moments.append(time.monotonic())
         for spec in [flight.spec, *flight.waiting]:
             self._take(spec, outcome, kept=kept or spec is not flight.spec)
 
@@ -477,11 +417,16 @@ class Conductor:
     def state(self) -> SweepState:
         """Return how the sweep stands."""
         flying = Counter(flight.spec.variant for flight in self._flights.values())
-        variants = [self._variant_state(name, flying[name]) for name in self.contenders]
+        finals = 0 if self.options.shard else len(self.sweep.final_seeds)
+        trials = self.sweep.config.trials
+        variants = [
+            variant_state(contender, self.objective, flying[name], trials, finals)
+            for name, contender in self.contenders.items()
+        ]
         done = sum(v.done + v.diverged + v.pruned + v.failed for v in variants)
         planned = sum(v.planned or 0 for v in variants)
         elapsed = time.monotonic() - self._began
-        rate = 60 * self._trained / elapsed if self._trained and elapsed > 0 else None
+        rate = self._rate()
         left = (planned - done) / rate * 60 if rate else None
         return SweepState(
             variants,
@@ -495,36 +440,12 @@ class Conductor:
             left,
         )
 
-    def _variant_state(self, name: str, running: int) -> VariantState:
-        contender = self.contenders[name]
-        outcomes = [o for s in contender.settings.values() for o in s.outcomes.values()]
-        outcomes += contender.final_outcomes.values()
-        counts = Counter(outcome.status for outcome in outcomes)
-        trials = self.sweep.config.trials or len(contender.settings)
-        planned = trials * len(contender.seeds)
-        if self.options.shard is None:
-            planned += len(self.sweep.final_seeds)
-        pruned_away = sum(
-            len(contender.seeds) - len(s.outcomes)
-            for s in contender.settings.values()
-            if any(o.status == "pruned" for o in s.outcomes.values())
-        )
-        best = contender.best()
-        shown = ""
-        if best and self.objective:
-            setting, value = best
-            told = ", ".join(f"{key.rpartition('.')[2]}={_short(v)}" for key, v in setting.values.items())
-            shown = f"{self.objective.metric} {value:.4g}" + (f" at {told}" if told else "")
-        return VariantState(
-            name,
-            running,
-            counts["completed"] + counts["early_stopped"],
-            counts["diverged"],
-            counts["pruned"],
-            counts["failed"],
-            planned - pruned_away,
-            shown,
-        )
+    def _rate(self) -> float | None:
+        """Return the recent runs per minute, from the first of them on, so that start-up does not count."""
+        if len(self._moments) < 3:
+            return None
+        span = time.monotonic() - self._moments[0]
+        return 60 * (len(self._moments) - 1) / span if span > 0 else None
 
     def _show(self) -> None:
         state = self.state()
@@ -554,63 +475,11 @@ class Conductor:
 
     def write_files(self) -> dict[str, Any]:
         """Write results.csv, summary.json and best.yaml per variant; return the summary."""
-        axes = list(dict.fromkeys(axis.key for v in self.sweep.variants.values() for axis in v.axes))
-        runs = [pair for contender in self.contenders.values() for pair in self._runs_of(contender)]
-        rundir.write_atomically(self.root / results.RESULTS, results.csv_text(results.rows(runs, axes)))
         state = self.state()
         status = "interrupted" if self._stop else "failed" if self._failures else "completed"
-        summary = {
-            "format": 1,
-            "name": self.sweep.config.name,
-            "status": status,
-            "strategy": self.sweep.config.strategy,
-            "objective": self.objective.model_dump() if self.objective else None,
-            "seeds": self.sweep.seeds,
-            "final_seeds": self.sweep.final_seeds,
-            "runs": {"done": state.done, "planned": state.planned, "failed": state.failed},
-            "variants": {
-                name: results.summarise(
-                    contender.variant,
-                    list(contender.settings.values()),
-                    contender.final_outcomes,
-                    self.sweep.seeds,
-                    self.objective,
-                )
-                for name, contender in self.contenders.items()
-            },
-        }
-        rundir.write_json(self.root / results.SUMMARY, summary)
-        for contender in self.contenders.values():
-            self._write_best(contender)
+        summary = standing.write_files(self.sweep, self.root, self.contenders, self.objective, state, status)
         self._write_progress(state, status)
         return summary
-
-    def _runs_of(self, contender: Contender) -> Iterator[tuple[RunSpec, Outcome | None]]:
-        for spec in contender.specs():
-            yield spec, contender.settings[spec.trial].outcomes.get(spec.seed)
-        for spec in contender.final_specs() if contender.final_outcomes else ():
-            yield spec, contender.final_outcomes.get(spec.seed)
-
-    def _write_best(self, contender: Contender) -> None:
-        best = contender.best()
-        if best is None or self.objective is None:
-            return
-        setting, value = best
-        seed = (self.sweep.final_seeds or self.sweep.seeds)[0]
-        folder = self.root / contender.variant.name
-        spec = RunSpec(contender.variant.name, "final", setting.number, setting.values, seed, folder)
-        config = load_run_config(self.sweep, spec).config
-        head = (
-            f"# The best of {len(contender.settings)} settings of {contender.variant.name} in the sweep "
-            f"{self.sweep.config.name}: {self.objective.metric} {value:.6g}\n"
-            f"# ({self.objective.over_seeds} over {len(self.sweep.seeds)} seeds). Train it again: "
-            f"optlab train {results.BEST}\n"
-        )
-        rundir.write_atomically(folder / results.BEST, head + dump(config))
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _death(exit_code: int | None) -> str:

@@ -198,3 +198,16 @@ class Contender:
         if self._objective is None:
             return None
         return best_setting(self.settings.values(), self.seeds, self._objective)
+
+    def best_so_far(self) -> tuple[tuple[Setting, float] | None, int]:
+        """Return the best setting on the most seeds that some setting has ended on, and how many those are.
+
+        For displays alone: nothing is chosen before all seeds are there.
+        """
+        for count in range(len(self.seeds), 0, -1):
+            if self._objective is None:
+                break
+            best = best_setting(self.settings.values(), self.seeds[:count], self._objective)
+            if best is not None:
+                return best, count
+        return None, 0

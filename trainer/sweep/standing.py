@@ -1,0 +1,190 @@
+"""How a sweep stands, for displays, and the files that tell what it came to.
+
+Reads the contenders; decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer import rundir
+from trainer.config.load import dump
+from trainer.sweep import results
+from trainer.sweep.contenders import Contender
+from trainer.sweep.file import Objective, Sweep
+from trainer.sweep.plan import RunSpec, load_run_config
+from trainer.sweep.results import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class VariantState:
+    """How one variant stands: counts of its runs and its best so far."""
+
+    name: str
+    running: int
+    done: int
+    diverged: int
+    pruned: int
+    failed: int
+    planned: int | None
+    best: str
+
+
+@dataclass(frozen=True, slots=True)
+class SweepState:
+    """How the sweep stands, for displays.
+
+    Args:
+        variants: one by one.
+        running: labels of the runs that are being trained.
+        done, planned: runs over, and runs known to be over in the end; None = not known.
+        kept: how many of the done were there before.
+        elapsed: seconds since the start.
+        rate: runs per minute; None before the first.
+        left: estimated seconds; None = not known.
+    """
+
+    variants: Sequence[VariantState]
+    running: Sequence[str]
+    done: int
+    planned: int
+    kept: int
+    failed: int
+    elapsed: float
+    rate: float | None
+    left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A line about a run that is over."""
+
+    label: str
+    outcome: Outcome
+    value: float | None
+    kept: bool
+
+
+class Display:
+    """What the conductor tells; this one is silent."""
+
+    def finished(self, run: Finished, state: SweepState) -> None:
+        """Take a run that is over."""
+
+    def update(self, state: SweepState) -> None:
+        """Take how the sweep stands."""
+
+    def note(self, text: str) -> None:
+        """Take a remark."""
+
+
+def variant_state(
+    contender: Contender, objective: Objective | None, running: int, trials: int | None, finals: int
+) -> VariantState:
+    """Return how a variant stands.
+
+    Args:
+        contender: the variant.
+        objective: what settings are chosen by.
+        running: how many of its runs are being trained.
+        trials: settings that a search will try; None = a grid's, which are known.
+        finals: runs that its winner will have.
+    """
+    outcomes = [o for s in contender.settings.values() for o in s.outcomes.values()]
+    outcomes += contender.final_outcomes.values()
+    counts = Counter(outcome.status for outcome in outcomes)
+    planned = (trials or len(contender.settings)) * len(contender.seeds) + finals
+    pruned_away = sum(
+        len(contender.seeds) - len(s.outcomes)
+        for s in contender.settings.values()
+        if any(o.status == "pruned" for o in s.outcomes.values())
+    )
+    best, seeds = contender.best_so_far()
+    shown = ""
+    if best and objective:
+        setting, value = best
+        told = ", ".join(f"{key.rpartition('.')[2]}={_short(v)}" for key, v in setting.values.items())
+        shown = f"{objective.metric} {value:.4g}" + (f" at {told}" if told else "")
+        if seeds < len(contender.seeds):
+            shown += f" ({seeds} of {len(contender.seeds)} seeds)"
+    return VariantState(
+        contender.variant.name,
+        running,
+        counts["completed"] + counts["early_stopped"],
+        counts["diverged"],
+        counts["pruned"],
+        counts["failed"],
+        planned - pruned_away,
+        shown,
+    )
+
+
+def write_files(
+    sweep: Sweep,
+    root: Path,
+    contenders: Mapping[str, Contender],
+    objective: Objective | None,
+    state: SweepState,
+    status: str,
+) -> dict[str, Any]:
+    """Write results.csv, summary.json and best.yaml per variant; return the summary."""
+    axes = list(dict.fromkeys(axis.key for v in sweep.variants.values() for axis in v.axes))
+    runs = [pair for contender in contenders.values() for pair in _runs_of(contender)]
+    rundir.write_atomically(root / results.RESULTS, results.csv_text(results.rows(runs, axes)))
+    summary = {
+        "format": 1,
+        "name": sweep.config.name,
+        "status": status,
+        "strategy": sweep.config.strategy,
+        "objective": objective.model_dump() if objective else None,
+        "seeds": sweep.seeds,
+        "final_seeds": sweep.final_seeds,
+        "runs": {"done": state.done, "planned": state.planned, "failed": state.failed},
+        "variants": {
+            name: results.summarise(
+                contender.variant,
+                list(contender.settings.values()),
+                contender.final_outcomes,
+                sweep.seeds,
+                objective,
+            )
+            for name, contender in contenders.items()
+        },
+    }
+    rundir.write_json(root / results.SUMMARY, summary)
+    for contender in contenders.values():
+        _write_best(sweep, root, contender, objective)
+    return summary
+
+
+def _runs_of(contender: Contender) -> Iterator[tuple[RunSpec, Outcome | None]]:
+    for spec in contender.specs():
+        yield spec, contender.settings[spec.trial].outcomes.get(spec.seed)
+    for spec in contender.final_specs() if contender.final_outcomes else ():
+        yield spec, contender.final_outcomes.get(spec.seed)
+
+
+def _write_best(sweep: Sweep, root: Path, contender: Contender, objective: Objective | None) -> None:
+    best = contender.best()
+    if best is None or objective is None:
+        return
+    setting, value = best
+    seed = (sweep.final_seeds or sweep.seeds)[0]
+    folder = root / contender.variant.name
+    spec = RunSpec(contender.variant.name, "final", setting.number, setting.values, seed, folder)
+    config = load_run_config(sweep, spec).config
+    head = (
+        f"# The best of {len(contender.settings)} settings of {contender.variant.name} in the sweep "
+        f"{sweep.config.name}: {objective.metric} {value:.6g}\n"
+        f"# ({objective.over_seeds} over {len(sweep.seeds)} seeds). Train it again: "
+        f"optlab train {results.BEST}\n"
+    )
+    rundir.write_atomically(folder / results.BEST, head + dump(config))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
