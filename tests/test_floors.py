@@ -27,7 +27,7 @@ FLOORS = {
     },
     4: {"loop"},
     5: {"recorder", "runner", "launch", "resume"},
-    6: {"compare", "sweep", "landscape", "landscape_figures"},
+    6: {"bench", "compare", "sweep", "landscape", "landscape_figures"},
     7: {"cli"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -38,6 +38,7 @@ from trainer.data.batches import Batches, eval_batches
 from trainer.data.dataset import Dataset, Splits, data_root, split_dataset
 from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
 from trainer.device import PRECISIONS, Clock, autocast, default_threads, resolve_device
+from trainer.engines.compiled import PAYS_AFTER_STEPS, CompiledEngine, compiler
 from trainer.engines.eager import EagerEngine
 from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
 from trainer.experiment import Experiment, Plan
@@ -45,6 +46,7 @@ from trainer.init import InitRule, initialize
 from trainer.losses import Loss, penalty
 from trainer.matching import matching, trainable
 from trainer.models.describe import check_shapes
+from trainer.models.layers import feed_channels_last
 from trainer.optimizers.build import build_optimizer, needs_closure, resolve_implementation
 from trainer.optimizers.groups import Group, GroupSpec, assign_groups, assign_owners
 from trainer.optimizers.rules import refuse
@@ -114,6 +116,8 @@ def build_experiment(
     model = build_model(loaded, prepare.output_shape, dataset.num_classes)
     _check_last_batch(loaded, model, batches, prepare.output_shape, dataset.num_classes)
     model.to(device)
+    if device.type == "cpu" and config.model.name in catalog.REGISTRIES["model"]:
+        feed_channels_last(model, prepare.output_shape)
     with located(loaded, "loss"):
         loss = _build_loss(config.loss)
         with _users_own(config.loss.name):
@@ -129,7 +133,9 @@ def build_experiment(
     schedules = _schedules(loaded, optimizers, plan, steps_per_epoch)
     scaler = GradScaler(device.type) if PRECISIONS[config.train.precision] is torch.float16 else None
     make_autocast = partial(autocast, device, config.train.precision)
-    engine = EagerEngine(
+    engine_name = _engine_name(config, device, plan)
+    make_engine = CompiledEngine if engine_name == "compiled" else EagerEngine
+    engine = make_engine(
         model,
         loss,
         list(optimizers.values()),
@@ -143,7 +149,7 @@ def build_experiment(
     )
     seed_dropout(config.seed.dropout)
     experiment = Experiment(
-        config=_resolved(config, device, implementations),
+        config=_resolved(config, device, implementations, engine_name),
         device=device,
         splits=splits,
         data_digest=dataset.digest,
@@ -515,10 +521,25 @@ def _check_metrics(loaded: Loaded, experiment: Experiment) -> None:
         )
 
 
-def _resolved(config: Config, device: torch.device, implementations: Sequence[Mapping[str, bool]]) -> Config:
+def _engine_name(config: Config, device: torch.device, plan: Plan) -> str:
+    """Return `eager` or `compiled`: what `auto` means for this run on this machine."""
+    if config.train.engine != "auto":
+        return config.train.engine
+    pays = plan.steps is not None and plan.steps >= PAYS_AFTER_STEPS
+    possible = device.type == "cpu" and config.train.precision != "float16" and compiler() is not None
+    return "compiled" if pays and possible else "eager"
+
+
+def _resolved(
+    config: Config,
+    device: torch.device,
+    implementations: Sequence[Mapping[str, bool]],
+    engine: str,
+) -> Config:
     """Return the config with everything that `auto` and null became on this machine."""
     fields = config.model_dump()
     fields["train"]["device"] = str(device)
+    fields["train"]["engine"] = engine
     fields["train"]["threads"] = torch.get_num_threads()
     if "root" in fields["data"]:
         fields["data"]["root"] = str(data_root(fields["data"]["root"]).absolute())

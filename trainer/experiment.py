@@ -7,6 +7,7 @@ Holds what the loop works with: batches, model, engine, optimizers, schedules, p
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,7 @@ from trainer.config.structure import Config
 from trainer.data.batches import Batch, Batches
 from trainer.data.dataset import Splits
 from trainer.device import Clock
+from trainer.engines.compiled import CompiledEngine
 from trainer.engines.eager import EagerEngine, StepOutput
 from trainer.losses import Loss
 from trainer.metrics import RunningMean, evaluate_split
@@ -31,6 +33,8 @@ from trainer.optimizers.groups import Group
 from trainer.records import EvalRecord, Record, StepRecord
 from trainer.schedules import Schedule
 from trainer.timetable import Rhythm
+
+_STEPS_TO_CHECK = 3  # compiled ones, held against eager's before a run begins
 
 
 @dataclass(slots=True)
@@ -89,6 +93,7 @@ class Experiment:
         columns: the values of a step record and of an eval record, fixed for the run.
         anomaly: what was not finite at the last step, where the config asks for it; the run ends there.
         stop_requested: set from outside (a signal) to end the run after the current step.
+        compile_seconds: what compiling the step took; None = it was not tried.
     """
 
     config: Config
@@ -113,6 +118,7 @@ class Experiment:
     notes: Sequence[str] = ()
     progress: Progress = field(default_factory=Progress)
     stop_requested: bool = False
+    compile_seconds: float | None = None
     anomaly: str | None = None
     _mean: RunningMean = field(init=False)
     _ended: bool = False
@@ -123,6 +129,25 @@ class Experiment:
         self._mean = RunningMean(classes=self.classes)
 
     # ---- what the loop asks
+
+    def compile(self) -> str | None:
+        """Let a compiling engine compile, before the clock runs; the run's state stays as it is.
+
+        Returns:
+            What came of it, for the log; None when there was nothing to do.
+        """
+        if not isinstance(self.engine, CompiledEngine) or self.compile_seconds is not None:
+            return None
+        began = time.perf_counter()
+        reason = self.engine.compile(list(islice(self._steps_of(0, 0), _STEPS_TO_CHECK)))
+        self.compile_seconds = round(time.perf_counter() - began, 3)
+        if reason is None:
+            return f"compiled the step in {self.compile_seconds:.1f} s; it agrees with eager's"
+        return f"the steps run eager: {reason}"
+
+    def is_compiled(self) -> bool:
+        """Return whether the steps run compiled."""
+        return isinstance(self.engine, CompiledEngine) and self.engine.ready
 
     def finished(self) -> bool:
         """Return whether the run's length is reached, or someone asked it to stop."""
@@ -137,20 +162,23 @@ class Experiment:
             return True
         return self.plan.seconds is not None and self.clock.read() >= self.plan.seconds
 
-    def remaining_batches(self) -> Iterator[list[Batch]]:
-        """Yield what is left of the current epoch, as many batches at a time as one step takes."""
-        batches = self.batches.epoch(self.progress.epoch, start=self.progress.batch)
-        while step := list(islice(batches, self.plan.accumulate)):
-            yield step
+    def remaining_batches(self) -> Iterator[Sequence[Batch]]:
+        """Return what is left of the current epoch, as many batches at a time as one step takes."""
+        return self._steps_of(self.progress.epoch, self.progress.batch)
+
+    def _steps_of(self, epoch: int, start: int) -> Iterator[Sequence[Batch]]:
+        batches = self.batches.epoch(epoch, start=start)
+        if self.plan.accumulate == 1:
+            return zip(batches)  # tuples of one; at batch size 1 every Python call of the loop is felt
+        return iter(lambda: tuple(islice(batches, self.plan.accumulate)), ())
 
     def advance(self, batches: Sequence[Batch], output: StepOutput) -> None:
         """Count a completed update."""
         now = self.progress
         now.step += 1
         now.batch += len(batches)
-        now.samples += sum(len(batch.targets) for batch in batches)
+        now.samples += self._mean.add(output.loss, batches, output.outputs)
         now.grad_evals += output.grad_evals
-        self._mean.add(output.loss, batches, output.outputs)
         if now.batch >= self.batches.batches_per_epoch:
             now.epoch, now.batch = now.epoch + 1, 0
         if self.config.train.detect_anomaly:

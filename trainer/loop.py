@@ -24,6 +24,7 @@ def train(run: Experiment) -> Generator[Record]:
         yield run.evaluate()
         yield run.here(CheckpointDue)
 
+    run.compile()  # does nothing for an eager engine
     run.clock.start()
     while not run.finished():
         for batches in run.remaining_batches():

@@ -251,6 +251,8 @@ class Recorder:
             optimizer_state_bytes=state_bytes(self.experiment.optimizers.values()),
             parameters=sum(p.numel() for p in self.experiment.model.parameters() if p.requires_grad),
             best_metric=self.best.metric if self.best else None,
+            engine="compiled" if self.experiment.is_compiled() else "eager",
+            compile_seconds=self.experiment.compile_seconds,
             message=message,
         )
 

@@ -98,6 +98,8 @@ class RunResult:
         optimizer_state_bytes: what the optimizers remember between steps.
         parameters: number of trainable parameters.
         best_metric: the metric that chose `best`, as `val_accuracy`.
+        engine: how the steps ran, `eager` or `compiled`.
+        compile_seconds: what compiling took before the first step, in no other time; None = not compiled.
         message: why it ended, where the status alone does not say it.
     """
 
@@ -117,6 +119,8 @@ class RunResult:
     optimizer_state_bytes: int
     parameters: int
     best_metric: str | None = None
+    engine: str = "eager"
+    compile_seconds: float | None = None
     message: str = ""
     format: int = field(default=FORMAT)
 

@@ -82,6 +82,8 @@ def run(
         try:
             with ExitStack() as stack:
                 recorder.open(stack)
+                if words := experiment.compile():
+                    log.note(words)
                 outcome = _follow(experiment, recorder, log, progress, judge)
                 if outcome == "interrupted":
                     message = f"{signal.Signals(received[0]).name} after step {experiment.progress.step}"

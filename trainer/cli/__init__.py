@@ -337,6 +337,33 @@ def watch_landscape(
 
 
 @app.command(rich_help_panel="Help")
+def bench(
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of MNIST; OPTLAB_DATA when left out.", metavar="DIR")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples per step.", min=1, max=2000)] = 64,
+    steps: Annotated[int, typer.Option(help="Steps per loop and round; an epoch's at most.", min=30)] = 900,
+    rounds: Annotated[int, typer.Option(help="Rounds that count, after one that warms up.", min=1)] = 9,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of torch (default: all).", min=1)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure this machine: optlab's engines against other loops on MNIST, 784-200-10, SGD with momentum.
+
+    All loops run in turn in every round; the table has medians. JAX takes part when it is installed
+    (pip install optlab[bench]). Let nothing else run meanwhile.
+
+    Examples:
+
+        optlab bench
+
+        optlab bench --batch-size 1 --threads 1 --json
+    """
+    from trainer.cli.bench import bench as run_bench
+
+    run_bench(root, batch_size=batch_size, steps=steps, rounds=rounds, threads=threads, as_json=as_json)
+
+
+@app.command(rich_help_panel="Help")
 def schema(
     output: Annotated[
         Path | None,

@@ -12,7 +12,7 @@ from trainer.config.merge import Override, parse_override
 from trainer.config.paths import split_import_path
 from trainer.config.structure import SeedConfig
 
-EXECUTION_KEYS = ("data.root", "data.download", "train.device", "train.threads", "log")
+EXECUTION_KEYS = ("data.root", "data.download", "train.device", "train.engine", "train.threads", "log")
 """Where and how a run executes, not what it is: left out of names and of the comparison of configs."""
 
 _LONGEST = 120

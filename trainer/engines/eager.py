@@ -103,17 +103,14 @@ class EagerEngine:
         if self.zero_grad:
             for optimizer in self.optimizers:
                 optimizer.zero_grad()
-        samples = sum(len(targets) for _, targets in batches)
         losses, all_outputs = [], []
         for inputs, targets in batches:
-            with self.autocast():
-                outputs = self.model(inputs)
-                loss = self.loss(outputs, targets)
-            if len(batches) > 1:  # the micro-batch's share of the mean over all samples
-                loss = loss * (len(targets) / samples)
-            _backward(loss, self.scaler)
-            losses.append(loss.detach())
-            all_outputs.append(outputs.detach())
+            share = 1.0  # of the mean over all samples
+            if len(batches) > 1:
+                share = len(targets) / sum(len(others) for _, others in batches)
+            loss, outputs = self._forward_backward(inputs, targets, share)
+            losses.append(loss)
+            all_outputs.append(outputs)
         penalty = self._add_penalty()
         if self.scaler is not None:
             for optimizer in self.optimizers:
@@ -125,6 +122,16 @@ class EagerEngine:
             nn.utils.clip_grad_value_(self.parameters, self.clip_grad_value)
         total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         return StepOutput(total, all_outputs, len(batches), norms, penalty)
+
+    def _forward_backward(self, inputs: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """Add the gradients of `share` times the loss; return that loss and the outputs, detached."""
+        with self.autocast():
+            outputs = self.model(inputs)
+            loss = self.loss(outputs, targets)
+        if share != 1.0:
+            loss = loss * share
+        _backward(loss, self.scaler)
+        return loss.detach(), outputs.detach()
 
     def _add_penalty(self) -> Tensor | None:
         if self.penalty is None:

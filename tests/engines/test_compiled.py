@@ -1,0 +1,141 @@
+"""The compiled engine against the eager one: the same numbers to rounding, the same random draws."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.engines.compiled import CompiledEngine, compiler
+from trainer.engines.eager import EagerEngine
+from trainer.losses import penalty
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
+
+Batch = tuple[Tensor, Tensor]
+Make = Callable[[nn.Module], torch.optim.Optimizer]
+
+
+def make_model() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3)]
+    return nn.Sequential(*layers)
+
+
+def make_steps(count: int, *sizes: int) -> list[list[Batch]]:
+    source = torch.Generator().manual_seed(1)
+    return [
+        [
+            (torch.randn(n, 6, generator=source), torch.randint(3, (n,), generator=source))
+            for n in sizes or (8,)
+        ]
+        for _ in range(count)
+    ]
+
+
+def engine(
+    cls: type[EagerEngine], make: Make, model: nn.Module | None = None, **options: object
+) -> EagerEngine:
+    model = make_model() if model is None else model
+    if options.pop("penalised", False):
+        options["penalty"] = lambda: penalty([p for p in model.parameters() if p.ndim > 1], l2=0.1)
+    defaults: dict[str, object] = {"autocast": nullcontext}
+    return cls(model, functional.cross_entropy, [make(model)], **(defaults | options))  # type: ignore[arg-type]
+
+
+def everything(of: EagerEngine) -> list[Tensor]:
+    return [
+        *of.model.state_dict().values(),
+        *(value for state in of.optimizers[0].state.values() for value in state.values()),
+    ]
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    groups = [{"params": list(model[0].parameters()), "lr": 0.2}, {"params": list(model[1:].parameters())}]  # type: ignore[index]
+    return torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+
+
+@pytest.mark.parametrize("case", ["sgd", "adamw", "accumulated", "clipped and penalised"])
+def test_steps_are_eagers_to_rounding(case: str) -> None:
+    sizes = (8, 8) if case == "accumulated" else (8,)
+    options = {"clip_grad_norm": 0.5, "penalised": True} if case.startswith("clipped") else {}
+    make = adamw if case == "adamw" else sgd
+    eager, compiled = engine(EagerEngine, make, **options), engine(CompiledEngine, make, **options)
+    assert isinstance(compiled, CompiledEngine)
+    before = copy.deepcopy(everything(compiled)), torch.get_rng_state()
+
+    assert compiled.compile(make_steps(3, *sizes)) is None
+    assert compiled.whole_step == (case == "sgd")
+    assert all(map(torch.equal, before[0], everything(compiled)))
+    assert torch.equal(before[1], torch.get_rng_state())
+
+    # The lr changes at every step, and batches of other sizes come between.
+    steps = make_steps(12, *sizes)
+    steps[5:5] = make_steps(1, 3)
+    draws = []
+    for one in (eager, compiled):
+        torch.manual_seed(7)
+        losses = []
+        for number, batches in enumerate(steps):
+            for group in one.optimizers[0].param_groups:
+                group["lr"] *= 0.9 if number % 2 else 1.05
+            losses.append(one.step(batches, measure=number == 4).loss)
+        draws.append((torch.stack(losses), torch.get_rng_state()))
+    torch.testing.assert_close(draws[0][0], draws[1][0], rtol=1e-5, atol=1e-6)
+    assert torch.equal(draws[0][1], draws[1][1])
+    for ours, theirs in zip(everything(compiled), everything(eager), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_momentum_that_a_schedule_changes_is_followed() -> None:
+    eager, compiled = engine(EagerEngine, sgd), engine(CompiledEngine, sgd)
+    assert isinstance(compiled, CompiledEngine)
+    assert compiled.compile(make_steps(3)) is None
+    for one in (eager, compiled):
+        torch.manual_seed(7)
+        for number, batches in enumerate(make_steps(6)):
+            for group in one.optimizers[0].param_groups:
+                group["momentum"] = 0.9 - 0.1 * number
+            one.step(batches)
+    for ours, theirs in zip(everything(compiled), everything(eager), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+class Moody(nn.Linear):
+    """Does something else every time: what a trace cannot know."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = super().forward(inputs)
+        return outputs * random.random()
+
+
+class Choosing(nn.Linear):
+    """Looks at its values to decide: what cannot be traced."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = super().forward(inputs)
+        return outputs if outputs.sum() > 0 else -outputs
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"), [(Moody, "differs from eager's"), (Choosing, "cannot be compiled")]
+)
+def test_what_cannot_be_compiled_runs_eager_and_says_why(layer: type[nn.Linear], words: str) -> None:
+    model = nn.Sequential(layer(6, 3))
+    compiled = engine(CompiledEngine, lambda m: torch.optim.SGD(m.parameters(), lr=0.1), model)
+    assert isinstance(compiled, CompiledEngine)
+    reason = compiled.compile(make_steps(3))
+    assert reason is not None
+    assert words in reason
+    assert not compiled.ready
+    assert compiled.step(make_steps(1)[0]).loss.isfinite()

@@ -1,0 +1,97 @@
+"""Compiled runs from the command line: they say so, resume bit for bit, and give what eager runs give."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from trainer.bench.measure import measure
+from trainer.cli import app
+from trainer.engines.compiled import PAYS_AFTER_STEPS, compiler
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
+
+
+def optlab(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def train(folder: Path, *overrides: str) -> Path:
+    always = ["train.threads=1", "log.plots=[]", "log.every=1", "model.dropout=0.2"]
+    optlab("train", CONFIG, *always, *overrides, "--run-dir", folder, "--quiet")
+    return folder
+
+
+def losses(folder: Path) -> list[tuple[str, str]]:
+    with open(folder / "steps.csv", encoding="utf-8") as file:
+        return [(row["step"], row["loss"]) for row in csv.DictReader(file)]
+
+
+def summary(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return found
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
+    found: dict[str, torch.Tensor] = state["experiment"]["model"]
+    return found
+
+
+@needs_compiler
+def test_a_compiled_run_resumes_bit_for_bit_and_agrees_with_eager(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", "train.engine=compiled", "train.epochs=2")
+    parts = train(tmp_path / "parts", "train.engine=compiled", "train.epochs=1")
+    optlab("resume", parts, "train.epochs=2", "--quiet")
+    eager = train(tmp_path / "eager", "train.engine=eager", "train.epochs=2")
+
+    assert summary(whole)["engine"] == "compiled"
+    assert float(str(summary(whole)["compile_seconds"])) > 0
+    assert "agrees with eager's" in (whole / "train.log").read_text(encoding="utf-8")
+    assert summary(eager)["engine"] == "eager"
+    assert summary(eager)["compile_seconds"] is None
+
+    assert losses(parts) == losses(whole)
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(parts)[name], value)
+        torch.testing.assert_close(weights(eager)[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_auto_compiles_only_what_pays(tmp_path: Path) -> None:
+    folder = train(tmp_path / "short", "train.epochs=null", "train.steps=2")
+    assert yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["train"]["engine"] == "eager"
+    arguments = ["train", CONFIG, "train.epochs=null", f"train.steps={PAYS_AFTER_STEPS}", "--dry-run"]
+    told = optlab(*arguments)
+    assert f"engine: {'compiled' if compiler() else 'eager'}" in told
+
+
+def test_lbfgs_says_how_it_runs(tmp_path: Path) -> None:
+    folder = train(
+        tmp_path / "lbfgs",
+        "train.engine=compiled",
+        "optimizer={name: LBFGS}",
+        "train.epochs=null",
+        "train.steps=2",
+    )
+    words = (folder / "train.log").read_text(encoding="utf-8")
+    assert "agrees with eager's" in words or "the steps run eager" in words
+
+
+@pytest.mark.real_data
+@needs_compiler
+def test_the_bench_measures_every_loop(mnist_root: Path) -> None:
+    rows = measure(mnist_root, batch_size=8, steps=30, rounds=1, threads=1)
+    names = [row.name for row in rows]
+    assert {"optlab, eager", "optlab, compiled", "best bare eager loop", "textbook loop"} <= set(names)
+    assert all(row.median > 0 for row in rows)
+    assert next(row.to_bare for row in rows if row.name == "best bare eager loop") == 1
+    assert "agrees" in next(row.note for row in rows if row.name == "optlab, compiled")

@@ -1,0 +1,384 @@
+"""The compiled training step: the same arithmetic as the eager engine's, traced once and run as one program.
+
+`compile` traces forward, loss and gradients (for SGD the update too) with make_fx over fake tensors and
+hands the graph to Inductor; there are no guards, and no Python between the operations. It then holds three
+steps against the eager engine's, and takes everything back. What cannot be traced runs eager, as the parent
+class does it: batches of another shape, steps whose gradients are measured. Knows no config.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.func import functional_call
+from torch.optim import SGD, Optimizer
+from torch.optim.sgd import sgd
+
+from trainer.engines.eager import EagerEngine, MicroBatch, StepOutput
+
+PAYS_AFTER_STEPS = 50_000
+"""Planned steps from which compiling (2 to 20 s) saves more than it costs for small networks on a CPU."""
+
+_MANY_PRODUCTS = 2**20  # multiplications from which oneDNN's product outruns the call to it
+_OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1}
+
+Program = Callable[[list[Any]], Sequence[Tensor]]
+
+
+def compiler() -> str | None:
+    """Return the C++ compiler that Inductor would call; None where there is none."""
+    return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+
+
+class CompiledEngine(EagerEngine):
+    """An eager engine whose steps run as one compiled program once `compile` has succeeded.
+
+    Attributes:
+        whole_step: whether the optimizer's update is part of the program (SGD); otherwise the program ends
+            at the gradients and the optimizers step as ever.
+        ready: whether `compile` has succeeded.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Take what `EagerEngine` takes."""
+        super().__init__(*args, **options)
+        self._program: Program | None = None
+        self._layout: object = None
+        self._named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self._constants = {
+            **{name: p for name, p in self.model.named_parameters() if not p.requires_grad},
+            **dict(self.model.named_buffers()),
+        }
+        clips = self.clip_grad_norm is not None or self.clip_grad_value is not None
+        plain = self.zero_grad and self.penalty is None and not clips
+        self.whole_step = plain and all(_is_plain_sgd(optimizer) for optimizer in self.optimizers)
+        self._lrs: dict[float, Tensor] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether steps run compiled."""
+        return self._program is not None
+
+    def compile(self, steps: Sequence[Sequence[MicroBatch]]) -> str | None:
+        """Trace and compile the step, and hold it against eager on `steps`; nothing has changed afterwards.
+
+        Args:
+            steps: the micro-batches of a few steps, with those of the first one all of the usual shape.
+
+        Returns:
+            Why the steps will run eager; None when they will run compiled.
+        """
+        if self.scaler is not None or self.parameters[0].device.type != "cpu":
+            return "compiled steps are for CPUs, in float32 or bfloat16"
+        if compiler() is None:
+            return "there is no C++ compiler (g++ or clang++, or the environment's CXX)"
+        self.whole_step = self.whole_step and len(steps[0]) == 1 and not self._momentum_is_scheduled()
+        inputs, targets = steps[0][0]
+        with self._restored():
+            try:
+                super().step(steps[0])  # the optimizers' states are made in their first step
+                program = self._traced(inputs, targets)
+                reason = self._disagreement(program, steps)
+            except Exception as error:  # whatever a model does that cannot be traced
+                words = str(error).strip().splitlines() or [""]
+                reason = f"the step cannot be compiled: {type(error).__name__}: {words[0]}"
+        if reason is None:
+            self._use(program, inputs, targets)
+        return reason
+
+    def _momentum_is_scheduled(self) -> bool:
+        """Whether OneCycleLR or CyclicLR changes the momentum: they leave its bounds in the groups."""
+        return any("base_momentum" in group for group in self._groups())
+
+    def _use(self, program: Program | None, inputs: Tensor, targets: Tensor) -> None:
+        self._program = program
+        self._layout = _layout(inputs, targets)
+
+    def _fits(self, inputs: Tensor, targets: Tensor) -> bool:
+        return self._program is not None and self._layout == _layout(inputs, targets)
+
+    # ---- steps
+
+    def step(self, batches: Sequence[MicroBatch], *, measure: bool = False) -> StepOutput:
+        """Update the parameters once; see `EagerEngine.step`."""
+        if not self.whole_step or measure or len(batches) != 1 or not self._fits(*batches[0]):
+            return super().step(batches, measure=measure)
+        assert self._program is not None
+        groups = self._groups()
+        buffers = self._momentum_buffers()
+        # SGD's first step makes the buffers; options other than lr are constants of the program.
+        if any(buffer is None for buffer in buffers) or _sgd_options(groups) != self._options:
+            return super().step(batches)
+        lrs = [self._lr_tensor(group["lr"]) for group in groups]
+        loss, outputs = self._program([*self._values, *lrs, *buffers, *batches[0]])
+        return StepOutput(loss, [outputs], 1)
+
+    def _forward_backward(self, inputs: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """Run the compiled gradients where the batch has the shape they were compiled for."""
+        if self.whole_step or not self._fits(inputs, targets):
+            return super()._forward_backward(inputs, targets, share)
+        assert self._program is not None
+        loss, outputs, *gradients = self._program([*self._values, inputs, targets])
+        for parameter, gradient in zip(self._named.values(), gradients, strict=True):
+            if share != 1.0:
+                gradient.mul_(share)
+            if parameter.grad is None:
+                parameter.grad = gradient
+            else:
+                parameter.grad.add_(gradient)
+        return loss * share if share != 1.0 else loss, outputs
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def _momentum_buffers(self) -> list[Tensor | None]:
+        """Return the momentum buffers in the order of the groups' parameters, [] without momentum."""
+        return [
+            optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            if group["momentum"]
+            for parameter in group["params"]
+        ]
+
+    def _lr_tensor(self, lr: float | Tensor) -> Tensor:
+        """Return a learning rate as a 0-d tensor; a constant one is made once."""
+        number = float(lr)
+        if number not in self._lrs:
+            if len(self._lrs) > 8:
+                self._lrs.clear()
+            self._lrs[number] = torch.tensor(number, dtype=torch.float32)
+        return self._lrs[number]
+
+    # ---- tracing
+
+    def _traced(self, inputs: Tensor, targets: Tensor) -> Program:
+        """Return the compiled program of one step on batches shaped like these."""
+        # Detached views: they share memory with the parameters, and the program records no gradients.
+        self._values = [value.detach() for value in (self._named | self._constants).values()]
+        arguments = list(self._values)
+        if self.whole_step:
+            groups = self._groups()
+            self._options = _sgd_options(groups)
+            arguments += [self._lr_tensor(group["lr"]) for group in groups]
+            buffers = self._momentum_buffers()
+            assert all(buffer is not None for buffer in buffers)
+            arguments += [buffer for buffer in buffers if buffer is not None]
+        arguments += [inputs, targets]
+        from torch._inductor.compile_fx import compile_fx
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        body = self._whole if self.whole_step else self._gradients_of
+        graph = make_fx(body, tracing_mode="fake")(*arguments)
+        _use_onednn(graph)
+        with torch.no_grad():
+            program: Any = compile_fx(graph, arguments, config_patches=_OPTIONS)
+        program = getattr(
+            program, "_torchdynamo_orig_callable", program
+        )  # past a wrapper that does nothing here
+
+        def run(values: list[Any]) -> Sequence[Tensor]:
+            with torch.no_grad():
+                found: Sequence[Tensor] = program(*values)
+            return found
+
+        return run
+
+    def _gradients_of(self, *arguments: Tensor) -> list[Tensor]:
+        """Forward, loss and gradients as a function: parameters, buffers, inputs, targets -> loss, ...."""
+        count = len(self._named)
+        leaves = [value.detach().requires_grad_() for value in arguments[:count]]
+        state = dict(zip(self._named, leaves, strict=True))
+        state |= dict(zip(self._constants, arguments[count:], strict=False))
+        inputs, targets = arguments[-2:]
+        with self.autocast():
+            outputs = functional_call(self.model, state, (inputs,))
+            loss = self.loss(outputs, targets)
+        gradients = [
+            gradient.contiguous() if leaf.is_contiguous() else gradient  # backward() sees to it by itself
+            for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True)
+        ]
+        return [loss.detach(), outputs.detach(), *gradients]
+
+    def _whole(self, *arguments: Tensor) -> list[Tensor]:
+        """The gradients, then torch's own SGD on them, with the learning rates as tensors."""
+        known = len(self._named) + len(self._constants)
+        loss, outputs, *gradients = self._gradients_of(*arguments[:known], *arguments[-2:])
+        by_parameter = {id(p): n for n, p in enumerate(self._named.values())}
+        groups = self._groups()
+        lrs = iter(arguments[known : known + len(groups)])
+        buffers = iter(arguments[known + len(groups) : -2])
+        # While torch believes itself compiling, its SGD takes lr as a tensor without reading it.
+        with torch.no_grad(), torch.compiler._compile_session_context():
+            for group in groups:
+                numbers = [by_parameter[id(p)] for p in group["params"]]
+                sgd(
+                    [arguments[n] for n in numbers],
+                    [gradients[n] for n in numbers],
+                    [next(buffers) if group["momentum"] else None for _ in numbers],
+                    foreach=True,
+                    fused=False,
+                    lr=next(lrs),
+                    **{key: group[key] for key in _SGD_OPTIONS},
+                )
+        return [loss, outputs]
+
+    # ---- the check
+
+    @contextmanager
+    def _restored(self) -> Iterator[None]:
+        """Give model, optimizers, gradients and random numbers their former state after the block."""
+        taken = self._snapshot()
+        try:
+            yield
+        finally:
+            self._restore(taken)
+
+    def _snapshot(self) -> dict[str, Any]:
+        values = {**self._named, **self._constants}
+        return {
+            "model": {name: value.detach().clone() for name, value in values.items()},
+            "gradients": [p.grad for p in self.parameters],
+            "optimizers": [_optimizer_state(optimizer) for optimizer in self.optimizers],
+            "random": torch.get_rng_state(),
+        }
+
+    def _restore(self, taken: Mapping[str, Any]) -> None:
+        values = {**self._named, **self._constants}
+        with torch.no_grad():
+            for name, value in taken["model"].items():
+                values[name].copy_(value)
+        for name, _ in list(self.model.named_buffers()):
+            module, _, leaf = name.rpartition(".")
+            self.model.get_submodule(module)._buffers[leaf] = self._constants[name]
+        for parameter, gradient in zip(self.parameters, taken["gradients"], strict=True):
+            parameter.grad = gradient
+        for optimizer, (state, options) in zip(self.optimizers, taken["optimizers"], strict=True):
+            optimizer.state.clear()
+            optimizer.state.update({p: copy.deepcopy(values) for p, values in state.items()})
+            for group, former in zip(optimizer.param_groups, options, strict=True):
+                group.update(former)
+        torch.set_rng_state(taken["random"])
+
+    def _disagreement(self, program: Program, steps: Sequence[Sequence[MicroBatch]]) -> str | None:
+        """Return in what the compiled steps differ from eager's by more than rounding; None = in nothing."""
+        for number, batches in enumerate(steps, start=1):
+            start = self._snapshot()
+            wanted = self._evidence(super().step(batches))
+            random = torch.get_rng_state()
+            if any(self._constants[name] is not value for name, value in self.model.named_buffers()):
+                return "the model replaces its buffers instead of writing into them"
+            self._restore(start)
+            self._use(program, *steps[0][0])
+            try:
+                found = self._evidence(self.step(batches))
+            finally:
+                self._program = None
+            if not torch.equal(random, torch.get_rng_state()):
+                return "the compiled step draws other random numbers than eager"
+            for name, value in found.items():
+                difference = (value - wanted[name]).abs().max().item() if value.numel() else 0.0
+                bound = 1e-5 + 1e-3 * wanted[name].abs().max().item() if value.numel() else 0.0
+                if difference > bound:
+                    return f"in step {number} {name} differs from eager's by {difference:.3g}"
+        return None
+
+    def _evidence(self, output: StepOutput) -> dict[str, Tensor]:
+        """Return what a step left behind, in float64, for a comparison.
+
+        Of a program that ends at the gradients these, not the parameters: where a gradient is zero but for
+        rounding (a bias before batch norm) Adam makes a full step of either sign out of it.
+        """
+        after = dict(self._constants)
+        if self.whole_step:
+            after |= self._named
+        else:
+            after |= {f"the gradient of {name}": _gradient(p) for name, p in self._named.items()}
+        after |= {"the loss": output.loss, "the output": torch.cat(output.outputs)}
+        return {name: torch.nan_to_num(value.detach().double(), nan=1e30) for name, value in after.items()}
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _layout(inputs: Tensor, targets: Tensor) -> tuple[object, ...]:
+    return inputs.shape, inputs.stride(), inputs.dtype, targets.shape, targets.dtype
+
+
+_SGD_OPTIONS = ("weight_decay", "momentum", "dampening", "nesterov", "maximize")
+
+
+def _sgd_options(groups: Sequence[Mapping[str, Any]]) -> list[Any]:
+    return [group[name] for group in groups for name in _SGD_OPTIONS]
+
+
+def _is_plain_sgd(optimizer: Optimizer) -> bool:
+    return type(optimizer) is SGD and not any(group["differentiable"] for group in optimizer.param_groups)
+
+
+def _optimizer_state(optimizer: Optimizer) -> tuple[dict[Any, Any], list[dict[str, Any]]]:
+    state = {parameter: copy.deepcopy(values) for parameter, values in optimizer.state.items()}
+    groups = [
+        {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
+    return state, groups
+
+
+# ---- matrix products
+#
+# torch's float32 products on CPUs go to MKL, which takes a half-speed path on AMD; oneDNN's linear computes
+# the same in the same precision. Inductor knows that operation for constant weights alone, hence one of ours.
+
+_torch: Any = torch  # these parts of it have no types
+_library = _torch.library.Library("optlab", "DEF")
+_library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+    return product
+
+
+def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((x.shape[0], weight.shape[0]))
+
+
+_library.impl("linear", _linear, "CPU")
+torch.library.register_fake("optlab::linear", _linear_shape, lib=_library)
+
+
+def _use_onednn(graph: fx.GraphModule) -> None:
+    """Let oneDNN compute the large float32 products of a traced graph."""
+    if not _torch.backends.mkldnn.is_available():
+        return
+    aten = torch.ops.aten
+    for node in list(graph.graph.nodes):
+        if node.target is aten.mm.default:
+            bias, (left, right) = None, node.args
+        elif node.target is aten.addmm.default and not node.kwargs:
+            bias, left, right = node.args
+        else:
+            continue
+        a, b = left.meta["val"], right.meta["val"]
+        fits = bias is None or bias.meta["val"].ndim == 1
+        if not fits or a.dtype is not torch.float32 or min(*a.shape, *b.shape) < 8:
+            continue
+        if a.shape[0] * a.shape[1] * b.shape[1] < _MANY_PRODUCTS:
+            continue
+        with graph.graph.inserting_before(node):
+            weight = graph.graph.call_function(aten.t.default, (right,))
+            weight.meta["val"] = b.t()
+            product = graph.graph.call_function(torch.ops.optlab.linear.default, (left, weight, bias))
+            product.meta = dict(node.meta)
+        node.replace_all_uses_with(product)
+        graph.graph.erase_node(node)
+    graph.recompile()
