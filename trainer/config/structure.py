@@ -284,7 +284,7 @@ class TrainConfig(Section):
         "float32", description="Autocast type of the forward pass; float16 scales the loss."
     )
     engine: Literal["auto", "eager", "compiled"] = Field(
-        "auto",
+        "eager",
         description="How a step runs: `eager` torch, `compiled` beforehand (2 to 20 s); "
         "`auto` compiles long runs on a CPU, where a C++ compiler is.",
     )
