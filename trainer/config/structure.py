@@ -24,22 +24,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class Component(Section):
-    """A part chosen by name, with its options beside the name: `{name: mlp, hidden: [200]}`.
+class WithOptions(Section):
+    """A mapping whose other keys are options of a builder: they are kept in `options`, and written beside."""
 
-    A bare string stands for the name alone. Subclasses add structural keys (`label`, `interval` ...); every
-    other key is an option of the named builder.
-    """
-
-    name: str = Field(
-        description="Which one (see `optlab list`), or your own: `file.py:Thing`, `package.module:Thing`."
-    )
     options: dict[str, Any] = Field(default_factory=dict, exclude=True)
 
     @model_validator(mode="before")
     @classmethod
     def _gather_options(cls, value: Any) -> Any:
-        if isinstance(value, str):
+        if isinstance(value, str) and "name" in cls.model_fields:
             return {"name": value}
         if not isinstance(value, dict) or "options" in value:
             return value
@@ -49,7 +42,20 @@ class Component(Section):
     @model_serializer(mode="wrap")
     def _spread_options(self, handler: Any) -> dict[str, Any]:
         own: dict[str, Any] = handler(self)
-        return {"name": own.pop("name")} | self.options | own
+        first = next(iter(own))  # the name, or the match: what a reader looks for
+        return {first: own.pop(first)} | self.options | own
+
+
+class Component(WithOptions):
+    """A part chosen by name, with its options beside the name: `{name: mlp, hidden: [200]}`.
+
+    A bare string stands for the name alone. Subclasses add structural keys (`label`, `interval` ...); every
+    other key is an option of the named builder.
+    """
+
+    name: str = Field(
+        description="Which one (see `optlab list`), or your own: `file.py:Thing`, `package.module:Thing`."
+    )
 
 
 class SeedConfig(Section):
@@ -173,25 +179,11 @@ class InitConfig(Target):
     layers: list[LayerInit] = Field(default_factory=list, description="Exceptions for matching layers.")
 
 
-class GroupConfig(Section):
+class GroupConfig(WithOptions):
     """A parameter group with options of its own (lr, weight_decay ...)."""
 
     match: Match = Field(description="Which parameters belong to it; the first group that matches wins.")
     label: str | None = Field(None, description="Its name in logs; null = its pattern.")
-    options: dict[str, Any] = Field(default_factory=dict, exclude=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather_options(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or "options" in value:
-            return value
-        own = {key: item for key, item in value.items() if key in cls.model_fields}
-        return own | {"options": {key: item for key, item in value.items() if key not in cls.model_fields}}
-
-    @model_serializer(mode="wrap")
-    def _spread_options(self, handler: Any) -> dict[str, Any]:
-        own: dict[str, Any] = handler(self)
-        return own | self.options
 
 
 class OptimizerConfig(Component):
