@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import bz2
 import hashlib
+import io
 import math
 import os
 import pickle
+import pickletools
 import shutil
 import socket
 import string
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -301,16 +304,70 @@ def read_images(path: Path, sides: tuple[int, int]) -> Tensor:
     return images.unsqueeze(1)
 
 
+class _PickledType:
+    """Stands for numpy.dtype in a pickle; knows no more than its code."""
+
+    def __init__(self, code: str = "", *_: object) -> None:
+        self.code = code
+
+    def __setstate__(self, state: object) -> None:
+        """Take nothing: the order of bytes means nothing to a byte."""
+
+
+class _PickledBytes:
+    """Stands for a numpy array of uint8 in a pickle: numpy's own can crash on a damaged state."""
+
+    def __init__(self, *_: object) -> None:
+        self.array: np.ndarray[Any, np.dtype[np.uint8]] = np.empty(0, np.uint8)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Take what numpy pickles: version, shape, type, whether columns come first, content."""
+        _, shape, dtype, by_columns, content = state
+        if dtype.code != "u1" or min(shape) < 0:
+            raise pickle.UnpicklingError("it has an array that is not of bytes")
+        raw = content.encode("latin1") if isinstance(content, str) else content
+        self.array = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if by_columns else "C")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Return the array."""
+        return self.array
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Loads numbers, strings, lists, dicts and arrays of bytes; refuses every other function and class."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for the named function or class."""
+        if (module, name) == ("numpy", "dtype"):
+            return _PickledType
+        if (module, name) == ("numpy", "ndarray"):
+            return object  # only ever the first argument of _reconstruct
+        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return _PickledBytes
+        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes in Python 2's protocol
+            return lambda text, _: text.encode("latin1")
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no data set needs")
+
+
+def _unpickle(content: bytes) -> Any:
+    """Return the plain values of a pickle; what it raises for a damaged one is nearly anything."""
+    for code, value, _ in pickletools.genops(content):  # C's unpickler takes memory for what these say
+        if code.name in ("PUT", "LONG_BINPUT") and not 0 <= int(value or 0) <= len(content):
+            raise pickle.UnpicklingError(f"it numbers a value {value:,}")
+    return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
+
+
 def read_cifar_batch(path: Path, key: str, classes: int) -> Split:
-    """Return one pickled batch of CIFAR. Unpickling runs code: check the file's MD5 first.
+    """Return one pickled batch of CIFAR; what is more than numbers, strings and arrays is refused.
 
     Args:
         path: the file, as `data_batch_1`.
         key: where the labels are: `labels`, or `fine_labels` in CIFAR-100.
         classes: how many classes there are.
     """
+    content = _read_bytes(path)
     try:
-        entry = pickle.loads(_read_bytes(path), encoding="latin1")
+        entry = _unpickle(content)
         images, labels = np.asarray(entry["data"]), np.asarray(entry[key])
     except Exception as error:  # a damaged pickle raises nearly anything
         raise DataError(f"no CIFAR batch: {error!r}", where=str(path), fix=_AGAIN) from error
@@ -319,15 +376,40 @@ def read_cifar_batch(path: Path, key: str, classes: int) -> Split:
         or images.ndim != 2
         or images.shape[1] != 3072
         or labels.shape != (len(images),)
+        or labels.dtype.kind not in "iu"
+        or len(labels) == 0
     ):
         raise DataError(
-            f"images {images.dtype} {list(images.shape)} and labels {list(labels.shape)}",
+            f"images {images.dtype} {list(images.shape)} and labels {labels.dtype} {list(labels.shape)}",
             where=str(path),
-            expected="uint8 [N, 3072] and [N]",
+            expected="uint8 [N, 3072] and whole numbers [N], at least one",
             fix=_AGAIN,
         )
     numbers = check_labels(torch.from_numpy(labels.astype(np.int64)), classes, str(path))
     return Split(torch.from_numpy(images.copy()).view(-1, 3, 32, 32), numbers)
+
+
+def _check_mat(content: bytes) -> None:
+    """Raise unless a .mat file holds numeric arrays only: scipy crashes on types that are none."""
+    if content[126:128] != b"IM":
+        raise ValueError("it is no little-endian .mat file of version 5")
+    at = 128
+    while at < len(content):
+        kind, size = struct.unpack_from("<II", content, at)
+        body = content[at + 8 : at + 8 + size]
+        at += 8 + size
+        if kind == 15:  # compressed
+            body = zlib.decompress(body)
+            kind, size = struct.unpack_from("<II", body)
+            body = body[8:]
+        if kind != 14 or len(body) != size or not 6 <= body[8] <= 15 or body[9] & 8:
+            raise ValueError("it holds more than whole real arrays of numbers")
+        inner = 0
+        while inner < size:
+            kind, length = struct.unpack_from("<II", body, inner)
+            inner += 8 if kind >> 16 else 8 + (length + 7) // 8 * 8
+            if kind & 0xFFFF not in (1, 2, 3, 4, 5, 6, 7, 9, 12, 13):
+                raise ValueError(f"it has an element of type {kind & 0xFFFF}")
 
 
 def read_svhn(path: Path) -> Split:
@@ -335,15 +417,21 @@ def read_svhn(path: Path) -> Split:
     from scipy.io import loadmat
 
     try:
+        _check_mat(path.read_bytes())
         content = loadmat(path)
         images, labels = np.asarray(content["X"]), np.asarray(content["y"]).reshape(-1)
     except Exception as error:  # a damaged .mat file raises nearly anything
         raise DataError(f"no SVHN file: {error!r}", where=str(path), fix=_AGAIN) from error
-    if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)) or len(labels) == 0:
+    if (
+        images.dtype != np.uint8
+        or images.shape != (32, 32, 3, len(labels))
+        or labels.dtype.kind not in "iu"
+        or len(labels) == 0
+    ):
         raise DataError(
-            f"images {images.dtype} {list(images.shape)} and {len(labels):,} labels",
+            f"images {images.dtype} {list(images.shape)} and {len(labels):,} labels {labels.dtype}",
             where=str(path),
-            expected="uint8 [32, 32, 3, N] and N labels",
+            expected="uint8 [32, 32, 3, N] and N whole numbers",
             fix=_AGAIN,
         )
     numbers = check_labels(torch.from_numpy(labels.astype(np.int64)) - 1, 10, f"{path} (less 1)")
@@ -352,12 +440,16 @@ def read_svhn(path: Path) -> Split:
 
 def read_usps(path: Path) -> Split:
     """Return one bzip2 file of USPS in libsvm's text form; labels from 1, pixels -1 to 1 become 0 to 255."""
+    content = _read_bytes(path)
     try:
-        lines = bz2.decompress(_read_bytes(path)).decode("ascii").splitlines()
-        rows = [line.split() for line in lines]
+        rows = [line.split() for line in _whole_bz2(content).decode("ascii").splitlines()]
         labels = torch.tensor([int(row[0]) - 1 for row in rows])
+        places = [f"{n}:" for n in range(1, 257)]
+        for row in rows:
+            if [cell[: cell.find(":") + 1] for cell in row[1:]] != places:
+                raise ValueError("a line has not the pixels 1 to 256, one after the other")
         pixels = np.array([[float(cell.split(":")[1]) for cell in row[1:]] for row in rows], dtype=np.float32)
-    except (OSError, ValueError, IndexError, EOFError) as error:
+    except Exception as error:  # among them torch's RuntimeError for a label that no int64 holds
         raise DataError(f"no USPS file: {error}", where=str(path), fix=_AGAIN) from error
     if pixels.shape != (len(labels), 256) or len(labels) == 0 or not (np.abs(pixels) <= 1).all():
         raise DataError(
@@ -368,6 +460,18 @@ def read_usps(path: Path) -> Split:
         )
     images = torch.from_numpy(((pixels + 1) / 2 * 255).astype(np.uint8))  # rounds down, as torchvision does
     return Split(images.view(-1, 1, 16, 16), check_labels(labels, 10, str(path)))
+
+
+def _whole_bz2(content: bytes) -> bytes:
+    """Return all that a bzip2 file holds; `bz2.decompress` leaves out what follows a damaged stream."""
+    parts: list[bytes] = []
+    while content or not parts:
+        stream = bz2.BZ2Decompressor()
+        parts.append(stream.decompress(content))
+        if not stream.eof:
+            raise EOFError("it ends before its end mark")
+        content = stream.unused_data
+    return b"".join(parts)
 
 
 def _cifar(name: str, cls: str, key: str, classes: int, root: str | Path | None, download: bool) -> Dataset:
@@ -382,9 +486,7 @@ def _cifar(name: str, cls: str, key: str, classes: int, root: str | Path | None,
         [read_cifar_batch(folder / file, key, classes) for file, _ in part]
         for part in (source.train_list, source.test_list)
     ]
-    names = pickle.loads((folder / source.meta["filename"]).read_bytes(), encoding="latin1")[
-        source.meta["key"]
-    ]
+    names = _unpickle(_read_bytes(folder / source.meta["filename"]))[source.meta["key"]]
     train, test = (
         Split(torch.cat([batch.inputs for batch in part]), torch.cat([batch.targets for batch in part]))
         for part in parts
