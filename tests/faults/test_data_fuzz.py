@@ -385,7 +385,7 @@ def test_fuzzed_images(images: Path, kind: str, damage: Damage, size: int | None
 
 @pytest.mark.parametrize("kind", ["bmp", "gif", "ppm", "tiff", "webp"])
 @given(damage=DAMAGE, size=st.sampled_from([None, 5]))
-@settings(FUZZ, max_examples=60)
+@settings(FUZZ, max_examples=25)
 def test_fuzzed_images_of_rarer_kinds(images: Path, kind: str, damage: Damage, size: int | None) -> None:
     complete(images, kind, damage, size)
 
