@@ -105,3 +105,25 @@ def test_what_is_no_run_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run directory"):
         rundir.load_run(tmp_path)
     assert rundir.find_runs([tmp_path]) == []
+
+
+def test_a_run_killed_before_its_tables_were_there_can_be_read(tmp_path: Path) -> None:
+    rundir.write_json(tmp_path / rundir.STATUS, {"format": 1, "status": "running"})
+    (tmp_path / rundir.CONFIG).write_text("name: killed\n")
+    run = rundir.load_run(tmp_path)
+    assert (run.status["status"], run.steps, run.epochs, run.result) == ("interrupted", {}, {}, None)
+    assert rundir.find_runs([tmp_path]) == [tmp_path]
+
+
+def test_a_new_table_has_its_header_from_the_first_instant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "open", _refuse, raising=False)
+    monkeypatch.setattr(rundir, "write_atomically", lambda path, data: path.write_bytes(data))
+    with pytest.raises(StorageError, match=r"steps\.csv"):
+        rundir.Table(tmp_path / "steps.csv", ["step"])
+    assert read_table(tmp_path / "steps.csv") == {"step": []}
+
+
+def _refuse(*_arguments: object, **_options: object) -> None:
+    raise OSError(28, "No space left on device")

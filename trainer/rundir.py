@@ -153,15 +153,16 @@ class Table:
         self.columns = tuple(columns)
         self._pending = b""
         self.failure: StorageError | None = None
+        if not size:  # the header comes whole or not at all: a kill leaves no table that cannot be read
+            header = format_header(self.columns).encode()
+            write_atomically(path, header)
+            size = len(header)
         try:
             self._file: IO[bytes] = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by `close`)
-            self._file.truncate(size or 0)
+            self._file.truncate(size)
         except OSError as error:
             raise self._refused(error) from error
-        self._size = size or 0
-        if not self._size:
-            self._write(format_header(self.columns))
-            self.flush()
+        self._size = size
 
     def append(self, row: Mapping[str, Cell]) -> None:
         """Write one row; `failure` says why when the disk will not take it now.
@@ -367,9 +368,12 @@ def load_run(path: str | Path) -> Run:
         raise RunError(f"cannot read {folder / CONFIG}: {error}") from error
     if not isinstance(config, dict):
         raise RunError(f"{folder / CONFIG} is damaged: it is no mapping")
-    return Run(
-        folder, status, config, read_table(folder / STEPS), read_table(folder / EPOCHS), read_result(folder)
-    )
+    return Run(folder, status, config, _rows(folder / STEPS), _rows(folder / EPOCHS), read_result(folder))
+
+
+def _rows(path: Path) -> dict[str, list[float | None]]:
+    """Return a table's columns; none when the run has only just begun, or was killed there."""
+    return read_table(path) if path.exists() else {}
 
 
 def read_result(path: Path) -> RunResult | None:

@@ -165,7 +165,7 @@ def spoil(run: Path, how: str) -> None:
         ("pruned", "left out 1 runs that their sweep pruned"),
         ("format", "has format 7"), ("summary", "summary.json is damaged"), ("no summary", "no summary.json"),
         ("config", "cannot read"), ("line", "2 cells where the header has 9"),
-        ("columns", "missing columns: epoch"), ("no steps", "cannot read"),
+        ("columns", "missing columns: epoch"), ("no steps", "missing columns: step, loss"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_named_and_the_rest_compared(

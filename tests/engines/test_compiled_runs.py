@@ -69,7 +69,8 @@ def test_a_compiled_run_resumes_bit_for_bit_and_agrees_with_eager(tmp_path: Path
 def test_auto_compiles_only_what_pays(tmp_path: Path) -> None:
     folder = train(tmp_path / "short", "train.epochs=null", "train.steps=2")
     assert yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["train"]["engine"] == "eager"
-    arguments = ["train", CONFIG, "train.epochs=null", f"train.steps={PAYS_AFTER_STEPS}", "--dry-run"]
+    length = ["train.epochs=null", f"train.steps={PAYS_AFTER_STEPS}"]
+    arguments = ["train", CONFIG, *length, "train.engine=auto", "--dry-run"]
     told = optlab(*arguments)
     assert f"engine: {'compiled' if compiler() else 'eager'}" in told
 

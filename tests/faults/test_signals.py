@@ -48,7 +48,7 @@ def test_a_second_sigint_leaves_at_once(forks: Forks, tmp_path: Path) -> None:
     assert optlab("train", config, *LONG, tmp_path / "whole").code == 0
     run = tmp_path / "run"
     ended = forks.run(
-        tmp_path, "train", config, *LONG, "run", signal_at=(60, signal.SIGINT), again_after=0.2, slow=5.0,
+        tmp_path, "train", config, *LONG, "run", signal_at=(66, signal.SIGINT), again_after=0.2, slow=5.0,
         slow_from=6,
     )  # fmt: skip
     assert ended.code == 130, ended.err
