@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -36,16 +37,21 @@ PHASES = (
 )
 
 
-class Marks:
-    """Shared bytes: what the main thread does, what the checkpoint thread does (0 = nothing), and a count.
+MARKS = 8
+"""Bytes of the shared file."""
 
-    The count goes up with everything that is done, so that a kill can be timed by it on a busy machine.
+
+class Marks:
+    """Shared bytes: what the main thread does, what the checkpoint thread does (0 = nothing), and two counts.
+
+    One goes up with everything that is done, the other with every training step that begins, so that a kill or
+    a signal can be timed by them on a busy machine.
     """
 
     def __init__(self, path: Path) -> None:
         self.count = 0
         self._file = open(path, "r+b")  # noqa: SIM115 (lives as long as the process)
-        self.bytes = mmap.mmap(self._file.fileno(), 6)
+        self.bytes = mmap.mmap(self._file.fileno(), MARKS)
 
     def during(
         self, function: Callable[..., Any], phase: str, strike: Callable[[str], None]
@@ -90,6 +96,7 @@ def instrument(marks: Path, strike: dict[str, Any] | None, slow: float, slow_fro
     def slow_step(*args: Any, **kwargs: Any) -> Any:
         nonlocal steps
         steps += 1
+        mark.bytes[6:8] = (steps % 2**16).to_bytes(2, "little")
         if slow and steps >= slow_from:
             time.sleep(slow)
         return step(*args, **kwargs)
@@ -110,6 +117,8 @@ def instrument(marks: Path, strike: dict[str, Any] | None, slow: float, slow_fro
 
 def child(request: dict[str, Any]) -> None:
     os.chdir(request["folder"])
+    if request["most_seconds"] is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (request["most_seconds"], request["most_seconds"]))
     for name, number in (("out", 1), ("err", 2)):
         descriptor = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, number)
@@ -132,17 +141,45 @@ def child(request: dict[str, Any]) -> None:
     os._exit(code if isinstance(code, int) else 1)
 
 
+def wait(pid: int, most_bytes: int | None) -> tuple[int, float, int]:
+    """Wait for a child, and kill it when it takes more memory than that on top of what it began with.
+
+    Returns:
+        Its status, the processor seconds that it took, and the most bytes it had in memory on top.
+    """
+    began = resident(pid)
+    while most_bytes is not None:
+        done, status, usage = os.wait4(pid, os.WNOHANG)
+        if done:
+            break
+        if resident(pid) - began > most_bytes:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
+    else:
+        _, status, usage = os.wait4(pid, 0)
+    return status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 - began
+
+
+def resident(pid: int) -> int:
+    """Return how many bytes of a process are in memory (0 where the system does not tell)."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
+    except (OSError, IndexError):
+        return 0
+
+
 def serve() -> None:
     # One run here warms up what every fork would else do again: imports, option models, torch's first calls.
     with tempfile.TemporaryDirectory() as folder:
         optlab("train", write_tiny(Path(folder)), "--run-dir", Path(folder) / "run", "--quiet")
     print("ready", flush=True)
     for line in sys.stdin:
+        request = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            child(json.loads(line))
+            child(request)
         print(pid, flush=True)
-        print(os.waitpid(pid, 0)[1], flush=True)
+        print(*wait(pid, request["most_bytes"]), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forking import PHASES
+from forking import MARKS, PHASES
 
 FELL: Counter[str] = Counter()
 
@@ -29,6 +29,8 @@ class Ended:
         phase: what it was doing when it was killed.
         seconds: how long it ran.
         count: how many things it did (steps, rows, files ...).
+        cpu_seconds: processor time that it took.
+        memory: most bytes that it had in memory, on top of what it began with.
     """
 
     code: int
@@ -37,6 +39,8 @@ class Ended:
     phase: str
     seconds: float
     count: int
+    cpu_seconds: float
+    memory: int
 
 
 class Forks:
@@ -62,23 +66,27 @@ class Forks:
         folder: Path,
         *arguments: str | Path,
         kill_at: float | None = None,
-        signal_at: tuple[int, int] | None = None,
+        signal_at_step: tuple[int, int] | None = None,
         again_after: float | None = None,
         strike: tuple[str, int] | None = None,
         slow: float = 0.0,
         slow_from: int = 1,
+        most_seconds: int | None = None,
+        most_bytes: int | None = None,
     ) -> Ended:
         """Run a command in a folder.
 
         Args:
             kill_at: SIGKILL after so many things done, and that fraction of a thing (a millisecond).
-            signal_at: (count, signal): send it after so many things done.
+            signal_at_step: (step, signal): send it when that training step has begun.
             again_after: seconds after which it is sent again.
             strike: (phase, count): the process kills itself when it enters that phase for that time.
             slow: seconds that every training step takes, from step `slow_from` on.
+            most_seconds: processor time after which it is killed.
+            most_bytes: memory, on top of what it begins with, beyond which it is killed.
         """
         marks = folder / "marks"
-        marks.write_bytes(bytes(6))
+        marks.write_bytes(bytes(MARKS))
         request: dict[str, Any] = {
             "folder": str(folder),
             "arguments": [str(argument) for argument in arguments],
@@ -88,6 +96,8 @@ class Forks:
             "strike": {"phase": strike[0], "count": strike[1]} if strike else None,
             "slow": slow,
             "slow_from": slow_from,
+            "most_seconds": most_seconds,
+            "most_bytes": most_bytes,
         }
         assert self._server.stdin is not None
         began = time.monotonic()
@@ -95,17 +105,17 @@ class Forks:
         self._server.stdin.flush()
         pid = int(self._line())
         if kill_at is not None:
-            self._send(pid, marks, kill_at, signal.SIGKILL)
-        if signal_at is not None:
-            self._send(pid, marks, *signal_at)
+            self._send(pid, marks, slice(2, 6), kill_at, signal.SIGKILL)
+        if signal_at_step is not None:
+            self._send(pid, marks, slice(6, 8), *signal_at_step)
             if again_after is not None:
                 time.sleep(again_after)
                 with suppress(ProcessLookupError):  # the test then says what became of it
-                    os.kill(pid, signal_at[1])
-        status = int(self._line())
-        main, thread, *count = marks.read_bytes()
+                    os.kill(pid, signal_at_step[1])
+        status, cpu_seconds, memory = self._line().split()
+        main, thread, *count = marks.read_bytes()[:6]
         phase = PHASES[thread or main]
-        code = os.waitstatus_to_exitcode(status)
+        code = os.waitstatus_to_exitcode(int(status))
         if code == -signal.SIGKILL:
             FELL[phase] += 1
         return Ended(
@@ -115,11 +125,13 @@ class Forks:
             phase,
             time.monotonic() - began,
             int.from_bytes(bytes(count), "little"),
+            float(cpu_seconds),
+            int(memory),
         )
 
-    def _send(self, pid: int, marks: Path, at: float, number: int) -> None:
+    def _send(self, pid: int, marks: Path, counter: slice, at: float, number: int) -> None:
         assert self._server.stdout is not None
-        while int.from_bytes(marks.read_bytes()[2:], "little") < int(at):
+        while int.from_bytes(marks.read_bytes()[counter], "little") < int(at):
             if select.select([self._server.stdout], [], [], 0.0002)[0]:
                 return  # it ended
         time.sleep(at % 1 / 1000)
@@ -129,4 +141,5 @@ class Forks:
     def close(self) -> None:
         assert self._server.stdin is not None
         self._server.stdin.close()
-        self._server.wait(10)
+        self._server.kill()  # nothing of it is needed any more
+        self._server.wait()

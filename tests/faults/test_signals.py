@@ -28,7 +28,9 @@ def test_a_signal_ends_the_step_and_the_run_can_be_resumed(
 ) -> None:
     config = write_tiny(tmp_path)
     assert optlab("train", config, *LONG, tmp_path / "whole").code == 0
-    ended = forks.run(tmp_path, "train", config, *LONG, "run", signal_at=(40, number), slow=0.3)
+    ended = forks.run(
+        tmp_path, "train", config, *LONG, "run", signal_at_step=(5, number), slow=0.5, slow_from=5
+    )
     run = tmp_path / "run"
     assert ended.code == code, ended.err
     assert "go on with: optlab resume run" in ended.err
@@ -48,12 +50,12 @@ def test_a_second_sigint_leaves_at_once(forks: Forks, tmp_path: Path) -> None:
     assert optlab("train", config, *LONG, tmp_path / "whole").code == 0
     run = tmp_path / "run"
     ended = forks.run(
-        tmp_path, "train", config, *LONG, "run", signal_at=(66, signal.SIGINT), again_after=0.2, slow=5.0,
-        slow_from=6,
+        tmp_path, "train", config, *LONG, "run", signal_at_step=(6, signal.SIGINT), again_after=0.3,
+        slow=60.0, slow_from=6,
     )  # fmt: skip
     assert ended.code == 130, ended.err
     assert "Traceback" not in ended.err
-    assert ended.seconds < 20  # a step takes five seconds, and five are left
+    assert ended.seconds < 60  # which is what the step takes that was going on
     found = rundir.load_run(run)
     assert (found.status["status"], found.status["message"]) == ("interrupted", "interrupted twice")
     assert optlab("resume", run, "--quiet").code == 0
