@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def decoded_sets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of decoded data sets for all tests and the processes they start; never the user's own."""
+    folder = tmp_path_factory.mktemp("decoded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPTLAB_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

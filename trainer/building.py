@@ -168,7 +168,7 @@ def build_experiment(
         autocast=make_autocast,
         plan=plan,
         clock=Clock(device),
-        notes=loaded.notes,
+        notes=[*loaded.notes, *dataset.notes],
     )
     _check_metrics(loaded, experiment)
     return experiment

@@ -57,12 +57,14 @@ class Dataset:
         test: what is read once, at the end.
         class_names: one name per class, in the order of the labels; None = real targets (regression).
         digest: SHA-256 of the content, in hex; equal for equal data wherever they came from.
+        notes: what is worth telling of how it was read.
     """
 
     train: Split
     test: Split
     class_names: tuple[str, ...] | None
     digest: str
+    notes: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -99,7 +101,12 @@ def data_root(root: str | Path | None) -> Path:
     chosen = root or os.environ.get("OPTLAB_DATA")
     if chosen:
         return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "optlab" / "data"
+    return user_cache() / "data"
+
+
+def user_cache() -> Path:
+    """Return optlab's folder in the user's cache: $XDG_CACHE_HOME/optlab, else ~/.cache/optlab."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "optlab"
 
 
 def memory_bytes() -> int:

@@ -1,20 +1,22 @@
-"""The user's own images: folders `train/<class>/` and `test/<class>/`, decoded once into memory."""
+"""The user's own images: folders `train/<class>/` and `test/<class>/`, decoded once into the cache."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image, ImageOps
 from pydantic import Field
 from torch import Tensor
 
+from trainer.data.cache import cached
 from trainer.data.dataset import Dataset, Split, make_dataset, memory_bytes
 from trainer.device import usable_cores
 from trainer.errors import DataError, Problem
@@ -49,7 +51,8 @@ def image_folder(
         path: the folder, with train/<class>/*.png and test/<class>/*.png (png, jpg, bmp, gif, webp, tif ...).
         size: crop every image to a square about its centre and resize it to so many pixels; null = all
             images are of one size already, and stay as they are.
-        progress: called with (images done, images in all) while decoding (not an option of the config).
+        progress: called with (images done, images in all) while decoding, which the cache may spare (not an
+            option of the config).
 
     Raises:
         DataError: a folder or class is absent or empty, a file is damaged or too large, sizes differ.
@@ -64,6 +67,24 @@ def image_folder(
             expected=f"some of {', '.join(classes)}",
         )
     listed = {part: _list_images(root / part, classes) for part in ("train", "test")}
+    files = [file for part in listed.values() for file, _ in part]
+    # The relative names tell classes and order; another Pillow may decode a JPEG to other pixels.
+    names = [file.relative_to(root).as_posix() for file in files]
+    return cached(
+        files,
+        lambda: _decode_all(root, classes, listed, size, progress),
+        variant=["image_folder", size, PIL.__version__, *names],
+    )
+
+
+def _decode_all(
+    root: Path,
+    classes: Sequence[str],
+    listed: Mapping[str, Sequence[tuple[Path, int]]],
+    size: int | None,
+    progress: Progress | None,
+) -> Dataset:
+    """Return the listed images (by part: each file with its class number) as a data set."""
     files = [file for part in listed.values() for file, _ in part]
     with ThreadPoolExecutor(usable_cores()) as pool:  # PIL decodes without the interpreter's lock
         headers = _each(pool, _read_header, files)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.data.cache import cached
 from trainer.data.dataset import Dataset, Split, check_labels, make_dataset, memory_bytes
 from trainer.errors import DataError
 
@@ -23,7 +24,7 @@ Layout = Literal["auto", "nhwc", "nchw"]
 
 
 def npz(*, path: str | Path, layout: Layout = "auto") -> Dataset:
-    """Return the arrays of one .npz file as a data set.
+    """Return the arrays of one .npz file as a data set; a compressed file is unpacked once, into the cache.
 
     Args:
         path: the file, with arrays x_train, y_train, x_test, y_test. Inputs: uint8 or float, [N, H, W],
@@ -36,6 +37,21 @@ def npz(*, path: str | Path, layout: Layout = "auto") -> Dataset:
             another type, length or shape, has NaN or infinity, or labels outside the training classes.
     """
     file = Path(path).expanduser()
+    if _is_compressed(file):
+        return cached([file], lambda: _decode(file, layout), variant=["npz", layout])
+    return _decode(file, layout)
+
+
+def _is_compressed(file: Path) -> bool:
+    """Return whether an array has to be unpacked; False also where the file cannot be read."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except Exception:  # told by the reading proper
+        return False
+
+
+def _decode(file: Path, layout: Layout) -> Dataset:
     arrays = _read_arrays(file)
     train = _inputs(arrays["x_train"], layout, f"{file}: x_train")
     test = _inputs(arrays["x_test"], layout, f"{file}: x_test")

@@ -1,8 +1,9 @@
 """The published image sets, in the files that torchvision lays out: read here, downloaded by torchvision.
 
 The readers are our own and strict (a file that is one byte short is an error, not a smaller data set), and
-need no torchvision for the MNIST family. CIFAR and SVHN are checked against torchvision's MD5 sums before
-they are parsed.
+need no torchvision for the MNIST family. CIFAR, SVHN and USPS are checked against torchvision's MD5 sums
+before they are parsed, once: after that they come from the cache, as long as the files stay as they are.
+The MNIST family's files are plain bytes already, and reading them takes what reading the cache would.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.data.cache import cached
 from trainer.data.dataset import Dataset, Split, check_labels, data_root, make_dataset
 from trainer.errors import DataError
 
@@ -171,7 +174,7 @@ def cifar10(*, root: str | Path | None = None, download: bool = True) -> Dataset
         root: folder that holds cifar-10-batches-py; null = $OPTLAB_DATA, else ~/.cache/optlab/data.
         download: fetch what is not on disk.
     """
-    return _cifar("cifar10", "CIFAR10", "labels", 10, root, download)
+    return _cifar("cifar10", _CIFAR10, root, download)
 
 
 def cifar100(*, root: str | Path | None = None, download: bool = True) -> Dataset:
@@ -181,7 +184,7 @@ def cifar100(*, root: str | Path | None = None, download: bool = True) -> Datase
         root: folder that holds cifar-100-python; null = $OPTLAB_DATA, else ~/.cache/optlab/data.
         download: fetch what is not on disk.
     """
-    return _cifar("cifar100", "CIFAR100", "fine_labels", 100, root, download)
+    return _cifar("cifar100", _CIFAR100, root, download)
 
 
 def svhn(*, root: str | Path | None = None, download: bool = True) -> Dataset:
@@ -196,10 +199,14 @@ def svhn(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     folder = data_root(root)
     files = {part: folder / f"{part}_32x32.mat" for part in _PARTS}
     _fetch("svhn", "SVHN", root, download, list(files.values()), [{"split": part} for part in _PARTS])
-    sums = {entry[1]: entry[2] for entry in _torchvision("SVHN").split_list.values()}
-    for file in files.values():
-        _check_md5(file, sums[file.name], "svhn")
-    return make_dataset(read_svhn(files["train"]), read_svhn(files["test"]), _DIGITS)
+
+    def decode() -> Dataset:
+        sums = {entry[1]: entry[2] for entry in _torchvision("SVHN").split_list.values()}
+        for file in files.values():
+            _check_md5(file, sums[file.name], "svhn")
+        return make_dataset(read_svhn(files["train"]), read_svhn(files["test"]), _DIGITS)
+
+    return cached(list(files.values()), decode, variant=["svhn"])
 
 
 def usps(*, root: str | Path | None = None, download: bool = True) -> Dataset:
@@ -212,9 +219,13 @@ def usps(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     folder = data_root(root)
     files = [folder / "usps.bz2", folder / "usps.t.bz2"]
     _fetch("usps", "USPS", root, download, files, _BOTH)
-    for _, file_name, md5 in _torchvision("USPS").split_list.values():
-        _check_md5(folder / file_name, md5, "usps")
-    return make_dataset(read_usps(files[0]), read_usps(files[1]), _DIGITS)
+
+    def decode() -> Dataset:
+        for _, file_name, md5 in _torchvision("USPS").split_list.values():
+            _check_md5(folder / file_name, md5, "usps")
+        return make_dataset(read_usps(files[0]), read_usps(files[1]), _DIGITS)
+
+    return cached(files, decode, variant=["usps"])
 
 
 _PARTS = ("train", "test")
@@ -265,21 +276,21 @@ def read_idx(path: Path, dims: int) -> Tensor:
     Raises:
         DataError: no idx file, other dimensions, no samples, or a length that differs from the header's.
     """
-    content = _read_bytes(path)
-    if (
-        len(content) < 4 + 4 * dims
-        or content[:2] != b"\0\0"
-        or content[2] not in _IDX_TYPES
-        or content[3] != dims
-    ):
+    start = 4 + 4 * dims
+    try:
+        content = np.fromfile(path, np.uint8)  # unlike bytes it can be written to, so nothing is copied
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    head = content[:start].tobytes()
+    if len(head) < start or head[:2] != b"\0\0" or head[2] not in _IDX_TYPES or head[3] != dims:
         raise DataError(
-            f"no idx file of {dims} dimensions: it starts with {content[:4].hex(' ') or 'nothing'}",
+            f"no idx file of {dims} dimensions: it starts with {head[:4].hex(' ') or 'nothing'}",
             where=str(path),
             fix=_AGAIN,
         )
-    dtype = np.dtype(_IDX_TYPES[content[2]])
-    shape = struct.unpack(f">{dims}I", content[4 : 4 + 4 * dims])
-    expected = 4 + 4 * dims + math.prod(shape) * dtype.itemsize
+    dtype = np.dtype(_IDX_TYPES[head[2]])
+    shape = struct.unpack(f">{dims}I", head[4:])
+    expected = start + math.prod(shape) * dtype.itemsize
     if len(content) != expected or 0 in shape or dtype.kind == "f":
         raise DataError(
             f"{len(content):,} bytes, and its header ({dtype.name} {list(shape)}) says {expected:,}",
@@ -287,8 +298,8 @@ def read_idx(path: Path, dims: int) -> Tensor:
             expected="whole numbers, as many as the header says, at least one",
             fix=_AGAIN,
         )
-    array = np.frombuffer(content, dtype, offset=4 + 4 * dims).reshape(shape)
-    return torch.from_numpy(array.astype(np.uint8 if dtype == np.uint8 else np.int64))
+    array = content[start:].view(dtype).reshape(shape)
+    return torch.from_numpy(array.astype(np.uint8 if dtype == np.uint8 else np.int64, copy=False))
 
 
 def read_images(path: Path, sides: tuple[int, int]) -> Tensor:
@@ -474,31 +485,65 @@ def _whole_bz2(content: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _cifar(name: str, cls: str, key: str, classes: int, root: str | Path | None, download: bool) -> Dataset:
-    source = _torchvision(cls)  # its file names and sums
-    folder = data_root(root) / source.base_folder
-    sums = dict([*source.train_list, *source.test_list])
-    sums[source.meta["filename"]] = source.meta["md5"]
-    _fetch(name, cls, root, download, [folder / file for file in sums], [{}])
-    for file, md5 in sums.items():
-        _check_md5(folder / file, md5, name)
-    parts = [
-        [read_cifar_batch(folder / file, key, classes) for file, _ in part]
-        for part in (source.train_list, source.test_list)
-    ]
-    names = _unpickle(_read_bytes(folder / source.meta["filename"]))[source.meta["key"]]
-    train, test = (
-        Split(torch.cat([batch.inputs for batch in part]), torch.cat([batch.targets for batch in part]))
-        for part in parts
-    )
-    return make_dataset(train, test, names)
+@dataclass(frozen=True, slots=True)
+class _Cifar:
+    """What tells CIFAR-10 from CIFAR-100: its class in torchvision, its files, and the keys in them."""
+
+    cls: str
+    folder: str
+    train: tuple[str, ...]
+    test: str
+    meta: str
+    names_key: str
+    labels_key: str
+    classes: int
+
+
+_CIFAR10 = _Cifar(
+    "CIFAR10",
+    "cifar-10-batches-py",
+    tuple(f"data_batch_{n}" for n in range(1, 6)),
+    "test_batch",
+    "batches.meta",
+    "label_names",
+    "labels",
+    10,
+)
+_CIFAR100 = _Cifar(
+    "CIFAR100", "cifar-100-python", ("train",), "test", "meta", "fine_label_names", "fine_labels", 100
+)
+
+
+def _cifar(name: str, kind: _Cifar, root: str | Path | None, download: bool) -> Dataset:
+    folder = data_root(root) / kind.folder
+    files = [folder / file for file in (*kind.train, kind.test, kind.meta)]
+    _fetch(name, kind.cls, root, download, files, [{}])
+
+    def decode() -> Dataset:
+        source = _torchvision(kind.cls)
+        sums = dict([*source.train_list, *source.test_list]) | {kind.meta: source.meta["md5"]}
+        for file in files:
+            _check_md5(file, sums[file.name], name)
+        *parts, test = [
+            read_cifar_batch(folder / file, kind.labels_key, kind.classes)
+            for file in (*kind.train, kind.test)
+        ]
+        train = Split(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))
+        names = _unpickle(_read_bytes(folder / kind.meta))[kind.names_key]
+        return make_dataset(train, test, names)
+
+    return cached(files, decode, variant=[name])
 
 
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"cannot be read: {error.strerror}", where=str(path))
 
 
 def _check_md5(path: Path, md5: str, name: str) -> None:
