@@ -197,15 +197,39 @@ def test_every_format_holds_the_same_table(write_run: Any, tmp_path: Path) -> No
     assert json.dumps(found.as_dict(), allow_nan=False)
 
 
-def test_cost_is_told_beside_plain_sgd(write_run: Any, tmp_path: Path) -> None:
-    write_run("x/a", optimizer="SGD", ms_per_step=1.0)
-    write_run("x/b", optimizer="Adam", ms_per_step=1.5, state_bytes=2048)
-    rows = compare_runs(tmp_path, draw=False).groups.set_index("group")
-    assert rows.loc["Adam", "ms_over_sgd"] == pytest.approx(0.5)
-    assert rows.loc["SGD", "ms_over_sgd"] == 0
+def test_overhead_is_the_step_time_beyond_plain_sgd(write_run: Any, tmp_path: Path) -> None:
+    for seed, (sgd, adam) in enumerate([(1.0, 1.5), (1.1, 1.7), (1.2, 1.6)]):
+        write_run(f"x/s{seed}", optimizer="SGD", seed=seed, ms_per_step=sgd)
+        write_run(f"x/a{seed}", optimizer="Adam", seed=seed, ms_per_step=adam, state_bytes=2048)
+    found = compare_runs(tmp_path, draw=False)
+    rows = found.groups.set_index("group")
+    assert rows.loc["Adam", "overhead_ms"] == pytest.approx(0.5)
+    truth = stats.ttest_ind([1.5, 1.7, 1.6], [1.0, 1.1, 1.2], equal_var=False).confidence_interval(0.95)
+    assert rows.loc["Adam", "overhead_ms_low"] == pytest.approx(truth.low)
+    assert rows.loc["Adam", "overhead_ms_high"] == pytest.approx(truth.high)
+    assert rows.loc["SGD", "overhead_ms"] == 0
     assert rows.loc["Adam", "state_bytes"] == 2048
-    (tmp_path / "x" / "a").rename(tmp_path / "gone")
-    assert "ms_over_sgd" not in compare_runs(tmp_path / "x", draw=False).groups
+    lines = render_table(found.groups, found.targets, "markdown").splitlines()
+    assert "overhead, ms over plain SGD" in lines[0]
+    assert lines[2].endswith("| 1.60 ± 0.25 | +0.50 ± 0.23 | 2 KiB |")
+    assert found.notes == ()
+
+
+def test_overhead_is_not_told_without_a_fair_plain_sgd(write_run: Any, tmp_path: Path) -> None:
+    """None at all, one with other batches, or one timed on another machine: the place stays empty."""
+    write_run("x/adam", optimizer="Adam", ms_per_step=1.5)
+    write_run("x/momentum", optimizer={"name": "SGD", "momentum": 0.9})
+    write_run("y/sgd", config={"data.batch_size": 64})
+    elsewhere = write_run("z/sgd")
+    around = json.loads((elsewhere / "environment.json").read_text())
+    around["machine"]["processor"] = "another"
+    (elsewhere / "environment.json").write_text(json.dumps(around))
+    for folders in (["x"], ["x", "y"], ["x", "z"]):
+        found = compare_runs([tmp_path / folder for folder in folders], draw=False)
+        rows = found.groups[~found.groups["group"].str.contains("momentum=0(?!.)|batch_size=64")]
+        assert len(rows) == 2
+        assert rows["overhead_ms"].isna().all()
+        assert any("timed on another" in note for note in found.notes) == (folders[-1] == "z")
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from trainer.compare.entries import Entry
 from trainer.compare.groups import Group, Grouping
 from trainer.errors import ConfigError
-from trainer.statistics import Interval, mean_interval, summary_of_times, time_to_target
+from trainer.statistics import Interval, mean_interval, summary_of_times, time_to_target, welch_difference
 
 UNITS = {"steps": "step", "epochs": "epoch", "seconds": "train_seconds"}
 METRICS = (
@@ -135,7 +136,8 @@ def group_frame(
 
     `<result>_n` says of how many runs a mean is; where it is less than `n`, the others diverged or lack the
     column, the interval is left out, and the mean flatters. Median times count unreached runs as infinite.
-    `ms_over_sgd` is the step's time beyond that of the problem's plain SGD group, where there is one.
+    `overhead_ms` is the optimizer's overhead: mean milliseconds per step beyond those of plain SGD (momentum
+    0) on the same problem, machine and settings, with a Welch interval; NaN where no such group was run.
 
     Args:
         grouping: the groups.
@@ -161,17 +163,10 @@ def group_frame(
                 times = summary_of_times(runs[f"{unit} to {target}"].to_numpy())
                 row[f"{unit} to {target}"] = times.median
             row[f"reached {target}"] = times.reached
-        row["ms_per_step"] = float(runs["ms_per_step"].median())
+        row |= _step_time(group, grouping, frame, confidence)
         row["state_bytes"] = int(runs["state_bytes"].max())
         rows.append(row)
     table = pd.DataFrame(rows)
-    base = [_plain_sgd(grouping, problem, table) for problem in table["problem"]]
-    if any(value is not None for value in base):
-        over = [
-            math.nan if value is None else ms - value
-            for ms, value in zip(table["ms_per_step"], base, strict=True)
-        ]
-        table.insert(list(table.columns).index("ms_per_step") + 1, "ms_over_sgd", over)
     numbers = [name for name in table.columns if name.endswith(("_low", "_high"))]
     table[numbers] = table[numbers].astype(float)
     return table
@@ -184,16 +179,58 @@ def mean_of(values: Iterable[float], confidence: float) -> Interval | None:
     return mean_interval(found, confidence=confidence) if found.size else None
 
 
-def _plain_sgd(grouping: Grouping, problem: str, table: pd.DataFrame) -> float | None:
-    """Return ms per step of the problem's group of SGD without momentum; the fastest of several."""
-    found = [
-        float(table["ms_per_step"][place])
-        for place, group in enumerate(grouping.groups)
-        if group.problem == problem
-        and group.entries[0].settings.get("optimizer.name") == "SGD"
-        and not group.entries[0].settings.get("optimizer.momentum")
-    ]
-    return min(found) if found else None
+def _step_time(
+    group: Group, grouping: Grouping, frame: pd.DataFrame, confidence: float
+) -> dict[str, float | None]:
+    """Return milliseconds per step, and what of them goes beyond plain SGD, each with its interval."""
+    base = [one for one in grouping.groups if _is_plain_sgd(one) and _timed_alike(one, group)]
+    # Plain SGD does the same work at any rate; a group of it has no overhead over itself.
+    own, plain = _step_times([group], frame), _step_times(base, frame)
+    none: tuple[float, float | None, float | None] = (math.nan, None, None)
+    time, over = none, none
+    if own.size:
+        mean = mean_interval(own, confidence=confidence)
+        time = mean.estimate, mean.low, mean.high
+    if group in base:
+        over = 0.0, None, None
+    elif own.size and plain.size:
+        more = welch_difference(own, plain, confidence=confidence)
+        over = more.estimate, more.low, more.high
+    names = [f"{name}{end}" for name in ("ms_per_step", "overhead_ms") for end in ("", "_low", "_high")]
+    return dict(zip(names, (*time, *over), strict=True))
+
+
+def _step_times(groups: Sequence[Group], frame: pd.DataFrame) -> NDArray[np.float64]:
+    paths = {str(entry.run.path) for group in groups for entry in group.entries}
+    return frame[frame["run"].isin(paths)]["ms_per_step"].dropna().to_numpy(dtype=np.float64)
+
+
+def _is_plain_sgd(group: Group) -> bool:
+    found = group.entries[0].settings
+    return found.get("optimizer.name") == "SGD" and not found.get("optimizer.momentum")
+
+
+def _timed_alike(one: Group, other: Group) -> bool:
+    """Return whether two groups' steps differ in nothing that takes time but optimizer and schedule."""
+
+    def others(group: Group) -> dict[str, Any]:
+        chosen = ("optimizer.", "scheduler.")
+        return {key: value for key, value in group.settings.items() if not key.startswith(chosen)}
+
+    machines = {timed_on(entry) for group in (one, other) for entry in group.entries}
+    return one.problem == other.problem and others(one) == others(other) and len(machines) == 1
+
+
+def timed_on(entry: Entry) -> str:
+    """Return on what a run's times were taken: processor, device, threads, engine and precision."""
+    around, result = entry.environment, entry.run.result
+    threads = around.get("threads")
+    parts = [
+        (around.get("machine") or {}).get("processor"), around.get("device"),
+        None if threads is None else f"{threads} thread{'s' if threads != 1 else ''}",
+        getattr(result, "engine", None), entry.settings.get("train.precision"),
+    ]  # fmt: skip
+    return ", ".join(str(part) for part in parts if part is not None)
 
 
 def primary_metric(frame: pd.DataFrame) -> str:

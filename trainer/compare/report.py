@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from trainer import rundir
 from trainer.compare import tuning
 from trainer.compare.curves import Axis, Scale
+from trainer.compare.entries import Entry
 from trainer.compare.figures import CurveOptions, draw_all
 from trainer.compare.groups import Grouping, group_runs
 from trainer.compare.load import find, is_final, sweep_of
@@ -27,6 +28,7 @@ from trainer.compare.measures import (
     primary_metric,
     results_of,
     run_frame,
+    timed_on,
 )
 from trainer.compare.table import plain_records, render_table
 from trainer.compare.verdicts import ALL_PAIRS, check_confidence, summary_lines, verdicts
@@ -34,8 +36,6 @@ from trainer.errors import unknown_name
 from trainer.plots.style import render
 from trainer.rundir import Run
 from trainer.statistics.curves import BandKind
-
-_TIME_UNITS = {"step": "steps", "epoch": "epochs", "samples": "steps", "seconds": "seconds"}
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def compare_runs(
     goals = tuple(dict.fromkeys(parse_target(text, entries) for text in targets))
     frame = run_frame(grouping, goals)
     judged = _metric(metric, frame) if metric else primary_metric(frame)
-    notes += [*grouping.notes, *_missing(frame), *_singles(grouping)]
+    notes += [*grouping.notes, *_missing(frame), *_machines(entries), *_singles(grouping)]
     if against is None and max(Counter(group.problem for group in grouping.groups).values()) > ALL_PAIRS:
         notes.append(
             f"more than {ALL_PAIRS} groups: each is held against the best mean, which its own seeds chose "
@@ -269,6 +269,15 @@ def _missing(frame: pd.DataFrame) -> list[str]:
             others = f" and {len(without) - 1} more" if len(without) > 1 else ""
             notes.append(f"no {name} in {without['run'].iloc[0]}{others}: left out where it is shown")
     return notes
+
+
+def _machines(entries: Sequence[Entry]) -> list[str]:
+    found = sorted({timed_on(one) for one in entries})
+    if len(found) < 2:
+        return []
+    return [
+        f"the runs were timed on {'; on '.join(found)}: seconds and milliseconds do not compare between them"
+    ]
 
 
 def _singles(grouping: Grouping) -> list[str]:

@@ -57,12 +57,11 @@ def sections(table: pd.DataFrame, targets: Sequence[Target] = ()) -> tuple[Colum
         }
         for target in targets
     ]
-    cost: Columns = {"ms/step": [_number(row["ms_per_step"]) for row in records]}
-    if "ms_over_sgd" in table:
-        cost["ms over SGD"] = [
-            "-" if math.isnan(row["ms_over_sgd"]) else f"{row['ms_over_sgd']:+.3f}" for row in records
-        ]
-    cost["state"] = [_bytes(int(row["state_bytes"])) for row in records]
+    cost: Columns = {
+        "ms per step": [_milliseconds(row, "ms_per_step") for row in records],
+        "overhead, ms over plain SGD": [_milliseconds(row, "overhead_ms", sign="+") for row in records],
+        "optimizer state": [_bytes(int(row["state_bytes"])) for row in records],
+    }
     return names, [results, *times, cost]
 
 
@@ -141,8 +140,9 @@ def _time(value: float, unit: str) -> str:
     return f"{value:,.0f}" if unit == "steps" else f"{value:.3g}"
 
 
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}"
+def _milliseconds(row: Any, name: str, sign: str = "") -> str:
+    value, half = row[name], (row[f"{name}_high"] - row[f"{name}_low"]) / 2
+    return "-" if math.isnan(value) else (sign if value > 0 else "") + with_half_width(value, half)
 
 
 def _bytes(count: int) -> str:
