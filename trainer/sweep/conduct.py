@@ -25,7 +25,6 @@ from trainer.errors import RunError
 from trainer.recorder import StatusFile
 from trainer.sweep import results, standing
 from trainer.sweep.contenders import Contender
-from trainer.sweep.file import Objective, Sweep
 from trainer.sweep.plan import (
     SWEEP_FILE,
     Facts,
@@ -36,10 +35,11 @@ from trainer.sweep.plan import (
     misfits,
     resolved,
 )
-from trainer.sweep.pool import Event, Pool
+from trainer.sweep.pool import Event, Pool, prepare
 from trainer.sweep.results import Outcome
 from trainer.sweep.search import Search, open_storage
 from trainer.sweep.standing import Display, Finished, SweepState, VariantState, variant_state
+from trainer.sweep.structure import Objective, Sweep
 from trainer.sweep.worker import Task
 
 PROGRESS = "progress.json"
@@ -273,6 +273,7 @@ class Conductor:
 
     def _work(self) -> None:
         """Start the workers and keep them busy until nothing is left or somebody said stop."""
+        prepare()
         self._lay_out_data()
         slots = self.slots()
         told = False
