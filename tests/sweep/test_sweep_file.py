@@ -11,8 +11,9 @@ from trainer.catalog import COMPONENTS
 from trainer.config.run_id import run_id
 from trainer.config.structure import SeedConfig
 from trainer.errors import OptlabError
-from trainer.sweep.file import load_variant, override_texts, read_sweep, value_text
+from trainer.sweep.file import read_sweep
 from trainer.sweep.plan import grid_settings
+from trainer.sweep.structure import load_variant, override_texts, value_text
 
 HEAD = "base: base.yaml\nname: s\n"
 VARIANTS = "variants:\n  sgd: {optimizer: {name: SGD}}\n"

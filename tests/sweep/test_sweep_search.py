@@ -14,11 +14,11 @@ from trainer.config.positions import Tree
 from trainer.errors import RunError
 from trainer.records import Moment, RunResult
 from trainer.sweep.contenders import Contender
-from trainer.sweep.file import Objective, Sweep, SweepConfig, Variant
 from trainer.sweep.plan import RunSpec
 from trainer.sweep.results import Outcome
 from trainer.sweep.search import STORAGE, Search, open_storage
 from trainer.sweep.space import parse_axis
+from trainer.sweep.structure import Objective, Sweep, SweepConfig, Variant
 
 OBJECTIVE = Objective(metric="val_loss")
 

@@ -19,7 +19,7 @@ from trainer.console import Column, SweepProgress
 from trainer.device import usable_cores
 from trainer.errors import ConfigError, OptlabError, unknown_name
 from trainer.sweep.conduct import Conductor, Options, worker_slots
-from trainer.sweep.file import Sweep, read_sweep
+from trainer.sweep.file import read_sweep
 from trainer.sweep.plan import (
     DATA,
     Facts,
@@ -34,6 +34,7 @@ from trainer.sweep.plan import (
 )
 from trainer.sweep.results import read_outcome
 from trainer.sweep.standing import Display, Finished, SweepState
+from trainer.sweep.structure import Sweep
 
 COMPARISON = "comparison"
 MOST_COMPARED = 400

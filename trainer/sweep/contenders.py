@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.sweep.file import Objective, Sweep, Variant
 from trainer.sweep.plan import RunSpec, grid_settings, spec_for
 from trainer.sweep.results import DONE, Outcome, Setting, best_setting, read_outcome, value_of
 from trainer.sweep.search import Referee, Search, State
+from trainer.sweep.structure import Objective, Sweep, Variant
 
 
 class Contender:

@@ -24,8 +24,8 @@ from trainer.data.dataset import Dataset, Split, Splits
 from trainer.errors import ConfigError, OptlabError, Problem
 from trainer.experiment import Experiment
 from trainer.launch import config_differences
-from trainer.sweep.file import FINAL, Objective, Sweep, Variant, load_variant, override_texts, relocated
 from trainer.sweep.space import grid
+from trainer.sweep.structure import FINAL, Objective, Sweep, Variant, load_variant, override_texts, relocated
 
 Stage = Literal["search", "final"]
 SWEEP_FILE = "sweep.yaml"

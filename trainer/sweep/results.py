@@ -14,9 +14,9 @@ from typing import Any
 
 from trainer import rundir
 from trainer.records import RunResult, Status
-from trainer.sweep.file import Objective, Variant
 from trainer.sweep.plan import RunSpec
 from trainer.sweep.space import edge
+from trainer.sweep.structure import Objective, Variant
 
 RESULTS = "results.csv"
 SUMMARY = "summary.json"

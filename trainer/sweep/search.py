@@ -31,8 +31,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trainer.errors import RunError
 from trainer.seeding import stream_seed
-from trainer.sweep.file import SweepConfig, Variant
 from trainer.sweep.space import Axis
+from trainer.sweep.structure import SweepConfig, Variant
 
 STORAGE = "search.journal"
 

@@ -15,9 +15,9 @@ from trainer import rundir
 from trainer.config.load import dump
 from trainer.sweep import results
 from trainer.sweep.contenders import Contender
-from trainer.sweep.file import Objective, Sweep
 from trainer.sweep.plan import RunSpec, load_run_config
 from trainer.sweep.results import Outcome
+from trainer.sweep.structure import Objective, Sweep
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from trainer.config.load import Loaded
 from trainer.errors import OptlabError, RunError
 from trainer.records import EvalRecord, read_table
 from trainer.resume import resume_or_train
-from trainer.sweep.file import Variant, load_variant
 from trainer.sweep.plan import open_material
+from trainer.sweep.structure import Variant, load_variant
 from trainer.sweep.worker import Question, Reply, Task
 
 

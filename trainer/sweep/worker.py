@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.records import RunResult, Status
-from trainer.sweep.file import Variant
+from trainer.sweep.structure import Variant
 
 
 @dataclass(frozen=True, slots=True)
