@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import yaml
 from command import optlab, train, write_tiny
 from same_run import differences
 
-from trainer import catalog, rundir
+from trainer import catalog, checkpoint, rundir
 from trainer.recorder import Recorder
 from trainer.records import Record, Status
 
@@ -181,6 +182,50 @@ def test_a_finished_run_is_extended_to_the_longer_run(tmp_path: Path) -> None:
     assert yaml.safe_load((extended / "config.yaml").read_text())["train"]["epochs"] == 3
     again = optlab("resume", extended, "--quiet")
     assert (again.code, "is finished: skipped" in again.err) == (0, True)
+
+
+UNEVEN = {
+    "plain": [],
+    "plateau": ["scheduler={name: ReduceLROnPlateau, patience: 0, threshold: 0.9, factor: 0.5}"],
+    "patience": ["train.early_stopping={patience: 2, min_delta: 0.5}", "optimizer.lr=0.001"],
+    "lasting best": ["optimizer.lr=1.5", "optimizer.momentum=0.9", "train.select=val_loss"],
+    "rhythm of checkpoints": ["train.checkpoint_every={steps: 5}", "log.histograms=true"],
+}
+
+
+def best_step(folder: Path) -> int:
+    """Return the step of best.pt, which summary.json must know as well."""
+    step: int = checkpoint.load_checkpoint(folder / "checkpoints" / "best.pt")["experiment"]["progress"][
+        "step"
+    ]
+    assert step == json.loads((folder / "summary.json").read_text())["best"]["step"]
+    return step
+
+
+@pytest.mark.parametrize("name", UNEVEN)
+def test_a_run_that_ended_off_its_rhythm_is_extended_to_the_longer_run(tmp_path: Path, name: str) -> None:
+    """It ends at step 10 of 7 per epoch, where a longer run has no evaluation."""
+    longer = small(tmp_path, "longer", *UNEVEN[name], "train.epochs=2")
+    extended = small(tmp_path, "extended", *UNEVEN[name], "train.epochs=null", "train.steps=10")
+    assert rundir.load_run(extended).epochs["step"] == [0, 7, 10]
+    if name == "lasting best":  # the longer run's best is that of step 7, which the end at step 10 replaced
+        assert [best_step(longer), best_step(extended)] == [7, 10]
+    done = optlab("resume", extended, "train.epochs=2", "train.steps=null", "--quiet")
+    assert done.code == 0, done.err
+    assert "takes back the evaluation at step 10" in done.err
+    assert differences(longer, extended) == []
+
+
+def test_a_kill_before_the_last_evaluation_is_made_good(tmp_path: Path) -> None:
+    check(tmp_path, "train.epochs=null", "train.steps=10", "train.eval_every={epochs: 1}", step=10)
+
+
+def test_what_cannot_be_taken_back_is_told(tmp_path: Path) -> None:
+    with mock.patch.object(Recorder, "save"):  # as if the disk had refused every one
+        folder = small(tmp_path, "run", "train.epochs=null", "train.steps=10")
+    done = optlab("resume", folder, "train.steps=14", "--quiet")
+    assert (done.code, "keeps the evaluation at step 10" in done.err) == (0, True)
+    assert rundir.load_run(folder).epochs["step"] == [0, 7, 10, 14]
 
 
 def test_more_patience_continues_a_run_that_stopped_early(tmp_path: Path) -> None:

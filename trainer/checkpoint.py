@@ -26,6 +26,7 @@ FORMAT = 1
 LAST = "last.pt"
 PREVIOUS = "previous.pt"
 BEST = "best.pt"
+FORMER_BEST = "former_best.pt"  # kept where best.pt is of an evaluation that a longer run would not have
 
 
 class DamagedError(RunError):

@@ -203,8 +203,17 @@ class Experiment:
         return step == 1 or self.plan.log.due(step) or self.anomaly is not None
 
     def evaluation_due(self) -> bool:
-        """Return whether to evaluate now: by its rhythm, and at the end."""
-        return self.plan.evaluate.due(self.progress.step) or self._ended
+        """Return whether to evaluate now, by its rhythm."""
+        return self.plan.evaluate.due(self.progress.step)
+
+    def last_evaluation_due(self) -> bool:
+        """Return whether the run is at its end, and that is off the rhythm of evaluations."""
+        return self._ended and self._evaluated_at != self.progress.step
+
+    def is_evaluated_off_rhythm(self) -> bool:
+        """Return whether the last evaluation was of this step only because a run ended here."""
+        step = self.progress.step
+        return 0 < step == self._evaluated_at and not self.evaluation_due()
 
     def checkpoint_due(self) -> bool:
         """Return whether the state is to be saved now: by its rhythm, else at every evaluation."""

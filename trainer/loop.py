@@ -18,7 +18,8 @@ def train(run: Experiment) -> Generator[Record]:
     Yields:
         A `StepRecord` every `log.every` updates (and for the first), an `EvalRecord` before the first update,
         at every evaluation and at the end, and a `CheckpointDue` where the state may be saved: a run that
-        goes on from there yields the same records as one that was never stopped.
+        goes on from there yields the same records as one that was never stopped. Where the end is off the
+        rhythm of evaluations, the state is saved before the last one, for a longer run has none there.
     """
     if run.progress.step == 0:
         yield run.evaluate()
@@ -45,3 +46,7 @@ def train(run: Experiment) -> Generator[Record]:
             if run.finished():
                 break
     run.clock.stop()
+
+    if run.last_evaluation_due():
+        yield run.here(CheckpointDue)
+        yield run.evaluate()

@@ -75,9 +75,9 @@ class Recorder:
         # A kill may come between the last checkpoint and the run's end; more patience takes an end back.
         gave_up = self.patience is not None and self.patience.is_exhausted()
         self.outcome = state["outcome"] if state["outcome"] != "early_stopped" or gave_up else None
-        step = self.experiment.progress.step
-        self._histograms = [moment for moment in histograms if moment["step"] <= step]
-        self._saved_at = step
+        evaluated = self.final.step if self.final else 0
+        self._histograms = [moment for moment in histograms if moment["step"] <= evaluated]
+        self._saved_at = self.experiment.progress.step
 
     def open(self, stack: ExitStack) -> None:
         """Open the tables, to be closed with `stack`."""
@@ -113,8 +113,10 @@ class Recorder:
         if any(self._is_bad(value) for name, value in record.values.items() if name.endswith("loss")):
             return "diverged"
         if self.best and self.best.update(record):
-            # Written with the next last.pt, so that it is hardly ever ahead of it.
-            self._writer.put(self._path(checkpoint.BEST), self._state({}))
+            # Written with the next last.pt, so that it is hardly ever ahead of it. Where that is written
+            # already, this is the evaluation at an end off the rhythm: a longer run takes it back.
+            former = self._path(checkpoint.FORMER_BEST) if self._saved_at == record.step else None
+            self._writer.put(self._path(checkpoint.BEST), self._state({}), former=former)
         if self.patience and self.patience.update(record):
             return "early_stopped"
         return None
@@ -147,12 +149,15 @@ class Recorder:
             rundir.write_json(self.folder / rundir.HISTOGRAMS, {"format": 1, "moments": self._histograms})
 
     def save(self) -> None:
-        """Begin to write last.pt; what fails is told, and tried again with the next one.
+        """Begin to write last.pt unless this step's is there; what fails is told, and tried again.
 
         Raises:
             VanishedError: the run directory is gone.
         """
-        self._report("checkpoints", self._writer.wait())
+        failure = self._writer.wait()
+        self._report("checkpoints", failure)
+        if failure is None and self._saved_at == self.experiment.progress.step:
+            return
         try:
             self._put_last()
         except rundir.VanishedError:
@@ -161,7 +166,7 @@ class Recorder:
             self._report("checkpoints", error)
 
     def finish(self) -> None:
-        """Write last.pt unless this step's is there, and wait for it.
+        """Write what is not on the disk yet, last.pt of this step among it, and wait for it.
 
         Raises:
             StorageError: the disk will not take it, also when asked again.
@@ -170,22 +175,27 @@ class Recorder:
             self._save_histograms()
         failure = self._writer.wait()
         self._report("checkpoints", failure)
-        if failure or self._saved_at != self.experiment.progress.step:
+        if self._saved_at != self.experiment.progress.step:
             self._put_last()
-            if failure := self._writer.wait():
-                raise failure
+        else:
+            self._flush()
+            self._writer.start()  # a last best.pt, or what was refused before
+        if failure := self._writer.wait():
+            raise failure
 
     def _put_last(self) -> None:
         """Hand last.pt to the writer; the rows that it speaks of are on the disk by then."""
-        sizes = {
+        state = self._state(self._flush())
+        self._writer.put(self._path(checkpoint.LAST), state, former=self._path(checkpoint.PREVIOUS))
+        self._writer.start()
+        self._saved_at = self.experiment.progress.step
+
+    def _flush(self) -> dict[str, int]:
+        """See that all rows are on the disk; return the tables' sizes."""
+        return {
             rundir.STEPS: self._steps.flush(sync=True),
             rundir.EPOCHS: self._epochs.flush(sync=True),
         }
-        self._writer.put(
-            self._path(checkpoint.LAST), self._state(sizes), former=self._path(checkpoint.PREVIOUS)
-        )
-        self._writer.start()
-        self._saved_at = self.experiment.progress.step
 
     def _report(self, source: str, failure: StorageError | None) -> None:
         """Tell of a trouble with the disk once, and of its end."""

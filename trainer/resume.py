@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,7 @@ def _go_on(
             _refuse_end(folder, status, experiment, recorder)
             position = experiment.progress
             message = f"goes on after step {position.step} (epoch {position.epoch}, batch {position.batch})"
+            notes += _end_that_was(status, experiment)
         if progress:
             launch.announce(experiment, progress)
         if recorder is not None:
@@ -230,6 +232,7 @@ def _restore(folder: Path, experiment: Experiment) -> tuple[Mapping[str, Any] | 
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             troubles.append(checkpoint.DamagedError(f"{path} does not fit the run's config: {reason}"))
         else:
+            _bring_back_best(path.parent, state["recorder"]["best"])
             return state["recorder"], [f"{trouble}\n  falls back to {path}" for trouble in troubles]
     if absent == 2:
         return None, []
@@ -298,6 +301,26 @@ def _refuse_end(
             f"{folder} stopped early: {status.get('message', '')}",
             fix=f"say train.early_stopping=null, or train.early_stopping.patience={2 * rule.patience}",
         )
+
+
+def _end_that_was(status: Mapping[str, Any], experiment: Experiment) -> list[str]:
+    """Tell what becomes of the evaluation at an end off the rhythm, when the run is made longer."""
+    step = experiment.progress.step
+    if experiment.is_complete() or status["status"] not in rundir.FINISHED or experiment.evaluation_due():
+        return []
+    if experiment.is_evaluated_off_rhythm():  # the disk refused the checkpoint before it
+        return [f"keeps the evaluation at step {step}, where it ended: as long a run would have none there"]
+    return [f"takes back the evaluation at step {step}, where it ended: as long a run has none there"]
+
+
+def _bring_back_best(folder: Path, best: Mapping[str, Any] | None) -> None:
+    """Let best.pt be the one that the state speaks of, where the evaluation at an end replaced it."""
+    former = folder / checkpoint.FORMER_BEST
+    if not (best and best["moment"] and former.exists()):
+        return
+    with suppress(checkpoint.DamagedError):
+        if checkpoint.load_checkpoint(former)["experiment"]["progress"]["step"] == best["moment"]["step"]:
+            rundir.write_atomically(folder / checkpoint.BEST, former.read_bytes())
 
 
 def _remember(folder: Path, around: Mapping[str, Any], experiment: Experiment) -> None:

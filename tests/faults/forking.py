@@ -44,8 +44,8 @@ MARKS = 8
 class Marks:
     """Shared bytes: what the main thread does, what the checkpoint thread does (0 = nothing), and two counts.
 
-    One goes up with everything that is done, the other with every training step that begins, so that a kill or
-    a signal can be timed by them on a busy machine.
+    One goes up with everything that is done, the other with every training step that begins, so that a kill
+    or a signal can be timed by them on a busy machine.
     """
 
     def __init__(self, path: Path) -> None:
