@@ -264,7 +264,7 @@ class CheckpointEvery(Every):
 class TrainConfig(Section):
     """How long, where and how the loop runs."""
 
-    epochs: Amount | None = Field(
+    epochs: Annotated[float, Field(gt=0, le=1e12)] | None = Field(
         None, description="Length in epochs, fractions allowed; null = `steps` rules."
     )
     steps: Count | None = Field(None, description="Length in updates; null = `epochs` rules.")
@@ -290,7 +290,9 @@ class TrainConfig(Section):
     clip_grad_norm: Amount | None = Field(
         None, description="Largest total gradient norm; null = no clipping."
     )
-    clip_grad_value: Amount | None = Field(None, description="Largest gradient element; null = no clipping.")
+    clip_grad_value: Annotated[float, Field(gt=0, le=3.4e38)] | None = Field(  # float32 ends there
+        None, description="Largest gradient element; null = no clipping."
+    )
     zero_grad: Literal["every_step", "never"] = Field(
         "every_step", description="`never` shows what forgetting it does: gradients add up."
     )

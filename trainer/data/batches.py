@@ -158,6 +158,7 @@ def eval_batches(
         device: where the batches are wanted.
     """
     prepare = prepare.to(device)
+    batch_size = min(batch_size, len(split.targets))  # torch splits by integers of 64 bits only
     for stored, targets in zip(
         torch.split(split.inputs, batch_size), torch.split(split.targets, batch_size), strict=True
     ):
