@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import hashlib
 import pickle
 import struct
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from published_files import cifar_files, svhn_file, svhn_files, usps_files, usps_text
 
 from trainer.data import torchvision_sets as room
 from trainer.data.preprocess import dataset_mean_std
@@ -216,31 +216,6 @@ def test_a_root_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 # --- CIFAR, SVHN, USPS: sums are torchvision's, so the tiny files are given sums of their own ---------------
 
 
-def cifar_files(
-    root: Path, monkeypatch: pytest.MonkeyPatch, cls: str, key: str, classes: int
-) -> list[np.ndarray]:
-    import torchvision.datasets
-
-    source = getattr(torchvision.datasets, cls)
-    folder = root / source.base_folder
-    folder.mkdir()
-    arrays = []
-
-    def put(name: str, content: object) -> str:
-        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
-        return hashlib.md5((folder / name).read_bytes()).hexdigest()
-
-    for attribute in ("train_list", "test_list"):
-        sums = []
-        for name, _ in getattr(source, attribute):
-            arrays.append(RNG.integers(0, 256, (2, 3072), dtype=np.uint8))
-            sums.append([name, put(name, {"data": arrays[-1], key: [0, classes - 1]})])
-        monkeypatch.setattr(source, attribute, sums)
-    names = {source.meta["key"]: [f"class {n}" for n in range(classes)]}
-    monkeypatch.setattr(source, "meta", source.meta | {"md5": put(source.meta["filename"], names)})
-    return arrays
-
-
 @pytest.mark.parametrize(
     ("build", "cls", "key", "classes"),
     [(cifar10, "CIFAR10", "labels", 10), (cifar100, "CIFAR100", "fine_labels", 100)],
@@ -295,26 +270,12 @@ def test_a_cifar_batch_of_another_form_is_refused(tmp_path: Path, entry: object)
         read_cifar_batch(file, "labels", 10)
 
 
-def svhn_file(path: Path, labels: list[int]) -> np.ndarray:
-    from scipy.io import savemat
-
-    images = RNG.integers(0, 256, (32, 32, 3, len(labels)), dtype=np.uint8)
-    savemat(path, {"X": images, "y": np.array(labels, dtype=np.uint8)[:, None]})
-    return images
-
-
 def test_svhn_reads_as_torchvision_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision.datasets
 
-    source = torchvision.datasets.SVHN
-    sums = dict(source.split_list)
-    for part in ("train", "test"):
-        svhn_file(tmp_path / f"{part}_32x32.mat", [10, 1, 9])
-        md5 = hashlib.md5((tmp_path / f"{part}_32x32.mat").read_bytes()).hexdigest()
-        sums[part] = [sums[part][0], sums[part][1], md5]
-    monkeypatch.setattr(source, "split_list", sums)
+    svhn_files(tmp_path, monkeypatch)
     dataset = svhn(root=str(tmp_path), download=False)
-    theirs = source(tmp_path, split="train")
+    theirs = torchvision.datasets.SVHN(tmp_path, split="train")
     assert np.array_equal(dataset.train.inputs.numpy(), theirs.data)
     assert dataset.train.targets.tolist() == theirs.labels.tolist() == [0, 1, 9]
     assert (dataset.input_shape, dataset.num_classes) == KNOWN_SHAPES["svhn"]
@@ -336,26 +297,13 @@ def test_an_svhn_file_of_another_form_is_refused(tmp_path: Path) -> None:
         read_svhn(file)
 
 
-def usps_text(labels: list[int], pixels: np.ndarray) -> bytes:
-    return "".join(
-        f"{label} " + " ".join(f"{n}:{value:.6f}" for n, value in enumerate(row, start=1)) + " \n"
-        for label, row in zip(labels, pixels, strict=True)
-    ).encode()
-
-
 def test_usps_reads_as_torchvision_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision.datasets
 
-    source = torchvision.datasets.USPS
-    sums = dict(source.split_list)
-    for part, name in (("train", "usps.bz2"), ("test", "usps.t.bz2")):
-        content = bz2.compress(usps_text([1, 10, 4], RNG.uniform(-1, 1, (3, 256))))
-        (tmp_path / name).write_bytes(content)
-        sums[part] = [sums[part][0], name, hashlib.md5(content).hexdigest()]
-    monkeypatch.setattr(source, "split_list", sums)
+    usps_files(tmp_path, monkeypatch)
     dataset = usps(root=str(tmp_path), download=False)
     for train, split in ((True, dataset.train), (False, dataset.test)):
-        theirs = source(tmp_path, train=train)
+        theirs = torchvision.datasets.USPS(tmp_path, train=train)
         assert np.array_equal(split.inputs[:, 0].numpy(), theirs.data)
         assert split.targets.tolist() == theirs.targets == [0, 9, 3]
     assert (dataset.input_shape, dataset.num_classes) == KNOWN_SHAPES["usps"]

@@ -154,7 +154,8 @@ def prepare(
 ) -> None:
     """Download a data set and check it, so that later runs need no network.
 
-    It goes to `root`, else OPTLAB_DATA, else the cache directory of your account.
+    It goes to `root`, else OPTLAB_DATA, else the cache directory of your account. What takes time to decode
+    is decoded here, into OPTLAB_CACHE, else the same cache directory.
 
     Examples:
 

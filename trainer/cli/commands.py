@@ -26,6 +26,7 @@ from trainer.config.load import dump
 from trainer.config.merge import parse_override
 from trainer.config.paths import absolute_import_path
 from trainer.console import Column
+from trainer.data.cache import cache_folder
 from trainer.data.dataset import data_root
 from trainer.environment import environment
 from trainer.errors import BusyError, ConfigError, OptlabError, RunError, unknown_name
@@ -151,7 +152,7 @@ def validate(config: Path, overrides: Sequence[str], *, as_json: bool) -> None:
 
 
 def prepare(name: str, options: Sequence[str]) -> None:
-    """Download and check a data set."""
+    """Download and check a data set, and put it into the cache where decoding it takes time."""
     if name not in catalog.DATASETS:
         raise unknown_name("data set", name, list(catalog.DATASETS))
     dataset = catalog.DATASETS[name](**_options("dataset", name, options))
@@ -165,6 +166,8 @@ def prepare(name: str, options: Sequence[str]) -> None:
         "sha256": dataset.digest,
     }
     console.print_pairs(f"{name} is ready", pairs)
+    for note in dataset.notes:
+        console.print_note(note)
 
 
 def _options(kind: str, name: str, assignments: Sequence[str]) -> dict[str, Any]:
@@ -345,6 +348,7 @@ def doctor(runs: Path, *, as_json: bool) -> None:
         "default device": "cuda:0" if torch.cuda.is_available() else "cpu",
     }
     found["data"] = {"folder": str(data_root(None))} | _data_found()
+    found["cache"] = _cache_found()
     try:
         # What a run would make is not made here: the nearest folder that is there is tried.
         rundir.prepare_root(
@@ -360,8 +364,15 @@ def doctor(runs: Path, *, as_json: bool) -> None:
     if as_json:
         console.print_json(found)
         return
-    for section in ("versions", "machine", "torch", "data", "runs"):
+    for section in ("versions", "machine", "torch", "data", "cache", "runs"):
         console.print_pairs(section, found[section])
+
+
+def _cache_found() -> dict[str, Any]:
+    """Tell where decoded data sets are kept, and what they take on the disk."""
+    folder = cache_folder()
+    sizes = [file.stat().st_size for file in folder.glob("*.set")]
+    return {"folder": str(folder), "sets": len(sizes), "size": f"{sum(sizes) / 1e6:,.1f} MB"}
 
 
 def _data_found() -> dict[str, str]:
