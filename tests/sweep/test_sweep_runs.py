@@ -18,7 +18,7 @@ from small_sweeps import BASE, results, run, summary, write
 from trainer import launch, rundir
 from trainer.catalog import load_config
 from trainer.errors import OptlabError
-from trainer.sweep.conduct import worker_slots
+from trainer.sweep.tasks import worker_slots
 
 OPTLAB = str(Path(sys.executable).with_name("optlab"))
 SWEEP = {

@@ -11,6 +11,7 @@ from trainer import console, rundir
 from trainer.console import Column
 from trainer.errors import OptlabError, RunError, unknown_name
 
+SHARDS = ".shards"
 SWEEP_COLUMNS = (
     Column("variant"),
     Column("running", "right"),
@@ -88,7 +89,8 @@ def _print_sweep(folder: Path) -> None:
         rows = [[variant[key] for key in keys] for variant in state["variants"]]
         going = state["status"] == "running"
         words = [f"{folder}: {state['done']} of {state['planned']} runs, {state['failed']} failed"]
-        words.append(state["status"] if not going or rundir.is_locked(folder) else "stopped without a word")
+        alive = any(map(rundir.is_locked, [folder, *(folder / SHARDS).glob("*")]))
+        words.append(state["status"] if not going or alive else "stopped without a word")
         if going and state["runs_per_minute"]:
             words.append(f"{state['runs_per_minute']:.3g} runs/min")
         if going and state["left_seconds"] is not None:

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from itertools import islice
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from trainer import console, rundir
-from trainer.building import build_experiment
-from trainer.cli.runs import SWEEP_COLUMNS
+from trainer.cli.runs import SHARDS, SWEEP_COLUMNS
+from trainer.cli.sweep_plan import dry_run_of
 from trainer.compare import compare_runs
 from trainer.compare.table import render_table
 from trainer.console import Column, SweepProgress
-from trainer.device import usable_cores
-from trainer.errors import ConfigError, OptlabError, unknown_name
-from trainer.sweep.conduct import Conductor, Options, worker_slots
+from trainer.errors import BusyError, ConfigError, OptlabError, unknown_name
+from trainer.sweep.conduct import Conductor, Options
 from trainer.sweep.file import read_sweep
-from trainer.sweep.plan import (
-    DATA,
-    Facts,
-    Shelf,
-    budget,
-    check_budgets,
-    check_variants,
-    grid_settings,
-    load_run_config,
-    resolve_objective,
-    spec_for,
-)
-from trainer.sweep.results import read_outcome
+from trainer.sweep.plan import DATA, Shelf, check_budgets, check_variants, resolve_objective
 from trainer.sweep.standing import Display, Finished, SweepState
 from trainer.sweep.structure import Sweep
 
@@ -65,11 +50,11 @@ def sweep(
     facts = check_variants(read, shelf)
     objective = resolve_objective(read, facts)
     if dry_run:
-        _dry_run(read, root, facts, shelf, options, as_json=as_json)
+        dry_run_of(read, root, facts, shelf, options, as_json=as_json)
         return 0
     rundir.prepare_root(root)
     with ExitStack() as stack:
-        stack.enter_context(rundir.locked(root if not suffix else root / ".shards" / suffix[1:]))
+        stack.enter_context(_alone(root, root if not suffix else root / SHARDS / suffix[1:]))
         shelf.clear()
         stack.callback(shelf.clear)
         display = stack.enter_context(SweepProgress(quiet=quiet))
@@ -84,6 +69,20 @@ def sweep(
     else:
         _print_summary(summary, root)
     return code
+
+
+@contextmanager
+def _alone(root: Path, folder: Path) -> Iterator[None]:
+    """Hold the lock of a sweep, or of a shard of it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(rundir.locked(folder))
+        except BusyError as error:
+            raise BusyError(
+                f"{folder} is being worked on by another optlab sweep",
+                fix=f"see how it stands with `optlab runs {root}`, or share a grid with --shard I/N",
+            ) from error
+        yield
 
 
 def _compare(root: Path, runs: int) -> None:
@@ -210,82 +209,3 @@ def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
 def _mean_and_deviation(told: Mapping[str, Any]) -> str:
     deviation = f" +- {100 * told['std']:.2f}" if told["std"] is not None else " (one seed)"
     return f"{100 * told['mean']:.2f}%{deviation}"
-
-
-def _dry_run(
-    read: Sweep,
-    root: Path,
-    facts: Mapping[str, Facts],
-    shelf: Shelf,
-    options: Options,
-    *,
-    as_json: bool,
-) -> None:
-    """Print the runs with their names and what is there of them, the budgets, and an estimate of the time."""
-    listed, seconds, total = [], 0.0, 0
-    grid = read.config.strategy == "grid"
-    chosen = [v for v in read.variants.values() if not options.only or v.name in options.only]
-    number = -1
-    for variant in read.variants.values():
-        first = spec_for(
-            root, variant, "search", 0, {a.key: a.probes()[0] for a in variant.axes}, read.seeds[0]
-        )
-        per_run = _seconds_of_a_run(read, first, shelf) if variant in chosen else None
-        settings = grid_settings(variant) if grid else []
-        missing = 0
-        for trial, values in enumerate(settings):
-            for seed in read.seeds:
-                spec = spec_for(root, variant, "search", trial, values, seed)
-                number += 1
-                mine = options.shard is None or number % options.shard[1] == options.shard[0] - 1
-                if variant not in chosen or not mine:
-                    continue
-                outcome = read_outcome(spec.folder)
-                missing += outcome is None
-                state = outcome.status if outcome else "new"
-                listed.append(
-                    {"run": str(spec.folder), "variant": variant.name, "seed": seed, "state": state}
-                )
-        if variant in chosen:
-            if not grid:
-                missing = budget(read, variant) * len(read.seeds)
-            count = missing + (len(read.final_seeds) if options.shard is None else 0)
-            total += count
-            seconds += count * per_run if per_run is not None else float("nan")
-    cores = worker_slots(options.workers or read.config.workers, "cpu", 0, 1, usable_cores())
-    estimate = seconds / len(cores)
-    budgets = {
-        variant.name: f"{budget(read, variant)} settings x {len(read.seeds)} seeds"
-        + (f", the best on {len(read.final_seeds)} fresh seeds" if read.final_seeds else "")
-        for variant in read.variants.values()
-    }
-    known = estimate == estimate
-    if as_json:
-        console.print_json(
-            {"runs": listed, "budget": budgets, "new_runs": total, "seconds": estimate if known else None}
-        )
-        return
-    if listed:
-        console.table([Column("run"), Column("state")], [[entry["run"], entry["state"]] for entry in listed])
-    console.print_pairs("budget per variant", budgets)
-    told = (
-        f"{console.format_seconds(estimate)} on {len(cores)} workers"
-        if known
-        else "not known (a time budget)"
-    )
-    console.print_pairs("plan", {"strategy": read.config.strategy, "runs to train": total, "estimate": told})
-
-
-def _seconds_of_a_run(read: Sweep, spec: Any, shelf: Shelf) -> float | None:
-    """Return an estimate from a third of a second of first steps; evaluations and writing come on top."""
-    loaded = load_run_config(read, spec)
-    experiment = build_experiment(loaded, material=shelf.material(loaded))
-    if experiment.plan.steps is None:
-        return experiment.plan.seconds
-    began, done = time.perf_counter(), 0
-    for batches in islice(experiment.remaining_batches(), 200):
-        experiment.engine.step(batches)
-        done += 1
-        if time.perf_counter() - began > 0.3:
-            break
-    return (time.perf_counter() - began) / max(done, 1) * experiment.plan.steps + 0.1

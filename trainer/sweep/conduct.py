@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,12 +16,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 import yaml
 
 from trainer import rundir
-from trainer.device import usable_cores
-from trainer.errors import RunError
+from trainer.errors import BusyError, RunError
 from trainer.recorder import StatusFile
 from trainer.sweep import results, standing
 from trainer.sweep.contenders import Contender
@@ -30,22 +28,18 @@ from trainer.sweep.plan import (
     Facts,
     RunSpec,
     Shelf,
-    extras,
-    load_run_config,
     misfits,
     resolved,
 )
 from trainer.sweep.pool import Event, Pool, prepare
 from trainer.sweep.results import Outcome
 from trainer.sweep.search import Search, open_storage
-from trainer.sweep.standing import Display, Finished, SweepState, VariantState, variant_state
+from trainer.sweep.standing import Display, Finished, Pace, SweepState, sweep_state, variant_state
 from trainer.sweep.structure import Objective, Sweep
-from trainer.sweep.worker import Task
+from trainer.sweep.tasks import Tasks, slots_here
 
-PROGRESS = "progress.json"
 POLL_SECONDS = 0.2
 MOST_IDLE_DEATHS = 5
-RECENT_RUNS = 50
 
 
 @dataclass(slots=True)
@@ -72,26 +66,7 @@ class _Flight:
     spec: RunSpec
     waiting: list[RunSpec] = field(default_factory=list)
     attempt: int = 1
-
-
-def worker_slots(
-    workers: int | str, device: str, gpus: int, runs_per_gpu: int, cores: int
-) -> list[str | None]:
-    """Return one entry per worker process: the GPU it trains on, or None to leave the device as it is.
-
-    GPUs are dealt out in turn, so that neighbours in the queue go to different ones.
-
-    Args:
-        workers: how many, or `auto`: one per core, or `runs_per_gpu` per GPU.
-        device: the config's `train.device`.
-        gpus: how many there are.
-        runs_per_gpu: worker processes that share one.
-        cores: usable CPU cores.
-    """
-    if device == "auto" and gpus:
-        count = gpus * runs_per_gpu if workers == "auto" else int(workers)
-        return [f"cuda:{number % gpus}" for number in range(count)]
-    return [None] * (cores if workers == "auto" else int(workers))
+    elsewhere: bool = False  # another process trains it
 
 
 class Conductor:
@@ -126,18 +101,19 @@ class Conductor:
         self.options = options
         self._facts = facts
         self._shelf = shelf
+        self._tasks = Tasks(sweep, shelf)
         self._display = display
         self._flights: dict[Path, _Flight] = {}
         self._again: list[_Flight] = []
         self._stop: str | None = None
         self._failures: dict[Path, Outcome] = {}
         self._outcomes: dict[Path, Outcome] = {}
-        self._data_files: dict[str, Path] = {}
+        self._others: list[RunSpec] = []
+        self._left_some = False
         self._kept = 0
-        self._moments: deque[float] = deque(maxlen=RECENT_RUNS)
+        self._pace = Pace()
         self._idle_deaths = 0
         self._handed: Counter[str] = Counter()
-        self._began = time.monotonic()
         self._written = 0.0
         self._force = force
         self.contenders = self._contenders(set())
@@ -196,15 +172,16 @@ class Conductor:
         document = resolved(self.sweep, self._facts, self.objective)
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
         rundir.write_atomically(self.root / SWEEP_FILE, text)
-        self._recall_passive()
         for name in self._active():
             self.contenders[name].start()
-        self._apply_shard()
+        self._deal()
+        self._recall()
         with self._signals():
             first = self._next()
             if first is not None:
                 self._again.append(_Flight(first))
                 self._work()
+        self._recall()  # other shards have gone on meanwhile
         self.write_files()
         if self._stop in ("SIGINT", "SIGTERM"):
             return 143 if self._stop == "SIGTERM" else 130
@@ -213,34 +190,29 @@ class Conductor:
     def _active(self) -> list[str]:
         return [name for name in self.contenders if not self.options.only or name in self.options.only]
 
-    def _recall_passive(self) -> None:
-        """Read the outcomes of variants that are not run now, for the tables."""
+    def _deal(self) -> None:
+        """Keep this shard's part of the grid, and know the runs that are others' affair."""
+        part, parts = self.options.shard or (1, 1)
+        active, number = self._active(), 0
         for name, contender in self.contenders.items():
-            if name not in self._active():
-                for spec in contender.specs():
-                    if outcome := results.read_outcome(spec.folder):
-                        contender.settings[spec.trial].outcomes[spec.seed] = outcome
-                for spec in contender.final_specs():
-                    if outcome := results.read_outcome(spec.folder):
-                        contender.final_outcomes[spec.seed] = outcome
-
-    def _apply_shard(self) -> None:
-        """Keep this shard's part of the grid; what other shards have finished is read for the tables."""
-        if self.options.shard is None:
-            return
-        part, parts = self.options.shard
-        number = 0
-        for contender in self.contenders.values():
-            mine = []
+            mine: list[RunSpec] = []
             for spec in contender.specs():
-                if number % parts == part - 1:
-                    mine.append(spec)
-                elif outcome := results.read_outcome(spec.folder):
-                    contender.settings[spec.trial].outcomes[spec.seed] = outcome
+                here = name in active and number % parts == part - 1
+                (mine if here else self._others).append(spec)
                 number += 1
-            if contender.ready:
+            if self.options.shard and name in active:
                 contender.ready.clear()
                 contender.ready.extend(mine)
+
+    def _recall(self) -> None:
+        """Read how others' runs ended, for the tables: other shards', and those of variants not run now."""
+        for spec in self._others:
+            if outcome := results.read_outcome(spec.folder):
+                self.contenders[spec.variant].settings[spec.trial].outcomes[spec.seed] = outcome
+        for name in set(self.contenders) - set(self._active()):
+            for spec in self.contenders[name].final_specs():
+                if outcome := results.read_outcome(spec.folder):
+                    self.contenders[name].final_outcomes[spec.seed] = outcome
 
     def _next(self) -> RunSpec | None:
         """Return the next run that must be trained, of the variant that has had the fewest; None = none now.
@@ -275,13 +247,14 @@ class Conductor:
         """Start the workers and keep them busy until nothing is left or somebody said stop."""
         prepare()
         self._lay_out_data()
-        slots = self.slots()
+        slots = slots_here(self.sweep, self._facts, self.options.workers)
         told = False
         with Pool(len(slots), self.sweep.variants) as pool:
             while True:
                 if not self._stop:
+                    self._look_elsewhere()
                     self._hand_out(pool, slots)
-                if not pool.busy():
+                if not pool.busy() and (self._stop or not self._flights):
                     return
                 for event in pool.wait(POLL_SECONDS):
                     self._hear(pool, event)
@@ -300,46 +273,16 @@ class Conductor:
             else:
                 return
             self._flights[flight.spec.folder] = flight
-            pool.give(number, self._task(flight.spec, slots[number]))
-
-    def _task(self, spec: RunSpec, gpu: str | None) -> Task:
-        laid = extras(self.sweep, self.sweep.variants[spec.variant], spec.stage)
-        if gpu is not None:
-            laid.append(f"train.device={gpu}")
-        return Task(
-            spec.variant,
-            dict(spec.values),
-            spec.seed,
-            laid,
-            spec.folder,
-            self._material(spec),
-            self.contenders[spec.variant].judged_by(spec),
-        )
-
-    def _material(self, spec: RunSpec) -> Path:
-        """Return the file of a run's data: one per variant, or one per value of an axis of the data."""
-        variant = self.sweep.variants[spec.variant]
-        if any(axis.key.split(".")[0] == "data" for axis in variant.axes):
-            return self._shelf.put(load_run_config(self.sweep, spec))
-        if spec.variant not in self._data_files:
-            self._data_files[spec.variant] = self._shelf.put(load_run_config(self.sweep, spec))
-        return self._data_files[spec.variant]
+            judged_by = self.contenders[flight.spec.variant].judged_by(flight.spec)
+            pool.give(number, self._tasks.task(flight.spec, slots[number], judged_by))
 
     def _lay_out_data(self) -> None:
         """Lay out the data of every variant while it is still in memory from the check, then let go of it."""
         for name in self._active():
             specs = self.contenders[name].specs()
             if specs:
-                self._material(specs[0])
+                self._tasks.data_file(specs[0])
         self._shelf.forget()
-
-    def slots(self) -> list[str | None]:
-        """Return what every worker trains on."""
-        wanted: int | str = self.options.workers or self.sweep.config.workers
-        device = str(next(iter(self._facts.values())).config["train"]["device"])
-        return worker_slots(
-            wanted, device, torch.cuda.device_count(), self.sweep.config.runs_per_gpu, usable_cores()
-        )
 
     # ---- what workers say
 
@@ -361,10 +304,34 @@ class Conductor:
             reply = event.reply
             if reply.status == "interrupted" and not self._stop:
                 self._lost(flight, "somebody interrupted it")
+            elif reply.status == "running":
+                self._leave(flight)
             elif reply.status != "interrupted":
                 self._land(flight, Outcome(reply.status, reply.result, reply.message), kept=reply.skipped)
         elif not self._stop:
             self._lost(flight, _death(event.exit_code))
+
+    def _leave(self, flight: _Flight) -> None:
+        """Leave a run to the other process that trains it, and take its result when it is done."""
+        if not self._left_some:
+            self._left_some = True
+            self._display.note(f"{flight.spec.label}: another process trains it; such runs are waited for")
+        flight.elsewhere = True
+        self._flights[flight.spec.folder] = flight
+
+    def _look_elsewhere(self) -> None:
+        """Take what other processes have finished, and train what they let go of."""
+        for folder, flight in list(self._flights.items()):
+            if not flight.elsewhere or rundir.is_locked(folder):
+                continue
+            del self._flights[folder]
+            flight.elsewhere = False
+            outcome = results.read_outcome(folder)
+            if outcome and outcome.status in results.DONE:
+                self._kept += 1
+                self._land(flight, outcome, kept=True)
+            else:
+                self._again.append(flight)
 
     def _lost(self, flight: _Flight, why: str) -> None:
         """Train a run once more whose process was lost; the second time it has failed."""
@@ -375,13 +342,17 @@ class Conductor:
             return
         message = f"its process was lost twice: {why}"
         if flight.spec.folder.is_dir():
-            with rundir.locked(flight.spec.folder):
-                StatusFile(flight.spec.folder).write("failed", message=message)
+            try:
+                with rundir.locked(flight.spec.folder):
+                    StatusFile(flight.spec.folder).write("failed", message=message)
+            except BusyError:
+                self._leave(flight)
+                return
         self._land(flight, Outcome("failed", None, message), kept=False)
 
     def _land(self, flight: _Flight, outcome: Outcome, *, kept: bool) -> None:
         if not kept:
-            self._moments.append(time.monotonic())
+            self._pace.count()
         for spec in [flight.spec, *flight.waiting]:
             self._take(spec, outcome, kept=kept or spec is not flight.spec)
 
@@ -424,29 +395,11 @@ class Conductor:
             variant_state(contender, self.objective, flying[name], trials, finals)
             for name, contender in self.contenders.items()
         ]
-        done = sum(v.done + v.diverged + v.pruned + v.failed for v in variants)
-        planned = sum(v.planned or 0 for v in variants)
-        elapsed = time.monotonic() - self._began
-        rate = self._rate()
-        left = (planned - done) / rate * 60 if rate else None
-        return SweepState(
-            variants,
-            [flight.spec.label for flight in self._flights.values()],
-            done,
-            planned,
-            self._kept,
-            len(self._failures),
-            elapsed,
-            rate,
-            left,
-        )
-
-    def _rate(self) -> float | None:
-        """Return the recent runs per minute, from the first of them on, so that start-up does not count."""
-        if len(self._moments) < 3:
-            return None
-        span = time.monotonic() - self._moments[0]
-        return 60 * (len(self._moments) - 1) / span if span > 0 else None
+        labels = [
+            flight.spec.label + (" (in another process)" if flight.elsewhere else "")
+            for flight in self._flights.values()
+        ]
+        return sweep_state(variants, labels, self._kept, len(self._failures), self._pace)
 
     def _show(self) -> None:
         state = self.state()
@@ -454,32 +407,14 @@ class Conductor:
         now = time.monotonic()
         if now - self._written >= 1:
             self._written = now
-            self._write_progress(state, "running")
-
-    def _write_progress(self, state: SweepState, status: str) -> None:
-        content = {
-            "format": 1,
-            "status": status,
-            "done": state.done,
-            "planned": state.planned,
-            "failed": state.failed,
-            "running": list(state.running),
-            "elapsed_seconds": round(state.elapsed, 1),
-            "runs_per_minute": state.rate,
-            "left_seconds": state.left,
-            "variants": [
-                {name: getattr(variant, name) for name in VariantState.__slots__}
-                for variant in state.variants
-            ],
-        }
-        rundir.write_json(self.root / PROGRESS, content)
+            standing.write_progress(self.root, state, "running")
 
     def write_files(self) -> dict[str, Any]:
         """Write results.csv, summary.json and best.yaml per variant; return the summary."""
         state = self.state()
         status = "interrupted" if self._stop else "failed" if self._failures else "completed"
         summary = standing.write_files(self.sweep, self.root, self.contenders, self.objective, state, status)
-        self._write_progress(state, status)
+        standing.write_progress(self.root, state, status)
         return summary
 
 

@@ -5,7 +5,8 @@ Reads the contenders; decides nothing.
 
 from __future__ import annotations
 
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from trainer.sweep.contenders import Contender
 from trainer.sweep.plan import RunSpec, load_run_config
 from trainer.sweep.results import Outcome
 from trainer.sweep.structure import Objective, Sweep
+
+PROGRESS = "progress.json"
+RECENT_RUNS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,61 @@ class Display:
 
     def note(self, text: str) -> None:
         """Take a remark."""
+
+
+class Pace:
+    """How fast runs come to their end."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._moments: deque[float] = deque(maxlen=RECENT_RUNS)
+
+    def count(self) -> None:
+        """Count a run that was trained, now."""
+        self._moments.append(time.monotonic())
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._began
+
+    @property
+    def rate(self) -> float | None:
+        """The recent runs per minute, from the first of them on, so that start-up does not count."""
+        if len(self._moments) < 3:
+            return None
+        span = time.monotonic() - self._moments[0]
+        return 60 * (len(self._moments) - 1) / span if span > 0 else None
+
+
+def sweep_state(
+    variants: Sequence[VariantState], running: Sequence[str], kept: int, failed: int, pace: Pace
+) -> SweepState:
+    """Return how a sweep stands, its variants taken together."""
+    done = sum(v.done + v.diverged + v.pruned + v.failed for v in variants)
+    planned = sum(v.planned or 0 for v in variants)
+    rate = pace.rate
+    left = (planned - done) / rate * 60 if rate else None
+    return SweepState(variants, running, done, planned, kept, failed, pace.elapsed, rate, left)
+
+
+def write_progress(root: Path, state: SweepState, status: str) -> None:
+    """Write progress.json, which other processes read to tell how the sweep stands."""
+    content = {
+        "format": 1,
+        "status": status,
+        "done": state.done,
+        "planned": state.planned,
+        "failed": state.failed,
+        "running": list(state.running),
+        "elapsed_seconds": round(state.elapsed, 1),
+        "runs_per_minute": state.rate,
+        "left_seconds": state.left,
+        "variants": [
+            {name: getattr(variant, name) for name in VariantState.__slots__} for variant in state.variants
+        ],
+    }
+    rundir.write_json(root / PROGRESS, content)
 
 
 def variant_state(

@@ -10,7 +10,7 @@ from pathlib import Path
 from trainer import catalog, launch, rundir
 from trainer.building import Material
 from trainer.config.load import Loaded
-from trainer.errors import OptlabError, RunError
+from trainer.errors import BusyError, OptlabError, RunError
 from trainer.records import EvalRecord, read_table
 from trainer.resume import resume_or_train
 from trainer.sweep.plan import open_material
@@ -32,12 +32,14 @@ class Trainer:
         self._materials: dict[Path, Material] = {}
 
     def train(self, task: Task) -> Reply:
-        """Train one run; what goes wrong is told in the reply."""
+        """Train one run; what goes wrong is told in the reply, `running` where another process trains it."""
         _reset_peak_memory()
         try:
             variant = self._variants[task.variant]
             loaded = load_variant(variant, task.values, task.seed, catalog.COMPONENTS, task.overrides)
             done = self._train(task, loaded)
+        except BusyError:
+            return Reply("running", None)
         except OptlabError as error:
             return Reply("failed", None, str(error))
         except Exception as error:

@@ -43,7 +43,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a run came to: its status, its result where it has one, and why it failed."""
+    """What a run came to: its status, its result where it has one, and why it failed.
+
+    Status `running` = another process trains it, so this one did not.
+    """
 
     status: Status
     result: RunResult | None

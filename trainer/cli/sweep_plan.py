@@ -1,0 +1,129 @@
+"""What `optlab sweep --dry-run` prints: the runs, the budgets, the time it may take (floor 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from trainer import console, rundir
+from trainer.console import Column
+from trainer.sweep.conduct import Options
+from trainer.sweep.estimate import WORKER_START_SECONDS, Cost, measure, wall_seconds
+from trainer.sweep.plan import Facts, RunSpec, Shelf, budget, grid_settings, spec_for
+from trainer.sweep.results import DONE
+from trainer.sweep.structure import FINAL, Sweep, Variant
+from trainer.sweep.tasks import slots_here
+
+INCLUDES = (
+    "building, training steps and evaluations, measured on each variant's first setting; "
+    f"{WORKER_START_SECONDS:.0f} s until the first run begins"
+)
+LEAVES_OUT = "writing files, the comparison's figures, and that workers slow one another down"
+
+
+def dry_run_of(
+    read: Sweep, root: Path, facts: Mapping[str, Facts], shelf: Shelf, options: Options, *, as_json: bool
+) -> None:
+    """Print the runs with their names and what is there of them, the budgets, and an estimate of the time."""
+    chosen = [v for v in read.variants.values() if not options.only or v.name in options.only]
+    costs = {v.name: measure(read, _first(read, root, v), facts[v.name], shelf) for v in chosen}
+    listed = [(spec, _state(spec.folder)) for spec in _grid_runs(read, root, options)]
+    rounds = _rounds(read, root, chosen, listed, costs, shard=options.shard is not None)
+    workers = len(slots_here(read, facts, options.workers))
+    total = sum(map(len, rounds))
+    seconds = wall_seconds(rounds, workers) + (WORKER_START_SECONDS if total else 0)
+    budgets = {
+        variant.name: f"{budget(read, variant)} settings x {len(read.seeds)} seeds"
+        + (f", the best on {len(read.final_seeds)} fresh seeds" if read.final_seeds else "")
+        for variant in read.variants.values()
+    }
+    if as_json:
+        runs = [
+            {"run": str(spec.folder), "variant": spec.variant, "seed": spec.seed, "state": state}
+            for spec, state in listed
+        ]
+        console.print_json(
+            {"runs": runs, "budget": budgets, "new_runs": total, "workers": workers, "seconds": seconds}
+        )
+        return
+    if listed:
+        console.table([Column("run"), Column("state")], [[str(spec.folder), state] for spec, state in listed])
+    console.print_pairs("budget per variant", budgets)
+    at_most = "at most " if read.config.prune or _may_stop_early(facts) else ""
+    plan = {
+        "strategy": read.config.strategy,
+        "runs to train": total,
+        "estimate": f"{at_most}{console.format_seconds(seconds)} on {workers} workers",
+        "it includes": INCLUDES,
+        "it leaves out": LEAVES_OUT,
+    }
+    console.print_pairs("plan", plan)
+
+
+def _first(read: Sweep, root: Path, variant: Variant) -> RunSpec:
+    values = {axis.key: axis.probes()[0] for axis in variant.axes}
+    return spec_for(root, variant, "search", 0, values, read.seeds[0])
+
+
+def _state(folder: Path) -> str:
+    status = rundir.read_status(folder)
+    return str(status["status"]) if status else "new"
+
+
+def _grid_runs(read: Sweep, root: Path, options: Options) -> list[RunSpec]:
+    """Return the runs of this call's variants and shard, as far as they are known: a search finds its own."""
+    if read.config.strategy != "grid":
+        return []
+    specs = [
+        spec_for(root, variant, "search", trial, values, seed)
+        for variant in read.variants.values()
+        for seed in read.seeds
+        for trial, values in enumerate(grid_settings(variant))
+    ]
+    part, parts = options.shard or (1, 1)
+    return [spec for spec in specs[part - 1 :: parts] if not options.only or spec.variant in options.only]
+
+
+def _rounds(
+    read: Sweep,
+    root: Path,
+    chosen: list[Variant],
+    listed: list[tuple[RunSpec, str]],
+    costs: Mapping[str, Cost],
+    *,
+    shard: bool,
+) -> list[list[float]]:
+    """Return the seconds of the runs still to be trained: a grid at once, a search by its batches."""
+    rounds = []
+    if read.config.strategy == "grid":
+        new = [[s for s, state in listed if s.variant == v.name and state not in DONE] for v in chosen]
+        taken_in_turn = chain.from_iterable(zip_longest(*new))
+        rounds.append([costs[spec.variant].search for spec in taken_in_turn if spec])
+    else:
+        trials, batch = read.config.trials or 0, read.config.batch
+        done = {v.name: _finished(root / v.name) for v in chosen}
+        for begin in range(0, trials, batch):
+            seconds = []
+            for name in costs:
+                count = min(batch, trials - begin) * len(read.seeds)
+                there = min(done[name], count)
+                done[name] -= there
+                seconds += [costs[name].search] * (count - there)
+            rounds.append(seconds)
+    if not shard:
+        searched = any(rounds)
+        finals = []
+        for variant in chosen:  # with new results the winner may be another
+            there = 0 if searched else _finished(root / FINAL / variant.name)
+            finals += [costs[variant.name].final] * max(len(read.final_seeds) - there, 0)
+        rounds.append(finals)
+    return rounds
+
+
+def _finished(folder: Path) -> int:
+    return sum(_state(path) in DONE for path in folder.iterdir()) if folder.is_dir() else 0
+
+
+def _may_stop_early(facts: Mapping[str, Facts]) -> bool:
+    return any(found.config["train"]["early_stopping"] is not None for found in facts.values())
