@@ -16,7 +16,6 @@ from trainer.config.structure import Config, SeedConfig
 from trainer.console import TrainingProgress
 from trainer.errors import BusyError, RunError
 from trainer.experiment import Experiment
-from trainer.plots import title
 from trainer.records import RunResult
 
 
@@ -164,6 +163,8 @@ def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def announce(experiment: Experiment, progress: TrainingProgress) -> None:
     """Say what is about to be trained: the experiment in one line, then its parameter groups."""
+    from trainer.plots import title  # late, as in the runner: it comes with matplotlib
+
     plan = experiment.plan
     steps_per_epoch = experiment.batches.batches_per_epoch / plan.accumulate
     progress.start(title(experiment.config.model_dump()), plan.steps, steps_per_epoch, plan.seconds)

@@ -15,12 +15,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from matplotlib.figure import Figure
 
-from trainer import plots, rundir
+from trainer import rundir
 from trainer.anomaly import find_anomaly
 from trainer.config.load import dump
 from trainer.console import TrainingProgress
@@ -30,6 +29,9 @@ from trainer.experiment import Experiment
 from trainer.loop import train
 from trainer.recorder import Recorder, RunLog, StatusFile
 from trainer.records import EvalRecord, Record, RunResult, Status, StepRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Judge = Callable[[EvalRecord], bool]
 
@@ -178,6 +180,8 @@ def draw(folder: Path, formats: Sequence[str]) -> list[Path]:
     """Draw a run's figures from its files alone, and return their paths."""
     if not formats:  # laying a figure out takes as long as a small run, though nothing would be saved
         return []
+    from trainer import plots  # importing matplotlib takes 0.4 s, and runs without figures do without it
+
     found = rundir.load_run(folder)
     around = rundir.read_environment(folder)
     data = around.get("data", {})
@@ -202,6 +206,8 @@ def draw(folder: Path, formats: Sequence[str]) -> list[Path]:
 
 
 def _save_figure(figure: Figure, path: Path) -> None:
+    from trainer import plots
+
     rundir.write_atomically(path, plots.render(figure, path.suffix.removeprefix(".")))
 
 
