@@ -248,6 +248,7 @@ OTHER: Mapping[str, Any] = {
     "pool": "max",
     "width": 8,
     "norm": "none",
+    "stem": "7x7",
     "bias": False,
     # init
     "a": 0.3,

@@ -39,7 +39,7 @@ BUILDERS: list[Builder] = [
 SMALLER: dict[Builder, dict[str, Any]] = {resnet18: {"width": 8}}
 """Options that keep the tests quick; the rest of the contract does not depend on them."""
 
-RESNET_OPTIONS: dict[str, Any] = {"width": 8, "norm": "group", "activation": "gelu"}
+RESNET_OPTIONS: dict[str, Any] = {"width": 8, "norm": "group", "stem": "7x7", "activation": "gelu"}
 OTHER_VALUES: dict[Builder, dict[str, Any]] = {
     linear: {"bias": False},
     mlp: {"hidden": (50, 20), "activation": "tanh", "dropout": 0.5, "batch_norm": True},

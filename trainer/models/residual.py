@@ -15,6 +15,7 @@ from trainer.models.layers import Activation, activation_layer, require_images
 
 Norm = Literal["batch", "group", "none"]
 Shortcut = Literal["pad", "projection"]
+Stem = Literal["3x3", "7x7"]
 BaseWidth = Annotated[int, Field(ge=1)]
 
 
@@ -72,6 +73,7 @@ def resnet8(
     width: BaseWidth = 16,
     norm: Norm = "batch",
     shortcut: Shortcut = "pad",
+    stem: Stem = "3x3",
     activation: Activation = "relu",
 ) -> nn.Module:
     """Return the CIFAR residual network of 8 layers (n = 1), of He et al. 2015, section 4.2.
@@ -86,12 +88,13 @@ def resnet8(
         width: channels of the first stage (paper: 16).
         norm: normalisation behind every convolution: batch, group (8 groups) or none (then with biases).
         shortcut: where the shape changes: zeros for new channels (paper) or a 1x1 convolution.
+        stem: first convolution: 3x3 (paper, for 32 pixels), or 7x7 with stride 2 for larger images.
         activation: nonlinearity (paper: relu).
 
     Raises:
         ConfigError: the samples are not images.
     """
-    return _cifar_resnet("resnet8", 1, input_shape, num_classes, width, norm, shortcut, activation)
+    return _cifar_resnet("resnet8", 1, input_shape, num_classes, width, norm, shortcut, stem, activation)
 
 
 def resnet14(
@@ -101,6 +104,7 @@ def resnet14(
     width: BaseWidth = 16,
     norm: Norm = "batch",
     shortcut: Shortcut = "pad",
+    stem: Stem = "3x3",
     activation: Activation = "relu",
 ) -> nn.Module:
     """Return the CIFAR residual network of 14 layers (n = 2); otherwise as `resnet8`.
@@ -111,12 +115,13 @@ def resnet14(
         width: channels of the first stage (paper: 16).
         norm: normalisation behind every convolution: batch, group (8 groups) or none (then with biases).
         shortcut: where the shape changes: zeros for new channels (paper) or a 1x1 convolution.
+        stem: first convolution: 3x3 (paper, for 32 pixels), or 7x7 with stride 2 for larger images.
         activation: nonlinearity (paper: relu).
 
     Raises:
         ConfigError: the samples are not images.
     """
-    return _cifar_resnet("resnet14", 2, input_shape, num_classes, width, norm, shortcut, activation)
+    return _cifar_resnet("resnet14", 2, input_shape, num_classes, width, norm, shortcut, stem, activation)
 
 
 def resnet20(
@@ -126,6 +131,7 @@ def resnet20(
     width: BaseWidth = 16,
     norm: Norm = "batch",
     shortcut: Shortcut = "pad",
+    stem: Stem = "3x3",
     activation: Activation = "relu",
 ) -> nn.Module:
     """Return the CIFAR residual network of 20 layers (n = 3, 0.27 M parameters); otherwise as `resnet8`.
@@ -136,12 +142,13 @@ def resnet20(
         width: channels of the first stage (paper: 16).
         norm: normalisation behind every convolution: batch, group (8 groups) or none (then with biases).
         shortcut: where the shape changes: zeros for new channels (paper) or a 1x1 convolution.
+        stem: first convolution: 3x3 (paper, for 32 pixels), or 7x7 with stride 2 for larger images.
         activation: nonlinearity (paper: relu).
 
     Raises:
         ConfigError: the samples are not images.
     """
-    return _cifar_resnet("resnet20", 3, input_shape, num_classes, width, norm, shortcut, activation)
+    return _cifar_resnet("resnet20", 3, input_shape, num_classes, width, norm, shortcut, stem, activation)
 
 
 def resnet18(
@@ -151,6 +158,7 @@ def resnet18(
     width: BaseWidth = 64,
     norm: Norm = "batch",
     shortcut: Shortcut = "projection",
+    stem: Stem = "3x3",
     activation: Activation = "relu",
 ) -> nn.Module:
     """Return ResNet-18 for small images: a 3x3 stem without pooling, 64-512 channels, two blocks per stage.
@@ -164,13 +172,14 @@ def resnet18(
         width: channels of the first stage (64); the others have 2, 4 and 8 times as many.
         norm: normalisation behind every convolution: batch, group (8 groups) or none (then with biases).
         shortcut: where the shape changes: zeros for new channels or a 1x1 convolution (usual here).
+        stem: first convolution: 3x3 (paper, for 32 pixels), or 7x7 with stride 2 for larger images.
         activation: nonlinearity (paper: relu).
 
     Raises:
         ConfigError: the samples are not images.
     """
     widths = (width, 2 * width, 4 * width, 8 * width)
-    return _resnet("resnet18", 2, widths, input_shape, num_classes, norm, shortcut, activation)
+    return _resnet("resnet18", 2, widths, input_shape, num_classes, norm, shortcut, stem, activation)
 
 
 def _cifar_resnet(
@@ -181,10 +190,11 @@ def _cifar_resnet(
     width: int,
     norm: Norm,
     shortcut: Shortcut,
+    stem: Stem,
     activation: Activation,
 ) -> nn.Module:
     widths = (width, 2 * width, 4 * width)
-    return _resnet(name, blocks, widths, input_shape, num_classes, norm, shortcut, activation)
+    return _resnet(name, blocks, widths, input_shape, num_classes, norm, shortcut, stem, activation)
 
 
 def _resnet(
@@ -195,12 +205,13 @@ def _resnet(
     num_classes: int,
     norm: Norm,
     shortcut: Shortcut,
+    stem: Stem,
     activation: Activation,
 ) -> nn.Module:
     """Build stem, stages and head; every stage but the first begins with stride 2."""
     channels, _, _ = require_images(name, input_shape)
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv=_conv(channels, widths[0], 3, 1, norm),
+        conv=_conv(channels, widths[0], *((3, 1) if stem == "3x3" else (7, 2)), norm),
         norm=_norm(widths[0], norm),
         activation=activation_layer(activation),
     )
