@@ -131,7 +131,7 @@ def _fill(
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(stream_seed("init", generator.initial_seed(), position))
             fill(parameter, **({"generator": generator} if takes_generator else {}))
-    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise ConfigError(
             f"cannot initialise {name} of shape {list(parameter.shape)}: {error}",
             key=key,

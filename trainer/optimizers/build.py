@@ -7,6 +7,7 @@ So a new release of torch brings its new optimizers, implementations and ranges 
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,6 +46,11 @@ _WORDINGS = (
     ("epsilon", "eps"),
 )
 """How torch's messages name an option when not by its name, tried in this order."""
+
+_COUNTS: Mapping[type[Optimizer], Mapping[str, int]] = {
+    torch.optim.LBFGS: {"max_iter": 100_000, "max_eval": 1_000_000, "history_size": 10_000}
+}
+"""Counts from 1 that torch does not look at, and the most of each: nothing ends one step before it does."""
 
 
 def torch_optimizers() -> dict[str, type[Optimizer]]:
@@ -98,6 +104,7 @@ def check_options(
     for name in options:
         if name not in option_names(cls):
             raise unknown_name(f"option of {cls.__name__}", name, option_names(cls), key=name)
+    _check_ranges(cls, options, dtype)
     # These two depend on where the step runs (see `rules.refuse`), not on their range.
     settings = {
         name: value for name, value in options.items() if name not in ("capturable", "differentiable")
@@ -111,6 +118,19 @@ def check_options(
             key=_blamed(words, options, option_names(cls)),
             fix=f"`optlab show optimizer {cls.__name__}` lists its options" if _is_torchs(cls) else "",
         ) from error
+
+
+def _check_ranges(cls: type[Optimizer], options: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Raise ConfigError for numbers that the parameters' type cannot hold, and for counts without bounds."""
+    largest = torch.finfo(dtype).max
+    for name, value in options.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and largest < abs(number) < math.inf:
+                kind = str(dtype).removeprefix("torch.")
+                raise ConfigError(f"{number:g} is beyond {kind}", key=name, expected=f"at most {largest:.3g}")
+    for name, most in _COUNTS.get(cls, {}).items():
+        if options.get(name) is not None and not 1 <= options[name] <= most:
+            raise ConfigError(f"got {options[name]}", key=name, expected=f"from 1 to {most:,}")
 
 
 def resolve_implementation(
