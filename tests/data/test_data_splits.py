@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.data import digits as digits_room
 from trainer.data.dataset import Dataset, Split, data_root, make_dataset, split_dataset
 from trainer.data.digits import digits
 from trainer.data.torchvision_sets import KNOWN_SHAPES
@@ -122,6 +126,18 @@ def test_digits_are_scikit_learns_and_split_the_same_for_everybody() -> None:
     ours, theirs = together.mul(16).round(), stored.mul(16)
     assert sorted(ours.tolist()) == sorted(theirs.tolist())
     assert (together - ours / 16).abs().max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"not compressed", gzip.compress(b"1,2\n3,4\n"), gzip.compress(b"1,x")]
+)
+def test_digits_come_from_scikit_learn_itself_where_its_file_is_not_the_known_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "digits.csv.gz").write_bytes(content)
+    monkeypatch.setattr(digits_room, "_FILE", tmp_path / "digits.csv.gz")
+    assert digits().digest.startswith("80739af1846c83b4")
 
 
 def test_where_downloads_go(monkeypatch: pytest.MonkeyPatch) -> None:
