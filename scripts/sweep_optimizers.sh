@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # A sweep as a plain shell loop: every optimizer at every learning rate, two runs at a time.
-# Say it again after a crash: what is finished is skipped, and no two processes train the same run.
+# Say it again after a crash, or twice at once: what is finished is skipped (--skip-existing), what another
+# process trains is waited for (--wait), and no two processes train the same run.
 #
 #   scripts/sweep_optimizers.sh [CONFIG] [KEY=VALUE]...      scripts/sweep_optimizers.sh configs/quickstart.yaml
 #
-# JOBS=4 for four at a time, SEEDS="0 1 2" for three seeds. Runs land in runs/<name>/lr=0.1,name=Adam,seed=0; a table of them comes last.
+# JOBS=4 for four at a time, SEEDS="0 1 2" for three seeds, OPTIMIZERS="SGD Muon" and RATES="1 0.1" for others.
+# Runs land in runs/<name>/lr=0.1,name=Adam,seed=0; a table of them comes last.
 set -euo pipefail
 config=${1:-configs/quickstart.yaml}
 shift || true
@@ -12,12 +14,12 @@ jobs=${JOBS:-2}
 
 # Exit codes of `optlab train`: 0 done or skipped, 3 diverged (an outcome like any other), others are failures.
 one() {
-  optlab train "$@" train.threads=1 log.plots=[] --skip-existing --quiet >/dev/null || [ $? -eq 3 ]
+  optlab train "$@" train.threads=1 log.plots=[] --skip-existing --wait --quiet >/dev/null || [ $? -eq 3 ]
 }
 export -f one
 
-for name in SGD Adam RMSprop; do
-  for lr in 0.1 0.01 0.001; do
+for name in ${OPTIMIZERS:-SGD Adam RMSprop}; do
+  for lr in ${RATES:-0.1 0.01 0.001}; do
     for seed in ${SEEDS:-0}; do
       printf '%s\0' "$config" "optimizer.name=$name" "optimizer.lr=$lr" "seed=$seed" "$@" ''
     done

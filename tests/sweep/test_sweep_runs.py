@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import yaml
+from command import optlab
 from same_run import differences
 from small_sweeps import BASE, results, run, summary, write
 
 from trainer import launch, rundir
 from trainer.catalog import load_config
 from trainer.errors import OptlabError
+from trainer.sweep.estimate import WORKER_START_SECONDS, measure, wall_seconds
+from trainer.sweep.file import read_sweep
+from trainer.sweep.plan import Shelf, check_variants, spec_for
+from trainer.sweep.pool import METHOD
 from trainer.sweep.tasks import worker_slots
 
 OPTLAB = str(Path(sys.executable).with_name("optlab"))
+SCRIPT = str(Path(__file__).resolve().parents[2] / "scripts" / "sweep_optimizers.sh")
 SWEEP = {
     "base": "base.yaml",
     "name": "s",
@@ -45,9 +59,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def times(root: Path) -> dict[Path, int]:
     """When every run of a sweep was ended, to see that it was not trained again."""
-    return {path: path.stat().st_mtime_ns for path in root.glob("**/seed=*/status.json")} | {
-        path: path.stat().st_mtime_ns for path in root.glob("**/*seed=*/status.json")
-    }
+    return {path: path.stat().st_mtime_ns for path in root.glob("**/*seed=*/status.json")}
 
 
 def test_a_sweep_leaves_its_runs_tables_and_winners(done: tuple[Path, Path]) -> None:
@@ -88,14 +100,40 @@ def test_the_best_config_trains_again_to_what_the_winner_did(done: tuple[Path, P
     assert differences(winner, tmp_path / "again") == []
 
 
-def test_one_worker_and_the_resolved_sweep_give_the_same_runs(
-    done: tuple[Path, Path], tmp_path: Path
+def test_one_worker_and_the_resolved_sweep_give_the_same_runs_and_wait_for_those_of_another_process(
+    done: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """One run ends elsewhere while the sweep waits, another is let go of and trained by the sweep."""
     _, root = done
-    assert run(root / "sweep.yaml", runs=tmp_path, workers=1) == 0
+    ends, breaks_off = (Path("sgd") / f"lr={lr},seed=0" for lr in (0.1, 0.5))
+    others = 8 - 2 + 2  # the search's, and the finals of the variant that is not held up
+
+    def elsewhere() -> None:
+        while sum(status["status"] != "running" for status in statuses(tmp_path / "s")) < others:
+            time.sleep(0.05)
+        for path in (root / ends).iterdir():
+            if path.is_dir():
+                shutil.copytree(path, tmp_path / "s" / ends / path.name)
+            elif path.name != "lock":
+                shutil.copy(path, tmp_path / "s" / ends)
+
+    with ThreadPoolExecutor() as pool, ExitStack() as held:
+        for folder in (ends, breaks_off):
+            held.enter_context(rundir.locked(tmp_path / "s" / folder))
+        other = pool.submit(elsewhere)
+        other.add_done_callback(lambda _: held.close())
+        assert run(root / "sweep.yaml", runs=tmp_path, workers=1) == 0
+        other.result()
+    assert "another process trains it" in capsys.readouterr().err
     for path in root.glob("*/*seed=*"):
         assert differences(path, tmp_path / "s" / path.relative_to(root)) == []
     assert [row["status"] for row in results(root)] == [row["status"] for row in results(tmp_path / "s")]
+
+
+def statuses(root: Path) -> list[dict[str, Any]]:
+    """The status of every run of a sweep that has one."""
+    found = [rundir.read_status(path.parent) for path in root.glob("**/*seed=*/status.json")]
+    return [status for status in found if status]
 
 
 def test_a_finished_sweep_trains_nothing_again_and_an_extended_one_only_what_is_new(
@@ -148,59 +186,104 @@ class Breaks(nn.Sequential):
 """
 
 
-def test_a_killed_worker_costs_its_run_alone_and_the_run_is_tried_once_more(tmp_path: Path) -> None:
+def test_a_failure_and_a_killed_worker_cost_their_runs_alone_unless_told_to_stop(tmp_path: Path) -> None:
     variants: dict[str, Any] = {"good": {"optimizer": {"name": "Adam"}}}
-    for name, often in (("once", 1), ("always", 99)):
+    for name, model in (("bad", "Breaks"), ("once", "Dies"), ("always", "Dies")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "own.py").write_text(OWN)
-        variants[name] = {"model": {"name": f"{name}/own.py:Dies", "often": often}}
+        variants[name] = {"model": {"name": f"{name}/own.py:{model}"}}
+    variants["always"]["model"]["often"] = 99
     file = write(tmp_path, {"base": "base.yaml", "name": "s", "variants": variants})
     assert run(file, runs=tmp_path / "runs") == 4
     rows = {row["variant"]: row for row in results(tmp_path / "runs" / "s")}
     assert {name: row["status"] for name, row in rows.items()} == {
         "good": "completed",
+        "bad": "failed",
         "once": "completed",
         "always": "failed",
     }
+    assert "it broke" in rows["bad"]["message"]
     assert "SIGKILL" in rows["always"]["message"]
-    assert len(list(tmp_path.glob("*/death.*"))) == 3
+    assert len(list(tmp_path.glob("*/death.*"))) == 3  # one run is tried once more, and not a third time
+
+    assert run(file, "seeds=2", runs=tmp_path / "fast", fail_fast=True, only=["bad"]) == 4
+    states = [row["status"] for row in results(tmp_path / "fast" / "s") if row["variant"] == "bad"]
+    assert states == ["failed", "missing"]
 
 
-def test_a_failure_is_an_outcome_and_the_rest_goes_on_unless_told_to_stop(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(OWN)
-    variants = {"bad": {"model": {"name": "own.py:Breaks"}}, "good": {"optimizer": {"name": "Adam"}}}
-    sweep = {"base": "base.yaml", "name": "s", "seeds": 2, "variants": variants}
+def test_shards_share_a_grid_of_two_axes_and_a_last_call_brings_the_finals_and_the_heat_map(
+    tmp_path: Path,
+) -> None:
+    axes = {"optimizer.lr": [0.1, 0.3, 1.0], "data.batch_size": [10, 20, 40]}
+    sweep = {**SWEEP, "variants": {"sgd": {}}, "axes": axes, "seeds": 1, "final_seeds": 1}
     file = write(tmp_path, sweep)
-    assert run(file, runs=tmp_path / "all") == 4
-    rows = results(tmp_path / "all" / "s")
-    assert [row["status"] for row in rows] == ["failed", "failed", "completed", "completed"]
-    assert "it broke" in rows[0]["message"]
-    assert run(file, runs=tmp_path / "fast", fail_fast=True) == 4
-    assert "missing" in {row["status"] for row in results(tmp_path / "fast" / "s")}
-
-
-def test_shards_share_the_grid_and_a_last_call_brings_the_finals(tmp_path: Path) -> None:
-    file = write(tmp_path, SWEEP)
-    for part in ("1/2", "2/2"):
-        assert run(file, runs=tmp_path / "runs", shard=part) == 0
     root = tmp_path / "runs" / "s"
+    for part, count in (("1/2", 5), ("2/2", 9)):
+        assert run(file, runs=tmp_path / "runs", shard=part) == 0
+        assert len(times(root)) == count
+        assert [row["status"] for row in results(root)].count("completed") == count
     before = times(root)
-    assert len(before) == 8
-    assert run(file, runs=tmp_path / "runs", only=["sgd"]) == 0
+    assert run(file, runs=tmp_path / "runs", figures=True) == 0
     after = times(root)
     assert {path: after[path] for path in before} == before
     assert len(after) == 10
+    figure = plt.imread(root / "comparison" / "heat_map.png")
+    colours = np.unique(figure.reshape(-1, figure.shape[2])[:, :3].round(1), axis=0)
+    assert len(colours) > 5
+    # A shard that is asked once more leaves the winner's runs in the tables.
+    assert run(file, runs=tmp_path / "runs", shard="2/2") == 0
+    assert [row["stage"] for row in results(root)].count("final") == 1
 
 
 def test_a_dry_run_lists_the_runs_and_writes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    done: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(write(tmp_path, SWEEP), runs=tmp_path / "runs", dry_run=True) == 0
+    file, root = done
+    assert run(file, runs=tmp_path / "runs", dry_run=True) == 0
     told = capsys.readouterr().out
     assert told.count("seed=") == 8
     assert "2 settings x 2 seeds, the best on 2 fresh seeds" in told
-    assert "estimate" in told
+    assert "on 1 workers" in told
+    assert "evaluations" in told
     assert not (tmp_path / "runs").exists()
+    before = times(root)
+    assert run(file, "final_seeds=3", runs=root.parent, workers=2, dry_run=True, as_json=True) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert {entry["state"] for entry in plan["runs"]} == {"completed", "diverged"}
+    assert (plan["new_runs"], plan["workers"]) == (2, 2)
+    assert WORKER_START_SECONDS < plan["seconds"] < WORKER_START_SECONDS + 60
+    assert times(root) == before
+
+
+@pytest.mark.parametrize(
+    ("rounds", "workers", "seconds"),
+    [
+        ([[3.0, 1.0, 1.0, 1.0]], 1, 6.0),
+        ([[3.0, 1.0, 1.0, 1.0]], 2, 3.0),
+        ([[1.0, 1.0, 1.0, 3.0]], 2, 4.0),  # the long one begins last
+        ([[2.0] * 5], 4, 4.0),
+        ([[2.0], [2.0, 2.0]], 8, 4.0),  # a round waits for the one before
+        ([[], []], 2, 0.0),
+    ],
+)
+def test_the_time_of_a_sweep_is_that_of_its_rounds_on_its_workers(
+    rounds: list[list[float]], workers: int, seconds: float
+) -> None:
+    assert wall_seconds(rounds, workers) == seconds
+
+
+def test_the_estimate_counts_steps_every_evaluation_and_the_test(tmp_path: Path) -> None:
+    sweep = read_sweep(write(tmp_path, {**SWEEP, "seeds": 1}))
+    shelf = Shelf(tmp_path / "data")
+    facts = check_variants(sweep, shelf)["sgd"]
+    assert facts.evaluations == 2
+    spec = spec_for(tmp_path, sweep.variants["sgd"], "search", 0, {"optimizer.lr": 0.1}, 0)
+    short, long = (
+        measure(sweep, spec, replace(facts, evaluations=evaluations), shelf) for evaluations in (2, 2999)
+    )
+    assert min(short.build, short.steps, short.evaluations, short.test) > 0
+    assert long.evaluations > 10 * short.evaluations  # three of them against three thousand
+    assert short.final == short.build + short.steps + short.evaluations + short.test
 
 
 SLOW = {
@@ -212,33 +295,91 @@ SLOW = {
 }
 
 
-def started(file: Path, runs: Path) -> subprocess.Popen[str]:
-    """Start a sweep of long runs in a process of its own and wait until one is going on."""
+NAPS = """
+import time
+from multiprocessing import parent_process
+from pathlib import Path
+from torch import nn
+
+SLEPT = Path(__file__).parent / "slept"
+
+class Naps(nn.Sequential):
+    # Sleeps for ten minutes in its worker's first step, once.
+    def __init__(self, input_shape, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+    def forward(self, x):
+        if parent_process() is not None and self.training and not SLEPT.exists():
+            SLEPT.touch()
+            time.sleep(600)
+        return super().forward(x)
+"""
+
+
+def started(file: Path, runs: Path, sign: str, count: int = 1) -> subprocess.Popen[str]:
+    """Start a sweep in a process of its own and wait for files that tell that it is going on."""
     command = [OPTLAB, "sweep", str(file), "--runs", str(runs), "--workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     for _ in range(600):
-        if len(list(runs.glob("s/sgd/*/checkpoints/last.pt"))) == 2:
+        if len(list(runs.parent.glob(sign))) >= count:
             return process
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     raise AssertionError("the sweep does not get going")
 
 
+def descendants(pid: int) -> set[int]:
+    """The processes below a process, by what `ps` knows."""
+    lines = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+    pairs = [tuple(map(int, line.split())) for line in lines.stdout.splitlines()]
+    found, grown = {pid}, True
+    while grown:
+        more = {child for child, parent in pairs if parent in found} - found
+        found |= more
+        grown = bool(more)
+    return found - {pid}
+
+
+def gone(pids: set[int]) -> bool:
+    """Whether all of these processes are gone, within some seconds."""
+    for _ in range(100):
+        if not any(map(alive, pids)):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a dead one that nobody has fetched yet does not."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return bool(state.strip()) and not state.startswith("Z")
+
+
 def test_a_sweep_goes_on_after_ctrl_c_and_after_its_process_was_killed(tmp_path: Path) -> None:
     """Interrupted politely, then killed, then carried out: the runs equal those that were left in peace."""
-    file = write(tmp_path, SLOW, BASE.replace("epochs: 2", "epochs: 300"))
+    file = write(tmp_path, SLOW, BASE.replace("epochs: 2", "epochs: 200"))
     runs = tmp_path / "runs"
-    process = started(file, runs)
+    process = started(file, runs, "runs/s/sgd/*/checkpoints/last.pt", 2)
+    table = optlab("runs", runs / "s").out
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=120)
     assert process.returncode == 130, told
-    statuses = [rundir.read_status(path) for path in sorted((runs / "s" / "sgd").glob("lr*"))]
-    assert [status["status"] for status in statuses if status] == ["interrupted", "interrupted"]
+    assert "of 3 runs, 0 failed; running" in table
+    assert [line.split()[1] for line in table.splitlines() if "lr=" in line] == ["running", "running"]
+    found = [rundir.read_status(path) for path in sorted((runs / "s" / "sgd").glob("lr*"))]
+    assert [status["status"] for status in found if status] == ["interrupted", "interrupted"]
     assert summary(runs / "s")["status"] == "interrupted"
 
-    process = started(file, runs)
-    process.kill()
-    process.communicate(timeout=60)
+    logs = [path.parent.parent / "train.log" for path in runs.glob("s/sgd/*/checkpoints/last.pt")]
+    context: Any = multiprocessing.get_context(METHOD)
+    killed = context.Process(target=run, args=(file,), kwargs={"runs": runs, "workers": 2})
+    killed.start()
+    for _ in range(600):
+        if all("goes on after step" in path.read_text() for path in logs):
+            break
+        assert killed.is_alive()
+        time.sleep(0.1)
+    killed.kill()
+    killed.join(60)
     for _ in range(100):  # the workers notice that their parent is gone
         if not any(rundir.is_locked(path) for path in (runs / "s" / "sgd").glob("lr*")):
             break
@@ -247,11 +388,37 @@ def test_a_sweep_goes_on_after_ctrl_c_and_after_its_process_was_killed(tmp_path:
     assert not (runs / "s" / ".data").exists()
     rows = results(runs / "s")
     assert [row["status"] for row in rows] == ["completed"] * 3
-    log = (runs / "s" / "sgd" / "lr=0.1,seed=0" / "train.log").read_text()
-    assert "goes on after step" in log
+    assert [path.read_text().count("goes on after step") for path in logs] == [2, 2]
     config = load_config(runs / "s" / "sgd" / "lr=0.1,seed=0" / "config.yaml")
     launch.launch(config, tmp_path / "peace")
     assert differences(runs / "s" / "sgd" / "lr=0.1,seed=0", tmp_path / "peace") == []
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind_that_cannot_be_read(tmp_path: Path) -> None:
+    """A step of ten minutes keeps the first Ctrl-C waiting, so that only the second can end the sweep."""
+    (tmp_path / "naps.py").write_text(NAPS)
+    variants = {"good": {}, "naps": {"model": {"name": "naps.py:Naps"}}}
+    file = write(tmp_path, {"base": "base.yaml", "name": "s", "variants": variants})
+    process = started(file, tmp_path / "runs", "slept")
+    below = descendants(process.pid)
+    assert len(below) >= 2
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "stopping" in line:
+            break
+    time.sleep(1)
+    assert process.poll() is None  # it waits for the step
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert gone(below)
+    root = tmp_path / "runs" / "s"
+    assert not any(rundir.is_locked(path) for path in [root, *root.glob("*/seed=*")])
+    assert rundir.load_run(root / "naps" / "seed=0").status["status"] == "interrupted"
+    assert "stopped without a word" in optlab("runs", root).out
+    assert run(file, runs=tmp_path / "runs") == 0
+    assert [row["status"] for row in results(root)] == ["completed"] * 2
 
 
 def test_pruned_runs_are_marked_and_can_be_trained_to_their_end(tmp_path: Path) -> None:
@@ -262,7 +429,7 @@ def test_pruned_runs_are_marked_and_can_be_trained_to_their_end(tmp_path: Path) 
         "variants": {"sgd": {}},
         "axes": {"optimizer.lr": {"log_uniform": [1e-6, 1.0]}},
         "strategy": "random",
-        "trials": 16,
+        "trials": 12,
         "prune": "median",
         "seeds": 1,
         "final_seeds": 0,
@@ -278,19 +445,26 @@ def test_pruned_runs_are_marked_and_can_be_trained_to_their_end(tmp_path: Path) 
     assert differences(folder, tmp_path / "whole") == []
 
 
-def test_two_processes_never_train_the_same_run(tmp_path: Path) -> None:
+def test_the_shell_script_trains_each_run_once_though_two_processes_ask_for_it(tmp_path: Path) -> None:
     config = tmp_path / "base.yaml"
-    config.write_text("name: twice\n" + BASE.replace("epochs: 2", "epochs: 100"))
-    command = [OPTLAB, "train", str(config), "--runs", str(tmp_path), "--quiet"]
-    processes = [
-        subprocess.Popen([*command, option], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for option in ("--skip-existing", "--wait", "--wait")
-    ]
-    told = [process.communicate(timeout=200)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    assert sum("skipped" in text for text in told) == 2
-    log = (tmp_path / "twice" / "seed=0" / "train.log").read_text()
-    assert log.count("step 0 epoch 0") == 1
+    config.write_text("name: shell\n" + BASE.replace("epochs: 2", "epochs: 100"))
+    path = f"{Path(OPTLAB).parent}{os.pathsep}{os.environ['PATH']}"
+    around = {"PATH": path, "OPTLAB_RUNS": str(tmp_path / "runs"), "SEEDS": "0 0", "JOBS": "2"}
+    done = subprocess.run(
+        [SCRIPT, str(config), "model.hidden=[4]"],
+        env={**os.environ, **around, "OPTIMIZERS": "Adam", "RATES": "0.01"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs" / "shell").iterdir()
+    assert folder.name == "hidden=[4],lr=0.01,name=Adam,seed=0"
+    assert (folder / "train.log").read_text().count("step 0 epoch 0") == 1
+    first = done.stdout.splitlines()[0]
+    if shutil.which("jq"):
+        assert first == f"best: {folder}"
+    assert f"{folder}  completed" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -209,10 +209,12 @@ class Conductor:
         for spec in self._others:
             if outcome := results.read_outcome(spec.folder):
                 self.contenders[spec.variant].settings[spec.trial].outcomes[spec.seed] = outcome
-        for name in set(self.contenders) - set(self._active()):
-            for spec in self.contenders[name].final_specs():
+        for name, contender in self.contenders.items():
+            if self.options.shard is None and name in self._active():
+                continue
+            for spec in contender.final_specs():
                 if outcome := results.read_outcome(spec.folder):
-                    self.contenders[name].final_outcomes[spec.seed] = outcome
+                    contender.final_outcomes[spec.seed] = outcome
 
     def _next(self) -> RunSpec | None:
         """Return the next run that must be trained, of the variant that has had the fewest; None = none now.
@@ -389,12 +391,11 @@ class Conductor:
     def state(self) -> SweepState:
         """Return how the sweep stands."""
         flying = Counter(flight.spec.variant for flight in self._flights.values())
-        finals = 0 if self.options.shard else len(self.sweep.final_seeds)
         trials = self.sweep.config.trials
-        variants = [
-            variant_state(contender, self.objective, flying[name], trials, finals)
-            for name, contender in self.contenders.items()
-        ]
+        variants = []
+        for name, contender in self.contenders.items():
+            finals = len(contender.final_outcomes if self.options.shard else self.sweep.final_seeds)
+            variants.append(variant_state(contender, self.objective, flying[name], trials, finals))
         labels = [
             flight.spec.label + (" (in another process)" if flight.elsewhere else "")
             for flight in self._flights.values()

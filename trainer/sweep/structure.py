@@ -142,8 +142,10 @@ class Sweep:
         return any(variant.axes for variant in self.variants.values())
 
     def where(self, key: str) -> str:
-        """Return the place of one of the sweep's keys."""
-        return self.places.get(key, self.places.get("", ""))
+        """Return the place of one of the sweep's keys, or of the nearest one above it that has a place."""
+        while key and key not in self.places:
+            key = key.rpartition(".")[0]
+        return self.places.get(key, "")
 
 
 def override_texts(values: Mapping[str, Any]) -> list[str]:
