@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -231,6 +231,15 @@ def option_model(kind: str, name: str) -> type[BaseModel]:
 
     Options that follow from the run (a schedule's `T_max`) may be left out, though torch requires them.
     """
+    return _registered_model(kind, name) if name in REGISTRIES[kind] else _model(kind, name)
+
+
+@cache  # deriving one takes 5 ms, and a config needs ten
+def _registered_model(kind: str, name: str) -> type[BaseModel]:
+    return _model(kind, name)
+
+
+def _model(kind: str, name: str) -> type[BaseModel]:
     optional = schedules.DERIVED.get(name, ()) if kind == "scheduler" else ()
     return schema_from_signature(find(kind, name), drop=_CONTEXT, optional=optional)
 

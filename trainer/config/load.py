@@ -13,6 +13,7 @@ import numbers
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from trainer.config.schema import BuilderDefault, is_import_path, is_path
 from trainer.config.slots import Slot, find_components, spell_out
 from trainer.config.structure import Config, GroupConfig, SeedConfig
 from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
+
+MAX_COMPONENTS = 100  # data, model, optimizers, augmentations ...: each costs some milliseconds to check
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,11 @@ def _check(tree: Tree, components: Components) -> Config:
         tree.data["loss"] = {"name": Config.model_fields["loss"].default.name}
     found = _Found(tree)
     checked = _Checked(tree.data)
-    for slot, path, value in find_components(tree.data):
+    slots = list(islice(find_components(tree.data), MAX_COMPONENTS + 1))
+    if len(slots) > MAX_COMPONENTS:
+        found.add(slots[-1][1], Problem(f"there are more than {MAX_COMPONENTS} components"))
+        raise ConfigError.of(found.in_order())
+    for slot, path, value in slots:
         _check_component(slot, path, value, found, checked, components)
     data = checked.built(tree.data, ())
     config: Config | None = None

@@ -45,6 +45,8 @@ _LIMITS = {
     "string_pattern_mismatch": ("pattern", "text that matches {}"),
 }
 
+MOST_PROBLEMS = 100  # of one mapping; a hostile file has ten thousand, and the nearest names take a second
+
 
 def explain(
     error: ValidationError, data: Any, model: type[BaseModel], *, siblings: Sequence[str] = ()
@@ -58,7 +60,8 @@ def explain(
         siblings: keys that are right beside the model's own at the top.
     """
     by_path: dict[KeyPath, list[tuple[Any, bool]]] = {}
-    for item in error.errors(include_url=False):
+    found = error.errors(include_url=False)
+    for item in found[:MOST_PROBLEMS]:
         path, in_union = _path_in_data(item["loc"], data, item["type"])
         by_path.setdefault(path, []).append((item, in_union))
     for path, items in by_path.items():
@@ -66,6 +69,9 @@ def explain(
         if deeper and all(in_union for _, in_union in items):
             continue  # a member of the union came further, and says more
         yield path, _problem([item for item, _ in items], path, data, model, siblings)
+    if len(found) > MOST_PROBLEMS:
+        path, _ = _path_in_data(found[MOST_PROBLEMS]["loc"], data, found[MOST_PROBLEMS]["type"])
+        yield path, Problem(f"from here on {len(found) - MOST_PROBLEMS:,} more problems")
 
 
 def _path_in_data(loc: Sequence[Hashable], data: Any, kind: str) -> tuple[KeyPath, bool]:

@@ -22,7 +22,8 @@ from trainer.errors import ConfigError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
-MAX_NODES = 100_000
+MAX_NODES = 20_000
+MAX_TEXT = 5_000
 
 KeyPath = tuple[Hashable, ...]
 
@@ -260,6 +261,8 @@ def _compose(text: str, origin: Origin) -> _Node:
 def _scalar(event: Any, line: int, refuse: Any) -> _Node:
     text: str = event.value
     tag = event.tag
+    if max(len(text), len(tag or "")) > MAX_TEXT:  # a message that shows it shall stay one to read
+        raise refuse(f"a text has more than {MAX_TEXT:,} characters", line)
     if tag in (None, "!"):
         if not event.implicit[0]:
             return _Node(line, text)

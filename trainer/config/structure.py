@@ -352,7 +352,9 @@ class Config(Section):
     """One experiment, complete."""
 
     format: Literal[1] = Field(FORMAT, description="Version of this file's format.")
-    name: str = Field("experiment", min_length=1, description="Name of the experiment: runs/<name>/.")
+    name: str = Field(
+        "experiment", min_length=1, max_length=200, description="Name of the experiment: runs/<name>/."
+    )
     seed: SeedConfig = Field(SeedConfig(), description="One seed for all streams, or one per stream.")
     data: DataConfig = Field(description="The data set, its split and batches.")
     model: Component = Field(description="The network.")

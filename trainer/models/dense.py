@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from typing import Annotated
 
+from pydantic import Field
 from torch import nn
 
 from trainer.models.layers import Activation, Probability, Width, activation_layer
@@ -27,7 +29,7 @@ def mlp(
     input_shape: tuple[int, ...],
     num_classes: int,
     *,
-    hidden: tuple[Width, ...] = (200,),
+    hidden: Annotated[tuple[Width, ...], Field(max_length=1000)] = (200,),
     activation: Activation = "relu",
     dropout: Probability = 0.0,
     batch_norm: bool = False,
