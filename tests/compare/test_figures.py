@@ -84,6 +84,12 @@ def test_every_scale(three: Path, scale: Any, scales: tuple[str, str]) -> None:
     assert (axes.get_xscale(), axes.get_yscale()) == scales
 
 
+def test_a_logarithmic_axis_leaves_out_the_place_before_training(three: Path) -> None:
+    (axes,) = drawn(three, scale="semilogx").axes
+    assert list(curve(axes)[0]) == [10, 20]
+    assert list(curve(axes, 0.6)[0]) == [10, 20]
+
+
 def test_the_centre_ends_where_the_first_run_diverges_and_the_place_is_marked(
     write_run: Any, tmp_path: Path
 ) -> None:
@@ -135,6 +141,15 @@ def test_many_groups_become_small_multiples(write_run: Any, tmp_path: Path) -> N
     assert len(drawn(tmp_path, multiples=False).axes) == 1
 
 
+def test_every_column_of_small_multiples_has_its_numbers(write_run: Any, tmp_path: Path) -> None:
+    for place in range(3):
+        write_run(f"x/{place}", optimizer={"name": "SGD", "lr": 10.0**-place})
+    figure = drawn(tmp_path, multiples=True)
+    figure.draw_without_rendering()
+    shown = [any(tick.label1.get_visible() for tick in a.xaxis.get_major_ticks()) for a in figure.axes[:3]]
+    assert shown == [False, True, True]
+
+
 def test_a_long_legend_makes_the_figure_higher(write_run: Any, tmp_path: Path) -> None:
     for place in range(20):
         write_run(f"x/{place}", optimizer={"name": "SGD", "lr": 10.0**-place, "momentum": 0.1 + place / 100})
@@ -142,6 +157,19 @@ def test_a_long_legend_makes_the_figure_higher(write_run: Any, tmp_path: Path) -
     assert figure.get_size_inches()[1] > 5
     render(figure, "png")
     assert figure.axes[0].get_position().height > 0.4
+
+
+def test_legends_lie_inside_the_figure(write_run: Any, tmp_path: Path) -> None:
+    names = [{"name": "Adam", "lr": 0.01}, {"name": "SGD", "lr": 0.1}]
+    names.append({"name": "SGD", "lr": 0.1, "momentum": 0.9})
+    for place, optimizer in enumerate(names):
+        write_run(f"x/{place}", optimizer=optimizer)
+    for style in ("screen", "slides", "paper"):
+        figure = drawn(tmp_path, look=find_look(style))
+        figure.draw_without_rendering()
+        box, whole = figure.legends[0].get_window_extent(), figure.bbox
+        assert box.x0 >= whole.x0
+        assert box.x1 <= whole.x1
 
 
 def test_styles_and_sizes(three: Path) -> None:
@@ -215,7 +243,7 @@ def test_sensitivity_knows_the_width_and_the_edge(write_run: Any, tmp_path: Path
     assert (row["good_from"], row["good_to"], row["width_decades"]) == (0.01, 0.1, pytest.approx(1))
     assert row["diverged_runs"] == 1
     assert found.tuning_lines == (
-        "best lr=0.1; within 5 % of it from 0.01 to 0.1 (1 decades wide); 4 values tried",
+        "best lr=0.1; within 5 % of it from 0.01 to 0.1 (1 decade wide); 4 values tried",
     )
     assert compared(tmp_path, within=0.001).sensitivity["good_from"][0] == 0.1
     assert "sensitivity.optimizer.lr" in found.figures
@@ -226,6 +254,21 @@ def test_a_best_value_on_the_edge_is_flagged(write_run: Any, tmp_path: Path) -> 
     found = compared(tmp_path)
     assert "THE BEST IS ON THE EDGE" in found.tuning_lines[0]
     assert "ring: best on the edge" in heading(found.figures["sensitivity.optimizer.lr"])
+
+
+def test_a_key_swept_from_zero_on_has_room_for_every_value(write_run: Any, tmp_path: Path) -> None:
+    """0, 0.001 and 0.1 on a linear axis would put the first two on one spot."""
+    for decay, accuracy in ((0, 0.8), (0.001, 0.9), (0.1, 0.7)):
+        optimizer = {"name": "SGD", "weight_decay": decay}
+        write_run(f"x/{decay}", optimizer=optimizer, val_accuracy=(0.1, accuracy))
+    figure = compare_runs(tmp_path).figures["sensitivity.optimizer.weight_decay"]
+    (axes,) = figure.axes
+    places = np.asarray(axes.lines[0].get_xdata(), float)
+    assert axes.get_xscale() == "log"
+    assert list(places) == [0.0001, 0.001, 0.1]
+    said = dict(zip(axes.get_xticks(), (label.get_text() for label in axes.get_xticklabels()), strict=True))
+    assert said[places[0]] == "0"
+    assert said[0.1] == "0.1"
 
 
 def test_unequal_tuning_is_said(write_run: Any, tmp_path: Path) -> None:

@@ -56,6 +56,12 @@ def test_a_setting_of_zero_has_no_decades():
     assert (found.best, found.width_decades) == (0.5, None)
 
 
+def test_nothing_lies_below_zero_so_it_is_no_edge():
+    found = sensitivity({0.0: [0.3], 0.5: [0.4], 0.9: [0.6]}, mode="min", within=0.1)
+    assert (found.best, found.best_at_edge, found.good_at_edge) == (0.0, False, False)
+    assert sensitivity({0.0: [0.3]}, mode="min").best_at_edge
+
+
 def test_sensitivity_of_negative_values_still_calls_the_best_good():
     found = sensitivity({0.1: [-2.0], 1.0: [-1.95], 10.0: [-1.0]}, mode="min")
     assert (found.best, found.good_from, found.good_to) == (0.1, 0.1, 1.0)

@@ -99,6 +99,9 @@ def draw_curves(
     if not drawn:
         return None
     log_x, log_y = _logs(scale, metric, drawn)
+    if log_x:
+        drawn = [(group, [_after_start(one) for one in found]) for group, found in drawn]
+    along = X_LABELS[x] + (", logarithmic" if log_x else "")
     several = len(drawn) > OVERLAID if multiples is None else multiples and len(drawn) > 1
     shown = drawn[:PANELS] if several else drawn
     columns = min(math.ceil(math.sqrt(len(shown))), 4) if several else 1
@@ -111,14 +114,14 @@ def draw_curves(
         _set_limits(axes[0], drawn, metric, log_x=log_x, log_y=log_y)
         if several:
             _draw_panels(axes, shown, look, centre, band, seeds, columns)
-            figure.supxlabel(X_LABELS[x], fontsize=look.font)
+            figure.supxlabel(along, fontsize=look.font)
             figure.supylabel(LABELS.get(metric, metric), fontsize=look.font)
         else:
             handles = [
                 _draw_group(axes[0], group, found, line_for(i, look), centre, band, seeds=seeds)
                 for i, (group, found) in enumerate(shown)
             ]
-            axes[0].set_xlabel(X_LABELS[x] + (", logarithmic" if log_x else ""))
+            axes[0].set_xlabel(along)
             axes[0].set_ylabel(LABELS.get(metric, metric))
             legend(figure, handles, [_label(group) for group, _ in shown], look)
     return figure
@@ -192,6 +195,12 @@ def _curve(entry: Entry, metric: str, x: Axis) -> _Series | None:
     return _Series(cells[:, 0], values, run.status["status"] == "diverged")
 
 
+def _after_start(one: _Series) -> _Series:
+    """Return a curve without its place 0, which no log axis has: a line from there would look flat."""
+    there = one.x > 0
+    return _Series(one.x[there], one.y[there], one.diverged) if there.any() else one
+
+
 def _logs(
     scale: Scale | None, metric: str, drawn: Sequence[tuple[Group, list[_Series]]]
 ) -> tuple[bool, bool]:
@@ -226,8 +235,10 @@ def _draw_panels(
         one.set_title(textwrap.fill(_label(group), max(wide, 12)), fontsize=0.8 * look.font)
         if one.get_xscale() == "linear":
             one.locator_params(axis="x", nbins=4)
-    for one in axes[len(drawn) :]:
+    for place, one in enumerate(axes[len(drawn) :], start=len(drawn)):
         one.set_visible(False)
+        # The panel above an empty place is the lowest of its column, and carries the numbers.
+        axes[place - columns].tick_params(labelbottom=True)
 
 
 def _draw_group(

@@ -126,7 +126,8 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], look: 
     while columns > 1:
         rows = -(-len(labels) // columns)
         widest = [max(map(len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
-        if sum((0.56 * width + 5) * look.font for width in widest) < 72 * figure.get_figwidth():
+        # A character is about 0.6 of the font's size wide; handle and gaps take 5.5 of it.
+        if sum((0.6 * width + 5.5) * look.font for width in widest) < 72 * figure.get_figwidth():
             break
         columns -= 1
     rows = -(-len(labels) // columns)

@@ -212,7 +212,11 @@ def sensitivity_lines(found: Mapping[str, Sensitivity], key: str) -> list[str]:
         if one.best is None or one.good_from is None or one.good_to is None:
             lines.append(f"{head}every {label} had runs that diverged")
             continue
-        width = "" if one.width_decades is None else f" ({one.width_decades:.2g} decades wide)"
+        width = (
+            ""
+            if one.width_decades is None
+            else f" ({one.width_decades:.2g} decade{'s' * (one.width_decades != 1)} wide)"
+        )
         said = (
             f"{head}best {label}={format_value(one.best)}; within {100 * one.within:.3g} % of it from "
             f"{format_value(one.good_from)} to {format_value(one.good_to)}{width}; "

@@ -32,7 +32,10 @@ def draw_sensitivity(
     """Draw the mean result against a swept key: intervals, good range, and settings that diverged."""
     factor = 100 if metric.endswith("accuracy") else 1
     settings_ = sorted({value for one in found.values() for value in one.settings})
-    log_x = settings_[0] > 0 and settings_[-1] / settings_[0] >= 10
+    above = [value for value in settings_ if value > 0]
+    log_x = settings_[0] >= 0 and bool(above) and above[-1] / above[0] >= 10
+    # A log axis has no 0: where the key was swept from 0 on, it stands a decade left of the rest.
+    zero = above[0] / 10 if log_x and settings_[0] == 0 else 0.0
     means = [m for one in found.values() for m in one.mean if m is not None]
     log_y = not metric.endswith("accuracy") and bool(means) and min(means) > 0
     with settings(look):
@@ -42,7 +45,11 @@ def draw_sensitivity(
         heading = f"{common_title(groups)}\n{' · '.join(parts)}"
         figure, (axes,) = new_figure(heading, look)
         if log_x:
-            scale_x(axes, settings_[0] / 1.4, settings_[-1] * 1.4, log=True)
+            scale_x(axes, (zero or above[0]) / 1.4, above[-1] * 1.4, log=True)
+            if zero:
+                ticks = [tick for tick in axes.get_xticks() if above[0] / 1.4 <= tick <= above[-1] * 1.4]
+                axes.set_xticks([zero, *ticks], ["0", *map(format_number, ticks)])
+                axes.set_xticks([], minor=True)
         else:
             pad = 0.05 * (settings_[-1] - settings_[0]) or 1.0
             scale_x(axes, settings_[0] - pad, settings_[-1] + pad, log=False)
@@ -61,17 +68,17 @@ def draw_sensitivity(
         scale_y(axes, *shown, log=log_y)
         handles = []
         for place, one in enumerate(found.values()):
-            handles.append(_draw_family(axes, one, place, factor, look))
-        axes.set_xlabel(key + (", logarithmic" if log_x else ""))
+            handles.append(_draw_family(axes, one, place, factor, look, zero))
+        axes.set_xlabel(key + (", logarithmic" if log_x else "") + (" but for 0" if zero else ""))
         axes.set_ylabel(metric.replace("_", " ") + (" (%)" if factor == 100 else ""))
         legend(figure, handles, [name or "all" for name in found], look)
     return figure
 
 
-def _draw_family(axes: Any, one: Sensitivity, place: int, factor: float, look: Look) -> Any:
+def _draw_family(axes: Any, one: Sensitivity, place: int, factor: float, look: Look, zero: float) -> Any:
     line = line_for(place, look)
     low_edge, high_edge = axes.get_ylim()
-    x = np.array(one.settings)
+    x = np.array([value or zero for value in one.settings])
     y = np.array([math.nan if m is None else factor * m for m in one.mean])
     low = np.array([math.nan if v is None else factor * v for v in one.low])
     high = np.array([math.nan if v is None else factor * v for v in one.high])
@@ -90,8 +97,8 @@ def _draw_family(axes: Any, one: Sensitivity, place: int, factor: float, look: L
         )  # fmt: skip
     if one.good_from is not None and one.good_to is not None:
         axes.plot(
-            [one.good_from, one.good_to], [0.012 + 0.02 * place] * 2, color=line.colour, linewidth=5,
-            solid_capstyle="butt", alpha=0.7, transform=axes.get_xaxis_transform(),
+            [one.good_from or zero, one.good_to or zero], [0.012 + 0.02 * place] * 2,
+            color=line.colour, linewidth=5, solid_capstyle="butt", alpha=0.7, transform=axes.get_xaxis_transform(),
         )  # fmt: skip
     if one.best_at_edge and one.best is not None:
         best = one.settings.index(one.best)

@@ -23,7 +23,8 @@ class Sensitivity:
         n: runs.
         diverged: runs whose value was NaN or infinite.
         best: the setting with the best mean, the smallest of equals; None when every setting diverged.
-        best_at_edge: the best is the first or last setting, so a better one may lie outside.
+        best_at_edge: the best is the first or last setting, so a better one may lie outside; a lowest setting
+            of 0 is no edge, since rates, decays and the like go no lower.
         good_from, good_to: ends of the unbroken range of settings around the best whose means are within
             `within` of the best one's; None when every setting diverged.
         good_at_edge: that range touches the first or last setting, so it may be wider.
@@ -114,7 +115,7 @@ def sensitivity(
             first -= 1
         while last + 1 < len(good) and good[last + 1]:
             last += 1
-    edges = (0, len(settings) - 1)
+    edges = (-1 if settings[0] == 0 else 0, len(settings) - 1)
     width = None
     if first is not None and last is not None and settings[0] > 0:
         width = math.log10(settings[last] / settings[first])
