@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command import optlab, train, write_tiny
+from command import TINY, optlab, train, write_tiny
+from forks import Forks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from same_run import differences
@@ -195,6 +196,47 @@ def test_fuzzed_run_files(
     content = damaged((run / name).read_bytes(), position, piece, cut)
     survives(lambda path: rundir.load_run(path.parent), tmp_path / "copy" / name, content)
     rundir.read_environment(tmp_path / "copy")
+
+
+def laughs(levels: int) -> str:
+    rows = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, levels)]
+    return "".join(["a0: &a0 [ha]\n", *rows])
+
+
+BOMBS = {
+    "billion laughs": (laughs(12), "aliases expanded"),
+    "merged mappings": (
+        "m0: &m0 {a: 1}\n" + "".join(f"m{i}: &m{i} {{<<: [*m{i - 1}, *m{i - 1}]}}\n" for i in range(1, 40)),
+        "aliases expanded",
+    ),
+    "gigantic": ("#" * (64 << 20), "larger than 1 MiB"),
+    "NUL": (TINY + "x: \0", "NUL"),
+    "a tag": (TINY + "x: !!python/object/apply:os.system [ls]", "unknown tag"),
+    "deep lists": ("a: " + "[" * 500_000, "deep"),
+    "deep mappings": ("{a: " * 200_000, "deep"),
+    "duplicate key": (TINY + "name: again\n", "stands here and in line 1"),
+    "unknown keys": (TINY + "".join(f"k{i}: 1\n" for i in range(9_000)), "8,900 more problems"),
+    "a long key": (TINY + "? " + "k" * 1_000_000 + "\n: 1\n", "more than 5,000 characters"),
+    "augmentations": (
+        TINY.replace("  limit", f"  augment: [{'cutout, ' * 9_000}]\n  limit"),
+        "100 components",
+    ),
+    "layers": (TINY.replace("[16]", f"[{'1, ' * 19_000}]"), "at most 1000 values"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_hostile_config_is_refused_in_bounded_time_and_memory(
+    forks: Forks, tmp_path: Path, name: str
+) -> None:
+    text, words = BOMBS[name]
+    write_tiny(tmp_path, text)
+    ended = forks.run(tmp_path, "train", "tiny.yaml", most_seconds=5, most_bytes=200 << 20)
+    assert ended.code == 2, ended
+    assert words in ended.err
+    assert ended.err.startswith("error: ")
+    assert len(ended.err) < 50_000
+    assert not (tmp_path / "runs").exists()
 
 
 def npz(folder: Path) -> bytes:
