@@ -38,7 +38,6 @@ from trainer.data.batches import Batches, eval_batches
 from trainer.data.dataset import Dataset, Splits, data_root, split_dataset
 from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
 from trainer.device import PRECISIONS, Clock, autocast, default_threads, resolve_device
-from trainer.engines.compiled import PAYS_AFTER_STEPS, CompiledEngine, compiler
 from trainer.engines.eager import EagerEngine
 from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
 from trainer.experiment import Experiment, Plan
@@ -134,8 +133,7 @@ def build_experiment(
     scaler = GradScaler(device.type) if PRECISIONS[config.train.precision] is torch.float16 else None
     make_autocast = partial(autocast, device, config.train.precision)
     engine_name = _engine_name(config, device, plan)
-    make_engine = CompiledEngine if engine_name == "compiled" else EagerEngine
-    engine = make_engine(
+    engine = _engine_class(engine_name)(
         model,
         loss,
         list(optimizers.values()),
@@ -525,9 +523,19 @@ def _engine_name(config: Config, device: torch.device, plan: Plan) -> str:
     """Return `eager` or `compiled`: what `auto` means for this run on this machine."""
     if config.train.engine != "auto":
         return config.train.engine
+    from trainer.engines.compiled import PAYS_AFTER_STEPS, compiler
+
     pays = plan.steps is not None and plan.steps >= PAYS_AFTER_STEPS
     possible = device.type == "cpu" and config.train.precision != "float16" and compiler() is not None
     return "compiled" if pays and possible else "eager"
+
+
+def _engine_class(name: str) -> type[EagerEngine]:
+    if name == "eager":
+        return EagerEngine
+    from trainer.engines.compiled import CompiledEngine  # what it needs of torch takes time to import
+
+    return CompiledEngine
 
 
 def _resolved(

@@ -25,7 +25,6 @@ from trainer.config.structure import Config
 from trainer.data.batches import Batch, Batches
 from trainer.data.dataset import Splits
 from trainer.device import Clock
-from trainer.engines.compiled import CompiledEngine
 from trainer.engines.eager import EagerEngine, StepOutput
 from trainer.losses import Loss
 from trainer.metrics import RunningMean, evaluate_split
@@ -136,7 +135,7 @@ class Experiment:
         Returns:
             What came of it, for the log; None when there was nothing to do.
         """
-        if not isinstance(self.engine, CompiledEngine) or self.compile_seconds is not None:
+        if not self.engine.compiles or self.compile_seconds is not None:
             return None
         began = time.perf_counter()
         reason = self.engine.compile(list(islice(self._steps_of(0, 0), _STEPS_TO_CHECK)))
@@ -147,7 +146,7 @@ class Experiment:
 
     def is_compiled(self) -> bool:
         """Return whether the steps run compiled."""
-        return isinstance(self.engine, CompiledEngine) and self.engine.ready
+        return self.engine.ready
 
     def finished(self) -> bool:
         """Return whether the run's length is reached, or someone asked it to stop."""

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from trainer.losses import Loss, accuracy_count
 
-# Outputs kept before their right answers are counted: argmax over 64 small batches at once costs a tenth of
-# 64 calls, and a count of integers is the same however it is split.
+# Steps kept before their losses become one tensor and their right answers are counted: argmax over 64 small
+# batches at once costs a tenth of 64 calls, and a count of integers is the same however it is split. Nor does
+# Python's garbage collector have to walk over every loss of a long epoch again and again.
 _PENDING_STEPS = 64
 
 
@@ -32,8 +33,9 @@ class RunningMean:
 
     def reset(self) -> None:
         """Forget everything added so far."""
-        self._losses: list[Tensor] = []
+        self._losses: list[Tensor] = []  # each of many steps
         self._samples: list[int] = []
+        self._pending_losses: list[Tensor] = []
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._right: Tensor | int = 0
 
@@ -48,13 +50,16 @@ class RunningMean:
             samples += targets.shape[0]  # len() of a tensor takes twice as long
             if self._classes:
                 self._pending.append((output, targets))
-        self._losses.append(loss)
+        self._pending_losses.append(loss)
         self._samples.append(samples)
-        if len(self._pending) >= _PENDING_STEPS:
-            self._count_pending()
+        if len(self._pending_losses) >= _PENDING_STEPS:
+            self._settle()
         return samples
 
-    def _count_pending(self) -> None:
+    def _settle(self) -> None:
+        if self._pending_losses:
+            self._losses.append(torch.stack(self._pending_losses))
+            self._pending_losses.clear()
         if self._pending:
             outputs, targets = zip(*self._pending, strict=True)
             self._right = self._right + accuracy_count(torch.cat(outputs), torch.cat(targets))
@@ -62,27 +67,27 @@ class RunningMean:
 
     def values(self) -> dict[str, float | None]:
         """Return `train_loss` and, with classes, `train_accuracy` in [0, 1]; None when nothing was added."""
-        self._count_pending()
+        self._settle()
         seen = sum(self._samples)
         values: dict[str, float | None] = {"train_loss": None}
         if self._classes:
             values["train_accuracy"] = int(self._right) / seen if seen else None
         if seen:
             weights = torch.tensor(self._samples, dtype=torch.float64)
-            losses = torch.stack(self._losses).cpu().double()
+            losses = torch.cat(self._losses).cpu().double()
             values["train_loss"] = float((losses * weights).sum() / seen)
         return values
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was added, as plain tensors and numbers."""
-        self._count_pending()
-        losses = torch.stack(self._losses).cpu() if self._losses else torch.empty(0)
+        self._settle()
+        losses = torch.cat(self._losses).cpu() if self._losses else torch.empty(0)
         return {"losses": losses, "samples": torch.tensor(self._samples), "right": int(self._right)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
         self.reset()
-        self._losses = list(state["losses"].unbind())
+        self._losses = [state["losses"]]
         self._samples = state["samples"].tolist()
         self._right = state["right"]
 

@@ -23,6 +23,7 @@ from trainer import rundir
 from trainer.anomaly import find_anomaly
 from trainer.config.load import dump
 from trainer.console import TrainingProgress
+from trainer.device import sparing_collector
 from trainer.environment import environment
 from trainer.errors import OptlabError, StorageError
 from trainer.experiment import Experiment
@@ -86,7 +87,8 @@ def run(
                 recorder.open(stack)
                 if words := experiment.compile():
                     log.note(words)
-                outcome = _follow(experiment, recorder, log, progress, judge)
+                with sparing_collector():
+                    outcome = _follow(experiment, recorder, log, progress, judge)
                 if outcome == "interrupted":
                     message = f"{signal.Signals(received[0]).name} after step {experiment.progress.step}"
                 else:

@@ -16,18 +16,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.func import functional_call
 from torch.optim import SGD, Optimizer
 from torch.optim.sgd import sgd
 
 from trainer.engines.eager import EagerEngine, MicroBatch, StepOutput
+from trainer.engines.products import decompositions
 
 PAYS_AFTER_STEPS = 50_000
 """Planned steps from which compiling (2 to 20 s) saves more than it costs for small networks on a CPU."""
 
-_MANY_PRODUCTS = 2**20  # multiplications from which oneDNN's product outruns the call to it
-_OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1}
+_FOR_ONE_THREAD = 2**20  # multiplications of a step up to which a second thread is only waited for
+_OPTIONS: dict[str, Any] = {
+    "fallback_random": True,
+    "compile_threads": 1,
+    "cpp.min_chunk_size": 2**16,  # of a loop, per thread: waking another for less takes longer
+}
 
 Program = Callable[[list[Any]], Sequence[Tensor]]
 
@@ -43,8 +48,9 @@ class CompiledEngine(EagerEngine):
     Attributes:
         whole_step: whether the optimizer's update is part of the program (SGD); otherwise the program ends
             at the gradients and the optimizers step as ever.
-        ready: whether `compile` has succeeded.
     """
+
+    compiles = True
 
     def __init__(self, *args: Any, **options: Any) -> None:
         """Take what `EagerEngine` takes."""
@@ -63,7 +69,7 @@ class CompiledEngine(EagerEngine):
 
     @property
     def ready(self) -> bool:
-        """Whether steps run compiled."""
+        """Whether steps run compiled: `compile` has succeeded."""
         return self._program is not None
 
     def compile(self, steps: Sequence[Sequence[MicroBatch]]) -> str | None:
@@ -175,11 +181,12 @@ class CompiledEngine(EagerEngine):
         from torch._inductor.compile_fx import compile_fx
         from torch.fx.experimental.proxy_tensor import make_fx
 
+        multiplications = inputs.shape[0] * sum(p.numel() for p in self._named.values())
+        options = _OPTIONS | ({"cpp.threads": 1} if multiplications < _FOR_ONE_THREAD else {})
         body = self._whole if self.whole_step else self._gradients_of
-        graph = make_fx(body, tracing_mode="fake")(*arguments)
-        _use_onednn(graph)
+        graph = make_fx(body, decomposition_table=decompositions(), tracing_mode="fake")(*arguments)
         with torch.no_grad():
-            program: Any = compile_fx(graph, arguments, config_patches=_OPTIONS)
+            program: Any = compile_fx(graph, arguments, config_patches=options)
         program = getattr(
             program, "_torchdynamo_orig_callable", program
         )  # past a wrapper that does nothing here
@@ -331,54 +338,3 @@ def _optimizer_state(optimizer: Optimizer) -> tuple[dict[Any, Any], list[dict[st
         for group in optimizer.param_groups
     ]
     return state, groups
-
-
-# ---- matrix products
-#
-# torch's float32 products on CPUs go to MKL, which takes a half-speed path on AMD; oneDNN's linear computes
-# the same in the same precision. Inductor knows that operation for constant weights alone, hence one of ours.
-
-_torch: Any = torch  # these parts of it have no types
-_library = _torch.library.Library("optlab", "DEF")
-_library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
-    return product
-
-
-def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty((x.shape[0], weight.shape[0]))
-
-
-_library.impl("linear", _linear, "CPU")
-torch.library.register_fake("optlab::linear", _linear_shape, lib=_library)
-
-
-def _use_onednn(graph: fx.GraphModule) -> None:
-    """Let oneDNN compute the large float32 products of a traced graph."""
-    if not _torch.backends.mkldnn.is_available():
-        return
-    aten = torch.ops.aten
-    for node in list(graph.graph.nodes):
-        if node.target is aten.mm.default:
-            bias, (left, right) = None, node.args
-        elif node.target is aten.addmm.default and not node.kwargs:
-            bias, left, right = node.args
-        else:
-            continue
-        a, b = left.meta["val"], right.meta["val"]
-        fits = bias is None or bias.meta["val"].ndim == 1
-        if not fits or a.dtype is not torch.float32 or min(*a.shape, *b.shape) < 8:
-            continue
-        if a.shape[0] * a.shape[1] * b.shape[1] < _MANY_PRODUCTS:
-            continue
-        with graph.graph.inserting_before(node):
-            weight = graph.graph.call_function(aten.t.default, (right,))
-            weight.meta["val"] = b.t()
-            product = graph.graph.call_function(torch.ops.optlab.linear.default, (left, weight, bias))
-            product.meta = dict(node.meta)
-        node.replace_all_uses_with(product)
-        graph.graph.erase_node(node)
-    graph.recompile()

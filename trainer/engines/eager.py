@@ -50,7 +50,12 @@ class EagerEngine:
         penalty: () -> a 0-d tensor added to the loss, or None.
         clip_grad_norm, clip_grad_value: largest total norm / element of the gradient, or None.
         zero_grad: False lets the gradients add up over all steps.
+
+    Attributes:
+        compiles: whether `compile` does anything: not here, in a subclass.
     """
+
+    compiles = False
 
     def __init__(
         self,
@@ -78,6 +83,15 @@ class EagerEngine:
         self.clip_grad_value = clip_grad_value
         self.zero_grad = zero_grad
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+
+    @property
+    def ready(self) -> bool:
+        """Whether steps run compiled."""
+        return False
+
+    def compile(self, steps: Sequence[Sequence[MicroBatch]]) -> str | None:
+        """Prepare for steps like these; return why they will run eager, None when they will run compiled."""
+        raise NotImplementedError("the eager engine has nothing to compile")
 
     def step(self, batches: Sequence[MicroBatch], *, measure: bool = False) -> StepOutput:
         """Update the parameters once from the mean gradient over all samples of `batches`.
