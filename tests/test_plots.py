@@ -286,6 +286,13 @@ def test_smoothing_a_straight_line_changes_nothing_up_to_its_end() -> None:
     assert shown[:295].all()
 
 
+@pytest.mark.parametrize("count", [13, 47, 59, 60, 200])
+def test_smoothing_does_not_end_in_the_noise_of_the_last_point(count: int) -> None:
+    values = np.ones(count)
+    values[-1] = 100
+    assert np.isnan(smooth(values)[-1])
+
+
 def test_smoothing_is_the_centred_mean_in_the_middle() -> None:
     values = np.random.default_rng(0).normal(size=300)
     assert smooth(values)[150] == pytest.approx(values[140:161].mean())
@@ -300,7 +307,7 @@ def test_smoothing_is_not_spoilt_beyond_its_window_by_a_huge_value() -> None:
 def test_smoothing_leaves_gaps_where_there_is_no_number() -> None:
     values = np.array([1.0, 2.0, 3.0, np.nan, np.inf, 5.0])
     result = smooth(values)
-    assert np.isfinite(result).tolist() == [True, True, True, False, False, True]
+    assert np.isfinite(result).tolist() == [True, True, False, False, False, True]
 
 
 # Words and numbers

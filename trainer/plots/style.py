@@ -206,6 +206,6 @@ def smooth(values: Array) -> Array:
             result[start + full.start : start + full.stop] = np.convolve(stretch, window, mode="valid")
         for i in range(last + 1):
             reach = min(i, last - i)
-            if i not in full and (i < half or reach >= half // 2):
+            if i not in full and (i < half or reach >= max(half // 2, 1)):
                 result[start + i] = stretch[i - reach : i + reach + 1].mean()
     return result
