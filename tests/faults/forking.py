@@ -74,8 +74,10 @@ class Marks:
         return marked
 
 
-def instrument(marks: Path, strike: dict[str, Any] | None, slow: float, slow_from: int) -> None:
-    """Put marks around what a run does, and a kill where it is wanted."""
+def instrument(
+    marks: Path, strike: dict[str, Any] | None, slow: float, slow_from: int, hold_at: int | None
+) -> None:
+    """Put marks around what a run does, and a kill or a wait where it is wanted."""
     from trainer import checkpoint, rundir
     from trainer.engines.eager import EagerEngine
     from trainer.experiment import Experiment
@@ -97,6 +99,8 @@ def instrument(marks: Path, strike: dict[str, Any] | None, slow: float, slow_fro
         nonlocal steps
         steps += 1
         mark.bytes[6:8] = (steps % 2**16).to_bytes(2, "little")
+        while steps == hold_at and not Path("go").exists():
+            time.sleep(0.01)
         if slow and steps >= slow_from:
             time.sleep(slow)
         return step(*args, **kwargs)
@@ -122,7 +126,9 @@ def child(request: dict[str, Any]) -> None:
     for name, number in (("out", 1), ("err", 2)):
         descriptor = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, number)
-    instrument(Path(request["marks"]), request["strike"], request["slow"], request["slow_from"])
+    instrument(
+        Path(request["marks"]), request["strike"], request["slow"], request["slow_from"], request["hold_at"]
+    )
     sys.argv = ["optlab", *request["arguments"]]
     from trainer import cli
 

@@ -71,6 +71,7 @@ class Forks:
         strike: tuple[str, int] | None = None,
         slow: float = 0.0,
         slow_from: int = 1,
+        hold_at: int | None = None,
         most_seconds: int | None = None,
         most_bytes: int | None = None,
     ) -> Ended:
@@ -79,9 +80,10 @@ class Forks:
         Args:
             kill_at: SIGKILL after so many things done, and that fraction of a thing (a millisecond).
             signal_at_step: (step, signal): send it when that training step has begun.
-            again_after: seconds after which it is sent again.
+            again_after: seconds after which it is sent again, and again where a busy machine merged the two.
             strike: (phase, count): the process kills itself when it enters that phase for that time.
             slow: seconds that every training step takes, from step `slow_from` on.
+            hold_at: training step that waits until there is a file `go` in the folder.
             most_seconds: processor time after which it is killed.
             most_bytes: memory, on top of what it begins with, beyond which it is killed.
         """
@@ -96,6 +98,7 @@ class Forks:
             "strike": {"phase": strike[0], "count": strike[1]} if strike else None,
             "slow": slow,
             "slow_from": slow_from,
+            "hold_at": hold_at,
             "most_seconds": most_seconds,
             "most_bytes": most_bytes,
         }
@@ -108,10 +111,11 @@ class Forks:
             self._send(pid, marks, slice(2, 6), kill_at, signal.SIGKILL)
         if signal_at_step is not None:
             self._send(pid, marks, slice(6, 8), *signal_at_step)
-            if again_after is not None:
-                time.sleep(again_after)
+            pause = again_after
+            while pause is not None and not self._ended_within(pause):
                 with suppress(ProcessLookupError):  # the test then says what became of it
                     os.kill(pid, signal_at_step[1])
+                pause = 3.0
         status, cpu_seconds, memory = self._line().split()
         main, thread, *count = marks.read_bytes()[:6]
         phase = PHASES[thread or main]
@@ -129,11 +133,14 @@ class Forks:
             int(memory),
         )
 
-    def _send(self, pid: int, marks: Path, counter: slice, at: float, number: int) -> None:
+    def _ended_within(self, seconds: float) -> bool:
         assert self._server.stdout is not None
+        return bool(select.select([self._server.stdout], [], [], seconds)[0])
+
+    def _send(self, pid: int, marks: Path, counter: slice, at: float, number: int) -> None:
         while int.from_bytes(marks.read_bytes()[counter], "little") < int(at):
-            if select.select([self._server.stdout], [], [], 0.0002)[0]:
-                return  # it ended
+            if self._ended_within(0.0002):
+                return
         time.sleep(at % 1 / 1000)
         with suppress(ProcessLookupError):
             os.kill(pid, number)

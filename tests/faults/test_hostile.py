@@ -261,6 +261,14 @@ def test_fuzzed_npz(tmp_path: Path, position: int, piece: bytes, cut: bool) -> N
     survives(read, tmp_path / "data.npz", damaged(content, position, piece, cut))
 
 
+def test_an_npz_that_swells_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.data.npz._SWOLLEN_BYTES", 1 << 20)
+    arrays = {"x_train": np.zeros((4, 1024, 1024), np.uint8), "x_test": np.zeros((1, 1024, 1024), np.uint8)}
+    np.savez_compressed(tmp_path / "bomb.npz", **arrays, y_train=np.arange(4), y_test=np.arange(1))
+    with pytest.raises(OptlabError, match=r"x_train\.npy swells from"):
+        catalog.DATASETS["npz"](path=tmp_path / "bomb.npz")
+
+
 HUGE = ["1000000000000000000", "9223372036854775808", "1" + "0" * 40, "-1"]
 SIZES = [
     "data.batch_size", "data.limit", "data.pad", "data.resize", "data.val_size", "model.hidden",

@@ -20,24 +20,31 @@ def test_reading_while_training(forks: Forks, tmp_path: Path) -> None:
     assert optlab("train", config, "optimizer.lr=0.2", *OPTIONS, runs / "other").code == 0
     counts, seen = {"running": 0, "completed": 0}, []
     with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(forks.run, tmp_path, "train", config, *OPTIONS, runs / "read", slow=0.1)
-        while not (finished := training.done()) or counts["completed"] == 0:
-            if rundir.read_status(runs / "read") is None:  # it has not begun
-                assert not finished, training.result().err
-                continue
-            found = load_run(runs / "read")
-            counts[str(found.status["status"])] += 1
-            assert len({len(cells) for cells in found.steps.values()}) <= 1
-            seen.append(found.steps.get("loss", []))
-            commands: list[list[str | Path]] = [
-                ["runs", runs, "--json"],
-                ["compare", runs / "other", runs / "read"],
-            ]
-            if len(seen) % 8 == 4 or finished:  # drawing takes long
-                commands.append(["plot", runs / "read"])
-            for command in commands:
-                done = optlab(*command)
-                assert done.code == 0, done.err
+        training = pool.submit(
+            forks.run, tmp_path, "train", config, *OPTIONS, runs / "read", slow=0.02, hold_at=15
+        )
+        try:
+            while not (finished := training.done()) or counts["completed"] == 0:
+                if rundir.read_status(runs / "read") is None:  # it has not begun
+                    assert not finished, training.result().err
+                    continue
+                found = load_run(runs / "read")
+                counts[str(found.status["status"])] += 1
+                assert len({len(cells) for cells in found.steps.values()}) <= 1
+                seen.append(found.steps.get("loss", []))
+                commands: list[list[str | Path]] = [
+                    ["runs", runs, "--json"],
+                    ["compare", runs / "other", runs / "read"],
+                ]
+                if len(seen) == 2:  # drawing takes long
+                    commands.append(["plot", runs / "read"])
+                for command in commands:
+                    done = optlab(*command)
+                    assert done.code == 0, done.err
+                if counts["running"] == 3:  # so long it waits in the middle
+                    (tmp_path / "go").touch()
+        finally:  # it does not wait for a test that failed
+            (tmp_path / "go").touch()
     assert training.result().code == 0, training.result().err
     assert counts["running"] >= 3
     for losses in seen:  # what was there stays, and rows come whole and in order

@@ -22,6 +22,9 @@ _CHANNELS = (1, 3, 4)
 
 Layout = Literal["auto", "nhwc", "nchw"]
 
+# Deflate packs zeros 1,030 to 1, and images or labels hardly ever 100 to 1.
+_SWOLLEN_RATIO, _SWOLLEN_BYTES = 500, 1 << 30
+
 
 def npz(*, path: str | Path, layout: Layout = "auto") -> Dataset:
     """Return the arrays of one .npz file as a data set; a compressed file is unpacked once, into the cache.
@@ -94,6 +97,14 @@ def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
                     fix=f"it has {', '.join(sorted(name.removesuffix('.npy') for name in names)) or 'none'}; "
                     "write it with np.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)",
                 )
+            for entry in archive.infolist():
+                if entry.file_size > max(_SWOLLEN_BYTES, _SWOLLEN_RATIO * entry.compress_size):
+                    raise DataError(
+                        f"{entry.filename} swells from {entry.compress_size:,} bytes to {entry.file_size:,}",
+                        where=str(file),
+                        expected="data, which does not compress so well",
+                        fix="write it with np.savez if it is what you mean",
+                    )
             declared = sum(_declared_bytes(archive, file, key) for key in KEYS)
             memory = memory_bytes()
             if declared > memory:
