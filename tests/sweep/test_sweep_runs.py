@@ -358,7 +358,7 @@ def alive(pid: int) -> bool:
 
 def test_a_sweep_goes_on_after_ctrl_c_and_after_its_process_was_killed(tmp_path: Path) -> None:
     """Interrupted politely, then killed, then carried out: the runs equal those that were left in peace."""
-    file = write(tmp_path, SLOW, BASE.replace("epochs: 2", "epochs: 200"))
+    file = write(tmp_path, SLOW, BASE.replace("epochs: 2", "epochs: 150"))
     runs = tmp_path / "runs"
     process = started(file, runs, "runs/s/sgd/*/checkpoints/last.pt", 2)
     table = optlab("runs", runs / "s").out
