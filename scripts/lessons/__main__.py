@@ -9,7 +9,7 @@ from pathlib import Path
 
 import readme
 from figures import draw_lesson
-from table import LESSONS, Lesson
+from table import LESSONS, Lesson, changed_by_quick
 from training import Done, job_of, train_all
 
 from trainer import rundir
@@ -115,7 +115,7 @@ def draw(lesson: Lesson, done: list[Done], figures: Path, *, quick: bool) -> Pat
     try:
         folders = {run.label: mine[run.label].folder for run in lesson.runs}
         runs = {label: rundir.load_run(folder) for label, folder in folders.items() if folder}
-        draw_lesson(lesson, runs, path, note=lesson.quick_note if quick else "")
+        draw_lesson(lesson, runs, path, note=changed_by_quick(lesson) if quick else "")
     except OptlabError as error:
         print(f"no figure for lesson {lesson.number}: {error}", file=sys.stderr)
         return None

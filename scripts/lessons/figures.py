@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def draw_lesson(lesson: Lesson, runs: Runs, path: Path, *, note: str = "") -> No
         lesson: what it shows.
         runs: its runs by label, all of them.
         path: the file to write, in place.
-        note: said below the title.
+        note: said below the title, in as many lines as it takes; empty = nothing.
     """
     columns = min(lesson.columns, len(lesson.panels))
     rows = -(-len(lesson.panels) // columns)
@@ -43,13 +44,18 @@ def draw_lesson(lesson: Lesson, runs: Runs, path: Path, *, note: str = "") -> No
     with settings():
         figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
         FigureCanvasAgg(figure)
-        figure.suptitle(f"{lesson.title}\n{_subtitle(list(runs.values()), note)}")
+        said = textwrap.fill(note, int(72 * width / 6.3))
+        figure.suptitle("\n".join(filter(None, [lesson.title, _subtitle(list(runs.values())), said])))
+        again = {
+            run.label: [other.label for other in lesson.runs if other.repeats == run.label]
+            for run in lesson.runs
+        }
         looks = {run.label: LINES[i % len(LINES)] for i, run in enumerate(lesson.runs)}
         for axes, panel in zip(
             figure.subplots(rows, columns, squeeze=False).flat, lesson.panels, strict=False
         ):
             axes.set_title(panel.title)
-            _draw(axes, panel, runs, looks)
+            _draw(axes, panel, runs, looks, again)
         _legend(figure)
     drawing = Image.open(io.BytesIO(render(figure, "png"))).convert("RGB")
     content = io.BytesIO()
@@ -57,14 +63,14 @@ def draw_lesson(lesson: Lesson, runs: Runs, path: Path, *, note: str = "") -> No
     rundir.write_atomically(path, content.getvalue())
 
 
-def _subtitle(runs: Sequence[rundir.Run], note: str) -> str:
+def _subtitle(runs: Sequence[rundir.Run]) -> str:
     """Say what all runs have in common: network, data and seed (one seed shows a mechanism, no ranking)."""
     around = json.loads((runs[0].path / rundir.ENVIRONMENT).read_text(encoding="utf-8"))
     shape, outputs = around["data"]["input_shape"], around["data"]["num_classes"]
     models = {
         run_title(run.config, inputs=int(np.prod(shape)), outputs=outputs).split(" · ")[0] for run in runs
     }
-    return " · ".join([" and ".join(sorted(models)), *([note] if note else []), "one seed"])
+    return " · ".join([" and ".join(sorted(models)), "one seed"])
 
 
 def _legend(figure: Figure) -> None:
@@ -80,13 +86,15 @@ def _legend(figure: Figure) -> None:
         figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
 
 
-def _draw(axes: Axes, panel: Panel, runs: Runs, looks: Mapping[str, Line]) -> None:
+def _draw(
+    axes: Axes, panel: Panel, runs: Runs, looks: Mapping[str, Line], again: Mapping[str, Sequence[str]]
+) -> None:
     if isinstance(panel, Curves):
         _draw_curves(axes, panel, runs, looks)
     elif isinstance(panel, Difference):
         _draw_difference(axes, panel, runs, looks)
     elif isinstance(panel, StepTimes):
-        _draw_step_times(axes, panel, runs, looks)
+        _draw_step_times(axes, panel, runs, looks, again)
     elif isinstance(panel, TrainVal):
         _draw_train_val(axes, panel, runs)
     else:
@@ -203,21 +211,29 @@ def _draw_difference(axes: Axes, panel: Difference, runs: Runs, looks: Mapping[s
             label=label,
         )
     axes.set_yscale("log")
-    axes.set_ylim(1e-9 if zeros else 1e-8, 1e-2)
+    axes.set_ylim(1e-11 if zeros else 1e-8, 1e-2)
     axes.set_xlabel("training step")
     axes.set_ylabel("|difference of the losses|")
     format_axis(axes.xaxis, 0, float(step[-1]), log=False)
 
 
-def _draw_step_times(axes: Axes, panel: StepTimes, runs: Runs, looks: Mapping[str, Line]) -> None:
-    times = []
-    for label in panel.runs:
-        result = runs[label].result
-        assert result is not None, "a finished run has a result"
-        times.append(1000 * result.train_seconds / max(result.steps, 1))
-    bars = axes.bar(panel.runs, times, color=[looks[label].colour for label in panel.runs], width=0.6)
-    axes.bar_label(bars, fmt="%.2f", padding=2)
-    axes.set_ylim(0, 1.2 * max(times))
+def step_milliseconds(run: rundir.Run) -> float:
+    """Return the time of a finished run's mean step."""
+    assert run.result is not None, "a finished run has a result"
+    return 1000 * run.result.train_seconds / max(run.result.steps, 1)
+
+
+def _draw_step_times(
+    axes: Axes, panel: StepTimes, runs: Runs, looks: Mapping[str, Line], again: Mapping[str, Sequence[str]]
+) -> None:
+    found = [[step_milliseconds(runs[name]) for name in (label, *again[label])] for label in panel.runs]
+    middle = [float(np.median(times)) for times in found]
+    reach = [[m - min(t) for m, t in zip(middle, found, strict=True)],
+             [max(t) - m for m, t in zip(middle, found, strict=True)]]  # fmt: skip
+    bars = axes.bar(panel.runs, middle, color=[looks[label].colour for label in panel.runs], width=0.6)
+    axes.errorbar(panel.runs, middle, reach, fmt="none", ecolor="black", elinewidth=1, capsize=4)
+    axes.bar_label(bars, fmt="%.2f", label_type="center", color="white")
+    axes.set_ylim(0, 1.1 * max(map(max, found)))
     axes.grid(visible=False, axis="x")
     axes.set_ylabel("milliseconds per step")
 

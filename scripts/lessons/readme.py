@@ -24,7 +24,7 @@ Run it again after an interruption: what is finished is not trained again. `--on
 Every run here has one seed. That shows what an option does; it does not show which optimizer is better, which
 takes a tuned learning rate and several seeds for each.
 The pictures: MNIST; lesson 13 on 10,000 images of CIFAR-10 that went through JPEG. The times in lesson 14 are
-those of two busy cores: draw your own.
+those of one machine: draw your own, with nothing else running.
 """
 
 
@@ -41,8 +41,10 @@ def _row(lesson: Lesson) -> str:
 
 
 def _runs(lesson: Lesson) -> str:
-    commands = "\n".join(map(_command, lesson.runs))
-    return f"{lesson.number}. {_heading(lesson)}:\n\n```sh\n{commands}\n```"
+    commands = "\n".join(_command(run) for run in lesson.runs if not run.repeats)
+    again = sum(bool(run.repeats) for run in lesson.runs)
+    said = f" (the script trains {again} more, with other seeds, for the times)" if again else ""
+    return f"{lesson.number}. {_heading(lesson)}{said}:\n\n```sh\n{commands}\n```"
 
 
 def _heading(lesson: Lesson) -> str:

@@ -154,8 +154,19 @@ def test_the_command_draws_and_goes_on_where_it_stopped(
     command[3] = "14"
     assert lessons.main() == 0
     said = capsys.readouterr()
-    assert said.err.count("there already") == 4
+    assert said.err.count("there already") == len(lessons.LESSONS[13].runs) - 1
     assert said.out.split() == drawn[2:]
+
+
+def test_a_quick_figure_says_what_was_changed(lessons: ModuleType) -> None:
+    said = [lessons.changed_by_quick(lesson) for lesson in lessons.LESSONS]
+    for words, lesson in zip(said, lessons.LESSONS, strict=True):
+        for override in (*lesson.quick, *(text for run in lesson.runs for text in run.quick)):
+            key, _, value = override.partition("=")
+            assert key.startswith("log.") or f"{key.partition('.')[2]} {value}" in words
+    assert said[6] == (
+        "changed by --quick: epochs 20, lr 0.5; StepLR: step_size 8; set by hand: table {12: 0.01}"
+    )
 
 
 def test_a_failed_run_costs_its_figure_alone(

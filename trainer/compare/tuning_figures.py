@@ -97,8 +97,8 @@ def _draw_family(axes: Any, one: Sensitivity, place: int, factor: float, look: L
         )  # fmt: skip
     if one.good_from is not None and one.good_to is not None:
         axes.plot(
-            [one.good_from or zero, one.good_to or zero], [0.012 + 0.02 * place] * 2,
-            color=line.colour, linewidth=5, solid_capstyle="butt", alpha=0.7, transform=axes.get_xaxis_transform(),
+            [one.good_from or zero, one.good_to or zero], [0.012 + 0.02 * place] * 2, color=line.colour,
+            linewidth=5, solid_capstyle="butt", alpha=0.7, transform=axes.get_xaxis_transform(),
         )  # fmt: skip
     if one.best_at_edge and one.best is not None:
         best = one.settings.index(one.best)
