@@ -381,7 +381,7 @@ LESSONS = (
         "SGD at 0.01 without momentum creeps, since the gradients are small; Adam, whose steps do not depend "
         "on their size, does not, and by the end knows its 9,000 images by heart (training loss far below, "
         "accuracy no longer rising). The residual network, with momentum, warm-up and cosine decay, starts "
-        "slower, still climbs when the others have stopped and gets furthest, for 2.6 times the "
+        "slower, still climbs when Adam has stopped and gets furthest, for 2.6 times the "
         "multiplications per image; that is the network and its schedule, not the pixels: the images were "
         "enlarged from 32.",
         (
