@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from trainer.losses import Loss, accuracy_count
 
-# Steps kept before their losses become one tensor and their right answers are counted: argmax over 64 small
-# batches at once costs a tenth of 64 calls, and a count of integers is the same however it is split. Nor does
+# Steps kept before their losses become one tensor and their right answers are counted: argmax over 32 small
+# batches at once costs a tenth of 32 calls, and a count of integers is the same however it is split. Nor does
 # Python's garbage collector have to walk over every loss of a long epoch again and again.
-_PENDING_STEPS = 64
+_PENDING_STEPS = 32
 
 
 class RunningMean:

@@ -11,9 +11,12 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from trainer.bench.measure import measure
+from trainer.bench.measure import BARE
+from trainer.bench.task import OPTIONS, Task
+from trainer.catalog import MODELS
 from trainer.cli import app
 from trainer.engines.compiled import PAYS_AFTER_STEPS, compiler
+from trainer.errors import ConfigError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
@@ -89,10 +92,37 @@ def test_lbfgs_says_how_it_runs(tmp_path: Path) -> None:
 
 @pytest.mark.real_data
 @needs_compiler
-def test_the_bench_measures_every_loop(mnist_root: Path) -> None:
-    rows = measure(mnist_root, batch_size=8, steps=30, rounds=1, threads=1)
-    names = [row.name for row in rows]
-    assert {"optlab, eager", "optlab, compiled", "best bare eager loop", "textbook loop"} <= set(names)
-    assert all(row.median > 0 for row in rows)
-    assert next(row.to_bare for row in rows if row.name == "best bare eager loop") == 1
-    assert "agrees" in next(row.note for row in rows if row.name == "optlab, compiled")
+def test_the_bench_measures_every_loop(
+    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPTLAB_DATA", str(mnist_root))
+    figure = tmp_path / "bench.svg"
+    options = ["--optimizer", "AdamW", "--batch-size", 8, "--steps", 30, "--rounds", 1, "--threads", 1]
+    told = json.loads(optlab("bench", *options, "-o", figure, "--json"))
+    loops = {loop["name"]: loop for loop in told["loops"]}
+    assert {"optlab, eager", "optlab, compiled", BARE, "textbook loop"} <= set(loops)
+    assert all(loop["median"] > 0 for loop in loops.values())
+    assert loops[BARE]["ratios"][BARE] == 1
+    assert "agrees" in loops["optlab, compiled"]["note"]
+    assert told["fell_back"] == 0
+    assert figure.stat().st_size > 1000
+
+
+def test_the_bench_trains_what_the_config_says() -> None:
+    grey, labels = torch.zeros(8, 1, 28, 28, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
+    for model, images in (("mlp", grey), ("cnn", grey.new_zeros(8, 3, 32, 32))):
+        task = Task(model, "SGD", 4, images, labels)
+        told = yaml.safe_load(task.config("/data"))
+        options = {key: value for key, value in told["model"].items() if key != "name"}
+        ours = MODELS[told["model"]["name"]](tuple(images.shape[1:]), 10, **options)
+        theirs = [tuple(p.shape) for p in task.network().parameters()]
+        assert [tuple(p.shape) for p in ours.parameters()] == theirs
+        optimizer = task.torch_optimizer(ours.parameters())
+        assert {key: optimizer.defaults[key] for key in OPTIONS["SGD"]} == OPTIONS["SGD"]
+
+
+def test_the_bench_refuses_a_figure_it_cannot_write(tmp_path: Path) -> None:
+    for path in (tmp_path / "none" / "bench.png", tmp_path / "bench.xyz"):
+        result = CliRunner().invoke(app, ["bench", "-o", str(path)])
+        assert isinstance(result.exception, ConfigError)
+        assert "cannot write a figure" in str(result.exception)

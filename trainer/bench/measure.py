@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from trainer import catalog, rundir
 from trainer.bench import peers
 from trainer.bench.peers import Run
+from trainer.bench.task import LOG_EVERY, ModelName, OptimizerName, Task
 from trainer.building import build_experiment
+from trainer.data.dataset import data_root
+from trainer.data.torchvision_sets import mnist
+from trainer.device import sparing_collector
 from trainer.experiment import Experiment
 from trainer.loop import train
 from trainer.records import POSITION_COLUMNS, StepRecord
 
-CONFIG = """\
-name: bench
-data: {name: mnist, normalize: {mean: [0.1307], std: [0.3081]}}
-model: {name: mlp, hidden: [200], activation: relu}
-optimizer: {name: SGD, lr: 0.01, momentum: 0.9, weight_decay: 0.0005}
-train: {steps: 1000000000, eval_every: {steps: 1000000000}, test: never}
-log: {every: 30}
-"""
-LOG_EVERY = 30
 BARE = "best bare eager loop"
+JAX = "JAX + optax, one scan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +36,16 @@ class Row:
     Args:
         name: the loop.
         microseconds: per step, one number per round.
-        to_bare: median over the rounds of its time over the best bare eager loop's in the same round.
+        ratios: median over the rounds of its time over another loop's in the same round, by that loop's name.
         note: what there is to say, as the seconds of compiling.
+        fell_back: whether it was to run compiled and does not.
     """
 
     name: str
     microseconds: list[float]
-    to_bare: float
+    ratios: Mapping[str, float]
     note: str = ""
+    fell_back: bool = False
 
     @property
     def median(self) -> float:
@@ -62,13 +62,20 @@ class Row:
 
 
 def measure(
-    root: Path | None, *, batch_size: int, steps: int, rounds: int, threads: int | None = None
+    root: Path | None,
+    *,
+    model: ModelName = "mlp",
+    optimizer: OptimizerName = "SGD",
+    batch_size: int,
+    steps: int,
+    rounds: int,
+    threads: int | None = None,
 ) -> list[Row]:
     """Measure every loop that can run here: each round runs all of them one after the other.
 
     Args:
-        root: folder of MNIST; None = the usual one.
-        batch_size: samples per step, at most 60,000.
+        root: folder of MNIST; None = the usual one. The cnn trains on noise of CIFAR-10's shape.
+        model, optimizer, batch_size: what is trained; see `Task`.
         steps: steps per loop and round; an epoch's at most.
         rounds: rounds that count; one more before them does not.
         threads: CPU threads of torch; None = the usable cores.
@@ -76,32 +83,33 @@ def measure(
     Raises:
         DataError: MNIST is not there.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        overrides = [f"data.batch_size={batch_size}"]
-        overrides += [f"data.root={root.absolute()}"] if root else []
-        overrides += [f"train.threads={threads}"] if threads else []
-        experiments = {
-            engine: _experiment(Path(folder), engine, overrides) for engine in ("eager", "compiled")
-        }
-        data = experiments["eager"].splits.train
-        steps = min(steps, len(data) // batch_size)
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+        folder = Path(temporary)
+        task, source = _task(root, folder, model, optimizer, batch_size, steps)
+        steps = min(steps, len(task.images) // batch_size)
         steps = max(LOG_EVERY, steps - steps % LOG_EVERY)  # a call ends at a record
-        runs: dict[str, Run] = {BARE: peers.bare(data.inputs, data.targets, batch_size)}
-        notes: dict[str, str] = {}
-        for engine, experiment in experiments.items():
-            name = f"optlab, {engine}"
-            runs[name] = _ours(experiment, Path(folder) / f"{engine}.csv")
+        experiments = _experiments(task, source, folder, threads)
+        runs = _peers(task, source, folder)
+        notes = {}
+        for name, experiment in experiments.items():
+            table = rundir.Table(folder / f"{name}.csv", [*POSITION_COLUMNS, *experiment.step_columns()])
+            stack.callback(table.close)
+            runs[name] = _ours(experiment, table)
             notes[name] = experiment.compile() or ""
-        runs["matrix products alone"] = peers.products(batch_size)
-        if find_spec("torchvision"):
-            where = experiments["eager"].config.data.options["root"]
-            runs["textbook loop"] = peers.textbook(Path(where), batch_size)
-        if find_spec("jax") and find_spec("optax"):
-            runs["JAX + optax, one scan"] = peers.jax_scan(data.inputs, data.targets, batch_size)
-        times = _rounds(runs, steps, rounds)
-    base = times[BARE]
+        with sparing_collector():
+            times = _rounds(runs, steps, rounds)
     return [
-        Row(name, own, statistics.median(a / b for a, b in zip(own, base, strict=True)), notes.get(name, ""))
+        Row(
+            name,
+            own,
+            {
+                other: statistics.median(a / b for a, b in zip(own, times[other], strict=True))
+                for other in (BARE, JAX)
+                if other in times
+            },
+            notes.get(name, ""),
+            name in experiments and experiments[name].engine.compiles and not experiments[name].is_compiled(),
+        )
         for name, own in times.items()
     ]
 
@@ -110,41 +118,74 @@ def _rounds(runs: Mapping[str, Run], steps: int, rounds: int) -> dict[str, list[
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
-            began = time.perf_counter()
-            run(steps)
+            seconds = run(steps)
             if number:  # the first round warms up: JAX compiles, caches fill
-                times[name].append((time.perf_counter() - began) / steps * 1e6)
+                times[name].append(seconds / steps * 1e6)
     return times
 
 
-def _experiment(folder: Path, engine: str, overrides: list[str]) -> Experiment:
+def _task(
+    root: Path | None,
+    folder: Path,
+    model: ModelName,
+    optimizer: OptimizerName,
+    batch_size: int,
+    steps: int,
+) -> tuple[Task, Path]:
+    """Return the task, and where optlab finds its data: MNIST's folder, or a file of noise."""
+    if model == "cnn":
+        path = folder / "noise.npz"
+        drawn = np.random.default_rng(0)
+        count = max(steps, LOG_EVERY) * batch_size
+        images = drawn.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+        labels = np.arange(count) % 10
+        np.savez(path, x_train=images, y_train=labels, x_test=images[:10], y_test=labels[:10])
+        return Task(model, optimizer, batch_size, torch.from_numpy(images), torch.from_numpy(labels)), path
+    split = mnist(root=root).train
+    return Task(model, optimizer, batch_size, split.inputs, split.targets), data_root(root).absolute()
+
+
+def _experiments(task: Task, source: Path, folder: Path, threads: int | None) -> dict[str, Experiment]:
+    """Return optlab's own ways to train the task, by what they are called."""
     path = folder / "bench.yaml"
-    path.write_text(CONFIG, encoding="utf-8")
-    return build_experiment(catalog.load_config(path, [*overrides, f"train.engine={engine}"]))
+    path.write_text(task.config(str(source)), encoding="utf-8")
+    found = {}
+    for precision in ("float32", "bfloat16") if task.model == "cnn" else ("float32",):
+        for engine in ("eager", "compiled"):
+            overrides = [f"train.engine={engine}", f"train.precision={precision}"]
+            overrides += [f"train.threads={threads}"] if threads else []
+            name = ", ".join(["optlab", engine, *([precision] if precision != "float32" else [])])
+            found[name] = build_experiment(catalog.load_config(path, overrides))
+    return found
 
 
-def _ours(experiment: Experiment, path: Path) -> Run:
+def _peers(task: Task, source: Path, folder: Path) -> dict[str, Run]:
+    """Return the loops of others: the torch ones, and those whose packages are there."""
+    runs = {BARE: peers.bare(task)}
+    if task.model == "mlp":
+        runs["matrix products alone"] = peers.products(task)
+        runs["textbook loop"] = peers.textbook(task, source)
+        if find_spec("jax") and find_spec("optax"):
+            runs[JAX] = peers.jax_scan(task)
+        if find_spec("keras"):
+            backend = "jax" if find_spec("jax") else "torch"
+            runs[f"Keras, {backend}"] = peers.keras_fit(task, backend)
+    if find_spec("lightning"):
+        runs["Lightning"] = peers.lightning_fit(task, folder)
+    return runs
+
+
+def _ours(experiment: Experiment, table: rundir.Table) -> Run:
     """Return optlab's own loop with its records written to a table, as in a run."""
     records = train(experiment)
     next(records), next(records)  # the evaluation before the first step, and its checkpoint
-    columns = [*POSITION_COLUMNS, *experiment.step_columns()]
 
     def run(steps: int) -> None:
         target = experiment.progress.step + steps
-        with _table(path, columns) as table:
-            for record in records:
-                if isinstance(record, StepRecord):
-                    table.append(record.row())
-                if record.step >= target:
-                    return
+        for record in records:
+            if isinstance(record, StepRecord):
+                table.append(record.row())
+            if record.step >= target:
+                return
 
-    return run
-
-
-@contextmanager
-def _table(path: Path, columns: list[str]) -> Iterator[rundir.Table]:
-    table = rundir.Table(path, columns)
-    try:
-        yield table
-    finally:
-        table.close()
+    return peers.timed(run)

@@ -1,46 +1,48 @@
 """The loops that optlab is measured against, each as its own documentation would write it.
 
-All train 784-200-10 with SGD (lr 0.01, momentum 0.9, weight decay 5e-4) on MNIST from memory, batches of one
-size in an order drawn anew for every call. Each maker returns `run(steps)`, which trains so many steps and
-returns when they are done. Knows nothing of optlab's own loop.
+Every maker takes a task and returns `run(steps)`, which trains so many steps on batches in an order drawn
+anew, and returns the seconds they took. Knows nothing of optlab's own loop.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.nn import functional
 
-Run = Callable[[int], None]
+from trainer.bench.task import LOG_EVERY, MEAN, OPTIONS, STD, Task
 
-MEAN, STD = 0.1307, 0.3081
-LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
-
-
-def _network() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 10))
+Run = Callable[[int], float]
 
 
-def _sgd(network: nn.Module, *, fused: bool | None = None) -> torch.optim.SGD:
-    return torch.optim.SGD(
-        network.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, fused=fused
-    )
+def timed(steps_of: Callable[[int], None]) -> Run:
+    """Return a loop that tells its seconds."""
+
+    def run(steps: int) -> float:
+        began = time.perf_counter()
+        steps_of(steps)
+        return time.perf_counter() - began
+
+    return run
 
 
-def textbook(root: Path, batch_size: int) -> Run:
+def textbook(task: Task, root: Path) -> Run:
     """Return the tutorials' loop: torchvision, a transform per image, a DataLoader, `.item()` every step."""
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms
 
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
     data = datasets.MNIST(str(root), train=True, transform=transform)
-    loader = DataLoader(data, batch_size=batch_size, shuffle=True, drop_last=True)
-    network, criterion = _network(), nn.CrossEntropyLoss()
-    optimizer = _sgd(network)
+    loader = DataLoader(data, batch_size=task.batch_size, shuffle=True, drop_last=True)
+    network, criterion = task.network(), torch.nn.CrossEntropyLoss()
+    optimizer = task.torch_optimizer(network.parameters())
 
     def endless() -> Iterator[Any]:
         while True:
@@ -58,32 +60,34 @@ def textbook(root: Path, batch_size: int) -> Run:
             optimizer.step()
             running_loss += loss.item()
 
-    return run
+    return timed(run)
 
 
-def bare(images: Tensor, labels: Tensor, batch_size: int) -> Run:
-    """Return the best eager loop by hand: all in memory, normalised once, permuted once, fused SGD."""
-    inputs = ((images.float() / 255 - MEAN) / STD).flatten(1)
-    network = nn.Sequential(nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 10))
-    optimizer = _sgd(network, fused=True)
+def bare(task: Task) -> Run:
+    """Return the best eager loop by hand: all in memory, normalised once, permuted once, fused optimizer."""
+    inputs, labels, size = task.normalised(), task.labels, task.batch_size
+    network: Any = task.network()
+    if task.model == "mlp":
+        inputs, network = inputs.flatten(1), network[1:]
+    optimizer = task.torch_optimizer(network.parameters(), fused=True)
 
     def run(steps: int) -> None:
-        order = torch.randperm(len(inputs))[: steps * batch_size]
-        for block in torch.split(order, 16 * batch_size):
-            batches = torch.split(inputs[block], batch_size), torch.split(labels[block], batch_size)
+        order = torch.randperm(len(inputs))[: steps * size]
+        for block in torch.split(order, 16 * size):
+            batches = torch.split(inputs[block], size), torch.split(labels[block], size)
             for x, y in zip(*batches, strict=True):
                 loss: Any = functional.cross_entropy(network(x), y)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
 
-    return run
+    return timed(run)
 
 
-def products(batch_size: int) -> Run:
-    """Return the step's five matrix products alone, through torch.mm: what is left when all else is free."""
-    x, w1, w2 = torch.randn(batch_size, 784), torch.randn(200, 784), torch.randn(10, 200)
-    hidden, back = torch.randn(batch_size, 200), torch.randn(batch_size, 10)
+def products(task: Task) -> Run:
+    """Return the mlp's five matrix products alone, through torch.mm: what is left when all else is free."""
+    x, w1, w2 = torch.randn(task.batch_size, 784), torch.randn(200, 784), torch.randn(10, 200)
+    hidden, back = torch.randn(task.batch_size, 200), torch.randn(task.batch_size, 10)
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -93,20 +97,29 @@ def products(batch_size: int) -> Run:
             torch.mm(back, w2)
             torch.mm(hidden.t(), x)
 
-    return run
+    return timed(run)
 
 
-def jax_scan(images: Tensor, labels: Tensor, batch_size: int) -> Run:
-    """Return JAX with optax, all steps of a call in one jitted `lax.scan`, buffers donated."""
+def jax_scan(task: Task) -> Run:
+    """Return JAX with optax on the mlp: all steps of a call in one jitted `lax.scan`, buffers donated."""
     from functools import partial
 
     import jax
     import jax.numpy as jnp
     import optax
 
-    inputs = jnp.asarray(images.flatten(1).numpy())
-    targets = jnp.asarray(labels.numpy().astype("int32"))
-    optimizer = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.sgd(LR, momentum=MOMENTUM))
+    size = task.batch_size
+    inputs = jnp.asarray(task.images.flatten(1).numpy())
+    targets = jnp.asarray(task.labels.numpy().astype("int32"))
+    options = OPTIONS[task.optimizer]
+    makers: dict[str, Callable[..., Any]] = {
+        "SGD": lambda lr, momentum=0.0, weight_decay=0.0: optax.chain(
+            optax.add_decayed_weights(weight_decay), optax.sgd(lr, momentum=momentum)
+        ),
+        "Adam": lambda lr: optax.adam(lr),
+        "AdamW": lambda lr, weight_decay: optax.adamw(lr, weight_decay=weight_decay),
+    }
+    optimizer = makers[task.optimizer](**options)
     first, second, key = jax.random.split(jax.random.PRNGKey(0), 3)
     parameters = {
         "w1": jax.random.uniform(first, (784, 200), minval=-1, maxval=1) / 28,
@@ -123,7 +136,7 @@ def jax_scan(images: Tensor, labels: Tensor, batch_size: int) -> Run:
 
     @partial(jax.jit, static_argnums=3, donate_argnums=(0, 1))
     def train(parameters: Any, state: Any, key: Any, steps: int) -> Any:
-        order = jax.random.permutation(key, len(inputs))[: steps * batch_size].reshape(steps, batch_size)
+        order = jax.random.permutation(key, len(inputs))[: steps * size].reshape(steps, size)
 
         def step(carry: Any, indices: Any) -> Any:
             parameters, state = carry
@@ -140,4 +153,88 @@ def jax_scan(images: Tensor, labels: Tensor, batch_size: int) -> Run:
         (parameters, state), losses = train(parameters, state, drawn, steps)
         losses.block_until_ready()
 
+    return timed(run)
+
+
+def lightning_fit(task: Task, folder: Path) -> Run:
+    """Return Lightning: a LightningModule, a TensorDataset in memory, the CSV logger; without its start."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import lightning
+    from lightning.pytorch.loggers import CSVLogger
+    from torch.utils.data import DataLoader, TensorDataset
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+    class Classifier(lightning.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = task.network()
+
+        def training_step(self, batch: Any, _number: int) -> Any:
+            inputs, targets = batch
+            loss = functional.cross_entropy(self.network(inputs), targets)
+            self.log("train_loss", loss)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return task.torch_optimizer(self.parameters())
+
+    class Stopwatch(lightning.Callback):  # type: ignore[misc]
+        began = seconds = 0.0
+
+        def on_train_start(self, *_: object) -> None:
+            self.began = time.perf_counter()
+
+        def on_train_end(self, *_: object) -> None:
+            self.seconds = time.perf_counter() - self.began
+
+    module = Classifier()
+    data = TensorDataset(task.normalised(), task.labels)
+    loader = DataLoader(data, batch_size=task.batch_size, shuffle=True, drop_last=True)
+
+    def run(steps: int) -> float:
+        watch = Stopwatch()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = lightning.Trainer(
+                max_steps=steps,
+                accelerator="cpu",
+                logger=CSVLogger(str(folder)),
+                log_every_n_steps=LOG_EVERY,
+                callbacks=[watch],
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            trainer.fit(module, loader)
+        return watch.seconds
+
     return run
+
+
+def keras_fit(task: Task, backend: str) -> Run:
+    """Return Keras 3 on the mlp: `model.fit` on arrays in memory.
+
+    Args:
+        task: what to train.
+        backend: `jax` or `torch`; Keras takes the first one asked for in a process.
+    """
+    os.environ["KERAS_BACKEND"] = backend
+    import keras
+
+    options: dict[str, Any] = dict(OPTIONS[task.optimizer])
+    options["learning_rate"] = options.pop("lr")
+    model = keras.Sequential([keras.layers.Dense(200, activation="relu"), keras.layers.Dense(10)])
+    model.compile(
+        optimizer=getattr(keras.optimizers, task.optimizer)(**options),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    inputs, labels = task.normalised().flatten(1).numpy(), task.labels.numpy()
+
+    def run(steps: int) -> None:
+        count = steps * task.batch_size
+        model.fit(inputs[:count], labels[:count], batch_size=task.batch_size, verbose=0, shuffle=True)
+
+    return timed(run)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -342,26 +342,46 @@ def bench(
     root: Annotated[
         Path | None, typer.Option(help="Folder of MNIST; OPTLAB_DATA when left out.", metavar="DIR")
     ] = None,
+    model: Annotated[
+        Literal["mlp", "cnn"],
+        typer.Option(help="mlp: 784-200-10 on MNIST; cnn: three 5x5 convolutions on 32x32x3 noise."),
+    ] = "mlp",
+    optimizer: Annotated[Literal["SGD", "Adam", "AdamW"], typer.Option(help="SGD is with momentum.")] = "SGD",
     batch_size: Annotated[int, typer.Option(help="Samples per step.", min=1, max=2000)] = 64,
     steps: Annotated[int, typer.Option(help="Steps per loop and round; an epoch's at most.", min=30)] = 900,
     rounds: Annotated[int, typer.Option(help="Rounds that count, after one that warms up.", min=1)] = 9,
     threads: Annotated[int | None, typer.Option(help="CPU threads of torch (default: all).", min=1)] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Draw a figure: png, svg or pdf.", metavar="FILE")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure this machine: optlab's engines against other loops on MNIST, 784-200-10, SGD with momentum.
+    """Measure this machine: optlab's engines against other loops on the same network and data.
 
-    All loops run in turn in every round; the table has medians. JAX takes part when it is installed
-    (pip install optlab[bench]). Let nothing else run meanwhile.
+    All loops run in turn in every round; the table has medians. JAX, Keras and Lightning take part when they
+    are installed (pip install optlab[bench]). Let nothing else run meanwhile.
 
     Examples:
 
-        optlab bench
+        optlab bench -o bench.png
 
         optlab bench --batch-size 1 --threads 1 --json
+
+        optlab bench --model cnn --steps 60
     """
     from trainer.cli.bench import bench as run_bench
 
-    run_bench(root, batch_size=batch_size, steps=steps, rounds=rounds, threads=threads, as_json=as_json)
+    run_bench(
+        root,
+        model=model,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        steps=steps,
+        rounds=rounds,
+        threads=threads,
+        output=output,
+        as_json=as_json,
+    )
 
 
 @app.command(rich_help_panel="Help")

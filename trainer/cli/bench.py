@@ -1,49 +1,91 @@
-"""What `optlab bench` prints (floor 7)."""
+"""What `optlab bench` prints, and the figure it writes (floor 7)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from trainer import console
-from trainer.bench.measure import BARE, measure
+from trainer.bench.measure import BARE, JAX, Row, measure
+from trainer.bench.task import ModelName, OptimizerName
 from trainer.console import Column
 from trainer.environment import environment
+from trainer.errors import ConfigError
+from trainer.plots.style import METADATA
 
 
 def bench(
-    root: Path | None, *, batch_size: int, steps: int, rounds: int, threads: int | None, as_json: bool
+    root: Path | None,
+    *,
+    model: ModelName,
+    optimizer: OptimizerName,
+    batch_size: int,
+    steps: int,
+    rounds: int,
+    threads: int | None,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
-    """Measure, and print a table or JSON, fastest loop first."""
-    rows = measure(root, batch_size=batch_size, steps=steps, rounds=rounds, threads=threads)
-    rows.sort(key=lambda row: row.median)
-    if as_json:
-        console.print_json(
-            {
-                "date": date.today().isoformat(),
-                "environment": environment(),
-                "batch_size": batch_size,
-                "rounds": rounds,
-                "loops": [
-                    {
-                        "name": row.name,
-                        "microseconds_per_step": row.microseconds,
-                        "median": row.median,
-                        "spread": row.spread,
-                        "to_bare": row.to_bare,
-                        "note": row.note,
-                    }
-                    for row in rows
-                ],
-            }
+    """Measure; print a table or JSON, fastest loop first; draw the figure where one is asked for."""
+    if output and (output.suffix.removeprefix(".") not in METADATA or not output.parent.is_dir()):
+        raise ConfigError(
+            f"cannot write a figure to {output}",
+            expected=f"a file in an existing folder, ending in {', '.join(f'.{name}' for name in METADATA)}",
         )
+    rows = measure(
+        root,
+        model=model,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        steps=steps,
+        rounds=rounds,
+        threads=threads,
+    )
+    rows.sort(key=lambda row: row.median)
+    heading = f"{model}, {optimizer}, batch size {batch_size}, {rounds} rounds"
+    if output:
+        from trainer.bench.figure import draw
+
+        draw(rows, heading, output)
+    if as_json:
+        told = {"model": model, "optimizer": optimizer, "batch_size": batch_size, "rounds": rounds}
+        console.print_json(told | _as_json(rows))
         return
-    columns = [
-        Column("loop"),
-        Column("us per step", "right", ",.0f"),
-        Column("+-", "right", ",.0f"),
-        Column(f"to {BARE}", "right", ".2f"),
-        Column("note"),
-    ]
-    console.table(columns, [[row.name, row.median, row.spread, row.to_bare, row.note] for row in rows])
-    console.print_note(f"batch size {batch_size}, medians of {rounds} rounds; +- is half the middle half")
+    columns = [Column("loop"), Column("us per step", "right", ",.0f"), Column("+-", "right", ",.0f")]
+    others = [name for name in (BARE, JAX) if any(row.name == name for row in rows)]
+    columns += [Column(f"to {name}", "right", ".2f") for name in others]
+    columns += [Column("note")]
+    console.table(
+        columns,
+        [
+            [row.name, row.median, row.spread, *[row.ratios[name] for name in others], row.note]
+            for row in rows
+        ],
+    )
+    console.print_note(f"{heading}; medians, +- is half the middle half")
+    compiled = [row for row in rows if "compiled" in row.name]
+    console.print_note(
+        f"{sum(row.fell_back for row in compiled)} of {len(compiled)} compiled loops fell back"
+    )
+
+
+def _as_json(rows: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "date": date.today().isoformat(),
+        "environment": environment(),
+        "fell_back": sum(row.fell_back for row in rows),
+        "loops": [
+            {
+                "name": row.name,
+                "microseconds_per_step": row.microseconds,
+                "median": row.median,
+                "spread": row.spread,
+                "ratios": dict(row.ratios),
+                "note": row.note,
+            }
+            for row in rows
+        ],
+    }

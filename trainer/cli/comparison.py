@@ -131,9 +131,7 @@ def _print(found: Comparison) -> None:
     if found.targets:
         said += "\ntimes: median over all runs, inf where half never arrived"
     if bool(found.groups["overhead_ms"].isna().any()):
-        said += (
-            "\noverhead: - where no plain SGD (momentum 0) ran under the same conditions"
-        )
+        said += "\noverhead: - where no plain SGD (momentum 0) ran under the same conditions"
     console.print_text(said)
     if found.grouping.problems != ("",) and not len(found.differences):
         console.print_text("no two groups share a problem: nothing to test")

@@ -1,0 +1,79 @@
+"""What `optlab bench` trains, the same for every loop: network, optimizer, images in memory (floor 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+ModelName = Literal["mlp", "cnn"]
+OptimizerName = Literal["SGD", "Adam", "AdamW"]
+
+MEAN, STD = 0.1307, 0.3081
+OPTIONS: dict[str, dict[str, float]] = {
+    "SGD": {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4},
+    "Adam": {"lr": 1e-3},
+    "AdamW": {"lr": 1e-3, "weight_decay": 1e-2},
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """One thing to train.
+
+    Args:
+        model: `mlp` = 784-200-10 with ReLU; `cnn` = three 5x5 convolutions with pooling, 64-10 on top.
+        optimizer: with the options in `OPTIONS`.
+        batch_size: samples per step.
+        images: uint8 [N, C, H, W].
+        labels: int64 [N], 0 to 9.
+    """
+
+    model: ModelName
+    optimizer: OptimizerName
+    batch_size: int
+    images: Tensor
+    labels: Tensor
+
+    def normalised(self) -> Tensor:
+        """Return all images as float32 [N, C, H, W] of about zero mean and unit variance."""
+        return (self.images.float() / 255 - MEAN) / STD
+
+    def network(self) -> nn.Module:
+        """Return the network in plain torch; it takes images, flattened ones for the mlp."""
+        if self.model == "mlp":
+            return nn.Sequential(nn.Flatten(), nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 10))
+        layers: list[nn.Module] = []
+        depth = self.images.shape[1]
+        for channels in (32, 32, 64):
+            layers += [nn.Conv2d(depth, channels, 5, padding=2), nn.MaxPool2d(2)]
+            depth = channels
+        inner = depth * (self.images.shape[2] // 8) ** 2
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inner, 64), nn.Linear(64, 10))
+
+    def torch_optimizer(self, parameters: Iterable[Tensor], *, fused: bool | None = None) -> Any:
+        """Return the optimizer of torch.optim."""
+        options: dict[str, Any] = OPTIONS[self.optimizer]
+        return getattr(torch.optim, self.optimizer)(parameters, fused=fused, **options)
+
+    def config(self, root: str) -> str:
+        """Return the same task as optlab's config; `root` is MNIST's folder, for the cnn an npz file."""
+        data = f"name: mnist, root: {root}" if self.model == "mlp" else f"name: npz, path: {root}"
+        depth = self.images.shape[1]
+        hidden = ", hidden: [200], activation: relu" if self.model == "mlp" else ""
+        options = ", ".join(f"{key}: {value}" for key, value in OPTIONS[self.optimizer].items())
+        return (
+            "name: bench\n"
+            f"data: {{{data}, batch_size: {self.batch_size},"
+            f" normalize: {{mean: {[MEAN] * depth}, std: {[STD] * depth}}}}}\n"
+            f"model: {{name: {self.model}{hidden}}}\n"
+            f"optimizer: {{name: {self.optimizer}, {options}}}\n"
+            "train: {steps: 1000000000, eval_every: {steps: 1000000000}, test: never}\n"
+            f"log: {{every: {LOG_EVERY}}}\n"
+        )
+
+
+LOG_EVERY = 30
