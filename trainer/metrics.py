@@ -74,14 +74,14 @@ class RunningMean:
             values["train_accuracy"] = int(self._right) / seen if seen else None
         if seen:
             weights = torch.tensor(self._samples, dtype=torch.float64)
-            losses = torch.cat(self._losses).cpu().double()
+            losses = torch.cat([part.cpu() for part in self._losses]).double()
             values["train_loss"] = float((losses * weights).sum() / seen)
         return values
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was added, as plain tensors and numbers."""
         self._settle()
-        losses = torch.cat(self._losses).cpu() if self._losses else torch.empty(0)
+        losses = torch.cat([part.cpu() for part in self._losses]) if self._losses else torch.empty(0)
         return {"losses": losses, "samples": torch.tensor(self._samples), "right": int(self._right)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

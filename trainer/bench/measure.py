@@ -27,6 +27,7 @@ from trainer.records import POSITION_COLUMNS, StepRecord
 
 BARE = "best bare eager loop"
 JAX = "JAX + optax, one scan"
+_MOST_NOISE = 10_000  # images
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def _task(
     if model == "cnn":
         path = folder / "noise.npz"
         drawn = np.random.default_rng(0)
-        count = max(steps, LOG_EVERY) * batch_size
+        count = min(max(steps, LOG_EVERY) * batch_size, max(_MOST_NOISE, LOG_EVERY * batch_size))
         images = drawn.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
         labels = np.arange(count) % 10
         np.savez(path, x_train=images, y_train=labels, x_test=images[:10], y_test=labels[:10])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -61,7 +62,8 @@ class Task:
 
     def config(self, root: str) -> str:
         """Return the same task as optlab's config; `root` is MNIST's folder, for the cnn an npz file."""
-        data = f"name: mnist, root: {root}" if self.model == "mlp" else f"name: npz, path: {root}"
+        place = json.dumps(root)  # YAML reads it as it stands, whatever is in it
+        data = f"name: mnist, root: {place}" if self.model == "mlp" else f"name: npz, path: {place}"
         depth = self.images.shape[1]
         hidden = ", hidden: [200], activation: relu" if self.model == "mlp" else ""
         options = ", ".join(f"{key}: {value}" for key, value in OPTIONS[self.optimizer].items())

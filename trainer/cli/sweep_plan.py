@@ -19,7 +19,10 @@ INCLUDES = (
     "building, training steps and evaluations, measured on each variant's first setting; "
     f"{WORKER_START_SECONDS:.0f} s until the first run begins"
 )
-LEAVES_OUT = "writing files, the comparison's figures, and that workers slow one another down"
+LEAVES_OUT = (
+    "writing files, compiling (steps are timed eager), the comparison's figures, and that workers slow one "
+    "another down"
+)
 
 
 def dry_run_of(

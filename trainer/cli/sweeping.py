@@ -48,6 +48,8 @@ def sweep(
     suffix = "" if options.shard is None else f"-{options.shard[0]}-of-{options.shard[1]}"
     shelf = Shelf(root / f"{DATA}{suffix}")
     facts = check_variants(read, shelf)
+    for note in shelf.notes():
+        console.print_note(note)
     objective = resolve_objective(read, facts)
     if dry_run:
         dry_run_of(read, root, facts, shelf, options, as_json=as_json)

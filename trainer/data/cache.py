@@ -103,14 +103,16 @@ def _tensors(dataset: Dataset) -> list[Tensor]:
 
 
 def _read(file: Path, key: str) -> Dataset:
-    """Map a file of the cache; OSError when it is not there, nearly anything when it is damaged."""
-    with file.open("rb") as stream:
-        header = json.loads(stream.readline(_MAX_HEADER))
-        if (header["format"], header["key"]) != (FORMAT, key):
-            raise ValueError("it belongs to another set")
-        at = stream.tell()
-        # Mapped for reading; what somebody writes into a tensor is a copy of this process, never the file.
-        content = np.memmap(stream, np.uint8, mode="c")
+    """Read a file of the cache; OSError when it is not there, nearly anything when it is damaged.
+
+    It is read, not mapped: on a network's disk a mapped file that somebody deletes kills the process.
+    """
+    content = np.fromfile(file, np.uint8)
+    start = content[:_MAX_HEADER].tobytes()
+    at = start.index(b"\n") + 1
+    header = json.loads(start[:at])
+    if (header["format"], header["key"]) != (FORMAT, key):
+        raise ValueError("it belongs to another set")
     tensors = []
     for name, shape in header["tensors"]:
         at += -at % _ALIGNMENT

@@ -27,7 +27,7 @@ from trainer.engines.products import decompositions
 PAYS_AFTER_STEPS = 50_000
 """Planned steps from which compiling (2 to 20 s) saves more than it costs for small networks on a CPU."""
 
-_FOR_ONE_THREAD = 2**20  # multiplications of a step up to which a second thread is only waited for
+_FOR_ONE_THREAD = 2**20  # multiplications of a dense network's forward pass
 _OPTIONS: dict[str, Any] = {
     "fallback_random": True,
     "compile_threads": 1,
@@ -189,14 +189,13 @@ class CompiledEngine(EagerEngine):
             found.append(compile_fx_inner(*graph, **options))
             return found[-1]
 
-        multiplications = inputs.shape[0] * sum(p.numel() for p in self._named.values())
-        options = _OPTIONS | ({"cpp.threads": 1} if multiplications < _FOR_ONE_THREAD else {})
+        options = _OPTIONS | ({"cpp.threads": 1} if self._is_small(len(inputs)) else {})
         body = self._whole if self.whole_step else self._gradients_of
         graph = make_fx(body, decomposition_table=decompositions(), tracing_mode="fake")(*arguments)
         with torch.no_grad():
-            compile_fx(graph, arguments, inner_compile=compile_inner, config_patches=options)
-        (compiled,) = found
-        program = compiled.current_callable  # without the wrappers around it, 10 us of checks and copies
+            wrapped: Any = compile_fx(graph, arguments, inner_compile=compile_inner, config_patches=options)
+        # Without the wrappers around it, which check and copy for 10 us; an outer cache may leave only those.
+        program = found[-1].current_callable if found else lambda values: wrapped(*values)
 
         def run(values: list[Any]) -> Sequence[Tensor]:
             with torch.no_grad():
@@ -204,6 +203,12 @@ class CompiledEngine(EagerEngine):
             return left
 
         return run
+
+    def _is_small(self, samples: int) -> bool:
+        """Return whether a step has so little to compute that a second thread would only be waited for."""
+        parameters = self._named.values()
+        once_per_sample = all(p.ndim <= 2 for p in parameters)  # a convolution's are used at every pixel
+        return once_per_sample and samples * sum(p.numel() for p in parameters) < _FOR_ONE_THREAD
 
     def _gradients_of(self, *arguments: Tensor) -> list[Tensor]:
         """Forward, loss and gradients as a function: parameters, buffers, inputs, targets -> loss, ...."""

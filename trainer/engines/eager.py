@@ -90,8 +90,12 @@ class EagerEngine:
         return False
 
     def compile(self, steps: Sequence[Sequence[MicroBatch]]) -> str | None:
-        """Prepare for steps like these; return why they will run eager, None when they will run compiled."""
-        raise NotImplementedError("the eager engine has nothing to compile")
+        """Prepare for steps like these: nothing to do here.
+
+        Returns:
+            Why a compiling engine's steps will run eager; None where all is as it should be.
+        """
+        return None
 
     def step(self, batches: Sequence[MicroBatch], *, measure: bool = False) -> StepOutput:
         """Update the parameters once from the mean gradient over all samples of `batches`.

@@ -69,16 +69,16 @@ def _seconds_of(experiment: Experiment, act: Callable[[], object]) -> float:
 
 
 def _seconds_of_a_step(experiment: Experiment) -> float:
-    """Return the mean of some steps after the first, which carries what happens once."""
+    """Return the mean of some steps after the first, which carries what happens once (unless it is alone)."""
     batches, clock, done = experiment.remaining_batches(), Clock(experiment.device), 0
-    experiment.engine.step(next(batches))
+    first = _seconds_of(experiment, lambda: experiment.engine.step(next(batches)))
     clock.start()
     for batch in islice(batches, MOST_STEPS):
         experiment.engine.step(batch)
         done += 1
         if clock.read() > MEASURED_SECONDS:
             break
-    return clock.stop() / max(done, 1)
+    return clock.stop() / done if done else first
 
 
 def wall_seconds(rounds: Sequence[Sequence[float]], workers: int) -> float:

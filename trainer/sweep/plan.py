@@ -151,6 +151,10 @@ class Shelf:
             self._loaded[key] = load_material(loaded)
         return self._loaded[key]
 
+    def notes(self) -> list[str]:
+        """Return what the reading of the data has to tell, such as a damaged cache."""
+        return [note for material in self._loaded.values() for note in material.dataset.notes]
+
     def put(self, loaded: Loaded) -> Path:
         """Return the file that holds the data of a config; it is written the first time."""
         path = self.folder / f"{data_key(loaded.config.data)}.pt"

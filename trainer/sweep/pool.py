@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any
 
 from trainer.sweep.structure import Variant
@@ -41,9 +41,10 @@ def prepare() -> None:
     if METHOD != "forkserver":
         return
     multiprocessing.get_context(METHOD).set_forkserver_preload(["trainer.sweep.training"])
-    former = signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGINT}
-    )  # the server and its children inherit it
+    # The server lives in this process's group: a signal to the group must not end it before the workers have
+    # saved their state. It and its children inherit the mask; a worker lifts it for SIGTERM.
+    resource_tracker.ensure_running()  # it would be started with the server, and lift the mask
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         forkserver.ensure_running()
     finally:
