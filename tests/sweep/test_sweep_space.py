@@ -59,6 +59,8 @@ def test_what_is_no_axis_is_refused(value: Any) -> None:
         ({"log_uniform": [1e-4, 1]}, 1e-2, None),
         ({"uniform": [0, 10]}, 9.8, "above"),
         ({"int": [1, 100]}, 1, "below"),
+        ([0, 1e-4, 1e-3], 0, None),
+        ([0, 1e-4, 1e-3], 1e-3, "above"),
     ],
 )
 def test_a_best_value_on_the_edge_of_its_axis_is_told(axis: Any, best: Any, side: str | None) -> None:

@@ -125,6 +125,8 @@ def edge(axis: Axis, value: Any) -> str | None:
             return None
         ends = {min(axis.values): "below", max(axis.values): "above"}
         side = ends.get(value)
+        if value == 0 and side == "below":  # 0 turns a thing off: there is nothing below it
+            return None
     if side is None:
         return None
     bound = axis.probes()
