@@ -69,6 +69,30 @@ def test_a_compiled_run_resumes_bit_for_bit_and_agrees_with_eager(tmp_path: Path
         torch.testing.assert_close(weights(eager)[name], value, rtol=1e-3, atol=1e-5)
 
 
+@needs_compiler
+@pytest.mark.parametrize(
+    ("override", "tolerance"),
+    [
+        ("data.augment=[{name: random_crop, padding: 1}]", 1e-4),
+        ("train.precision=bfloat16", 2e-2),
+        (
+            "optimizer=[{name: SGD, lr: 0.1, label: weights, match: '*.weight'},"
+            " {name: Adam, lr: 0.01, label: rest}]",
+            1e-4,
+        ),
+    ],
+    ids=["augmented", "bfloat16", "two optimizers"],
+)
+def test_what_a_run_may_have_beside(tmp_path: Path, override: str, tolerance: float) -> None:
+    found = []
+    for engine in ("eager", "compiled"):
+        length = ["train.epochs=null", "train.steps=30", "scheduler=null"]
+        folder = train(tmp_path / engine, f"train.engine={engine}", override, *length)
+        assert summary(folder)["engine"] == engine
+        found.append(torch.tensor([float(loss) for _, loss in losses(folder)]))
+    torch.testing.assert_close(found[0], found[1], rtol=tolerance, atol=tolerance)
+
+
 def test_auto_compiles_only_what_pays(tmp_path: Path) -> None:
     folder = train(tmp_path / "short", "train.epochs=null", "train.steps=2")
     assert yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["train"]["engine"] == "eager"

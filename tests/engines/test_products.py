@@ -1,0 +1,41 @@
+"""Matrix products of compiled steps: whichever way their size takes, they are torch's to rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainer.engines.products import decompositions
+
+aten = torch.ops.aten
+
+
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"),
+    [(1, 784, 200), (200, 1, 784), (64, 200, 10), (64, 784, 200), (200, 64, 784), (4, 4096, 128)],
+)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_are_torchs(rows: int, inner: int, columns: int, transposed: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    left = torch.randn(inner, rows, generator=draw).t() if transposed else torch.randn(rows, inner)
+    right = torch.randn(columns, inner, generator=draw).t() if transposed else torch.randn(inner, columns)
+    bias = torch.randn(columns, generator=draw)
+    table = decompositions()
+    product = table[aten.mm.default](left, right)
+    shifted = table[aten.addmm.default](bias, left, right)
+    if product is NotImplemented:  # then it stays torch's own
+        assert shifted is NotImplemented
+        assert min(rows, inner, columns) < 8
+        return
+    exact = left.double() @ right.double()
+    torch.testing.assert_close(product.double(), exact, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(shifted.double(), exact + bias, rtol=1e-4, atol=1e-3)
+
+
+def test_what_is_not_plain_float32_stays_torchs() -> None:
+    table = decompositions()
+    double = torch.ones(2, 2, dtype=torch.float64)
+    single = torch.ones(2, 2)
+    assert table[aten.mm.default](double, double) is NotImplemented
+    assert table[aten.addmm.default](single[0], single, single, beta=2.0) is NotImplemented
+    assert table[aten.addmm.default](single, single, single) is NotImplemented
