@@ -135,7 +135,7 @@ class Experiment:
         Returns:
             What came of it, for the log; None when there was nothing to do.
         """
-        if not self.engine.compiles or self.compile_seconds is not None:
+        if self.config.train.engine != "compiled" or self.compile_seconds is not None:
             return None
         began = time.perf_counter()
         reason = self.engine.compile(list(islice(self._steps_of(0, 0), _STEPS_TO_CHECK)))

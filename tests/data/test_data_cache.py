@@ -129,7 +129,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "turned": _first("uint8", 3, 7, 3, 1),
     "negative": _first("uint8", -3, 3, 7, 1),
     "huge": _first("uint8", 2**62, 3, 7, 1),
-    "fractional": _first("uint8", 1.5, 2),  # type: ignore[arg-type]
+    "fractional": _first("uint8", 1.5, 2),
     "another type": _first("float32", 3, 3, 7, 1),
     "objects": _first("object", 3, 3, 7, 1),
     "another set": _say(key="0" * 64),

@@ -13,7 +13,8 @@ import pytest
 import torch
 from published_files import cifar_files, svhn_file, svhn_files, usps_files, usps_text
 
-from trainer.data import torchvision_sets as room
+from trainer.data import download, file_readers
+from trainer.data.file_readers import read_cifar_batch, read_idx, read_svhn, read_usps
 from trainer.data.preprocess import dataset_mean_std
 from trainer.data.torchvision_sets import (
     KNOWN_SHAPES,
@@ -24,10 +25,6 @@ from trainer.data.torchvision_sets import (
     kmnist,
     mnist,
     qmnist,
-    read_cifar_batch,
-    read_idx,
-    read_svhn,
-    read_usps,
     svhn,
     usps,
 )
@@ -173,7 +170,7 @@ class Downloads:
 def test_a_download_moves_into_place_when_it_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "_torchvision", lambda cls: Downloads)
+    monkeypatch.setattr(download, "torchvision_class", lambda cls: Downloads)
     root = tmp_path / "new" / "root"
     dataset = mnist(root=str(root))
     assert len(dataset.train) == 5
@@ -191,12 +188,12 @@ def test_a_failed_download_is_one_clear_error_and_leaves_nothing_in_place(
         (raw / "train-images-idx3-ubyte").write_bytes(b"half")
         raise RuntimeError("Error downloading x:\nName or service not known")
 
-    monkeypatch.setattr(room, "_torchvision", lambda cls: fail)
+    monkeypatch.setattr(download, "torchvision_class", lambda cls: fail)
     with pytest.raises(DataError, match="downloading failed: Name or service not known") as caught:
         mnist(root=str(tmp_path))
     assert "data.name=digits" in caught.value.problems[0].fix
     assert not (tmp_path / "MNIST").exists()
-    monkeypatch.setattr(room, "_torchvision", lambda cls: lambda root, download: _whole_again(root))
+    monkeypatch.setattr(download, "torchvision_class", lambda cls: lambda root, download: _whole_again(root))
     assert len(mnist(root=str(tmp_path)).train) == 5
 
 
@@ -243,7 +240,7 @@ def test_a_cifar_file_is_not_unpickled_unless_its_sum_is_right(
     content = bytearray(file.read_bytes())
     content[1000] ^= 1
     file.write_bytes(content)
-    monkeypatch.setattr(room, "_unpickle", lambda *_: pytest.fail("unpickled a damaged file"))
+    monkeypatch.setattr(file_readers, "_unpickle", lambda *_: pytest.fail("unpickled a damaged file"))
     with pytest.raises(DataError, match="MD5") as caught:
         cifar10(root=str(tmp_path), download=False)
     assert caught.value.problems[0].where == str(file)

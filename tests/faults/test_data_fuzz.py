@@ -21,8 +21,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from trainer.data.dataset import Split
+from trainer.data.file_readers import read_cifar_batch, read_idx, read_images, read_svhn, read_usps
 from trainer.data.image_folder import image_folder
-from trainer.data.torchvision_sets import read_cifar_batch, read_idx, read_images, read_svhn, read_usps
 from trainer.errors import DataError
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

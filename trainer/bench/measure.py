@@ -16,7 +16,7 @@ import torch
 from trainer import catalog, rundir
 from trainer.bench import peers
 from trainer.bench.peers import Run
-from trainer.bench.task import LOG_EVERY, ModelName, OptimizerName, Task
+from trainer.bench.task import LOG_EVERY, Setting, Task
 from trainer.building import build_experiment
 from trainer.data.dataset import data_root
 from trainer.data.torchvision_sets import mnist
@@ -62,34 +62,22 @@ class Row:
         return (high - low) / 2
 
 
-def measure(
-    root: Path | None,
-    *,
-    model: ModelName = "mlp",
-    optimizer: OptimizerName = "SGD",
-    batch_size: int,
-    steps: int,
-    rounds: int,
-    threads: int | None = None,
-) -> list[Row]:
+def measure(root: Path | None, setting: Setting) -> list[Row]:
     """Measure every loop that can run here: each round runs all of them one after the other.
 
     Args:
         root: folder of MNIST; None = the usual one. The cnn trains on noise of CIFAR-10's shape.
-        model, optimizer, batch_size: what is trained; see `Task`.
-        steps: steps per loop and round; an epoch's at most.
-        rounds: rounds that count; one more before them does not.
-        threads: CPU threads of torch; None = the usable cores.
+        setting: what is trained, and for how long.
 
     Raises:
         DataError: MNIST is not there.
     """
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary)
-        task, source = _task(root, folder, model, optimizer, batch_size, steps)
-        steps = min(steps, len(task.images) // batch_size)
+        task, source = _task(root, folder, setting)
+        steps = min(setting.steps, len(task.images) // setting.batch_size)
         steps = max(LOG_EVERY, steps - steps % LOG_EVERY)  # a call ends at a record
-        experiments = _experiments(task, source, folder, threads)
+        experiments = _experiments(task, source, folder, setting.threads)
         runs = _peers(task, source, folder)
         notes = {}
         for name, experiment in experiments.items():
@@ -98,7 +86,7 @@ def measure(
             runs[name] = _ours(experiment, table)
             notes[name] = experiment.compile() or ""
         with sparing_collector():
-            times = _rounds(runs, steps, rounds)
+            times = _rounds(runs, steps, setting.rounds)
     return [
         Row(
             name,
@@ -109,10 +97,14 @@ def measure(
                 if other in times
             },
             notes.get(name, ""),
-            name in experiments and experiments[name].engine.compiles and not experiments[name].is_compiled(),
+            name in experiments and _fell_back(experiments[name]),
         )
         for name, own in times.items()
     ]
+
+
+def _fell_back(experiment: Experiment) -> bool:
+    return experiment.compile_seconds is not None and not experiment.is_compiled()
 
 
 def _rounds(runs: Mapping[str, Run], steps: int, rounds: int) -> dict[str, list[float]]:
@@ -125,19 +117,13 @@ def _rounds(runs: Mapping[str, Run], steps: int, rounds: int) -> dict[str, list[
     return times
 
 
-def _task(
-    root: Path | None,
-    folder: Path,
-    model: ModelName,
-    optimizer: OptimizerName,
-    batch_size: int,
-    steps: int,
-) -> tuple[Task, Path]:
+def _task(root: Path | None, folder: Path, setting: Setting) -> tuple[Task, Path]:
     """Return the task, and where optlab finds its data: MNIST's folder, or a file of noise."""
+    model, optimizer, batch_size = setting.model, setting.optimizer, setting.batch_size
     if model == "cnn":
         path = folder / "noise.npz"
         drawn = np.random.default_rng(0)
-        count = min(max(steps, LOG_EVERY) * batch_size, max(_MOST_NOISE, LOG_EVERY * batch_size))
+        count = min(max(setting.steps, LOG_EVERY) * batch_size, max(_MOST_NOISE, LOG_EVERY * batch_size))
         images = drawn.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
         labels = np.arange(count) % 10
         np.savez(path, x_train=images, y_train=labels, x_test=images[:10], y_test=labels[:10])

@@ -216,6 +216,8 @@ def lightning_fit(task: Task, folder: Path) -> Run:
 def keras_fit(task: Task, backend: str) -> Run:
     """Return Keras 3 on the mlp: `model.fit` on arrays in memory.
 
+    Its weight decay is decoupled for every optimizer, SGD too: another result, for the same work.
+
     Args:
         task: what to train.
         backend: `jax` or `torch`; Keras takes the first one asked for in a process.

@@ -21,6 +21,27 @@ OPTIONS: dict[str, dict[str, float]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is measured, and for how long.
+
+    Args:
+        model: see `Task`.
+        optimizer: see `Task`.
+        batch_size: samples per step.
+        steps: per loop and round; an epoch's at most.
+        rounds: that count; one more before them does not.
+        threads: CPU threads of torch; None = the usable cores.
+    """
+
+    model: ModelName = "mlp"
+    optimizer: OptimizerName = "SGD"
+    batch_size: int = 64
+    steps: int = 900
+    rounds: int = 9
+    threads: int | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
     """One thing to train.

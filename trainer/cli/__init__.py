@@ -369,19 +369,11 @@ def bench(
 
         optlab bench --model cnn --steps 60
     """
+    from trainer.bench.task import Setting
     from trainer.cli.bench import bench as run_bench
 
-    run_bench(
-        root,
-        model=model,
-        optimizer=optimizer,
-        batch_size=batch_size,
-        steps=steps,
-        rounds=rounds,
-        threads=threads,
-        output=output,
-        as_json=as_json,
-    )
+    setting = Setting(model, optimizer, batch_size, steps, rounds, threads)
+    run_bench(root, setting, output=output, as_json=as_json)
 
 
 @app.command(rich_help_panel="Help")

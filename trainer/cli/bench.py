@@ -3,55 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from trainer import console
+from trainer.bench.figure import draw
 from trainer.bench.measure import BARE, JAX, Row, measure
-from trainer.bench.task import ModelName, OptimizerName
+from trainer.bench.task import Setting
 from trainer.console import Column
 from trainer.environment import environment
 from trainer.errors import ConfigError
 from trainer.plots.style import METADATA
 
 
-def bench(
-    root: Path | None,
-    *,
-    model: ModelName,
-    optimizer: OptimizerName,
-    batch_size: int,
-    steps: int,
-    rounds: int,
-    threads: int | None,
-    output: Path | None,
-    as_json: bool,
-) -> None:
+def bench(root: Path | None, setting: Setting, *, output: Path | None, as_json: bool) -> None:
     """Measure; print a table or JSON, fastest loop first; draw the figure where one is asked for."""
     if output and (output.suffix.removeprefix(".") not in METADATA or not output.parent.is_dir()):
         raise ConfigError(
             f"cannot write a figure to {output}",
             expected=f"a file in an existing folder, ending in {', '.join(f'.{name}' for name in METADATA)}",
         )
-    rows = measure(
-        root,
-        model=model,
-        optimizer=optimizer,
-        batch_size=batch_size,
-        steps=steps,
-        rounds=rounds,
-        threads=threads,
+    rows = sorted(measure(root, setting), key=lambda row: row.median)
+    heading = (
+        f"{setting.model}, {setting.optimizer}, batch size {setting.batch_size}, {setting.rounds} rounds"
     )
-    rows.sort(key=lambda row: row.median)
-    heading = f"{model}, {optimizer}, batch size {batch_size}, {rounds} rounds"
     if output:
-        from trainer.bench.figure import draw
-
         draw(rows, heading, output)
     if as_json:
-        told = {"model": model, "optimizer": optimizer, "batch_size": batch_size, "rounds": rounds}
-        console.print_json(told | _as_json(rows))
+        console.print_json(asdict(setting) | _as_json(rows))
         return
     columns = [Column("loop"), Column("us per step", "right", ",.0f"), Column("+-", "right", ",.0f")]
     others = [name for name in (BARE, JAX) if any(row.name == name for row in rows)]

@@ -52,8 +52,6 @@ class CompiledEngine(EagerEngine):
             at the gradients and the optimizers step as ever.
     """
 
-    compiles = True
-
     def __init__(self, *args: Any, **options: Any) -> None:
         """Take what `EagerEngine` takes."""
         super().__init__(*args, **options)

@@ -50,12 +50,7 @@ class EagerEngine:
         penalty: () -> a 0-d tensor added to the loss, or None.
         clip_grad_norm, clip_grad_value: largest total norm / element of the gradient, or None.
         zero_grad: False lets the gradients add up over all steps.
-
-    Attributes:
-        compiles: whether `compile` does anything: not here, in a subclass.
     """
-
-    compiles = False
 
     def __init__(
         self,

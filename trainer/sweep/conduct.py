@@ -31,7 +31,7 @@ from trainer.sweep.plan import (
     misfits,
     resolved,
 )
-from trainer.sweep.pool import Event, Pool, prepare
+from trainer.sweep.pool import Event, Pool
 from trainer.sweep.results import Outcome
 from trainer.sweep.search import Search, open_storage
 from trainer.sweep.standing import Display, Finished, Pace, SweepState, sweep_state, variant_state
@@ -247,7 +247,6 @@ class Conductor:
 
     def _work(self) -> None:
         """Start the workers and keep them busy until nothing is left or somebody said stop."""
-        prepare()
         self._lay_out_data()
         slots = slots_here(self.sweep, self._facts, self.options.workers)
         told = False

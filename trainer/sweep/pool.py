@@ -36,8 +36,8 @@ class Event:
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 
-def prepare() -> None:
-    """Begin to import what workers need, beside what this process does meanwhile."""
+def _prepare() -> None:
+    """Start the server that workers are forked from, where there is to be one."""
     if METHOD != "forkserver":
         return
     multiprocessing.get_context(METHOD).set_forkserver_preload(["trainer.sweep.training"])
@@ -70,7 +70,7 @@ class Pool:
     """
 
     def __init__(self, count: int, variants: Mapping[str, Variant]) -> None:
-        prepare()
+        _prepare()
         self._variants = variants
         self._workers = {number: _Worker(variants) for number in range(count)}
         self._stopping = False
