@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from trainer.engines.compiled import compiler
 from trainer.engines.products import decompositions
 
 aten = torch.ops.aten
@@ -30,6 +31,30 @@ def test_products_are_torchs(rows: int, inner: int, columns: int, transposed: bo
     exact = left.double() @ right.double()
     torch.testing.assert_close(product.double(), exact, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(shifted.double(), exact + bias, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(64, 784, 200), (200, 64, 784), (4, 784, 200)])
+def test_lowered_products_are_torchs(rows: int, inner: int, columns: int) -> None:
+    """As Inductor is told to write them: turned where that spares a copy, in loops where they are thin."""
+    from torch._inductor.compile_fx import compile_fx
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    draw = torch.Generator().manual_seed(0)
+    sizes = ((rows, inner), (columns, inner), (columns,))
+    x, weight, bias = (torch.randn(size, generator=draw) for size in sizes)
+
+    def layer(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> list[torch.Tensor]:
+        outputs = torch.addmm(bias, x, weight.t()).relu()
+        return [outputs, torch.mm(outputs, weight), outputs.sum(0)]
+
+    graph = make_fx(layer, decomposition_table=decompositions(), tracing_mode="fake")(x, weight, bias)
+    with torch.no_grad():
+        found = compile_fx(graph, [x, weight, bias])(x, weight, bias)
+    exact = layer(x.double(), weight.double(), bias.double())
+    for ours, theirs in zip(found, exact, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-3)
+        assert ours.is_contiguous()
 
 
 def test_what_is_not_plain_float32_stays_torchs() -> None:

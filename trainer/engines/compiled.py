@@ -1,9 +1,9 @@
 """The compiled training step: the same arithmetic as the eager engine's, traced once and run as one program.
 
-`compile` traces forward, loss and gradients (for SGD the update too) with make_fx over fake tensors and
-hands the graph to Inductor; there are no guards, and no Python between the operations. It then holds three
-steps against the eager engine's, and takes everything back. What cannot be traced runs eager, as the parent
-class does it: batches of another shape, steps whose gradients are measured. Knows no config.
+`compile` traces forward, loss and gradients (and the update, where `updates` knows it) with make_fx over fake
+tensors and hands the graph to Inductor; there are no guards, and no Python between the operations. It then
+holds three steps against the eager engine's, and takes everything back. What cannot be traced runs eager, as
+the parent class does it: batches of another shape, steps whose gradients are measured. Knows no config.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.optim import SGD, Optimizer
-from torch.optim.sgd import sgd
+from torch.optim import Optimizer
 
 from trainer.engines.eager import EagerEngine, MicroBatch, StepOutput
 from trainer.engines.products import decompositions
+from trainer.engines.scalars import compute_once
+from trainer.engines.updates import Update, update_of
 
 PAYS_AFTER_STEPS = 50_000
 """Planned steps from which compiling (2 to 20 s) saves more than it costs for small networks on a CPU."""
 
-_FOR_ONE_THREAD = 2**20  # multiplications of a dense network's forward pass
 _OPTIONS: dict[str, Any] = {
     "fallback_random": True,
     "compile_threads": 1,
@@ -48,8 +48,8 @@ class CompiledEngine(EagerEngine):
     """An eager engine whose steps run as one compiled program once `compile` has succeeded.
 
     Attributes:
-        whole_step: whether the optimizer's update is part of the program (SGD); otherwise the program ends
-            at the gradients and the optimizers step as ever.
+        whole_step: whether the optimizers' updates are part of the program (`update_of` knows them all);
+            otherwise the program ends at the gradients and the optimizers step as ever.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -64,8 +64,10 @@ class CompiledEngine(EagerEngine):
         }
         clips = self.clip_grad_norm is not None or self.clip_grad_value is not None
         plain = self.zero_grad and self.penalty is None and not clips
-        self.whole_step = plain and all(_is_plain_sgd(optimizer) for optimizer in self.optimizers)
-        self._lrs: dict[float, Tensor] = {}
+        updates = [update_of(optimizer) for optimizer in self.optimizers]
+        self._updates = [update for update in updates if update is not None]
+        self.whole_step = plain and len(self._updates) == len(updates)
+        self._rates: dict[float, Tensor] = {}
 
     @property
     def ready(self) -> bool:
@@ -101,7 +103,7 @@ class CompiledEngine(EagerEngine):
 
     def _momentum_is_scheduled(self) -> bool:
         """Whether OneCycleLR or CyclicLR changes the momentum: they leave its bounds in the groups."""
-        return any("base_momentum" in group for group in self._groups())
+        return any("base_momentum" in group for _, _, group in self._groups())
 
     def _use(self, program: Program | None, inputs: Tensor, targets: Tensor) -> None:
         self._program = program
@@ -117,13 +119,11 @@ class CompiledEngine(EagerEngine):
         if not self.whole_step or measure or len(batches) != 1 or not self._fits(*batches[0]):
             return super().step(batches, measure=measure)
         assert self._program is not None
-        groups = self._groups()
-        buffers = self._momentum_buffers()
-        # SGD's first step makes the buffers; options other than lr are constants of the program.
-        if any(buffer is None for buffer in buffers) or _sgd_options(groups) != self._options:
+        state = self._state()
+        # The first step makes the state; options other than lr are constants of the program.
+        if any(value is None for value in state) or self._options() != self._traced_options:
             return super().step(batches)
-        lrs = [self._lr_tensor(group["lr"]) for group in groups]
-        loss, outputs = self._program([*self._values, *lrs, *buffers, *batches[0]])
+        loss, outputs = self._program([*self._values, *self._lrs(), *state, *batches[0]])
         return StepOutput(loss, [outputs], 1)
 
     def _forward_backward(self, inputs: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
@@ -141,27 +141,32 @@ class CompiledEngine(EagerEngine):
                 parameter.grad.add_(gradient)
         return loss * share if share != 1.0 else loss, outputs
 
-    def _groups(self) -> list[dict[str, Any]]:
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+    def _groups(self) -> Iterator[tuple[Update, Optimizer, dict[str, Any]]]:
+        for update, optimizer in zip(self._updates, self.optimizers, strict=True):
+            for group in optimizer.param_groups:
+                yield update, optimizer, group
 
-    def _momentum_buffers(self) -> list[Tensor | None]:
-        """Return the momentum buffers in the order of the groups' parameters, [] without momentum."""
+    def _state(self) -> list[Tensor | None]:
+        """Return what the optimizers keep, by group, then by kind, then by parameter; None = not yet made."""
         return [
-            optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
-            for optimizer in self.optimizers
-            for group in optimizer.param_groups
-            if group["momentum"]
+            optimizer.state[parameter].get(name) if parameter in optimizer.state else None
+            for update, optimizer, group in self._groups()
+            for name in update.state(group)
             for parameter in group["params"]
         ]
 
-    def _lr_tensor(self, lr: float | Tensor) -> Tensor:
-        """Return a learning rate as a 0-d tensor; a constant one is made once."""
-        number = float(lr)
-        if number not in self._lrs:
-            if len(self._lrs) > 8:
-                self._lrs.clear()
-            self._lrs[number] = torch.tensor(number, dtype=torch.float32)
-        return self._lrs[number]
+    def _options(self) -> list[Any]:
+        return [group[name] for update, _, group in self._groups() for name in update.options]
+
+    def _lrs(self) -> list[Tensor]:
+        """Return every group's learning rate as a 0-d tensor; a constant one is made once."""
+        rates = [float(group["lr"]) for _, _, group in self._groups()]
+        if len(self._rates) > 8:
+            self._rates.clear()
+        for rate in rates:
+            if rate not in self._rates:
+                self._rates[rate] = torch.tensor(rate, dtype=torch.float64)
+        return [self._rates[rate] for rate in rates]
 
     # ---- tracing
 
@@ -171,12 +176,10 @@ class CompiledEngine(EagerEngine):
         self._values = [value.detach() for value in (self._named | self._constants).values()]
         arguments = list(self._values)
         if self.whole_step:
-            groups = self._groups()
-            self._options = _sgd_options(groups)
-            arguments += [self._lr_tensor(group["lr"]) for group in groups]
-            buffers = self._momentum_buffers()
-            assert all(buffer is not None for buffer in buffers)
-            arguments += [buffer for buffer in buffers if buffer is not None]
+            self._traced_options = self._options()
+            state = [value for value in self._state() if value is not None]
+            assert len(state) == len(self._state())
+            arguments += [*self._lrs(), *state]
         arguments += [inputs, targets]
         from torch._inductor.compile_fx import compile_fx, compile_fx_inner
         from torch.fx.experimental.proxy_tensor import make_fx
@@ -187,11 +190,11 @@ class CompiledEngine(EagerEngine):
             found.append(compile_fx_inner(*graph, **options))
             return found[-1]
 
-        options = _OPTIONS | ({"cpp.threads": 1} if self._is_small(len(inputs)) else {})
         body = self._whole if self.whole_step else self._gradients_of
         graph = make_fx(body, decomposition_table=decompositions(), tracing_mode="fake")(*arguments)
+        compute_once(graph)
         with torch.no_grad():
-            wrapped: Any = compile_fx(graph, arguments, inner_compile=compile_inner, config_patches=options)
+            wrapped: Any = compile_fx(graph, arguments, inner_compile=compile_inner, config_patches=_OPTIONS)
         # Without the wrappers around it, which check and copy for 10 us; an outer cache may leave only those.
         program = found[-1].current_callable if found else lambda values: wrapped(*values)
 
@@ -201,12 +204,6 @@ class CompiledEngine(EagerEngine):
             return left
 
         return run
-
-    def _is_small(self, samples: int) -> bool:
-        """Return whether a step has so little to compute that a second thread would only be waited for."""
-        parameters = self._named.values()
-        once_per_sample = all(p.ndim <= 2 for p in parameters)  # a convolution's are used at every pixel
-        return once_per_sample and samples * sum(p.numel() for p in parameters) < _FOR_ONE_THREAD
 
     def _gradients_of(self, *arguments: Tensor) -> list[Tensor]:
         """Forward, loss and gradients as a function: parameters, buffers, inputs, targets -> loss, ...."""
@@ -225,26 +222,19 @@ class CompiledEngine(EagerEngine):
         return [loss.detach(), outputs.detach(), *gradients]
 
     def _whole(self, *arguments: Tensor) -> list[Tensor]:
-        """The gradients, then torch's own SGD on them, with the learning rates as tensors."""
+        """The gradients, then torch's own updates with them; between values and batch: lrs, state."""
         known = len(self._named) + len(self._constants)
         loss, outputs, *gradients = self._gradients_of(*arguments[:known], *arguments[-2:])
         by_parameter = {id(p): n for n, p in enumerate(self._named.values())}
-        groups = self._groups()
-        lrs = iter(arguments[known : known + len(groups)])
-        buffers = iter(arguments[known + len(groups) : -2])
-        # While torch believes itself compiling, its SGD takes lr as a tensor without reading it.
+        groups = list(self._groups())
+        lrs = arguments[known : known + len(groups)]
+        kept = iter(arguments[known + len(groups) : -2])
         with torch.no_grad(), torch.compiler._compile_session_context():
-            for group in groups:
+            for (update, _, group), lr in zip(groups, lrs, strict=True):
                 numbers = [by_parameter[id(p)] for p in group["params"]]
-                sgd(
-                    [arguments[n] for n in numbers],
-                    [gradients[n] for n in numbers],
-                    [next(buffers) if group["momentum"] else None for _ in numbers],
-                    foreach=True,
-                    fused=False,
-                    lr=next(lrs),
-                    **{key: group[key] for key in _SGD_OPTIONS},
-                )
+                state = {name: [next(kept) for _ in numbers] for name in update.state(group)}
+                parameters = [arguments[n] for n in numbers]
+                update.apply(parameters, [gradients[n] for n in numbers], state, lr, group)
         return [loss, outputs]
 
     # ---- the check
@@ -310,14 +300,17 @@ class CompiledEngine(EagerEngine):
     def _evidence(self, output: StepOutput) -> dict[str, Tensor]:
         """Return what a step left behind, in float64, for a comparison.
 
-        Of a program that ends at the gradients these, not the parameters: where a gradient is zero but for
-        rounding (a bias before batch norm) Adam makes a full step of either sign out of it.
+        Of a program that ends at the gradients these; of another one what the optimizers keep, and the
+        parameters where the same gradients but for rounding make the same of them.
         """
         after = dict(self._constants)
-        if self.whole_step:
-            after |= self._named
-        else:
+        if not self.whole_step:
             after |= {f"the gradient of {name}": _gradient(p) for name, p in self._named.items()}
+        else:
+            state = self._state()
+            after |= {f"the optimizers' value {n}": v for n, v in enumerate(state) if v is not None}
+            if all(update.evident for update in self._updates):
+                after |= self._named
         after |= {"the loss": output.loss, "the output": torch.cat(output.outputs)}
         return {name: torch.nan_to_num(value.detach().double(), nan=1e30) for name, value in after.items()}
 
@@ -328,17 +321,6 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 def _layout(inputs: Tensor, targets: Tensor) -> tuple[object, ...]:
     return inputs.shape, inputs.stride(), inputs.dtype, targets.shape, targets.dtype
-
-
-_SGD_OPTIONS = ("weight_decay", "momentum", "dampening", "nesterov", "maximize")
-
-
-def _sgd_options(groups: Sequence[Mapping[str, Any]]) -> list[Any]:
-    return [group[name] for group in groups for name in _SGD_OPTIONS]
-
-
-def _is_plain_sgd(optimizer: Optimizer) -> bool:
-    return type(optimizer) is SGD and not any(group["differentiable"] for group in optimizer.param_groups)
 
 
 def _optimizer_state(optimizer: Optimizer) -> tuple[dict[Any, Any], list[dict[str, Any]]]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 _FOR_ONEDNN = 2**20  # multiplications from which oneDNN's product outruns the call to it
-_FOR_LOOPS = 2**18  # up to which a sum in generated loops outruns any call
+_FOR_LOOPS = 2**18  # up to which a sum in generated loops outruns any call; for thin ones up to four times it
+_THIN = 4  # rows or columns: the memory's speed decides then, not the arithmetic's
 
 _torch: Any = torch  # these parts of it have no types
 _aten = _torch.ops.aten
@@ -49,10 +50,20 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 def _lower_linear(x: Any, weight: Any, bias: Any) -> Any:
     """Let Inductor write the call of oneDNN itself, which spares a detour through Python and a copy of x."""
     from torch._inductor.ir import ExternKernel
-    from torch._inductor.lowering import fallback_handler
+    from torch._inductor.lowering import fallback_handler, lowerings
 
     make_call = cast(Any, fallback_handler)
     onednn = make_call(_torch.ops.mkldnn._linear_pointwise.default, add_to_fallback_set=False)
+    rows, inner = x.get_size()
+    columns, _ = weight.get_size()
+    # oneDNN copies its second matrix into an order of its own: the smaller one, if the copy that is spared is
+    # larger than the product, which then has to be turned.
+    if rows * columns < (columns - rows) * inner:
+        weight = ExternKernel.require_contiguous(ExternKernel.realize_input(weight))
+        product = lowerings[_aten.permute.default](onednn(weight, x, None, "none", [], ""), [1, 0])
+        if bias is not None:
+            product = lowerings[_aten.add.Tensor](product, bias)
+        return ExternKernel.require_contiguous(product)
     x = ExternKernel.require_contiguous(ExternKernel.realize_input(x))
     return onednn(x, weight, bias, "none", [], "")
 
@@ -62,7 +73,7 @@ def _mm(left: Tensor, right: Tensor) -> Any:
     size = left.shape[0] * left.shape[1] * right.shape[1]
     if left.dtype is not torch.float32:
         return NotImplemented
-    if size <= _FOR_LOOPS:
+    if size <= _FOR_LOOPS or (size <= 4 * _FOR_LOOPS and min(*left.shape, right.shape[1]) <= _THIN):
         return (left.unsqueeze(2) * right.unsqueeze(0)).sum(1)
     if _suits_onednn(left, right):
         return _torch.ops.optlab.linear(left.contiguous(), right.t(), None)

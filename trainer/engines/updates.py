@@ -1,0 +1,93 @@
+"""torch.optim's own updates as functions of tensors, so that a compiled step can hold them.
+
+The arithmetic is torch's: these call the functions behind `SGD.step` and `Adam.step` (AdamW's is the same).
+While torch believes itself compiling, they take learning rates and step counts as tensors without reading
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+Group = Mapping[str, Any]
+State = Mapping[str, Sequence[Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """How one optimizer's update goes into a program.
+
+    Args:
+        options: a parameter group's options that are constants of the program.
+        state: group -> the names of what the optimizer keeps for every parameter.
+        apply: (parameters, gradients, state, lr [0-d float64], group), which updates parameters and state.
+        evident: whether the same gradients but for rounding make the same parameters but for rounding.
+    """
+
+    options: tuple[str, ...]
+    state: Callable[[Group], tuple[str, ...]]
+    apply: Callable[[list[Tensor], list[Tensor], State, Tensor, Group], None]
+    evident: bool
+
+
+def update_of(optimizer: Optimizer) -> Update | None:
+    """Return an optimizer's update; None where it has none here and has to step by itself."""
+    groups = optimizer.param_groups
+    special = any(group.get("differentiable") or group.get("capturable") for group in groups)
+    return None if special else _UPDATES.get(type(optimizer))
+
+
+def _sgd(parameters: list[Tensor], gradients: list[Tensor], state: State, lr: Tensor, group: Group) -> None:
+    buffers: list[Tensor | None] = [*state.get("momentum_buffer", [None] * len(parameters))]
+    options = {name: group[name] for name in _SGD.options}
+    sgd(parameters, gradients, buffers, foreach=True, fused=False, lr=lr, **options)
+
+
+def _adam(parameters: list[Tensor], gradients: list[Tensor], state: State, lr: Tensor, group: Group) -> None:
+    """Call torch's Adam with step counts in float64: in float32 the bias corrections drift from eager's."""
+    steps = [step.double() for step in state["step"]]
+    beta1, beta2 = group["betas"]
+    adam(
+        parameters,
+        gradients,
+        [*state["exp_avg"]],
+        [*state["exp_avg_sq"]],
+        [*state.get("max_exp_avg_sq", [])],
+        steps,
+        foreach=False,
+        fused=False,
+        capturable=True,
+        beta1=beta1,
+        beta2=beta2,
+        lr=lr,
+        **{name: group[name] for name in _ADAM.options if name != "betas"},
+    )
+    for kept, step in zip(state["step"], steps, strict=True):
+        kept.copy_(step)
+
+
+def _adam_state(group: Group) -> tuple[str, ...]:
+    names = ("exp_avg", "exp_avg_sq", "step")
+    return (*names, "max_exp_avg_sq") if group["amsgrad"] else names
+
+
+_SGD = Update(
+    options=("weight_decay", "momentum", "dampening", "nesterov", "maximize"),
+    state=lambda group: ("momentum_buffer",) if group["momentum"] else (),
+    apply=_sgd,
+    evident=True,
+)
+_ADAM = Update(
+    options=("betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay"),
+    state=_adam_state,
+    apply=_adam,
+    evident=False,  # of a gradient that is zero but for rounding Adam makes a full step of either sign
+)
+_UPDATES: dict[type[Optimizer], Update] = {SGD: _SGD, Adam: _ADAM, AdamW: _ADAM}
