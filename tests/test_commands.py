@@ -48,6 +48,26 @@ def test_help_names_every_verb_without_importing_torch() -> None:
         assert f" {verb} " in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["list", "--json"], 0),
+        (["show", "optimizer", "SGD"], 0),
+        (["list", "nonsense"], 2),
+        (["nonsense"], 2),
+    ],
+)
+def test_the_console_command_ends_with_all_it_printed_and_the_right_code(
+    arguments: list[str], code: int
+) -> None:
+    """It ends the process without Python's own tidying up, which would flush the streams."""
+    command = [sys.executable, "-c", "from trainer.cli import script; script()", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"})
+    assert done.returncode == code
+    assert done.stdout == optlab(*arguments).out
+    assert bool(done.stderr) == bool(code)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(verb: str) -> None:
     done = optlab(verb, "--help")
