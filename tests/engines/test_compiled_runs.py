@@ -51,11 +51,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @needs_compiler
-def test_a_compiled_run_resumes_bit_for_bit_and_agrees_with_eager(tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole", "train.engine=compiled", "train.epochs=2")
-    parts = train(tmp_path / "parts", "train.engine=compiled", "train.epochs=1")
+@pytest.mark.parametrize("optimizer", ["{name: SGD, lr: 0.1, momentum: 0.9}", "{name: AdamW, lr: 0.005}"])
+def test_a_compiled_run_resumes_bit_for_bit_and_agrees_with_eager(tmp_path: Path, optimizer: str) -> None:
+    same = f"optimizer={optimizer}"
+    whole = train(tmp_path / "whole", same, "train.engine=compiled", "train.epochs=2")
+    parts = train(tmp_path / "parts", same, "train.engine=compiled", "train.epochs=1")
     optlab("resume", parts, "train.epochs=2", "--quiet")
-    eager = train(tmp_path / "eager", "train.engine=eager", "train.epochs=2")
+    eager = train(tmp_path / "eager", same, "train.engine=eager", "train.epochs=2")
 
     assert summary(whole)["engine"] == "compiled"
     assert float(str(summary(whole)["compile_seconds"])) > 0
