@@ -126,6 +126,7 @@ def test_pruning_spares_runs_and_does_not_depend_on_the_order_of_outcomes(prune:
         done.append({(spec.trial, spec.seed) for spec in carry_out(contender, order=order)})
         pruned.append({n for n, setting in contender.settings.items() if len(setting.outcomes) < 6})
         contenders.append(contender)
+        assert contender.spared() == 24 * 6 - len(done[-1])
     assert done[0] == done[1]
     assert pruned[0] == pruned[1]
     assert 0 < len(pruned[0]) < 24

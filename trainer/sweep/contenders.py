@@ -86,6 +86,8 @@ class Contender:
             self.ready.extend(self.specs())
             return
         for trial in self._search.trials():
+            if trial.pruned:
+                self._pruned.add(trial.number)
             for seed in self.seeds if trial.told else ():
                 spec = self._spec(trial.number, seed)
                 outcome = read_outcome(spec.folder)
@@ -152,6 +154,13 @@ class Contender:
                 self._release(spec.trial)
             if not any(self._waiting.values()) and not any(self._flying.values()):
                 self._finish_batch()
+
+    def spared(self) -> int:
+        """Return how many runs pruning has made unnecessary."""
+        return sum(
+            len(self.seeds) - len(self.settings[number].outcomes) - len(self._flying.get(number, ()))
+            for number in self._pruned
+        )
 
     def _is_cut_short(self, setting: Setting) -> bool:
         """Return whether the seeds so far show a trial to be behind, so that the rest need not run."""

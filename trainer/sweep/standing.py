@@ -157,11 +157,6 @@ def variant_state(
     outcomes += contender.final_outcomes.values()
     counts = Counter(outcome.status for outcome in outcomes)
     planned = (trials or len(contender.settings)) * len(contender.seeds) + finals
-    pruned_away = sum(
-        len(contender.seeds) - len(s.outcomes)
-        for s in contender.settings.values()
-        if any(o.status == "pruned" for o in s.outcomes.values())
-    )
     best, seeds = contender.best_so_far()
     shown = ""
     if best and objective:
@@ -177,7 +172,7 @@ def variant_state(
         counts["diverged"],
         counts["pruned"],
         counts["failed"],
-        planned - pruned_away,
+        planned - contender.spared(),
         shown,
     )
 
