@@ -11,7 +11,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from trainer.bench.measure import BARE
+from trainer.bench.loops import BARE
 from trainer.bench.task import OPTIONS, Task
 from trainer.catalog import MODELS
 from trainer.cli import app

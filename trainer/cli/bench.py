@@ -10,7 +10,8 @@ from typing import Any
 
 from trainer import console
 from trainer.bench.figure import draw
-from trainer.bench.measure import BARE, JAX, Row, measure
+from trainer.bench.loops import BARE, JAX
+from trainer.bench.measure import Row, measure
 from trainer.bench.task import Setting
 from trainer.console import Column
 from trainer.environment import environment
