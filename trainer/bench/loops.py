@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
@@ -45,6 +44,7 @@ class Loop:
         name: one of `names`.
         root: folder of MNIST; None = the usual one.
         setting: what is trained.
+        folder: where its files may lie; whoever gave it clears it away.
 
     Attributes:
         note: what there is to say, as the seconds of compiling.
@@ -54,11 +54,12 @@ class Loop:
     note = ""
     fell_back = False
 
-    def __init__(self, name: str, root: Path | None, setting: Setting) -> None:
+    def __init__(self, name: str, root: Path | None, setting: Setting, folder: Path) -> None:
         context = multiprocessing.get_context("spawn")
         self._name = name
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, name, root, setting), daemon=True)
+        arguments = (theirs, name, root, setting, folder)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
 
@@ -68,12 +69,13 @@ class Loop:
 
     def run(self, steps: int) -> float:
         """Train so many steps and return the seconds they took; OptlabError if the loop broke."""
-        self._pipe.send(steps)
+        with suppress(OSError):  # it is gone, and has no answer
+            self._pipe.send(steps)
         seconds: float = self._answer()
         return seconds
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; it holds nothing that would have to be saved."""
         self._pipe.close()
         self._process.kill()
         self._process.join()
@@ -81,7 +83,7 @@ class Loop:
     def _answer(self) -> Any:
         try:
             answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             answer = OptlabError(f"the loop {self._name!r} ended unexpectedly")
         if isinstance(answer, OptlabError):
             raise answer
@@ -112,23 +114,22 @@ def _ours(setting: Setting) -> dict[str, list[str]]:
     return found
 
 
-def _serve(pipe: Connection, name: str, root: Path | None, setting: Setting) -> None:
+def _serve(pipe: Connection, name: str, root: Path | None, setting: Setting, folder: Path) -> None:
     """Make the loop, say what there is to say, then time as many steps as are asked for, again and again."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the pipe
     if setting.threads:
         if hasattr(os, "sched_setaffinity"):  # not every peer can be told a number of threads
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])
         torch.set_num_threads(setting.threads)
-    with tempfile.TemporaryDirectory() as temporary, suppress(EOFError):
-        try:
-            run, note, fell_back = _made(name, root, setting, Path(temporary))
-        except Exception as error:
-            pipe.send(OptlabError(f"the loop {name!r} cannot run: {type(error).__name__}: {error}"))
-            return
-        pipe.send((note, fell_back))
-        with sparing_collector():
-            while True:
-                pipe.send(run(pipe.recv()))
+    try:
+        run, note, fell_back = _made(name, root, setting, folder)
+    except Exception as error:  # whatever a package that is installed by halves does
+        pipe.send(OptlabError(f"the loop {name!r} cannot run: {type(error).__name__}: {error}"))
+        return
+    pipe.send((note, fell_back))
+    with sparing_collector(), suppress(EOFError, OSError):
+        while True:
+            pipe.send(run(pipe.recv()))
 
 
 def _made(name: str, root: Path | None, setting: Setting, folder: Path) -> tuple[Run, str, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -59,9 +60,10 @@ def measure(root: Path | None, setting: Setting) -> list[Row]:
     """
     steps = _steps(root, setting)
     running: dict[str, Loop] = {}
-    with ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         for name in loops.names(setting):
-            running[name] = Loop(name, root, setting)
+            folder = Path(tempfile.mkdtemp(dir=temporary))
+            running[name] = Loop(name, root, setting, folder)
             stack.callback(running[name].close)
         for loop in running.values():
             loop.wait()
