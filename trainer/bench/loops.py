@@ -74,9 +74,13 @@ class Loop:
         seconds: float = self._answer()
         return seconds
 
-    def close(self) -> None:
-        """End the process; it holds nothing that would have to be saved."""
+    def hang_up(self) -> None:
+        """Tell the process to end."""
         self._pipe.close()
+
+    def join(self) -> None:
+        """Wait until the process has ended; by force where it is busy for long."""
+        self._process.join(5)
         self._process.kill()
         self._process.join()
 
@@ -121,15 +125,16 @@ def _serve(pipe: Connection, name: str, root: Path | None, setting: Setting, fol
         if hasattr(os, "sched_setaffinity"):  # not every peer can be told a number of threads
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])
         torch.set_num_threads(setting.threads)
-    try:
-        run, note, fell_back = _made(name, root, setting, folder)
-    except Exception as error:  # whatever a package that is installed by halves does
-        pipe.send(OptlabError(f"the loop {name!r} cannot run: {type(error).__name__}: {error}"))
-        return
-    pipe.send((note, fell_back))
-    with sparing_collector(), suppress(EOFError, OSError):
-        while True:
-            pipe.send(run(pipe.recv()))
+    with suppress(EOFError, OSError):  # the parent has hung up
+        try:
+            run, note, fell_back = _made(name, root, setting, folder)
+        except Exception as error:  # whatever a package that is installed by halves does
+            pipe.send(OptlabError(f"the loop {name!r} cannot run: {type(error).__name__}: {error}"))
+            return
+        pipe.send((note, fell_back))
+        with sparing_collector():
+            while True:
+                pipe.send(run(pipe.recv()))
 
 
 def _made(name: str, root: Path | None, setting: Setting, folder: Path) -> tuple[Run, str, bool]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,14 +59,19 @@ def measure(root: Path | None, setting: Setting) -> list[Row]:
     """
     steps = _steps(root, setting)
     running: dict[str, Loop] = {}
-    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
-        for name in loops.names(setting):
-            folder = Path(tempfile.mkdtemp(dir=temporary))
-            running[name] = Loop(name, root, setting, folder)
-            stack.callback(running[name].close)
-        for loop in running.values():
-            loop.wait()
-        times = _rounds(running, steps, setting.rounds)
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            for name in loops.names(setting):
+                folder = Path(tempfile.mkdtemp(dir=temporary))
+                running[name] = Loop(name, root, setting, folder)
+            for loop in running.values():
+                loop.wait()
+            times = _rounds(running, steps, setting.rounds)
+        finally:
+            for loop in running.values():
+                loop.hang_up()
+            for loop in running.values():
+                loop.join()
     return [
         Row(
             name,
