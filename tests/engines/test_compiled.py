@@ -6,12 +6,14 @@ import copy
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.engines import updates
 from trainer.engines.compiled import CompiledEngine, compiler
 from trainer.engines.eager import EagerEngine
 from trainer.losses import penalty
@@ -142,6 +144,27 @@ def test_adams_bias_corrections_are_as_exact_as_eagers(name: str) -> None:
             one.step(batches)
     for ours, theirs in zip(everything(compiled), everything(eager), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.9])
+def test_a_wrong_update_is_found(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also beside a bias before batch norm: of its gradient, all rounding, Adam makes full steps."""
+    right = updates._UPDATES[torch.optim.AdamW]
+
+    def wrong(
+        parameters: list[Tensor], gradients: list[Tensor], state: object, lr: Tensor, group: object
+    ) -> None:
+        right.apply(parameters, gradients, state, lr * factor, group)
+
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    compiled = engine(CompiledEngine, adamw, copy.deepcopy(model))
+    assert compiled.compile(make_steps(3)) is None
+    monkeypatch.setitem(updates._UPDATES, torch.optim.AdamW, replace(right, apply=wrong))
+    compiled = engine(CompiledEngine, adamw, copy.deepcopy(model))
+    reason = compiled.compile(make_steps(3))
+    assert reason is not None
+    assert "the update differs from eager's" in reason
+    assert not compiled.ready
 
 
 class Moody(nn.Linear):

@@ -26,7 +26,7 @@ from trainer.bench.task import LOG_EVERY, Setting, Task
 from trainer.building import build_experiment
 from trainer.data.dataset import data_root
 from trainer.data.torchvision_sets import mnist
-from trainer.device import sparing_collector
+from trainer.device import default_threads, sparing_collector
 from trainer.errors import OptlabError
 from trainer.experiment import Experiment
 from trainer.loop import train
@@ -96,16 +96,7 @@ class Loop:
 
 def names(setting: Setting) -> list[str]:
     """Return the loops that can run here: optlab's own, torch's, and those whose packages are there."""
-    found = [*_ours(setting), BARE]
-    if setting.model == "mlp":
-        found += ["matrix products alone", "textbook loop"]
-        found += [JAX] if find_spec("jax") and find_spec("optax") else []
-        found += [_keras()] if find_spec("keras") else []
-    return [*found, "Lightning"] if find_spec("lightning") else found
-
-
-def _keras() -> str:
-    return f"Keras, {'jax' if find_spec('jax') else 'torch'}"
+    return [*_ours(setting), *_others(setting)]
 
 
 def _ours(setting: Setting) -> dict[str, list[str]]:
@@ -118,13 +109,28 @@ def _ours(setting: Setting) -> dict[str, list[str]]:
     return found
 
 
+def _others(setting: Setting) -> dict[str, Callable[[Task, Path, Path], Run]]:
+    """Return the makers of the other loops by their names: (task, where its data is, folder) -> loop."""
+    found: dict[str, Callable[[Task, Path, Path], Run]] = {BARE: lambda task, *_: peers.bare(task)}
+    if setting.model == "mlp":
+        found["matrix products alone"] = lambda task, *_: peers.products(task)
+        found["textbook loop"] = lambda task, source, _: peers.textbook(task, source)
+        if find_spec("jax") and find_spec("optax"):
+            found[JAX] = lambda task, *_: peers.jax_scan(task)
+        if find_spec("keras"):
+            backend = "jax" if find_spec("jax") else "torch"
+            found[f"Keras, {backend}"] = lambda task, *_: peers.keras_fit(task, backend)
+    if find_spec("lightning"):
+        found["Lightning"] = lambda task, _, folder: peers.lightning_fit(task, folder)
+    return found
+
+
 def _serve(pipe: Connection, name: str, root: Path | None, setting: Setting, folder: Path) -> None:
     """Make the loop, say what there is to say, then time as many steps as are asked for, again and again."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the pipe
-    if setting.threads:
-        if hasattr(os, "sched_setaffinity"):  # not every peer can be told a number of threads
-            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])
-        torch.set_num_threads(setting.threads)
+    if setting.threads and hasattr(os, "sched_setaffinity"):  # not every peer can be told a number of threads
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])
+    torch.set_num_threads(setting.threads or default_threads())
     with suppress(EOFError, OSError):  # the parent has hung up
         try:
             run, note, fell_back = _made(name, root, setting, folder)
@@ -149,15 +155,7 @@ def _made(name: str, root: Path | None, setting: Setting, folder: Path) -> tuple
         note = experiment.compile() or ""
         fell_back = experiment.compile_seconds is not None and not experiment.is_compiled()
         return _trained(experiment, folder), note, fell_back
-    makers: dict[str, Callable[[], Run]] = {
-        BARE: lambda: peers.bare(task),
-        "matrix products alone": lambda: peers.products(task),
-        "textbook loop": lambda: peers.textbook(task, source),
-        JAX: lambda: peers.jax_scan(task),
-        _keras(): lambda: peers.keras_fit(task, _keras().removeprefix("Keras, ")),
-        "Lightning": lambda: peers.lightning_fit(task, folder),
-    }
-    return makers[name](), "", False
+    return _others(setting)[name](task, source, folder), "", False
 
 
 def _task(root: Path | None, folder: Path, setting: Setting) -> tuple[Task, Path]:
@@ -168,16 +166,18 @@ def _task(root: Path | None, folder: Path, setting: Setting) -> tuple[Task, Path
         return Task(model, optimizer, batch_size, split.inputs, split.targets), data_root(root).absolute()
     path = folder / "noise.npz"
     drawn = np.random.default_rng(0)
-    count = images_of_noise(setting)
+    count = images_per_epoch(root, setting)
     images = drawn.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
     labels = np.arange(count) % 10
     np.savez(path, x_train=images, y_train=labels, x_test=images[:10], y_test=labels[:10])
     return Task(model, optimizer, batch_size, torch.from_numpy(images), torch.from_numpy(labels)), path
 
 
-def images_of_noise(setting: Setting) -> int:
-    """Return how many images the cnn is trained on: enough for a round's steps, within reason."""
-    wanted = max(setting.steps, LOG_EVERY) * setting.batch_size
+def images_per_epoch(root: Path | None, setting: Setting) -> int:
+    """Return how many images there are to train on; DataError where MNIST is not there."""
+    if setting.model == "mlp":
+        return len(mnist(root=root).train)
+    wanted = max(setting.steps, LOG_EVERY) * setting.batch_size  # a round's steps, within reason
     return min(wanted, max(_MOST_NOISE, LOG_EVERY * setting.batch_size))
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from trainer.bench import loops
 from trainer.bench.loops import BARE, JAX, Loop
 from trainer.bench.task import LOG_EVERY, Setting
-from trainer.data.torchvision_sets import mnist
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +89,7 @@ def measure(root: Path | None, setting: Setting) -> list[Row]:
 
 def _steps(root: Path | None, setting: Setting) -> int:
     """Return the steps per loop and round: an epoch's at most, and as many as end at a record."""
-    images = loops.images_of_noise(setting) if setting.model == "cnn" else len(mnist(root=root).train)
-    steps = min(setting.steps, images // setting.batch_size)
+    steps = min(setting.steps, loops.images_per_epoch(root, setting) // setting.batch_size)
     return max(LOG_EVERY, steps - steps % LOG_EVERY)
 
 

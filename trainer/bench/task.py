@@ -31,15 +31,15 @@ class Setting:
         batch_size: samples per step.
         steps: per loop and round; an epoch's at most.
         rounds: that count; one more before them does not.
-        threads: CPU threads of torch; None = the usable cores.
+        threads: cores for every loop, and threads of torch; None = the usable ones.
     """
 
-    model: ModelName = "mlp"
-    optimizer: OptimizerName = "SGD"
-    batch_size: int = 64
-    steps: int = 900
-    rounds: int = 9
-    threads: int | None = None
+    model: ModelName
+    optimizer: OptimizerName
+    batch_size: int
+    steps: int
+    rounds: int
+    threads: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

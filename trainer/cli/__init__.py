@@ -351,7 +351,7 @@ def bench(
     batch_size: Annotated[int, typer.Option(help="Samples per step.", min=1, max=2000)] = 64,
     steps: Annotated[int, typer.Option(help="Steps per loop and round; an epoch's at most.", min=30)] = 900,
     rounds: Annotated[int, typer.Option(help="Rounds that count, after one that warms up.", min=1)] = 9,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of torch (default: all).", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="Cores for every loop (default: all).", min=1)] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Draw a figure: png, svg or pdf.", metavar="FILE")
     ] = None,

@@ -278,14 +278,14 @@ class CompiledEngine(EagerEngine):
         """Return in what the compiled steps differ from eager's by more than rounding; None = in nothing."""
         for number, batches in enumerate(steps, start=1):
             start = self._snapshot()
-            wanted = self._evidence(super().step(batches))
+            wanted = self._evidence(super().step(batches), start["model"])
             random = torch.get_rng_state()
             if any(self._constants[name] is not value for name, value in self.model.named_buffers()):
                 return "the model replaces its buffers instead of writing into them"
             self._restore(start)
             self._use(program, *steps[0][0])
             try:
-                found = self._evidence(self.step(batches))
+                found = self._evidence(self.step(batches), start["model"])
             finally:
                 self._program = None
             if not torch.equal(random, torch.get_rng_state()):
@@ -297,11 +297,11 @@ class CompiledEngine(EagerEngine):
                     return f"in step {number} {name} differs from eager's by {difference:.3g}"
         return None
 
-    def _evidence(self, output: StepOutput) -> dict[str, Tensor]:
+    def _evidence(self, output: StepOutput, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what a step left behind, in float64, for a comparison.
 
-        Of a program that ends at the gradients these; of another one what the optimizers keep, and the
-        parameters where the same gradients but for rounding make the same of them.
+        Of a program that ends at the gradients these; of another one what the optimizers keep and make of the
+        parameters, which were `before`.
         """
         after = dict(self._constants)
         if not self.whole_step:
@@ -309,10 +309,27 @@ class CompiledEngine(EagerEngine):
         else:
             state = self._state()
             after |= {f"the optimizers' value {n}": v for n, v in enumerate(state) if v is not None}
-            if all(update.evident for update in self._updates):
-                after |= self._named
+            after |= self._moves(before)
         after |= {"the loss": output.loss, "the output": torch.cat(output.outputs)}
         return {name: torch.nan_to_num(value.detach().double(), nan=1e30) for name, value in after.items()}
+
+    def _moves(self, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parameters; of Adam's their steps, and less of those whose direction may be rounding."""
+        names = {id(parameter): name for name, parameter in self._named.items()}
+        found: dict[str, Tensor] = {}
+        steps, directions = [], []
+        for update, optimizer, group in self._groups():
+            for parameter in group["params"]:
+                name = names[id(parameter)]
+                if update.direction is None:
+                    found[name] = parameter
+                else:
+                    steps.append((parameter.detach() - before[name]).flatten())
+                    directions.append(optimizer.state[parameter][update.direction].abs().flatten())
+        if steps:
+            sure = torch.cat(directions)
+            found["the update"] = torch.cat(steps) * (sure / (0.01 * sure.max() + 1e-30)).clamp(max=1)
+        return found
 
 
 def _gradient(parameter: Tensor) -> Tensor:

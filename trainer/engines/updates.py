@@ -28,13 +28,14 @@ class Update:
         options: a parameter group's options that are constants of the program.
         state: group -> the names of what the optimizer keeps for every parameter.
         apply: (parameters, gradients, state, lr [0-d float64], group), which updates parameters and state.
-        evident: whether the same gradients but for rounding make the same parameters but for rounding.
+        direction: the name of the state that tells which way a parameter goes, where a gradient that is zero
+            but for rounding makes a full step of either sign (Adam); None where its step is as small.
     """
 
     options: tuple[str, ...]
     state: Callable[[Group], tuple[str, ...]]
     apply: Callable[[list[Tensor], list[Tensor], State, Tensor, Group], None]
-    evident: bool
+    direction: str | None
 
 
 def update_of(optimizer: Optimizer) -> Update | None:
@@ -82,12 +83,12 @@ _SGD = Update(
     options=("weight_decay", "momentum", "dampening", "nesterov", "maximize"),
     state=lambda group: ("momentum_buffer",) if group["momentum"] else (),
     apply=_sgd,
-    evident=True,
+    direction=None,
 )
 _ADAM = Update(
     options=("betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay"),
     state=_adam_state,
     apply=_adam,
-    evident=False,  # of a gradient that is zero but for rounding Adam makes a full step of either sign
+    direction="exp_avg",
 )
 _UPDATES: dict[type[Optimizer], Update] = {SGD: _SGD, Adam: _ADAM, AdamW: _ADAM}
