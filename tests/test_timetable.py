@@ -29,6 +29,15 @@ def test_over_n_epochs_a_rhythm_comes_n_times(steps_per_epoch: int, epochs: int)
     assert len(due_steps(Rhythm.of(Every(epochs=1), steps_per_epoch), steps_per_epoch * epochs)) == epochs
 
 
+@given(st.floats(0.01, 1000) | st.integers(1, 1000).map(float), st.integers(0, 10**6))
+def test_the_next_step_is_the_first_one_that_is_due(period: float, step: int) -> None:
+    rhythm = Rhythm(period)
+    found = rhythm.next(step)
+    assert step < found <= step + period + 1
+    assert rhythm.due(found)
+    assert not any(rhythm.due(between) for between in range(step + 1, found))
+
+
 @pytest.mark.parametrize(
     ("epochs", "steps", "length"),
     [(5, None, 4690), (0.5, None, 469), (None, 17, 17), (None, None, None), (1e-9, None, 1)],

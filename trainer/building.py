@@ -131,13 +131,13 @@ def build_experiment(
     plan = _plan(config, steps_per_epoch)
     schedules = _schedules(loaded, optimizers, plan, steps_per_epoch)
     scaler = GradScaler(device.type) if PRECISIONS[config.train.precision] is torch.float16 else None
-    make_autocast = partial(autocast, device, config.train.precision)
+    precision = autocast(device, config.train.precision)
     engine_name = _engine_name(config, device, plan)
     engine = _engine_class(engine_name)(
         model,
         loss,
         list(optimizers.values()),
-        autocast=make_autocast,
+        autocast=precision,
         needs_closure=closure,
         scaler=scaler,
         penalty=model_penalty,
@@ -163,7 +163,7 @@ def build_experiment(
         schedules=schedules,
         engine=engine,
         scaler=scaler,
-        autocast=make_autocast,
+        autocast=precision,
         plan=plan,
         clock=Clock(device),
         notes=[*loaded.notes, *dataset.notes],

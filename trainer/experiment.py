@@ -77,6 +77,24 @@ class Plan:
     checkpoint_seconds: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What is due after a step.
+
+    Args:
+        log: to write the step down.
+        evaluation: to evaluate.
+        checkpoint: to save the state.
+    """
+
+    log: bool = False
+    evaluation: bool = False
+    checkpoint: bool = False
+
+
+_NOTHING = Due()
+
+
 @dataclass(slots=True)
 class Experiment:
     """Everything the loop needs, and what it asks of it.
@@ -111,7 +129,7 @@ class Experiment:
     schedules: Sequence[Schedule]
     engine: EagerEngine
     scaler: GradScaler | None
-    autocast: Callable[[], AbstractContextManager[object]]
+    autocast: AbstractContextManager[object]
     plan: Plan
     clock: Clock
     notes: Sequence[str] = ()
@@ -123,6 +141,7 @@ class Experiment:
     _ended: bool = False
     _evaluated_at: int | None = None
     _checkpoint_seconds: float = 0.0
+    _next_due: int = 0  # the step before which nothing is
 
     def __post_init__(self) -> None:
         self._mean = RunningMean(classes=self.classes)
@@ -171,18 +190,35 @@ class Experiment:
             return zip(batches)  # tuples of one; at batch size 1 every Python call of the loop is felt
         return iter(lambda: tuple(islice(batches, self.plan.accumulate)), ())
 
-    def advance(self, batches: Sequence[Batch], output: StepOutput) -> None:
-        """Count a completed update."""
+    def advance(self, batches: Sequence[Batch], output: StepOutput) -> Due:
+        """Count a completed update; return what is due after it."""
         now = self.progress
         now.step += 1
         now.batch += len(batches)
-        now.samples += self._mean.add(output.loss, batches, output.outputs)
+        now.samples += self._mean.add(output.loss, [targets for _, targets in batches], output.outputs)
         now.grad_evals += output.grad_evals
         if now.batch >= self.batches.batches_per_epoch:
             now.epoch, now.batch = now.epoch + 1, 0
         if self.config.train.detect_anomaly:
             self.anomaly = find_anomaly(output.loss, batches, self.model, gradients=self.scaler is None)
         self._ended = self._at_end()  # once per step: the clock must not end a run between two questions
+        return self._due() if now.step >= self._next_due or self.anomaly is not None else _NOTHING
+
+    def _due(self) -> Due:
+        """Return what is due now; find out when the next thing is, so that the steps between need not ask."""
+        plan, step = self.plan, self.progress.step
+        log, evaluation = self._logs(step), self.evaluation_due()
+        if plan.checkpoint_seconds is not None:  # asked at every step
+            return Due(log, evaluation, self._saves_by(plan.checkpoint_seconds))
+        saves = plan.checkpoint or plan.evaluate
+        self._next_due = min(rhythm.next(step) for rhythm in (plan.log, plan.evaluate, saves))
+        return Due(log, evaluation, saves.due(step))
+
+    def _saves_by(self, period: float) -> bool:
+        if self.clock.read() - self._checkpoint_seconds < period:
+            return False
+        self._checkpoint_seconds = self.clock.read()
+        return True
 
     def step_schedules(self) -> None:
         """Step the schedules whose interval the last update completed."""
@@ -194,15 +230,11 @@ class Experiment:
         """Return whether the next step is to measure the gradients' norms."""
         return self.config.log.gradients and self._logs(self.progress.step + 1)
 
-    def log_due(self) -> bool:
-        """Return whether the last update is one to write down (the first one always is)."""
-        return self._logs(self.progress.step)
-
     def _logs(self, step: int) -> bool:
         return step == 1 or self.plan.log.due(step) or self.anomaly is not None
 
     def evaluation_due(self) -> bool:
-        """Return whether to evaluate now, by its rhythm."""
+        """Return whether the last update is one to evaluate after, by the rhythm."""
         return self.plan.evaluate.due(self.progress.step)
 
     def last_evaluation_due(self) -> bool:
@@ -213,17 +245,6 @@ class Experiment:
         """Return whether the last evaluation was of this step only because a run ended here."""
         step = self.progress.step
         return 0 < step == self._evaluated_at and not self.evaluation_due()
-
-    def checkpoint_due(self) -> bool:
-        """Return whether the state is to be saved now: by its rhythm, else at every evaluation."""
-        if self.plan.checkpoint_seconds is not None:
-            if self.clock.read() - self._checkpoint_seconds < self.plan.checkpoint_seconds:
-                return False
-            self._checkpoint_seconds = self.clock.read()
-            return True
-        if self.plan.checkpoint is None:
-            return self._evaluated_at == self.progress.step
-        return self.plan.checkpoint.due(self.progress.step)
 
     # ---- records
 
@@ -341,6 +362,7 @@ class Experiment:
         # A run made longer goes on; one that its time ends is not over before its last evaluation.
         self._ended = state["ended"] and self._at_end()
         self._evaluated_at = state["evaluated_at"]
+        self._next_due = 0
         self.anomaly = state["anomaly"]
         self.model.load_state_dict(state["model"])
         for label, optimizer in self.optimizers.items():

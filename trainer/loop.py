@@ -30,17 +30,17 @@ def train(run: Experiment) -> Generator[Record]:
     while not run.finished():
         for batches in run.remaining_batches():
             output = run.engine.step(batches, measure=run.measures_next())  # forward, backward, update
-            run.advance(batches, output)
-            record = run.log(output) if run.log_due() else None
+            due = run.advance(batches, output)
+            record = run.log(output) if due.log else None
             run.step_schedules()
 
             if record:
                 with run.clock.paused():
                     yield record
-            if run.evaluation_due():
+            if due.evaluation:
                 with run.clock.paused():
                     yield run.evaluate()
-            if run.checkpoint_due():
+            if due.checkpoint:
                 with run.clock.paused():
                     yield run.here(CheckpointDue)
             if run.finished():

@@ -5,8 +5,9 @@ Nothing is read from the device before a mean is asked for, so that training on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,10 +15,9 @@ from torch import Tensor, nn
 
 from trainer.losses import Loss, accuracy_count
 
-# Steps kept before their losses become one tensor and their right answers are counted: argmax over 32 small
-# batches at once costs a tenth of 32 calls, and a count of integers is the same however it is split. Nor does
-# Python's garbage collector have to walk over every loss of a long epoch again and again.
-_PENDING_STEPS = 32
+# Samples kept before their losses become one tensor and their right answers are counted: argmax over 32 small
+# batches at once costs a tenth of 32 calls, and a count of integers is the same however it is split.
+_PENDING_SAMPLES = 2048
 
 
 class RunningMean:
@@ -35,35 +35,34 @@ class RunningMean:
         """Forget everything added so far."""
         self._losses: list[Tensor] = []  # each of many steps
         self._samples: list[int] = []
-        self._pending_losses: list[Tensor] = []
-        self._pending: list[tuple[Tensor, Tensor]] = []
+        self._pending: list[tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]] = []
+        self._pending_samples = 0
         self._right: Tensor | int = 0
 
-    def add(self, loss: Tensor, batches: Iterable[tuple[Tensor, Tensor]], outputs: Iterable[Tensor]) -> int:
-        """Add one step (its loss, 0-d, mean over its samples; its batches; the model's outputs).
+    def add(self, loss: Tensor, targets: Sequence[Tensor], outputs: Sequence[Tensor]) -> int:
+        """Add one step: its loss, 0-d, mean over its samples; its batches' targets; the model's outputs.
 
         Returns:
             How many samples the step had.
         """
-        samples = 0
-        for (_, targets), output in zip(batches, outputs, strict=True):
-            samples += targets.shape[0]  # len() of a tensor takes twice as long
-            if self._classes:
-                self._pending.append((output, targets))
-        self._pending_losses.append(loss)
+        samples = sum([part.shape[0] for part in targets])  # len() of a tensor takes twice as long
         self._samples.append(samples)
-        if len(self._pending_losses) >= _PENDING_STEPS:
+        self._pending.append((loss, targets, outputs))
+        self._pending_samples += samples
+        if self._pending_samples >= _PENDING_SAMPLES:
             self._settle()
         return samples
 
     def _settle(self) -> None:
-        if self._pending_losses:
-            self._losses.append(torch.stack(self._pending_losses))
-            self._pending_losses.clear()
-        if self._pending:
-            outputs, targets = zip(*self._pending, strict=True)
-            self._right = self._right + accuracy_count(torch.cat(outputs), torch.cat(targets))
-            self._pending.clear()
+        if not self._pending:
+            return
+        losses, targets, outputs = zip(*self._pending, strict=True)
+        self._losses.append(torch.stack(losses))
+        if self._classes:
+            parts = torch.cat(list(chain(*outputs))), torch.cat(list(chain(*targets)))
+            self._right = self._right + accuracy_count(*parts)
+        self._pending.clear()
+        self._pending_samples = 0
 
     def values(self) -> dict[str, float | None]:
         """Return `train_loss` and, with classes, `train_accuracy` in [0, 1]; None when nothing was added."""
@@ -98,7 +97,7 @@ def evaluate_split(
     loss: Loss,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
-    autocast: Callable[[], AbstractContextManager[object]],
+    autocast: AbstractContextManager[object],
     classes: bool,
 ) -> dict[str, float]:
     """Return the sample-weighted mean `loss` and, with classes, the `accuracy` of a model in eval mode.
@@ -107,14 +106,14 @@ def evaluate_split(
         model: left in the mode it was found in.
         loss: (outputs, targets) -> mean over the batch.
         batches: (inputs, targets) over the whole split, at least one.
-        autocast: makes the context of the forward pass.
+        autocast: the context of every forward pass.
         classes: whether accuracy means something.
     """
     was_training = model.training
     model.eval()
     losses, sizes, right = [], [], []
     for inputs, targets in batches:
-        with autocast():
+        with autocast:
             outputs = model(inputs)
             losses.append(loss(outputs, targets).double())
         sizes.append(len(targets))

@@ -27,6 +27,13 @@ class Rhythm:
         # The small number keeps 3 * (1/3 epoch) from missing the epoch's last step by a rounding error.
         return (step + 1e-9 * self.period) % self.period < 1
 
+    def next(self, step: int) -> int:
+        """Return the first step after this one at which it is due."""
+        found = max(step + 1, int((step // self.period + 1) * self.period) - 1)
+        while not self.due(found):
+            found += 1
+        return found
+
 
 def run_length(*, epochs: float | None, steps: int | None, steps_per_epoch: int) -> int | None:
     """Return the run's length in steps, at least 1; None when only a time budget ends it."""

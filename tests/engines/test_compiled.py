@@ -47,7 +47,7 @@ def engine(
     model = make_model() if model is None else model
     if options.pop("penalised", False):
         options["penalty"] = lambda: penalty([p for p in model.parameters() if p.ndim > 1], l2=0.1)
-    defaults: dict[str, object] = {"autocast": nullcontext}
+    defaults: dict[str, object] = {"autocast": nullcontext()}
     return cls(model, functional.cross_entropy, [make(model)], **(defaults | options))  # type: ignore[arg-type]
 
 
@@ -121,6 +121,25 @@ def test_momentum_that_a_schedule_changes_is_followed() -> None:
             for group in one.optimizers[0].param_groups:
                 group["momentum"] = 0.9 - 0.1 * number
             one.step(batches)
+    for ours, theirs in zip(everything(compiled), everything(eager), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [sgd, adam])
+def test_a_state_that_is_loaded_between_steps_is_followed(make: Make) -> None:
+    eager, compiled = engine(EagerEngine, make), engine(CompiledEngine, make)
+    assert compiled.compile(make_steps(3)) is None
+    for one in (eager, compiled):
+        torch.manual_seed(7)
+        first, *steps = make_steps(6)
+        one.step(first)
+        early = copy.deepcopy(one.optimizers[0].state_dict())
+        for number, batches in enumerate(steps):
+            if number == 3:
+                one.optimizers[0].load_state_dict(early)
+            output = one.step(batches)
+        assert not output.loss.requires_grad
+        assert not output.outputs[0].requires_grad
     for ours, theirs in zip(everything(compiled), everything(eager), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 

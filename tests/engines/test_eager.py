@@ -31,7 +31,7 @@ def make_batches(count: int, size: int = 8) -> list[Batch]:
 
 
 def engine_for(model: nn.Module, optimizer: torch.optim.Optimizer, **options: object) -> EagerEngine:
-    defaults: dict[str, object] = {"autocast": nullcontext}
+    defaults: dict[str, object] = {"autocast": nullcontext()}
     return EagerEngine(model, functional.cross_entropy, [optimizer], **(defaults | options))  # type: ignore[arg-type]
 
 
@@ -168,7 +168,7 @@ def test_float16_with_a_scaler_follows_float32(make: Callable[..., torch.optim.O
     scaled = engine_for(
         ours,
         make(ours.parameters()),
-        autocast=lambda: autocast(cpu, "float16"),
+        autocast=autocast(cpu, "float16"),
         scaler=torch.amp.GradScaler("cpu", init_scale=1024.0),
     )
     plain = engine_for(theirs, make(theirs.parameters()))
@@ -184,7 +184,7 @@ def test_an_overflowing_float16_step_is_skipped_and_the_scale_falls() -> None:
     engine = engine_for(
         model,
         torch.optim.SGD(model.parameters(), lr=0.1),
-        autocast=lambda: autocast(torch.device("cpu"), "float16"),
+        autocast=autocast(torch.device("cpu"), "float16"),
         scaler=scaler,
     )
     engine.step(make_batches(1))

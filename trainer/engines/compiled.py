@@ -9,6 +9,7 @@ the parent class does it: batches of another shape, steps whose gradients are me
 from __future__ import annotations
 
 import copy
+import operator
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,6 +69,9 @@ class CompiledEngine(EagerEngine):
         self._updates = [update for update in updates if update is not None]
         self.whole_step = plain and len(self._updates) == len(updates)
         self._rates: dict[float, Tensor] = {}
+        self._kept: list[Tensor] = []
+        self._unknown = [None for _ in self.optimizers]
+        self._known: Sequence[object] = self._unknown  # the dictionaries that `_kept` is from
 
     @property
     def ready(self) -> bool:
@@ -119,18 +123,21 @@ class CompiledEngine(EagerEngine):
         if not self.whole_step or measure or len(batches) != 1 or not self._fits(*batches[0]):
             return super().step(batches, measure=measure)
         assert self._program is not None
-        state = self._state()
         # The first step makes the state; options other than lr are constants of the program.
-        if any(value is None for value in state) or self._options() != self._traced_options:
+        if not self._knows_state() or self._options() != self._traced_options:
             return super().step(batches)
-        loss, outputs = self._program([*self._values, *self._lrs(), *state, *batches[0]])
+        loss, outputs = self._program([*self._values, *self._lrs(), *self._kept, *batches[0]])
         return StepOutput(loss, [outputs], 1)
 
-    def _forward_backward(self, inputs: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    def _forward_backward(
+        self, inputs: Tensor, targets: Tensor, share: float, *, first: bool
+    ) -> tuple[Tensor, Tensor]:
         """Run the compiled gradients where the batch has the shape they were compiled for."""
         if self.whole_step or not self._fits(inputs, targets):
-            return super()._forward_backward(inputs, targets, share)
+            return super()._forward_backward(inputs, targets, share, first=first)
         assert self._program is not None
+        if first:
+            self._forget_gradients()
         loss, outputs, *gradients = self._program([*self._values, inputs, targets])
         for parameter, gradient in zip(self._named.values(), gradients, strict=True):
             if share != 1.0:
@@ -145,6 +152,20 @@ class CompiledEngine(EagerEngine):
         for update, optimizer in zip(self._updates, self.optimizers, strict=True):
             for group in optimizer.param_groups:
                 yield update, optimizer, group
+
+    def _knows_state(self) -> bool:
+        """See that `_kept` is what the optimizers keep now; False while they keep nothing yet.
+
+        They update it in place, and a state that is loaded comes in another dictionary.
+        """
+        states = [optimizer.state for optimizer in self.optimizers]
+        if all(map(operator.is_, states, self._known)):
+            return True
+        found = self._state()
+        self._kept = [value for value in found if value is not None]
+        complete = len(self._kept) == len(found)
+        self._known = states if complete else self._unknown
+        return complete
 
     def _state(self) -> list[Tensor | None]:
         """Return what the optimizers keep, by group, then by kind, then by parameter; None = not yet made."""
@@ -198,12 +219,7 @@ class CompiledEngine(EagerEngine):
         # Without the wrappers around it, which check and copy for 10 us; an outer cache may leave only those.
         program = found[-1].current_callable if found else lambda values: wrapped(*values)
 
-        def run(values: list[Any]) -> Sequence[Tensor]:
-            with torch.no_grad():
-                left: Sequence[Tensor] = program(values)
-            return left
-
-        return run
+        return program
 
     def _gradients_of(self, *arguments: Tensor) -> list[Tensor]:
         """Forward, loss and gradients as a function: parameters, buffers, inputs, targets -> loss, ...."""
@@ -212,7 +228,7 @@ class CompiledEngine(EagerEngine):
         state = dict(zip(self._named, leaves, strict=True))
         state |= dict(zip(self._constants, arguments[count:], strict=False))
         inputs, targets = arguments[-2:]
-        with self.autocast():
+        with self.autocast:
             outputs = functional_call(self.model, state, (inputs,))
             loss = self.loss(outputs, targets)
         gradients = [
@@ -269,6 +285,7 @@ class CompiledEngine(EagerEngine):
             parameter.grad = gradient
         for optimizer, (state, options) in zip(self.optimizers, taken["optimizers"], strict=True):
             optimizer.state.clear()
+            self._known = self._unknown
             optimizer.state.update({p: copy.deepcopy(values) for p, values in state.items()})
             for group, former in zip(optimizer.param_groups, options, strict=True):
                 group.update(former)

@@ -44,7 +44,7 @@ class EagerEngine:
         model: in train mode, on its device.
         loss: (outputs, targets) -> mean over the samples, 0-d.
         optimizers: each owns parameters of its own; one that needs a closure (LBFGS) stands alone.
-        autocast: makes the context of the forward pass.
+        autocast: the context of every forward pass.
         needs_closure: the optimizer evaluates the loss itself, several times per step.
         scaler: scales the loss for float16, or None.
         penalty: () -> a 0-d tensor added to the loss, or None.
@@ -58,7 +58,7 @@ class EagerEngine:
         loss: Loss,
         optimizers: Sequence[Optimizer],
         *,
-        autocast: Callable[[], AbstractContextManager[object]],
+        autocast: AbstractContextManager[object],
         needs_closure: bool = False,
         scaler: GradScaler | None = None,
         penalty: Callable[[], Tensor] | None = None,
@@ -102,29 +102,30 @@ class EagerEngine:
         if self.needs_closure:
             return self._closure_step(batches, measure=measure)
         output = self._gradients(batches, measure=measure)
-        for optimizer in self.optimizers:
-            if self.scaler is None:
-                optimizer.step()
-            else:
-                self.scaler.step(optimizer)
         if self.scaler is not None:
-            self.scaler.update()
+            self._step_scaled(self.scaler)
+            return output
+        for optimizer in self.optimizers:
+            optimizer.step()
         return output
+
+    def _step_scaled(self, scaler: GradScaler) -> None:
+        for optimizer in self.optimizers:
+            scaler.step(optimizer)
+        scaler.update()
 
     def _gradients(self, batches: Sequence[MicroBatch], *, measure: bool) -> StepOutput:
         """Forward, loss, zero_grad, backward, clip; the gradients are then ready for `optimizer.step()`."""
-        if self.zero_grad:
-            for optimizer in self.optimizers:
-                optimizer.zero_grad()
-        losses, all_outputs = [], []
+        losses: list[Tensor] = []
+        all_outputs: list[Tensor] = []
         for inputs, targets in batches:
             share = 1.0  # of the mean over all samples
             if len(batches) > 1:
                 share = len(targets) / sum(len(others) for _, others in batches)
-            loss, outputs = self._forward_backward(inputs, targets, share)
+            loss, outputs = self._forward_backward(inputs, targets, share, first=not losses)
             losses.append(loss)
             all_outputs.append(outputs)
-        penalty = self._add_penalty()
+        penalty = None if self.penalty is None else self._add_penalty(self.penalty())
         if self.scaler is not None:
             for optimizer in self.optimizers:
                 self.scaler.unscale_(optimizer)
@@ -136,21 +137,33 @@ class EagerEngine:
         total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         return StepOutput(total, all_outputs, len(batches), norms, penalty)
 
-    def _forward_backward(self, inputs: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
-        """Add the gradients of `share` times the loss; return that loss and the outputs, detached."""
-        with self.autocast():
+    def _forward_backward(
+        self, inputs: Tensor, targets: Tensor, share: float, *, first: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Add the gradients of `share` times the loss; return that loss and the outputs, detached.
+
+        `first`: the gradients there are of the step before.
+        """
+        with self.autocast:
             outputs = self.model(inputs)
             loss = self.loss(outputs, targets)
         if share != 1.0:
             loss = loss * share
-        _backward(loss, self.scaler)
+        if first:
+            self._forget_gradients()
+        torch.autograd.backward(self._scaled(loss))
         return loss.detach(), outputs.detach()
 
-    def _add_penalty(self) -> Tensor | None:
-        if self.penalty is None:
-            return None
-        penalty = self.penalty()
-        _backward(penalty, self.scaler)
+    def _forget_gradients(self) -> None:
+        if self.zero_grad:
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def _add_penalty(self, penalty: Tensor) -> Tensor:
+        torch.autograd.backward(self._scaled(penalty))
         return penalty.detach()
 
     def _gradient_norms(self) -> Tensor:
@@ -177,10 +190,6 @@ class EagerEngine:
         output = first[0]
         output.grad_evals = evaluations
         return output
-
-
-def _backward(loss: Tensor, scaler: GradScaler | None) -> None:
-    torch.autograd.backward(loss if scaler is None else scaler.scale(loss))
 
 
 def _random_state(device: torch.device) -> Mapping[str, Tensor]:
