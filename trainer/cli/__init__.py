@@ -430,7 +430,7 @@ def script() -> None:
     torch's modules are a million objects that stay. Walking over them again and again while they are imported
     and taking them apart at the end would be a third of a short run's time.
     """
-    gc.set_threshold(100_000)
+    gc.set_threshold(1_000_000)
     try:
         main()
     except SystemExit as end:
