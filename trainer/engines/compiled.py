@@ -70,8 +70,7 @@ class CompiledEngine(EagerEngine):
         self.whole_step = plain and len(self._updates) == len(updates)
         self._rates: dict[float, Tensor] = {}
         self._kept: list[Tensor] = []
-        self._unknown = [None for _ in self.optimizers]
-        self._known: Sequence[object] = self._unknown  # the dictionaries that `_kept` is from
+        self._known: Sequence[object] | None = None  # the dictionaries that `_kept` is from
 
     @property
     def ready(self) -> bool:
@@ -159,13 +158,12 @@ class CompiledEngine(EagerEngine):
         They update it in place, and a state that is loaded comes in another dictionary.
         """
         states = [optimizer.state for optimizer in self.optimizers]
-        if all(map(operator.is_, states, self._known)):
+        if self._known is not None and all(map(operator.is_, states, self._known)):
             return True
         found = self._state()
         self._kept = [value for value in found if value is not None]
-        complete = len(self._kept) == len(found)
-        self._known = states if complete else self._unknown
-        return complete
+        self._known = states if len(self._kept) == len(found) else None
+        return self._known is not None
 
     def _state(self) -> list[Tensor | None]:
         """Return what the optimizers keep, by group, then by kind, then by parameter; None = not yet made."""
@@ -283,9 +281,9 @@ class CompiledEngine(EagerEngine):
             self.model.get_submodule(module)._buffers[leaf] = self._constants[name]
         for parameter, gradient in zip(self.parameters, taken["gradients"], strict=True):
             parameter.grad = gradient
+        self._known = None
         for optimizer, (state, options) in zip(self.optimizers, taken["optimizers"], strict=True):
             optimizer.state.clear()
-            self._known = self._unknown
             optimizer.state.update({p: copy.deepcopy(values) for p, values in state.items()})
             for group, former in zip(optimizer.param_groups, options, strict=True):
                 group.update(former)
