@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from trainer.losses import Loss, accuracy_count
 
-# Samples kept before their losses become one tensor and their right answers are counted: argmax over 32 small
-# batches at once costs a tenth of 32 calls, and a count of integers is the same however it is split.
-_PENDING_SAMPLES = 2048
+# Steps kept before their losses become one tensor and their right answers are counted: argmax over 32 small
+# batches at once costs a tenth of 32 calls, and a count of integers is the same however it is split. Of many
+# more steps the kept tensors would spread over the heap, and every step pay page faults (50 at batch size 1).
+_PENDING_STEPS = 32
 
 
 class RunningMean:
@@ -36,7 +37,6 @@ class RunningMean:
         self._losses: list[Tensor] = []  # each of many steps
         self._samples: list[int] = []
         self._pending: list[tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]] = []
-        self._pending_samples = 0
         self._right: Tensor | int = 0
 
     def add(self, loss: Tensor, targets: Sequence[Tensor], outputs: Sequence[Tensor]) -> int:
@@ -48,8 +48,7 @@ class RunningMean:
         samples = sum([part.shape[0] for part in targets])  # len() of a tensor takes twice as long
         self._samples.append(samples)
         self._pending.append((loss, targets, outputs))
-        self._pending_samples += samples
-        if self._pending_samples >= _PENDING_SAMPLES:
+        if len(self._pending) >= _PENDING_STEPS:
             self._settle()
         return samples
 
@@ -62,7 +61,6 @@ class RunningMean:
             parts = torch.cat(list(chain(*outputs))), torch.cat(list(chain(*targets)))
             self._right = self._right + accuracy_count(*parts)
         self._pending.clear()
-        self._pending_samples = 0
 
     def values(self) -> dict[str, float | None]:
         """Return `train_loss` and, with classes, `train_accuracy` in [0, 1]; None when nothing was added."""
