@@ -38,6 +38,13 @@ def test_the_next_step_is_the_first_one_that_is_due(period: float, step: int) ->
     assert not any(rhythm.due(between) for between in range(step + 1, found))
 
 
+@given(st.integers(1, 10**15), st.integers(0, 10**6))
+def test_a_long_period_is_found_at_once_and_to_the_step(period: int, step: int) -> None:
+    rhythm = Rhythm(float(period))
+    assert rhythm.next(step) == (step // period + 1) * period
+    assert not rhythm.due(rhythm.next(step) - 1) or period == 1
+
+
 @pytest.mark.parametrize(
     ("epochs", "steps", "length"),
     [(5, None, 4690), (0.5, None, 469), (None, 17, 17), (None, None, None), (1e-9, None, 1)],

@@ -47,7 +47,7 @@ class RunningMean:
         """
         samples = sum([part.shape[0] for part in targets])  # len() of a tensor takes twice as long
         self._samples.append(samples)
-        self._pending.append((loss, targets, outputs))
+        self._pending.append((loss, targets, outputs) if self._classes else (loss, (), ()))
         if len(self._pending) >= _PENDING_STEPS:
             self._settle()
         return samples

@@ -24,8 +24,9 @@ class Rhythm:
 
     def due(self, step: int) -> bool:
         """Return whether a multiple of the period lies in (step - 1, step]."""
-        # The small number keeps 3 * (1/3 epoch) from missing the epoch's last step by a rounding error.
-        return (step + 1e-9 * self.period) % self.period < 1
+        # The small number keeps 3 * (1/3 epoch) from missing the epoch's last step by a rounding error; it is
+        # far less than a step, however long the period.
+        return (step + min(1e-9 * self.period, 1e-3)) % self.period < 1
 
     def next(self, step: int) -> int:
         """Return the first step after this one at which it is due."""
