@@ -235,6 +235,7 @@ def test_overriding(base: str, overrides: list[str], expected: object) -> None:
         ("name: x", "name.first=1", "name is 'x', which has no keys"),
         ("data: {augment: []}", "data.augment.0.p=1", "data.augment is a list of 0"),
         ("data: {augment: [{name: a}]}", "data.augment.1.p=1", "'1' is none of them"),
+        ("optimizer: [[]]", "optimizer.lr=1", "'lr' is none of them"),
         ("name: x", "base=y.yaml", "the base belongs to the file"),
     ],
 )

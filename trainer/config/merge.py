@@ -395,7 +395,7 @@ def _index(items: list[Any], part: str, path: KeyPath, override: Override) -> tu
             return found[0], True
     if part.isascii() and part.isdigit() and len(part) < 10 and int(part) < len(items):
         return int(part), True
-    if len(items) == 1 and path in (("optimizer",), ("scheduler",)):
+    if len(items) == 1 and path in (("optimizer",), ("scheduler",)) and not isinstance(items[0], list):
         return 0, False
     names = [str(item.get("label") or item.get("name")) if isinstance(item, dict) else "" for item in items]
     choices = [name if name and names.count(name) == 1 else str(i) for i, name in enumerate(names)]
