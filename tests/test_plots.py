@@ -16,9 +16,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
 
-from trainer.plots import COLOURS, Curves, plot_histograms, plot_run, render, title
-from trainer.plots.run import _hold, draw_accuracy, draw_gradients, draw_loss, draw_loss_logx, draw_lr
-from trainer.plots.style import LINES, format_number, limits, smooth
+from trainer.plots.histograms import plot_histograms
+from trainer.plots.run import (
+    Curves,
+    _hold,
+    draw_accuracy,
+    draw_gradients,
+    draw_loss,
+    draw_loss_logx,
+    draw_lr,
+    plot_run,
+)
+from trainer.plots.style import COLOURS, LINES, format_number, limits, render, smooth
+from trainer.plots.titles import title
 
 Row = dict[str, list[float | None]]
 
@@ -127,7 +137,8 @@ def test_leaves_the_callers_matplotlib_settings_alone(tmp_path: Path) -> None:
 
 
 def test_needs_neither_torch_nor_pyplot() -> None:
-    code = "import sys, trainer.plots; print([m for m in ('torch', 'matplotlib.pyplot') if m in sys.modules])"
+    code = "import sys, trainer.plots.histograms, trainer.plots.run\n"
+    code += "print([m for m in ('torch', 'matplotlib.pyplot') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from trainer import losses, schedules
 from trainer.config import messages
-from trainer.config.load import Components, Loaded, load
+from trainer.config.load import Components, Draft, Loaded, check, load
 from trainer.config.paths import split_import_path
 from trainer.config.schema import is_import_path, schema_from_signature
 from trainer.data import augment, digits, image_folder, npz, torchvision_sets
@@ -315,3 +315,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
         ConfigError: with every problem that was found, each with its file and line.
     """
     return load(Path(path), overrides, components=COMPONENTS)
+
+
+def check_config(draft: Draft) -> Loaded:
+    """Check a config that has been read.
+
+    Raises:
+        ConfigError: with every problem that was found, each with its file and line.
+    """
+    return check(draft, components=COMPONENTS)

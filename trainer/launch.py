@@ -14,8 +14,10 @@ from trainer.config.load import Loaded
 from trainer.config.run_id import is_execution_key, run_id
 from trainer.config.structure import Config, SeedConfig
 from trainer.console import TrainingProgress
+from trainer.drawing import Draw, draw_run
 from trainer.errors import BusyError, RunError
 from trainer.experiment import Experiment
+from trainer.plots.titles import title
 from trainer.records import RunResult
 
 
@@ -49,6 +51,7 @@ def launch(
     progress: TrainingProgress | None = None,
     material: Material | None = None,
     judge: runner.Judge | None = None,
+    draw: Draw = draw_run,
 ) -> Launched:
     """Train a config in a directory.
 
@@ -60,7 +63,7 @@ def launch(
         wait: let another process that writes there finish first (with `skip_existing`).
         progress: shows the run; None = quiet.
         material: the config's data where it is loaded already; None = load it.
-        judge: see `runner.run`.
+        judge, draw: see `runner.run`.
 
     Raises:
         ConfigError, DataError: the experiment does not fit; nothing was written.
@@ -79,7 +82,7 @@ def launch(
         rundir.clear(folder)
         if progress:
             announce(experiment, progress)
-        result = runner.run(experiment, folder, progress=progress, judge=judge)
+        result = runner.run(experiment, folder, progress=progress, judge=judge, draw=draw)
     return Launched(folder, result, skipped=False)
 
 
@@ -163,8 +166,6 @@ def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def announce(experiment: Experiment, progress: TrainingProgress) -> None:
     """Say what is about to be trained: the experiment in one line, then its parameter groups."""
-    from trainer.plots import title  # late, as in the runner: it comes with matplotlib
-
     plan = experiment.plan
     steps_per_epoch = experiment.batches.batches_per_epoch / plan.accumulate
     progress.start(title(experiment.config.model_dump()), plan.steps, steps_per_epoch, plan.seconds)

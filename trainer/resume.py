@@ -19,6 +19,7 @@ from trainer.config.load import Loaded, dump
 from trainer.config.merge import parse_override
 from trainer.config.structure import Config
 from trainer.console import TrainingProgress
+from trainer.drawing import Draw, draw_run
 from trainer.environment import environment
 from trainer.errors import OptlabError, RunError
 from trainer.experiment import Experiment
@@ -34,7 +35,11 @@ _LENGTHS = ("T_max", "total_steps")
 
 
 def resume(
-    folder: Path, overrides: Sequence[str] = (), *, progress: TrainingProgress | None = None
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    progress: TrainingProgress | None = None,
+    draw: Draw = draw_run,
 ) -> Launched:
     """Go on with the run in a directory.
 
@@ -42,6 +47,7 @@ def resume(
         folder: the run directory.
         overrides: changes that leave the past as it was, as `train.epochs=20`.
         progress: shows the run; None = quiet.
+        draw: see `runner.run`.
 
     Raises:
         RunError: there is no run, it is being written, no checkpoint can be read, or the past would change.
@@ -56,7 +62,7 @@ def resume(
         )
     saved = catalog.load_config(folder / rundir.CONFIG).config
     loaded = catalog.load_config(folder / rundir.CONFIG, overrides)
-    return _go_on(loaded, saved, folder, progress)
+    return _go_on(loaded, saved, folder, progress, draw=draw)
 
 
 def resume_or_train(
@@ -67,6 +73,7 @@ def resume_or_train(
     progress: TrainingProgress | None = None,
     material: Material | None = None,
     judge: runner.Judge | None = None,
+    draw: Draw = draw_run,
 ) -> Launched:
     """Go on with the run of a config in a directory, or begin it; leave it alone when it is finished.
 
@@ -75,16 +82,16 @@ def resume_or_train(
         overrides: what was said on the way; all else executes as it began.
         folder: the run directory.
         progress: shows the run; None = quiet.
-        material, judge: see `launch.launch`.
+        material, judge, draw: see `launch.launch`.
 
     Raises:
         As `resume` and `launch.launch`.
     """
     if rundir.read_status(folder) is None:
-        return launch.launch(loaded, folder, progress=progress, material=material, judge=judge)
+        return launch.launch(loaded, folder, progress=progress, material=material, judge=judge, draw=draw)
     saved = catalog.load_config(folder / rundir.CONFIG).config
     here = replace(loaded, config=_execute_as(saved, loaded.config, overrides))
-    return _go_on(here, saved, folder, progress, material, judge)
+    return _go_on(here, saved, folder, progress, material, judge, draw=draw)
 
 
 def _execute_as(saved: Config, wanted: Config, overrides: Sequence[str]) -> Config:
@@ -108,6 +115,8 @@ def _go_on(
     progress: TrainingProgress | None,
     material: Material | None = None,
     judge: runner.Judge | None = None,
+    *,
+    draw: Draw,
 ) -> Launched:
     status = rundir.read_status(folder) or {"status": "interrupted"}
     with rundir.locked(folder):
@@ -142,7 +151,7 @@ def _go_on(
                 rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config))
             _remember(folder, around, experiment)
         start = runner.Start(recorder, [*notes, message])
-        done = runner.run(experiment, folder, progress=progress, start=start, judge=judge)
+        done = runner.run(experiment, folder, progress=progress, start=start, judge=judge, draw=draw)
     return Launched(folder, done, skipped=False)
 
 

@@ -6,7 +6,6 @@ interrupted or failed. The loop knows nothing of this.
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import traceback
@@ -15,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 
@@ -24,15 +23,13 @@ from trainer.anomaly import find_anomaly
 from trainer.config.load import dump
 from trainer.console import TrainingProgress
 from trainer.device import sparing_collector
+from trainer.drawing import Draw, draw_run
 from trainer.environment import environment
 from trainer.errors import OptlabError, StorageError
 from trainer.experiment import Experiment
 from trainer.loop import train
 from trainer.recorder import Recorder, RunLog, StatusFile
 from trainer.records import EvalRecord, Record, RunResult, Status, StepRecord
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Judge = Callable[[EvalRecord], bool]
 
@@ -57,6 +54,7 @@ def run(
     progress: TrainingProgress | None = None,
     start: Start | None = None,
     judge: Judge | None = None,
+    draw: Draw = draw_run,
 ) -> RunResult:
     """Train an experiment into a run directory that this process has locked.
 
@@ -66,6 +64,7 @@ def run(
         progress: shows the run while it goes on; None = quiet.
         start: where to go on from; None = the run is new.
         judge: asked after every evaluation but the first and the last whether the run is pruned here.
+        draw: draws the figures at the end.
 
     Raises:
         StorageError: the disk would not take a file; what was written stays readable.
@@ -97,7 +96,7 @@ def run(
             test = recorder.read_test(outcome)
             result = recorder.result(outcome, test, message)
             rundir.write_json(folder / rundir.SUMMARY, result.as_dict())
-            draw(folder, experiment.config.log.plots)
+            save_figures(folder, experiment.config.log.plots, draw)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             words = "interrupted twice" if interrupted else f"{type(error).__name__}: {error}"
@@ -178,39 +177,14 @@ def write_opening(experiment: Experiment, folder: Path) -> None:
     rundir.write_json(folder / rundir.ENVIRONMENT, around)
 
 
-def draw(folder: Path, formats: Sequence[str]) -> list[Path]:
-    """Draw a run's figures from its files alone, and return their paths."""
-    if not formats:  # laying a figure out takes as long as a small run, though nothing would be saved
-        return []
-    from trainer import plots  # importing matplotlib takes 0.4 s, and runs without figures do without it
-
-    found = rundir.load_run(folder)
-    around = rundir.read_environment(folder)
-    data = around.get("data", {})
-    curves = plots.Curves(
-        config=found.config,
-        steps=found.steps,
-        epochs=found.epochs,
-        summary=None if found.result is None else found.result.as_dict(),
-        defaults=around.get("optimizer_defaults"),
-        inputs=math.prod(data["input_shape"]) if "input_shape" in data else None,
-        outputs=data.get("num_classes"),
-    )
+def save_figures(folder: Path, formats: Sequence[str], draw: Draw = draw_run) -> list[Path]:
+    """Draw a run's figures into its directory, and return their paths."""
     target = folder / rundir.PLOTS
-    paths = plots.plot_run(curves, target, formats=formats, save=_save_figure)
-    moments = rundir.read_histograms(folder)
-    for file_format in formats if moments else ():
-        for name, shown in (("init_histograms", moments[:1]), ("histograms", moments)):
-            heading = plots.title(found.config)
-            path = target / f"{name}.{file_format}"
-            paths.append(plots.plot_histograms(heading, shown, path, save=_save_figure))
-    return paths
-
-
-def _save_figure(figure: Figure, path: Path) -> None:
-    from trainer import plots
-
-    rundir.write_atomically(path, plots.render(figure, path.suffix.removeprefix(".")))
+    pictures = draw(folder, formats)
+    rundir.make_folder(target)
+    for picture in pictures:
+        rundir.write_atomically(target / picture.name, picture.content)
+    return [target / picture.name for picture in pictures]
 
 
 @contextmanager

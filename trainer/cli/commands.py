@@ -19,15 +19,16 @@ from typing import Any
 
 import torch
 
-from trainer import catalog, console, launch, rundir, runner
+from trainer import catalog, console, drawing, launch, rundir, runner
 from trainer.building import build_experiment
 from trainer.config.json_schema import json_schema
-from trainer.config.load import dump
+from trainer.config.load import dump, read
 from trainer.config.merge import parse_override
 from trainer.config.paths import absolute_import_path
 from trainer.console import Column
 from trainer.data.cache import cache_folder
 from trainer.data.dataset import data_root
+from trainer.device import usable_cores
 from trainer.environment import environment
 from trainer.errors import BusyError, ConfigError, OptlabError, RunError, unknown_name
 from trainer.experiment import Experiment
@@ -58,28 +59,32 @@ def train(
         raise ConfigError(
             "--force, --skip-existing and --resume exclude one another", expected="at most one of them"
         )
-    loaded = catalog.load_config(config, overrides)
-    folder = run_dir or launch.folder_for(loaded, overrides, runs)
-    if dry_run:
-        _dry_run(build_experiment(loaded), folder)
-        return 0
-    with launch.shown(quiet) as progress:
-        if resume:
-            done = resume_or_train(loaded, overrides, folder, progress=progress)
-        else:
-            try:
-                done = launch.launch(
-                    loaded,
-                    folder,
-                    force=force,
-                    skip_existing=skip_existing or wait,
-                    wait=wait,
-                    progress=progress,
-                )
-            except BusyError:
-                if not skip_existing:
-                    raise
-                return _leave_busy(folder, as_json=as_json)
+    draft = read(config, overrides)
+    beside = draft.wants_figures() and not dry_run and usable_cores() > 1
+    with drawing.beside(beside) as draw:
+        loaded = catalog.check_config(draft)  # torch imports its compiler here
+        folder = run_dir or launch.folder_for(loaded, overrides, runs)
+        if dry_run:
+            _dry_run(build_experiment(loaded), folder)
+            return 0
+        with launch.shown(quiet) as progress:
+            if resume:
+                done = resume_or_train(loaded, overrides, folder, progress=progress, draw=draw)
+            else:
+                try:
+                    done = launch.launch(
+                        loaded,
+                        folder,
+                        force=force,
+                        skip_existing=skip_existing or wait,
+                        wait=wait,
+                        progress=progress,
+                        draw=draw,
+                    )
+                except BusyError:
+                    if not skip_existing:
+                        raise
+                    return _leave_busy(folder, as_json=as_json)
     return finish(done, as_json=as_json)
 
 
@@ -186,7 +191,7 @@ def plot(folders: Sequence[Path], formats: Sequence[str]) -> None:
     if wrong:
         raise ConfigError(f"unknown figure format {min(wrong)!r}", expected="png, svg or pdf")
     for folder in folders:
-        for path in runner.draw(folder, list(formats)):
+        for path in runner.save_figures(folder, list(formats)):
             console.print_text(str(path))
 
 

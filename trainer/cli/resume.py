@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer import launch
+from trainer import drawing, launch
 from trainer.cli.commands import finish
+from trainer.device import usable_cores
 from trainer.resume import resume as go_on
 
 
 def resume(run: Path, overrides: Sequence[str], *, quiet: bool, as_json: bool) -> int:
     """Go on with a run and return the exit code."""
-    with launch.shown(quiet) as progress:
-        done = go_on(run, overrides, progress=progress)
+    with launch.shown(quiet) as progress, drawing.beside(usable_cores() > 1) as draw:
+        done = go_on(run, overrides, progress=progress, draw=draw)
     return finish(done, as_json=as_json)

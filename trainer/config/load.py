@@ -84,6 +84,53 @@ def _other_spellings(key: str) -> list[str]:
     return [".".join(part for part in (head, "0", rest) if part)]
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A config whose layers and overrides are merged, and which nobody has checked.
+
+    Args:
+        tree: its values as they are written.
+        notes: what is worth telling, such as options that an override dropped.
+    """
+
+    tree: Tree
+    notes: list[str]
+
+    def wants_figures(self) -> bool:
+        """Return whether the run is to draw any; True where that is not written as it should be."""
+        log = self.tree.data.get("log")
+        return not isinstance(log, dict) or log.get("plots") != []
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> Draft:
+    """Read a YAML file with its bases and lay overrides on it; what they say is checked by `check`.
+
+    Raises:
+        ConfigError: a file cannot be read or an override cannot be placed.
+    """
+    return _draft(read_layers(Path(path)), overrides)
+
+
+def _draft(tree: Tree, overrides: Sequence[str]) -> Draft:
+    spell_out(tree)
+    return Draft(*apply_overrides(tree, overrides))
+
+
+def check(draft: Draft, *, components: Components) -> Loaded:
+    """Check all of a config.
+
+    Args:
+        draft: the config; its tree is completed.
+        components: the components there are.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    config = _check(draft.tree, components)
+    places = {".".join(map(str, path)): position for path, position in draft.tree.positions.items()}
+    return Loaded(config, places, draft.notes)
+
+
 def load(path: Path, overrides: Sequence[str] = (), *, components: Components) -> Loaded:
     """Read a YAML file with its bases, lay overrides on it, and check all of it.
 
@@ -95,7 +142,7 @@ def load(path: Path, overrides: Sequence[str] = (), *, components: Components) -
     Raises:
         ConfigError: a file cannot be read or an override cannot be placed; else with every problem found.
     """
-    return _finish(read_layers(Path(path)), overrides, components)
+    return check(read(path, overrides), components=components)
 
 
 def load_text(
@@ -113,14 +160,14 @@ def load_text(
             "text has no base", key="base", where=str(tree.positions[("base",)]), fix="load a file"
         )
     tree.data.pop("base", None)
-    return _finish(tree, overrides, components)
+    return check(_draft(tree, overrides), components=components)
 
 
 def from_mapping(
     mapping: Mapping[str, Any], overrides: Sequence[str] = (), *, components: Components
 ) -> Loaded:
     """As `load`, from Python values: nested dicts, lists, tuples, paths, strings, numbers."""
-    return _finish(Tree(_plain_input(mapping, ())), overrides, components)
+    return check(_draft(Tree(_plain_input(mapping, ())), overrides), components=components)
 
 
 def _plain_input(value: Any, path: KeyPath) -> Any:
@@ -139,15 +186,8 @@ def _plain_input(value: Any, path: KeyPath) -> Any:
 
 def from_tree(tree: Tree, overrides: Sequence[str] = (), *, components: Components) -> Loaded:
     """As `load`, from layers that are merged already (`merge.merge`); the tree stays as it is."""
-    return _finish(Tree(copy.deepcopy(tree.data), dict(tree.positions)), overrides, components)
-
-
-def _finish(tree: Tree, overrides: Sequence[str], components: Components) -> Loaded:
-    spell_out(tree)
-    tree, notes = apply_overrides(tree, overrides)
-    config = _check(tree, components)
-    places = {".".join(map(str, path)): position for path, position in tree.positions.items()}
-    return Loaded(config, places, notes)
+    copied = Tree(copy.deepcopy(tree.data), dict(tree.positions))
+    return check(_draft(copied, overrides), components=components)
 
 
 @dataclass(slots=True)

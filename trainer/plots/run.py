@@ -74,7 +74,7 @@ def plot_run(
         curves: the run.
         folder: where the files go; it is made when it is not there.
         formats: png, svg or pdf, one file of each.
-        save: how a figure reaches its path; None = plain writing (`trainer.plots.write`).
+        save: how a figure reaches its path; None = plain writing (`style.write`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -1,0 +1,101 @@
+"""A run's figures: the same whether they are drawn here, in a process beside this one, or again later."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command import optlab, train, write_tiny
+
+from trainer import drawing
+from trainer.errors import RunError
+
+FIGURES = ["loss.png", "loss_logx.png", "accuracy.png", "lr.png"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawing")
+    train(write_tiny(folder), run_dir=folder / "run")
+    return folder / "run"
+
+
+def test_a_process_beside_draws_the_same_bytes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = drawing.draw_run(run, ["png", "svg"])
+    with drawing.beside(True) as draw:
+        monkeypatch.setattr(drawing, "draw_run", None)  # this process draws nothing
+        assert draw(run, ["png", "svg"]) == here
+    assert [picture.name for picture in here if picture.name.endswith(".png")] == FIGURES
+    assert list((run / "plots").iterdir()) == []
+
+
+def test_a_relative_folder_is_found_from_another_process(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    with drawing.beside(True) as draw:
+        assert [picture.name for picture in draw(Path("run"), ["png"])] == FIGURES
+
+
+@pytest.mark.parametrize("python", ["/bin/false", "/nowhere/python"])
+def test_without_the_process_the_figures_are_drawn_here(
+    run: Path, monkeypatch: pytest.MonkeyPatch, python: str
+) -> None:
+    monkeypatch.setattr(sys, "executable", python)
+    with drawing.beside(True) as draw:
+        assert [picture.name for picture in draw(run, ["png"])] == FIGURES
+
+
+def test_where_it_is_not_worthwhile_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with drawing.beside(False) as draw:
+        assert draw is drawing.draw_run
+
+
+def test_what_is_wrong_with_a_run_is_told_by_this_process(tmp_path: Path) -> None:
+    with drawing.beside(True) as draw, pytest.raises(RunError, match="not a run directory"):
+        draw(tmp_path, ["png"])
+
+
+def test_a_run_that_is_killed_leaves_no_process_behind() -> None:
+    code = "import time; from trainer.drawing import _started\n"
+    code += "process = _started(); print(process.pid, flush=True); time.sleep(60)"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    child = int(parent.stdout.readline())
+    os.kill(child, 0)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    for _ in range(200):
+        if _is_gone(child):
+            return
+        time.sleep(0.05)
+    pytest.fail("the process that draws outlived the one that trains by ten seconds")
+
+
+def _is_gone(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        pass
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_the_figures_of_a_run_are_those_that_are_drawn_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(write_tiny(tmp_path), "log.plots=[png]", run_dir=folder)
+    first = {path.name: path.read_bytes() for path in (folder / "plots").iterdir()}
+    assert sorted(first) == sorted(FIGURES)
+    for path in (folder / "plots").iterdir():
+        path.unlink()
+    (folder / "plots").rmdir()
+    assert optlab("plot", folder, "--format", "png").code == 0
+    assert {path.name: path.read_bytes() for path in (folder / "plots").iterdir()} == first
