@@ -18,6 +18,16 @@ def test_threads_follow_omp_num_threads_where_it_is_a_number(
     assert default_threads() == (threads or usable_cores())
 
 
+def test_a_small_step_gets_one_thread_unless_omp_num_threads_says_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert default_threads(0) == default_threads(500_000) == 1
+    assert default_threads(600_000) == default_threads(None) == usable_cores()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert default_threads(0) == default_threads(600_000) == 3
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:99", "cpu:0", ""])
 def test_a_device_that_is_not_there_is_refused_with_its_key(name: str) -> None:
     with pytest.raises(ConfigError) as caught:

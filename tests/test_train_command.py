@@ -14,6 +14,8 @@ import torch
 import yaml
 from command import TINY, column, optlab, rows, train, write_tiny
 
+from trainer.device import usable_cores
+
 LAST_STEP = "7"  # 200 samples in batches of 32
 POSITION = ["step", "epoch", "samples", "grad_evals", "train_seconds"]
 
@@ -114,6 +116,16 @@ def test_status_and_summary_agree_with_the_tables(plain: Path) -> None:
     assert summary["test"]["step"] == summary["best"]["step"]
     assert 0 <= summary["test"]["accuracy"] <= 1
     assert summary["train_seconds"] <= summary["total_seconds"]
+
+
+@pytest.mark.parametrize(("hidden", "alone"), [("[16]", True), ("[4000]", False)])
+def test_a_small_step_gets_one_thread_a_larger_one_all_cores(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: str, alone: bool
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    train(config, "train.threads=null", f"model.hidden={hidden}", "train.steps=1", run_dir=tmp_path / "run")
+    saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert saved["train"]["threads"] == (1 if alone else usable_cores())
 
 
 def test_the_saved_config_is_complete_and_resolved(plain: Path) -> None:

@@ -44,7 +44,7 @@ from trainer.experiment import Experiment, Plan
 from trainer.init import InitRule, initialize
 from trainer.losses import Loss, penalty
 from trainer.matching import matching, trainable
-from trainer.models.describe import check_shapes
+from trainer.models.describe import check_shapes, multiplications
 from trainer.models.layers import feed_channels_last
 from trainer.optimizers.build import build_optimizer, needs_closure, resolve_implementation
 from trainer.optimizers.groups import Group, GroupSpec, assign_groups, assign_owners
@@ -114,6 +114,10 @@ def build_experiment(
         some_targets = next(batches.epoch(0)).targets[:2].cpu()  # tries one batch before the run
     model = build_model(loaded, prepare.output_shape, dataset.num_classes)
     _check_last_batch(loaded, model, batches, prepare.output_shape, dataset.num_classes)
+    if config.train.threads is None:
+        per_sample = multiplications(model, prepare.output_shape)
+        per_batch = None if per_sample is None else per_sample * batches.batch_size
+        torch.set_num_threads(default_threads(per_batch))
     model.to(device)
     if device.type == "cpu" and config.model.name in catalog.REGISTRIES["model"]:
         feed_channels_last(model, prepare.output_shape)

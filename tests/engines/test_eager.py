@@ -66,6 +66,22 @@ def test_steps_equal_a_hand_written_loop(clip: str | None, zero_grad: bool) -> N
     assert same_weights(ours, theirs)
 
 
+def test_an_optimizers_own_zero_grad_is_called() -> None:
+    class Counting(torch.optim.SGD):
+        calls = 0
+
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            self.calls += 1
+            super().zero_grad(set_to_none)
+
+    model = make_model()
+    optimizer = Counting(model.parameters(), lr=0.1)
+    engine = engine_for(model, optimizer)
+    for batch in make_batches(3):
+        engine.step([batch])
+    assert optimizer.calls == 3
+
+
 @pytest.mark.parametrize("sizes", [(8, 8), (8, 3)])
 def test_accumulated_batches_are_one_large_batch(sizes: tuple[int, int]) -> None:
     ours, theirs = make_model(), make_model()

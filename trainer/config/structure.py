@@ -281,7 +281,9 @@ class TrainConfig(Section):
         "`auto` compiles long runs on a CPU, where a C++ compiler is.",
     )
     threads: Count | None = Field(
-        None, description="CPU threads of torch; null = OMP_NUM_THREADS, else the usable cores."
+        None,
+        description="CPU threads of torch; null = OMP_NUM_THREADS, else the usable cores, "
+        "or one where a step is too small for more.",
     )
     deterministic: bool = Field(
         False, description="Only deterministic kernels (torch.use_deterministic_algorithms)."

@@ -78,6 +78,7 @@ class EagerEngine:
         self.clip_grad_value = clip_grad_value
         self.zero_grad = zero_grad
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self._own_zero_grad = [o for o in optimizers if type(o).zero_grad is not Optimizer.zero_grad]
 
     @property
     def ready(self) -> bool:
@@ -155,9 +156,15 @@ class EagerEngine:
         return loss.detach(), outputs.detach()
 
     def _forget_gradients(self) -> None:
+        """Do what `zero_grad` does, without the profiler's mark that torch sets around it.
+
+        The mark takes 20 us, a twentieth of a small network's step. An optimizer's own way is kept.
+        """
         if self.zero_grad:
-            for optimizer in self.optimizers:
+            for optimizer in self._own_zero_grad:
                 optimizer.zero_grad()
+            for parameter in self.parameters:
+                parameter.grad = None
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss if self.scaler is None else self.scaler.scale(loss)

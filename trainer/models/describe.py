@@ -83,12 +83,32 @@ def check_shapes(
         )
 
 
+def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> int | None:
+    """Return how many multiplications by weights a forward pass makes per sample.
+
+    None where a layer's outputs do not tell how often its weights are used (recurrent and attention layers).
+
+    Raises:
+        ConfigError: samples of `input_shape` do not pass through the model.
+    """
+    total = _probe(model, input_shape, training=True, batch=BATCH).multiplications
+    return None if total is None else total // BATCH
+
+
 @dataclass(slots=True)
 class _Trace:
-    """What a probing forward pass saw: outputs by layer, the layers entered and not left, the result."""
+    """What a probing forward pass saw.
+
+    Args:
+        outputs: shape of one sample's output by layer.
+        inside: the layers entered and not left, with the shapes that they received.
+        multiplications: by weights, of the whole batch; None = not known.
+        result: what the model returned.
+    """
 
     outputs: dict[str, tuple[int, ...] | None]
     inside: list[tuple[str, nn.Module, list[tuple[int, ...]]]]
+    multiplications: int | None = 0
     result: object = None
 
 
@@ -160,6 +180,9 @@ def _watched(model: nn.Module, trace: _Trace) -> Iterator[None]:
         trace.inside.pop()
         shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else None
         trace.outputs[names.get(id(module), "?")] = shape
+        if trace.multiplications is not None:
+            found = _multiplications(module, output)
+            trace.multiplications = None if found is None else trace.multiplications + found
 
     handles = [module.register_forward_pre_hook(enter) for module in model.modules()]
     handles += [module.register_forward_hook(leave) for module in model.modules()]
@@ -168,6 +191,17 @@ def _watched(model: nn.Module, trace: _Trace) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _multiplications(module: nn.Module, output: object) -> int | None:
+    """Return the multiplications by a layer's own weights in one call; None when they are not known."""
+    weights = [weight for weight in module.parameters(recurse=False) if weight.ndim >= 2]
+    if not weights:
+        return 0
+    if not isinstance(output, Tensor):
+        return None
+    # A weight [outputs, ...] is used once at every place of the image or sequence that comes out.
+    return sum(output.numel() * weight.numel() // max(len(weight), 1) for weight in weights)
 
 
 def _misfit(input_shape: tuple[int, ...], trace: _Trace, error: Exception) -> ConfigError:
