@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.optim import Optimizer
 
+from trainer.engines import pooling, products
 from trainer.engines.eager import EagerEngine, MicroBatch, StepOutput
-from trainer.engines.products import decompositions
 from trainer.engines.scalars import compute_once
 from trainer.engines.updates import Update, update_of
 
@@ -210,7 +210,8 @@ class CompiledEngine(EagerEngine):
             return found[-1]
 
         body = self._whole if self.whole_step else self._gradients_of
-        graph = make_fx(body, decomposition_table=decompositions(), tracing_mode="fake")(*arguments)
+        instead = products.decompositions() | pooling.decompositions()
+        graph = make_fx(body, decomposition_table=instead, tracing_mode="fake")(*arguments)
         compute_once(graph)
         with torch.no_grad():
             wrapped: Any = compile_fx(graph, arguments, inner_compile=compile_inner, config_patches=_OPTIONS)
