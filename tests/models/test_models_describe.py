@@ -101,6 +101,18 @@ def test_multiplications_are_those_of_the_layers(
     assert multiplications(model, shape) == count
 
 
+def test_weights_that_a_module_holds_itself_are_used_once_per_sample_at_least() -> None:
+    class Raw(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Parameter(torch.ones(9, 4)), nn.Parameter(torch.ones(3, 9))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.first.t() @ self.second.t()
+
+    assert multiplications(Raw(), (4,)) == 36 + 27
+
+
 def test_a_layer_that_is_called_twice_multiplies_twice() -> None:
     layer = nn.Linear(4, 4)
     assert multiplications(nn.Sequential(layer, nn.ReLU(), layer), (4,)) == 32

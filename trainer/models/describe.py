@@ -200,8 +200,10 @@ def _multiplications(module: nn.Module, output: object) -> int | None:
         return 0
     if not isinstance(output, Tensor):
         return None
-    # A weight [outputs, ...] is used once at every place of the image or sequence that comes out.
-    return sum(output.numel() * weight.numel() // max(len(weight), 1) for weight in weights)
+    # A weight [outputs, ...] is used once at every place of the image or sequence that comes out; by a module
+    # that holds several, at least once per sample.
+    samples = output.shape[0] if output.ndim else 1
+    return sum(weight.numel() * max(samples, output.numel() // max(len(weight), 1)) for weight in weights)
 
 
 def _misfit(input_shape: tuple[int, ...], trace: _Trace, error: Exception) -> ConfigError:
