@@ -49,6 +49,17 @@ def test_without_the_process_the_figures_are_drawn_here(
         assert [picture.name for picture in draw(run, ["png"])] == FIGURES
 
 
+def test_what_other_packages_print_does_no_harm(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('hello from elsewhere')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    here = drawing.draw_run(run, ["png"])
+    with drawing.beside(True) as draw:
+        monkeypatch.setattr(drawing, "draw_run", None)
+        assert draw(run, ["png"]) == here
+
+
 def test_where_it_is_not_worthwhile_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", None)
     with drawing.beside(False) as draw:
@@ -66,7 +77,7 @@ def test_a_run_that_is_killed_leaves_no_process_behind() -> None:
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout
     child = int(parent.stdout.readline())
-    os.kill(child, 0)
+    assert not _is_gone(child)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()

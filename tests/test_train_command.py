@@ -128,6 +128,22 @@ def test_a_small_step_gets_one_thread_a_larger_one_all_cores(
     assert saved["train"]["threads"] == (1 if alone else usable_cores())
 
 
+@pytest.mark.parametrize("hidden", ["[100]", "[4000, 100]"])
+def test_the_saved_config_gives_the_same_bits(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: str
+) -> None:
+    """The first weights come from a decomposition whose last bits depend on the threads."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    short = ["train.threads=null", "init={weight: {name: orthogonal_}}", "train.steps=2", "train.epochs=null"]
+    train(config, *short, f"model.hidden={hidden}", "data.normalize=dataset", run_dir=tmp_path / "first")
+    train(tmp_path / "first/config.yaml", run_dir=tmp_path / "again")
+    first, again = (
+        torch.load(tmp_path / name / "checkpoints/last.pt", weights_only=True)["experiment"]["model"]
+        for name in ("first", "again")
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
 def test_the_saved_config_is_complete_and_resolved(plain: Path) -> None:
     saved = yaml.safe_load((plain / "config.yaml").read_text())
     assert saved["format"] == 1

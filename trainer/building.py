@@ -114,10 +114,9 @@ def build_experiment(
         some_targets = next(batches.epoch(0)).targets[:2].cpu()  # tries one batch before the run
     model = build_model(loaded, prepare.output_shape, dataset.num_classes)
     _check_last_batch(loaded, model, batches, prepare.output_shape, dataset.num_classes)
-    if config.train.threads is None:
-        per_sample = multiplications(model, prepare.output_shape)
-        per_batch = None if per_sample is None else per_sample * batches.batch_size
-        torch.set_num_threads(default_threads(per_batch))
+    torch.set_num_threads(
+        config.train.threads or _suitable_threads(model, prepare.output_shape, batches.batch_size)
+    )
     model.to(device)
     if device.type == "cpu" and config.model.name in catalog.REGISTRIES["model"]:
         feed_channels_last(model, prepare.output_shape)
@@ -290,10 +289,19 @@ def _users_own(name: str) -> Iterator[None]:
 
 
 def _prepare_machine(config: Config) -> torch.device:
-    """Resolve the device and set torch's threads, determinism and float32 precision for this process."""
-    torch.set_num_threads(config.train.threads or default_threads())
+    """Resolve the device and set determinism and float32 precision for this process.
+
+    The data's statistics and the first weights are computed by one thread, whatever trains: their last bits
+    would differ between this run and the one of its saved config, where the number of threads is known.
+    """
+    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(config.train.deterministic)
     return resolve_device(config.train.device)
+
+
+def _suitable_threads(model: nn.Module, input_shape: tuple[int, ...], batch_size: int) -> int:
+    per_sample = multiplications(model, input_shape)
+    return default_threads(None if per_sample is None else per_sample * batch_size)
 
 
 def _mean_std(data: DataConfig, splits: Splits) -> dict[str, list[float]]:

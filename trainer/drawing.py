@@ -35,6 +35,8 @@ class Picture:
     content: bytes
 
 
+_ANSWER = b"\noptlab's pictures:\n"  # what comes before it on stdout, other packages have printed
+
 Draw = Callable[[Path, Sequence[str]], list[Picture]]
 
 
@@ -91,8 +93,9 @@ def beside(worthwhile: bool) -> Iterator[Draw]:
         return
 
     def draw(folder: Path, formats: Sequence[str]) -> list[Picture]:
-        answer, _ = process.communicate(pickle.dumps((folder.absolute(), list(formats))))
-        return pickle.loads(answer) if process.returncode == 0 else draw_run(folder, formats)
+        printed, _ = process.communicate(pickle.dumps((folder.absolute(), list(formats))))
+        _, found, answer = printed.partition(_ANSWER)
+        return pickle.loads(answer) if found and process.returncode == 0 else draw_run(folder, formats)
 
     with process:
         try:
@@ -117,6 +120,8 @@ def serve() -> None:
     import trainer.plots.run  # noqa: F401 (all that drawing takes is here when the question comes)
 
     if question := sys.stdin.buffer.read():
-        sys.stdout.buffer.write(pickle.dumps(draw_run(*pickle.loads(question))))
+        answer = pickle.dumps(draw_run(*pickle.loads(question)))
+        sys.stdout.flush()
+        sys.stdout.buffer.write(_ANSWER + answer)
         sys.stdout.buffer.flush()
     os._exit(0)  # taking a process apart that has drawn takes as long as a figure

@@ -66,20 +66,33 @@ def test_steps_equal_a_hand_written_loop(clip: str | None, zero_grad: bool) -> N
     assert same_weights(ours, theirs)
 
 
-def test_an_optimizers_own_zero_grad_is_called() -> None:
-    class Counting(torch.optim.SGD):
+@pytest.mark.parametrize("by_instance", [False, True])
+def test_an_optimizers_own_zero_grad_is_kept(by_instance: bool) -> None:
+    """One that forgets the gradients at every second call alone: they add up in between."""
+
+    class Hesitating(torch.optim.SGD):
         calls = 0
 
         def zero_grad(self, set_to_none: bool = True) -> None:
             self.calls += 1
-            super().zero_grad(set_to_none)
+            if self.calls % 2:
+                super().zero_grad(set_to_none)
 
-    model = make_model()
-    optimizer = Counting(model.parameters(), lr=0.1)
-    engine = engine_for(model, optimizer)
-    for batch in make_batches(3):
-        engine.step([batch])
-    assert optimizer.calls == 3
+    ours, theirs = make_model(), make_model()
+    optimizer = Hesitating(theirs.parameters(), lr=0.1)
+    if by_instance:
+        own = torch.optim.SGD(ours.parameters(), lr=0.1)
+        twin = Hesitating(ours.parameters(), lr=0.1)
+        own.zero_grad = twin.zero_grad  # type: ignore[method-assign]
+        engine = engine_for(ours, own)
+    else:
+        engine = engine_for(ours, Hesitating(ours.parameters(), lr=0.1))
+    for inputs, targets in make_batches(5):
+        engine.step([(inputs, targets)])
+        optimizer.zero_grad()
+        functional.cross_entropy(theirs(inputs), targets).backward()
+        optimizer.step()
+    assert same_weights(ours, theirs)
 
 
 @pytest.mark.parametrize("sizes", [(8, 8), (8, 3)])

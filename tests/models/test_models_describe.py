@@ -101,16 +101,30 @@ def test_multiplications_are_those_of_the_layers(
     assert multiplications(model, shape) == count
 
 
-def test_weights_that_a_module_holds_itself_are_used_once_per_sample_at_least() -> None:
-    class Raw(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Parameter(torch.ones(9, 4)), nn.Parameter(torch.ones(3, 9))
+class HoldsWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 4))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x @ self.first.t() @ self.second.t()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight.t()
 
-    assert multiplications(Raw(), (4,)) == 36 + 27
+
+class UsesALayersWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.layer.weight)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [HoldsWeights(), UsesALayersWeights(), nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))],
+)
+def test_multiplications_are_not_known_of_other_modules_with_matrices(model: nn.Module) -> None:
+    assert multiplications(model, (4,)) is None
 
 
 def test_a_layer_that_is_called_twice_multiplies_twice() -> None:

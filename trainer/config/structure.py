@@ -282,8 +282,8 @@ class TrainConfig(Section):
     )
     threads: Count | None = Field(
         None,
-        description="CPU threads of torch; null = OMP_NUM_THREADS, else the usable cores, "
-        "or one where a step is too small for more.",
+        description="CPU threads of torch; null = OMP_NUM_THREADS, else the usable cores, or one (for all "
+        "that the run does) where the forward pass of a batch is too small for more.",
     )
     deterministic: bool = Field(
         False, description="Only deterministic kernels (torch.use_deterministic_algorithms)."

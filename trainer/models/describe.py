@@ -22,6 +22,8 @@ from trainer.errors import ConfigError
 BATCH = 2
 """Samples of the probe: batch normalisation refuses to train on one."""
 
+_COUNTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
@@ -86,13 +88,18 @@ def check_shapes(
 def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> int | None:
     """Return how many multiplications by weights a forward pass makes per sample.
 
-    None where a layer's outputs do not tell how often its weights are used (recurrent and attention layers).
+    None where that is not known: for other layers with matrices than linear and convolutional ones, and for
+    weights of layers that are not called.
 
     Raises:
         ConfigError: samples of `input_shape` do not pass through the model.
     """
-    total = _probe(model, input_shape, training=True, batch=BATCH).multiplications
-    return None if total is None else total // BATCH
+    trace = _probe(model, input_shape, training=True, batch=BATCH)
+    for name, module in model.named_modules():
+        has_matrices = any(weight.ndim >= 2 for weight in module.parameters(recurse=False))
+        if has_matrices and (type(module) not in _COUNTED or name not in trace.outputs):
+            return None
+    return trace.multiplications // BATCH
 
 
 @dataclass(slots=True)
@@ -102,13 +109,13 @@ class _Trace:
     Args:
         outputs: shape of one sample's output by layer.
         inside: the layers entered and not left, with the shapes that they received.
-        multiplications: by weights, of the whole batch; None = not known.
+        multiplications: by the weights of linear and convolutional layers, of the whole batch.
         result: what the model returned.
     """
 
     outputs: dict[str, tuple[int, ...] | None]
     inside: list[tuple[str, nn.Module, list[tuple[int, ...]]]]
-    multiplications: int | None = 0
+    multiplications: int = 0
     result: object = None
 
 
@@ -180,9 +187,11 @@ def _watched(model: nn.Module, trace: _Trace) -> Iterator[None]:
         trace.inside.pop()
         shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else None
         trace.outputs[names.get(id(module), "?")] = shape
-        if trace.multiplications is not None:
-            found = _multiplications(module, output)
-            trace.multiplications = None if found is None else trace.multiplications + found
+        if type(module) in _COUNTED and isinstance(output, Tensor):
+            # A weight [outputs, ...] is used at every place of the image or sequence that comes out.
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            trace.multiplications += output.numel() // max(len(weight), 1) * weight.numel()
 
     handles = [module.register_forward_pre_hook(enter) for module in model.modules()]
     handles += [module.register_forward_hook(leave) for module in model.modules()]
@@ -191,19 +200,6 @@ def _watched(model: nn.Module, trace: _Trace) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _multiplications(module: nn.Module, output: object) -> int | None:
-    """Return the multiplications by a layer's own weights in one call; None when they are not known."""
-    weights = [weight for weight in module.parameters(recurse=False) if weight.ndim >= 2]
-    if not weights:
-        return 0
-    if not isinstance(output, Tensor):
-        return None
-    # A weight [outputs, ...] is used once at every place of the image or sequence that comes out; by a module
-    # that holds several, at least once per sample.
-    samples = output.shape[0] if output.ndim else 1
-    return sum(weight.numel() * max(samples, output.numel() // max(len(weight), 1)) for weight in weights)
 
 
 def _misfit(input_shape: tuple[int, ...], trace: _Trace, error: Exception) -> ConfigError:
