@@ -114,9 +114,9 @@ def build_experiment(
         some_targets = next(batches.epoch(0)).targets[:2].cpu()  # tries one batch before the run
     model = build_model(loaded, prepare.output_shape, dataset.num_classes)
     _check_last_batch(loaded, model, batches, prepare.output_shape, dataset.num_classes)
-    torch.set_num_threads(
-        config.train.threads or _suitable_threads(model, prepare.output_shape, batches.batch_size)
-    )
+    with located(loaded):
+        threads = config.train.threads or _suitable_threads(model, prepare.output_shape, batches.batch_size)
+        torch.set_num_threads(threads)
     model.to(device)
     if device.type == "cpu" and config.model.name in catalog.REGISTRIES["model"]:
         feed_channels_last(model, prepare.output_shape)
