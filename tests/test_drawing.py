@@ -18,6 +18,11 @@ from trainer.errors import RunError
 FIGURES = ["loss.png", "loss_logx.png", "accuracy.png", "lr.png"]
 
 
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.device.usable_cores", lambda: 2)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawing")
@@ -60,9 +65,13 @@ def test_what_other_packages_print_does_no_harm(
         assert draw(run, ["png"]) == here
 
 
-def test_where_it_is_not_worthwhile_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("wanted", "cores"), [(False, 2), (True, 1)])
+def test_without_figures_or_a_core_to_spare_nothing_is_started(
+    monkeypatch: pytest.MonkeyPatch, wanted: bool, cores: int
+) -> None:
+    monkeypatch.setattr("trainer.device.usable_cores", lambda: cores)
     monkeypatch.setattr(subprocess, "Popen", None)
-    with drawing.beside(False) as draw:
+    with drawing.beside(wanted) as draw:
         assert draw is drawing.draw_run
 
 

@@ -289,7 +289,7 @@ def _users_own(name: str) -> Iterator[None]:
 
 
 def _prepare_machine(config: Config) -> torch.device:
-    """Resolve the device and set determinism and float32 precision for this process.
+    """Resolve the device; set determinism, and one thread until the model is there, for this process.
 
     The data's statistics and the first weights are computed by one thread, whatever trains: their last bits
     would differ between this run and the one of its saved config, where the number of threads is known.

@@ -79,15 +79,17 @@ def draw_run(folder: Path, formats: Sequence[str]) -> list[Picture]:
 
 
 @contextmanager
-def beside(worthwhile: bool) -> Iterator[Draw]:
+def beside(wanted: bool) -> Iterator[Draw]:
     """Give a `draw_run`, to be called once, in a process that imports matplotlib in the meantime.
 
     That is done while torch imports its compiler here. Where the process fails, the figures are drawn here.
 
     Args:
-        worthwhile: whether there will be figures, and a core to spare; else `draw_run` itself is given.
+        wanted: whether there will be figures; else, or without a core to spare, `draw_run` itself is given.
     """
-    process = _started() if worthwhile else None
+    from trainer.device import usable_cores  # with torch, which the process beside does without
+
+    process = _started() if wanted and usable_cores() > 1 else None
     if process is None:
         yield draw_run
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
@@ -20,13 +22,13 @@ from trainer.engines.pooling import decompositions
         (4, {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2, "ceil_mode": True}),
     ],
 )
-def test_values_and_gradients_are_torchs(channels: int, options: dict[str, object], innermost: str) -> None:
+def test_values_and_gradients_are_torchs(channels: int, options: dict[str, Any], innermost: str) -> None:
     from torch._inductor.compile_fx import compile_fx
     from torch.fx.experimental.proxy_tensor import make_fx
 
     def pooled(x: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
         leaf = x.detach().requires_grad_()
-        outputs = functional.max_pool2d(leaf, **options)  # type: ignore[arg-type]
+        outputs = functional.max_pool2d(leaf, **options)
         (gradient,) = torch.autograd.grad((outputs.flatten(1) * weight).sum(), leaf)
         return [outputs.detach(), gradient]
 
@@ -35,7 +37,7 @@ def test_values_and_gradients_are_torchs(channels: int, options: dict[str, objec
     x[0, 0] = 1.0  # the same value everywhere: the gradient goes where torch says
     if innermost == "channels":
         x = x.contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(functional.max_pool2d(x, **options).flatten(1).shape, generator=draw)  # type: ignore[arg-type]
+    weight = torch.randn(functional.max_pool2d(x, **options).flatten(1).shape, generator=draw)
     graph = make_fx(pooled, decomposition_table=decompositions(), tracing_mode="fake")(x, weight)
     operations = {str(node.target) for node in graph.graph.nodes}
     assert {"optlab.max_pool2d.default", "optlab.max_pool2d_backward.default"} <= operations

@@ -28,7 +28,6 @@ from trainer.config.paths import absolute_import_path
 from trainer.console import Column
 from trainer.data.cache import cache_folder
 from trainer.data.dataset import data_root
-from trainer.device import usable_cores
 from trainer.environment import environment
 from trainer.errors import BusyError, ConfigError, OptlabError, RunError, unknown_name
 from trainer.experiment import Experiment
@@ -60,8 +59,7 @@ def train(
             "--force, --skip-existing and --resume exclude one another", expected="at most one of them"
         )
     draft = read(config, overrides)
-    beside = draft.wants_figures() and not dry_run and usable_cores() > 1
-    with drawing.beside(beside) as draw:
+    with drawing.beside(draft.wants_figures() and not dry_run) as draw:
         loaded = catalog.check_config(draft)  # torch imports its compiler here
         folder = run_dir or launch.folder_for(loaded, overrides, runs)
         if dry_run:

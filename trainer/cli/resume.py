@@ -8,14 +8,13 @@ from pathlib import Path
 from trainer import drawing, launch, rundir
 from trainer.cli.commands import finish
 from trainer.config.load import read
-from trainer.device import usable_cores
 from trainer.resume import resume as go_on
 
 
 def resume(run: Path, overrides: Sequence[str], *, quiet: bool, as_json: bool) -> int:
     """Go on with a run and return the exit code."""
     saved = run / rundir.CONFIG
-    beside = usable_cores() > 1 and saved.is_file() and read(saved, overrides).wants_figures()
-    with launch.shown(quiet) as progress, drawing.beside(beside) as draw:
+    wanted = saved.is_file() and read(saved, overrides).wants_figures()
+    with launch.shown(quiet) as progress, drawing.beside(wanted) as draw:
         done = go_on(run, overrides, progress=progress, draw=draw)
     return finish(done, as_json=as_json)
