@@ -1,16 +1,23 @@
-"""How a compiled step pools: with torch's own kernels.
+"""How a compiled step takes maxima over windows: in loops of its own where windows are tiles, else as torch.
 
-Inductor would write loops that look for every maximum twice, for its value and for its place, and scatter the
-gradients with a general operation: a small convolutional network's step takes a sixth longer that way.
+Tiles neither overlap nor leave anything out. With the channels innermost, their maxima and places are plain
+loops over the channels, three to five times as fast as torch's kernels, which write places as int64 and fill
+the gradient with zeros first. For other windows Inductor would look for every maximum twice, for its value
+and for its place, and scatter the gradients with a general operation: those keep torch's kernels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from trainer.engines.stored import stored
+
+_LANES = 16  # channels are taken so many at a time; a rest is taken one by one, slower than by torch
+_LARGEST_TILE = 16  # pixels: every one is a few lines of the program
 
 _torch: Any = torch  # these parts of it have no types
 _forward = _torch.ops.aten.max_pool2d_with_indices.default
@@ -47,11 +54,87 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
             call = handler(kernel, add_to_fallback_set=False)
             register_lowering(operation.default, type_promotion_kind=None)(call)
             add_layout_constraint(operation.default, constrain_to_fx_strides)
-    return {_forward: own.max_pool2d.default, _backward: _pass_back}
+    return {_forward: _pool, _backward: _pass_back}
 
 
-def _pass_back(gradient: Tensor, x: Tensor, *window_and_indices: Any) -> Any:
+def _pool(x: Tensor, kernel_size: Sequence[int], *window: Any) -> Any:
+    """Return the maxima over windows and where they are, as `max_pool2d_with_indices` does."""
+    if not _are_tiles(x, kernel_size, *window):
+        return _torch.ops.optlab.max_pool2d.default(x, kernel_size, *window)
+    maxima, places = _maxima(x, kernel_size)
+    height, width = kernel_size
+    _, rows, columns, _ = maxima.shape
+    row = torch.arange(rows).view(-1, 1, 1) * height + places.long() // width
+    column = torch.arange(columns).view(-1, 1) * width + places.long() % width
+    indices = row * (columns * width) + column  # left out of the program where nobody reads them
+    return maxima.permute(0, 3, 1, 2), indices.permute(0, 3, 1, 2)
+
+
+def _pass_back(gradient: Tensor, x: Tensor, kernel_size: Sequence[int], *window: Any) -> Any:
     """Return the gradient of x; where the channels are innermost in x, in the gradient as well."""
+    if _are_tiles(x, kernel_size, *window):
+        return _pass_back_to_tiles(gradient, x, kernel_size)
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-    return _torch.ops.optlab.max_pool2d_backward.default(gradient, x, *window_and_indices)
+    return _torch.ops.optlab.max_pool2d_backward.default(gradient, x, kernel_size, *window)
+
+
+def _are_tiles(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    *_: Any,
+) -> bool:
+    return (
+        x.ndim == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.shape[1] % _LANES == 0
+        and kernel_size[0] * kernel_size[1] <= _LARGEST_TILE
+        and all(size % side == 0 for size, side in zip(x.shape[2:], kernel_size, strict=True))
+        and (not stride or tuple(stride) == tuple(kernel_size))
+        and tuple(padding) == (0, 0)
+        and tuple(dilation) == (1, 1)
+    )
+
+
+def _maxima(x: Tensor, kernel_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return every tile's largest value and its place in the tile, counted row by row from 0.
+
+    As torch has it, the first of equal values counts, and NaN above all: the last one.
+
+    Args:
+        x: [N, C, H, W], with the channels innermost.
+        kernel_size: the height and width of a tile.
+
+    Returns:
+        Both [N, rows, columns, C], of x's type: Inductor's loops have the same number of lanes then.
+    """
+    height, width = kernel_size
+    count, channels, all_rows, all_columns = x.shape
+    tiles = x.permute(0, 2, 3, 1).view(
+        count, all_rows // height, height, all_columns // width, width, channels
+    )
+    maxima = tiles[:, :, 0, :, 0]
+    places = torch.zeros_like(maxima)
+    for place in range(1, height * width):
+        value = tiles[:, :, place // width, :, place % width]
+        larger = (value > maxima) | value.ne(value)  # isnan() would be computed one by one
+        maxima = torch.where(larger, value, maxima)
+        places = torch.where(larger, float(place), places)
+    return maxima, stored()(places)
+
+
+def _pass_back_to_tiles(gradient: Tensor, x: Tensor, kernel_size: Sequence[int]) -> Tensor:
+    """Return the gradient of x; the places are those of the forward pass, which Inductor computes once."""
+    height, width = kernel_size
+    _, places = _maxima(x, kernel_size)
+    gradient = gradient.permute(0, 2, 3, 1)
+    if not gradient.is_contiguous():
+        gradient = stored()(gradient.contiguous())
+    numbers = torch.arange(height * width, dtype=x.dtype).view(height, 1, width, 1)
+    chosen = places[:, :, None, :, None] == numbers
+    count, rows, columns, channels = gradient.shape
+    found = torch.where(chosen, gradient[:, :, None, :, None], 0.0)
+    return found.reshape(count, rows * height, columns * width, channels).permute(0, 3, 1, 2)

@@ -13,11 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-_torch: Any = torch  # these parts of it have no types
-_library = _torch.library.Library("optlab", "FRAGMENT")
-_library.define("computed(Tensor x) -> Tensor")
-_library.impl("computed", torch.clone, "CPU")
-torch.library.register_fake("optlab::computed", torch.empty_like, lib=_library)
+from trainer.engines.stored import stored
 
 
 def compute_once(graph: GraphModule) -> None:
@@ -26,19 +22,14 @@ def compute_once(graph: GraphModule) -> None:
     Args:
         graph: a traced step, changed in place; its nodes carry their values' shapes.
     """
-    from torch._inductor.lowering import lowerings, register_lowering
-
-    own = _torch.ops.optlab.computed.default
-    if own not in lowerings:
-        register_lowering(own, type_promotion_kind=None)(_lower_computed)
     for node in list(graph.graph.nodes):
         readers = [user for user in node.users if _dimensions(user)]
         if node.op == "call_function" and _is_number(node.meta.get("val")) and readers:
             with graph.graph.inserting_after(node):
-                computed = graph.graph.call_function(own, (node,))
-            computed.meta = dict(node.meta)
+                number = graph.graph.call_function(stored(), (node,))
+            number.meta = dict(node.meta)
             for user in readers:
-                user.replace_input_with(node, computed)
+                user.replace_input_with(node, number)
     graph.recompile()
 
 
@@ -49,8 +40,3 @@ def _is_number(value: object) -> bool:
 def _dimensions(node: Any) -> int:
     value = node.meta.get("val")
     return value.ndim if isinstance(value, Tensor) else 0
-
-
-def _lower_computed(x: Any) -> Any:
-    x.realize()
-    return x
