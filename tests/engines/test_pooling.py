@@ -83,6 +83,7 @@ def test_other_windows_are_left_to_torchs_kernels(
         (32, {"kernel_size": 2}),
         (16, {"kernel_size": (3, 2), "stride": (3, 2), "ceil_mode": True}),
         (48, {"kernel_size": (1, 4)}),
+        (16, {"kernel_size": (2,), "stride": (2,), "padding": (0,), "dilation": (1,)}),
     ],
 )
 def test_tiles_are_pooled_in_loops(channels: int, options: dict[str, Any], dtype: torch.dtype) -> None:
@@ -113,12 +114,13 @@ def test_the_places_that_a_model_asks_for_are_torchs(options: dict[str, Any]) ->
     [
         ((3, 32, 9, 8), {"kernel_size": 2}),  # a row is left over
         ((3, 32, 12, 12), {"kernel_size": 6}),  # too many pixels to write out
+        ((3, 32, 8, 8), {"kernel_size": 1}),  # the result must not share the input's memory
         ((3, 32, 8, 8), {"kernel_size": 2, "stride": 1}),
         ((3, 32, 8, 8), {"kernel_size": 2, "padding": 1}),
         ((3, 32, 8, 8), {"kernel_size": 2, "stride": 2, "dilation": 2}),
     ],
 )
-def test_what_is_no_tile_is_left_to_torchs_kernels(shape: tuple[int, ...], options: dict[str, Any]) -> None:
+def test_what_suits_no_loops_is_left_to_torch(shape: tuple[int, ...], options: dict[str, Any]) -> None:
     x = images(*shape)
     weight = torch.rand(functional.max_pool2d(x, **options).flatten(1).shape)
     ours, operations = compiled(pooled_with(options), x, weight)

@@ -1,9 +1,10 @@
 """How a compiled step takes maxima over windows: in loops of its own where windows are tiles, else as torch.
 
-Tiles neither overlap nor leave anything out. With the channels innermost, their maxima and places are plain
-loops over the channels, three to five times as fast as torch's kernels, which write places as int64 and fill
-the gradient with zeros first. For other windows Inductor would look for every maximum twice, for its value
-and for its place, and scatter the gradients with a general operation: those keep torch's kernels.
+Tiles neither overlap nor leave anything out. Where they are small, and the channels innermost and a multiple
+of 16, their maxima and places are plain loops over the channels, three to five times as fast as torch's
+kernels, which write places as int64 and fill the gradient with zeros first. For other windows Inductor would
+look for every maximum twice, for its value and for its place, and scatter the gradients with a general
+operation: those keep torch's kernels.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from trainer.engines.stored import stored
 
-_LANES = 16  # channels are taken so many at a time; a rest is taken one by one, slower than by torch
+_LANES = (
+    16  # channels that a loop takes at a time; it is slower than torch's kernels where some are left over
+)
 _LARGEST_TILE = 16  # pixels: every one is a few lines of the program
 
 _torch: Any = torch  # these parts of it have no types
@@ -59,10 +62,10 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 def _pool(x: Tensor, kernel_size: Sequence[int], *window: Any) -> Any:
     """Return the maxima over windows and where they are, as `max_pool2d_with_indices` does."""
-    if not _are_tiles(x, kernel_size, *window):
+    if not _suits_loops(x, kernel_size, *window):
         return _torch.ops.optlab.max_pool2d.default(x, kernel_size, *window)
-    maxima, places = _maxima(x, kernel_size)
-    height, width = kernel_size
+    height, width = tile = _pair(kernel_size)
+    maxima, places = _maxima(x, tile)
     _, rows, columns, _ = maxima.shape
     row = torch.arange(rows).view(-1, 1, 1) * height + places.long() // width
     column = torch.arange(columns).view(-1, 1) * width + places.long() % width
@@ -72,14 +75,14 @@ def _pool(x: Tensor, kernel_size: Sequence[int], *window: Any) -> Any:
 
 def _pass_back(gradient: Tensor, x: Tensor, kernel_size: Sequence[int], *window: Any) -> Any:
     """Return the gradient of x; where the channels are innermost in x, in the gradient as well."""
-    if _are_tiles(x, kernel_size, *window):
-        return _pass_back_to_tiles(gradient, x, kernel_size)
+    if _suits_loops(x, kernel_size, *window):
+        return _pass_back_to_tiles(gradient, x, _pair(kernel_size))
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
     return _torch.ops.optlab.max_pool2d_backward.default(gradient, x, kernel_size, *window)
 
 
-def _are_tiles(
+def _suits_loops(
     x: Tensor,
     kernel_size: Sequence[int],
     stride: Sequence[int] = (),
@@ -87,31 +90,38 @@ def _are_tiles(
     dilation: Sequence[int] = (1, 1),
     *_: Any,
 ) -> bool:
+    height, width = tile = _pair(kernel_size)
     return (
         x.ndim == 4
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.shape[1] % _LANES == 0
-        and kernel_size[0] * kernel_size[1] <= _LARGEST_TILE
-        and all(size % side == 0 for size, side in zip(x.shape[2:], kernel_size, strict=True))
-        and (not stride or tuple(stride) == tuple(kernel_size))
-        and tuple(padding) == (0, 0)
-        and tuple(dilation) == (1, 1)
+        and 1 < height * width <= _LARGEST_TILE
+        and x.shape[2] % height == 0
+        and x.shape[3] % width == 0
+        and (not stride or _pair(stride) == tile)
+        and _pair(padding) == (0, 0)
+        and _pair(dilation) == (1, 1)
     )
 
 
-def _maxima(x: Tensor, kernel_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _pair(sizes: Sequence[int]) -> tuple[int, int]:
+    """Return what is given for height and width, or once for both."""
+    return sizes[0], sizes[-1]
+
+
+def _maxima(x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Return every tile's largest value and its place in the tile, counted row by row from 0.
 
     As torch has it, the first of equal values counts, and NaN above all: the last one.
 
     Args:
         x: [N, C, H, W], with the channels innermost.
-        kernel_size: the height and width of a tile.
+        tile: its height and width.
 
     Returns:
         Both [N, rows, columns, C], of x's type: Inductor's loops have the same number of lanes then.
     """
-    height, width = kernel_size
+    height, width = tile
     count, channels, all_rows, all_columns = x.shape
     tiles = x.permute(0, 2, 3, 1).view(
         count, all_rows // height, height, all_columns // width, width, channels
@@ -123,16 +133,16 @@ def _maxima(x: Tensor, kernel_size: Sequence[int]) -> tuple[Tensor, Tensor]:
         larger = (value > maxima) | value.ne(value)  # isnan() would be computed one by one
         maxima = torch.where(larger, value, maxima)
         places = torch.where(larger, float(place), places)
-    return maxima, stored()(places)
+    return maxima, stored(places)
 
 
-def _pass_back_to_tiles(gradient: Tensor, x: Tensor, kernel_size: Sequence[int]) -> Tensor:
+def _pass_back_to_tiles(gradient: Tensor, x: Tensor, tile: tuple[int, int]) -> Tensor:
     """Return the gradient of x; the places are those of the forward pass, which Inductor computes once."""
-    height, width = kernel_size
-    _, places = _maxima(x, kernel_size)
+    height, width = tile
+    _, places = _maxima(x, tile)
     gradient = gradient.permute(0, 2, 3, 1)
     if not gradient.is_contiguous():
-        gradient = stored()(gradient.contiguous())
+        gradient = stored(gradient.contiguous())
     numbers = torch.arange(height * width, dtype=x.dtype).view(height, 1, width, 1)
     chosen = places[:, :, None, :, None] == numbers
     count, rows, columns, channels = gradient.shape

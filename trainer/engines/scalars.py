@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from trainer.engines.stored import stored
+from trainer.engines.stored import operation
 
 _torch: Any = torch  # these parts of it have no types
 _aten = _torch.ops.aten
@@ -22,8 +22,8 @@ _aten = _torch.ops.aten
 def compute_once(graph: GraphModule) -> None:
     """Have every number in float64 that a larger tensor is computed from stored before it is read.
 
-    Tensors that it divides are multiplied by its reciprocal, which takes a fifth less of Adam's whole update
-    and changes no more than the last bit of a float32.
+    Tensors that it divides are multiplied by its reciprocal: Adam's whole update takes a fifth less, and of a
+    float32 the last bits change alone, as long as number and reciprocal are of its range (1e-38 to 1e38).
 
     Args:
         graph: a traced step, changed in place; its nodes carry their values' shapes.
@@ -35,11 +35,11 @@ def compute_once(graph: GraphModule) -> None:
         divided = [user for user in readers if user.target is _aten.div.Tensor and user.args[1] is node]
         others = [user for user in readers if user not in divided]
         if others:
-            number = _call(graph, stored(), node)
+            number = _call(graph, operation(), node)
             for user in others:
                 user.replace_input_with(node, number)
         if divided:
-            number = _call(graph, stored(), _call(graph, _aten.reciprocal.default, node))
+            number = _call(graph, operation(), _call(graph, _aten.reciprocal.default, node))
             for user in divided:
                 user.target = _aten.mul.Tensor
                 user.replace_input_with(node, number)
@@ -47,7 +47,7 @@ def compute_once(graph: GraphModule) -> None:
 
 
 def _call(graph: GraphModule, operation: Any, node: Any) -> Any:
-    """Insert a call of the operation on a node's value behind it, and return the call's node."""
+    """Insert a call of the operation on a node's value right after it, and return the call's node."""
     with graph.graph.inserting_after(node):
         call = graph.graph.call_function(operation, (node,))
     call.meta = dict(node.meta)

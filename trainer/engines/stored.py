@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 _torch: Any = torch  # these parts of it have no types
 _library = _torch.library.Library("optlab", "FRAGMENT")
@@ -13,16 +14,21 @@ _library.impl("stored", torch.clone, "CPU")
 torch.library.register_fake("optlab::stored", torch.empty_like, lib=_library)
 
 
-def stored() -> Any:
-    """Return the operation, tensor -> the same tensor, known to Inductor; importing that takes seconds."""
+def stored(x: Tensor) -> Tensor:
+    """Return x, which a traced program is to store."""
+    return cast(Tensor, operation()(x))
+
+
+def operation() -> Any:
+    """Return `stored` as an operation of graphs, known to Inductor; importing that takes seconds."""
     from torch._inductor.lowering import lowerings, register_lowering
 
-    operation = _torch.ops.optlab.stored.default
-    if operation not in lowerings:
-        register_lowering(operation, type_promotion_kind=None)(_lower)
-    return operation
+    found = _torch.ops.optlab.stored.default
+    if found not in lowerings:
+        register_lowering(found, type_promotion_kind=None)(_lower)
+    return found
 
 
 def _lower(x: Any) -> Any:
-    x.realize()
+    x.realize()  # the value itself will do: in the graphs that Inductor sees nothing is overwritten
     return x
