@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.engines import updates
-from trainer.engines.compiled import CompiledEngine, compiler
+from trainer.engines.compiled import CompiledEngine, _beyond_rounding, compiler
 from trainer.engines.eager import EagerEngine
 from trainer.losses import penalty
 
@@ -165,8 +165,88 @@ def test_adams_bias_corrections_are_as_exact_as_eagers(name: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("make", [sgd, adamw])
+def test_groups_of_one_learning_rate_may_part_later(make: Make) -> None:
+    eager, compiled = (engine(cls, make) for cls in (EagerEngine, CompiledEngine))
+    for group in compiled.optimizers[0].param_groups:
+        group["lr"] = 0.1
+    assert compiled.compile(make_steps(3)) is None
+    for one in (eager, compiled):
+        one.optimizers[0].param_groups[0]["lr"], one.optimizers[0].param_groups[1]["lr"] = 0.1, 0.003
+        torch.manual_seed(0)
+        for batches in make_steps(3):
+            one.step(batches)
+    for ours, theirs in zip(everything(compiled), everything(eager), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_learning_rate_of_zero_changes_nothing(name: str) -> None:
+    """Nor one near it; torch's Adam for compilers divides by it, and a dead input's weights became NaN."""
+    make = MAKERS.get(name, sgd)
+    model = nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 3))
+    eager, compiled = (engine(cls, make, copy.deepcopy(model)) for cls in (EagerEngine, CompiledEngine))
+    assert isinstance(compiled, CompiledEngine)
+    steps = make_steps(8)
+    for ((inputs, _),) in steps:
+        inputs[:, 0] = 0.0
+    for one in (eager, compiled):
+        for group in one.optimizers[0].param_groups:
+            group["lr"] = 0.0  # as a warm-up begins
+    assert compiled.compile(steps[:3]) is None
+    assert all(group["lr"] == 0.0 for group in compiled.optimizers[0].param_groups)
+    for lr, batches in zip((0.0, 1e-45, 1e-38, 1e-29, 1e-3, 0.1, 0.0, 1e-3), steps, strict=True):
+        for one in (eager, compiled):
+            for group in one.optimizers[0].param_groups:
+                group["lr"] = lr
+            one.step(batches)
+    for ours, theirs in zip(everything(compiled), everything(eager), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_rounding_moves_some_gradients_by_more_than_others_and_no_output() -> None:
+    """What a ReLU that chooses otherwise does is no disagreement; what a wrong program does is one."""
+    wanted = {name: torch.full((4,), 2.0) for name in ("the output", "a", "b", "c")}
+
+    def differing(**factors: float) -> str | None:
+        names = {"output": "the output"}
+        found = dict(wanted) | {names.get(n, n): wanted[names.get(n, n)] * f for n, f in factors.items()}
+        return _beyond_rounding(found, wanted, of_forward={"the output"})
+
+    assert differing() is None
+    assert differing(output=1.0005, a=1.04) is None
+    assert differing(output=1.002) == "the output"
+    assert differing(a=1.06) == "a"
+    assert differing(b=1.003, c=1.002) == "c"  # the median of the gradients
+
+
+def test_a_network_with_batch_norm_and_pooling_is_compiled() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(256, 3)),
+    )
+    draw = torch.Generator().manual_seed(1)
+    steps = [
+        [
+            (
+                torch.randn(32, 3, 16, 16, generator=draw).contiguous(memory_format=torch.channels_last),
+                torch.randint(3, (32,), generator=draw),
+            )
+        ]
+        for _ in range(4)
+    ]
+    eager, compiled = (engine(cls, adam, copy.deepcopy(model)) for cls in (EagerEngine, CompiledEngine))
+    assert isinstance(compiled, CompiledEngine)
+    assert compiled.compile(steps[:3]) is None
+    losses = [[float(one.step(batches).loss) for batches in steps] for one in (eager, compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("lr", [0.01, 0.0])
 @pytest.mark.parametrize("factor", [2.0, 0.9])
-def test_a_wrong_update_is_found(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_update_is_found(factor: float, lr: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also beside a bias before batch norm: of its gradient, all rounding, Adam makes full steps."""
     right = updates._UPDATES[torch.optim.AdamW]
 
@@ -180,6 +260,8 @@ def test_a_wrong_update_is_found(factor: float, monkeypatch: pytest.MonkeyPatch)
     assert compiled.compile(make_steps(3)) is None
     monkeypatch.setitem(updates._UPDATES, torch.optim.AdamW, replace(right, apply=wrong))
     compiled = engine(CompiledEngine, adamw, copy.deepcopy(model))
+    for group in compiled.optimizers[0].param_groups:
+        group["lr"] = lr
     reason = compiled.compile(make_steps(3))
     assert reason is not None
     assert "the update differs from eager's" in reason
