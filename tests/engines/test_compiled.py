@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -72,6 +72,23 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), lr=0.01, amsgrad=True, weight_decay=0.01, maximize=True)
 
 
+class Signs(torch.optim.Optimizer):
+    """A user's own optimizer, without a learning rate."""
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        super().__init__(parameters, {})
+
+    @torch.no_grad()
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.sub_(0.01 * parameter.grad.sign())
+
+
+def own(model: nn.Module) -> torch.optim.Optimizer:
+    return Signs(model.parameters())
+
+
 def rmsprop(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.RMSprop(model.parameters(), lr=0.01, momentum=0.5)
 
@@ -109,6 +126,18 @@ def test_steps_are_eagers_to_rounding(case: str) -> None:
     assert torch.equal(draws[0][1], draws[1][1])
     for ours, theirs in zip(everything(compiled), everything(eager), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_an_optimizer_without_a_learning_rate_steps_by_itself() -> None:
+    eager, compiled = engine(EagerEngine, own), engine(CompiledEngine, own)
+    assert isinstance(compiled, CompiledEngine)
+    assert compiled.compile(make_steps(3)) is None
+    for one in (eager, compiled):
+        torch.manual_seed(0)
+        for batches in make_steps(3):
+            one.step(batches)
+    for ours, theirs in zip(everything(compiled), everything(eager), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_momentum_that_a_schedule_changes_is_followed() -> None:

@@ -117,10 +117,9 @@ class CompiledEngine(EagerEngine):
 
     def _raise_least_lrs(self) -> None:
         """Have no learning rate that is left to eager, or the check would compare eager with itself."""
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                if float(group["lr"]) < _LEAST_LR:
-                    group["lr"] = 1e-3
+        for _, _, group in self._groups() if self.whole_step else ():
+            if float(group["lr"]) < _LEAST_LR:
+                group["lr"] = 1e-3
 
     def _use(self, program: Program | None, inputs: Tensor, targets: Tensor) -> None:
         self._program = program

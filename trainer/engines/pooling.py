@@ -17,9 +17,7 @@ from torch import Tensor
 
 from trainer.engines.stored import stored
 
-_LANES = (
-    16  # channels that a loop takes at a time; it is slower than torch's kernels where some are left over
-)
+_LANES = 16  # channels that a loop takes at a time; left-over ones make it slower than torch's kernels
 _LARGEST_TILE = 16  # pixels: every one is a few lines of the program
 
 _torch: Any = torch  # these parts of it have no types
