@@ -46,10 +46,10 @@ def compute_once(graph: GraphModule) -> None:
     graph.recompile()
 
 
-def _call(graph: GraphModule, operation: Any, node: Any) -> Any:
-    """Insert a call of the operation on a node's value right after it, and return the call's node."""
+def _call(graph: GraphModule, target: Any, node: Any) -> Any:
+    """Insert a call of the target on a node's value right after it, and return the call's node."""
     with graph.graph.inserting_after(node):
-        call = graph.graph.call_function(operation, (node,))
+        call = graph.graph.call_function(target, (node,))
     call.meta = dict(node.meta)
     return call
 
