@@ -33,8 +33,6 @@ from trainer.records import EvalRecord, Record, StepRecord
 from trainer.schedules import Schedule
 from trainer.timetable import Rhythm
 
-_STEPS_TO_CHECK = 3  # compiled ones, held against eager's before a run begins
-
 
 @dataclass(slots=True)
 class Progress:
@@ -149,7 +147,7 @@ class Experiment:
     # ---- what the loop asks
 
     def compile(self) -> str | None:
-        """Let a compiling engine compile, before the clock runs; the run's state stays as it is.
+        """Let a compiling engine compile, once and before the clock runs; the run's state stays as it is.
 
         Returns:
             What came of it, for the log; None when there was nothing to do.
@@ -157,7 +155,7 @@ class Experiment:
         if self.config.train.engine != "compiled" or self.compile_seconds is not None:
             return None
         began = time.perf_counter()
-        reason = self.engine.compile(list(islice(self._steps_of(0, 0), _STEPS_TO_CHECK)))
+        reason = self.engine.compile(self._steps_of(0, 0))
         self.compile_seconds = round(time.perf_counter() - began, 3)
         if reason is None:
             return f"compiled the step in {self.compile_seconds:.1f} s; it agrees with eager's"

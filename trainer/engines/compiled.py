@@ -2,7 +2,7 @@
 
 `compile` traces forward, loss and gradients (and the update, where `updates` knows it) with make_fx over fake
 tensors and hands the graph to Inductor; there are no guards, and no Python between the operations. It then
-holds three steps against the eager engine's, and takes everything back. What cannot be traced runs eager, as
+holds a few steps against the eager engine's, and takes everything back. What cannot be traced runs eager, as
 the parent class does it: batches of another shape, steps whose gradients are measured. Knows no config.
 """
 
@@ -12,9 +12,9 @@ import copy
 import operator
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from trainer.engines import pooling, products
+from trainer.engines.agreement import EXACT, ROUGH, Agreement, Evidence
 from trainer.engines.eager import EagerEngine, MicroBatch, StepOutput
 from trainer.engines.scalars import compute_once
 from trainer.engines.updates import Update, update_of
@@ -41,7 +42,8 @@ _OPTIONS: dict[str, Any] = {
 _LEAST_LR = 1e-30
 """Steps with a smaller learning rate run eager: torch's Adam for compilers divides by it, 0 by 0 at worst."""
 
-_FORWARD = ("the loss", "the output")
+_MOST_STEPS = 64
+"""How many compiled steps are held against eager's at most: while a value has not agreed in one of them."""
 
 Program = Callable[[list[Any]], Sequence[Tensor]]
 
@@ -83,11 +85,12 @@ class CompiledEngine(EagerEngine):
         """Whether steps run compiled: `compile` has succeeded."""
         return self._program is not None
 
-    def compile(self, steps: Sequence[Sequence[MicroBatch]]) -> str | None:
+    def compile(self, steps: Iterable[Sequence[MicroBatch]]) -> str | None:
         """Trace and compile the step, and hold it against eager on `steps`; nothing has changed afterwards.
 
         Args:
-            steps: the micro-batches of a few steps, with those of the first one all of the usual shape.
+            steps: the micro-batches of steps, with those of the first one all of the usual shape; a few are
+                taken.
 
         Returns:
             Why the steps will run eager; None when they will run compiled.
@@ -96,14 +99,16 @@ class CompiledEngine(EagerEngine):
             return "compiled steps are for CPUs, in float32 or bfloat16"
         if compiler() is None:
             return "there is no C++ compiler (g++ or clang++, or the environment's CXX)"
-        self.whole_step = self.whole_step and len(steps[0]) == 1 and not self._momentum_is_scheduled()
-        inputs, targets = steps[0][0]
+        steps = iter(steps)
+        first = next(steps)
+        self.whole_step = self.whole_step and len(first) == 1 and not self._momentum_is_scheduled()
+        inputs, targets = first[0]
         with self._restored():
             try:
                 self._raise_least_lrs()
-                super().step(steps[0])  # the optimizers' states are made in their first step
+                super().step(first)  # the optimizers' states are made in their first step
                 program = self._traced(inputs, targets)
-                reason = self._disagreement(program, steps)
+                reason = self._disagreement(program, first, steps)
             except Exception as error:  # whatever a model does that cannot be traced
                 words = str(error).strip().splitlines() or [""]
                 reason = f"the step cannot be compiled: {type(error).__name__}: {words[0]}"
@@ -116,10 +121,9 @@ class CompiledEngine(EagerEngine):
         return any("base_momentum" in group for _, _, group in self._groups())
 
     def _raise_least_lrs(self) -> None:
-        """Have no learning rate that is left to eager, or the check would compare eager with itself."""
+        """Have no learning rate whose updates drown in rounding, or are left to eager; for the check."""
         for _, _, group in self._groups() if self.whole_step else ():
-            if float(group["lr"]) < _LEAST_LR:
-                group["lr"] = 1e-3
+            group["lr"] = max(float(group["lr"]), 1e-3)
 
     def _use(self, program: Program | None, inputs: Tensor, targets: Tensor) -> None:
         self._program = program
@@ -305,89 +309,67 @@ class CompiledEngine(EagerEngine):
                 group.update(former)
         torch.set_rng_state(taken["random"])
 
-    def _disagreement(self, program: Program, steps: Sequence[Sequence[MicroBatch]]) -> str | None:
-        """Return in what the compiled steps differ from eager's by more than rounding; None = in nothing."""
-        for number, batches in enumerate(steps, start=1):
+    def _disagreement(
+        self, program: Program, first: Sequence[MicroBatch], others: Iterable[Sequence[MicroBatch]]
+    ) -> str | None:
+        """Return in what the compiled steps differ from eager's; None = in nothing but rounding."""
+        agreement = Agreement()
+        usual = _layout(*first[0])
+        for batches in islice(chain([first], others), _MOST_STEPS):
+            if _layout(*batches[0]) != usual:  # it would run eager
+                break
             start = self._snapshot()
             wanted = self._evidence(super().step(batches), start["model"])
             random = torch.get_rng_state()
             if any(self._constants[name] is not value for name, value in self.model.named_buffers()):
                 return "the model replaces its buffers instead of writing into them"
             self._restore(start)
-            self._use(program, *steps[0][0])
+            self._use(program, *first[0])
             try:
                 found = self._evidence(self.step(batches), start["model"])
             finally:
                 self._program = None
             if not torch.equal(random, torch.get_rng_state()):
                 return "the compiled step draws other random numbers than eager"
-            differing = _beyond_rounding(found, wanted, of_forward={*self._constants, *_FORWARD})
-            if differing is not None:
-                difference = (found[differing] - wanted[differing]).abs().max().item()
-                return f"in step {number} {differing} differs from eager's by {difference:.3g}"
-        return None
+            reason = agreement.compare(found, wanted)
+            if reason is not None or agreement.is_sure():
+                return reason
+        return agreement.never_agreed()
 
-    def _evidence(self, output: StepOutput, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what a step left behind, in float64, for a comparison.
+    def _evidence(self, output: StepOutput, before: Mapping[str, Tensor]) -> dict[str, Evidence]:
+        """Return what a step left behind.
 
         Of a program that ends at the gradients these; of another one what the optimizers keep and make of the
         parameters, which were `before`.
         """
-        after = dict(self._constants)
-        if not self.whole_step:
-            after |= {f"the gradient of {name}": _gradient(p) for name, p in self._named.items()}
+        found = {"the loss": Evidence.of("loss", output.loss, limit=EXACT)}
+        found["the output"] = Evidence.of("output", torch.cat(output.outputs), limit=EXACT)
+        for name, value in self._constants.items():
+            found[name] = Evidence.of(name.rpartition(".")[2], value, limit=EXACT)
+        if self.whole_step:
+            found |= self._updates_made(before)
         else:
-            state = self._state()
-            after |= {f"the optimizers' value {n}": v for n, v in enumerate(state) if v is not None}
-            after |= self._moves(before)
-        after |= dict(zip(_FORWARD, (output.loss, torch.cat(output.outputs)), strict=True))
-        return {name: torch.nan_to_num(value.detach().double(), nan=1e30) for name, value in after.items()}
+            for name, parameter in self._named.items():
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                found[f"the gradient of {name}"] = Evidence.of("gradient", gradient, limit=ROUGH)
+        return {name: evidence for name, evidence in found.items() if evidence.value.numel()}
 
-    def _moves(self, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the parameters; of Adam's their steps, each as much of it as its direction is sure."""
+    def _updates_made(self, before: Mapping[str, Tensor]) -> dict[str, Evidence]:
         names = {id(parameter): name for name, parameter in self._named.items()}
-        found: dict[str, Tensor] = {}
-        steps, directions = [], []
+        found = {}
         for update, optimizer, group in self._groups():
             for parameter in group["params"]:
-                name = names[id(parameter)]
-                if update.direction is None:
-                    found[name] = parameter
-                else:
-                    steps.append((parameter.detach() - before[name]).flatten())
-                    directions.append(optimizer.state[parameter][update.direction].abs().flatten())
-        if steps:
-            sure = torch.cat(directions)
-            found["the update"] = torch.cat(steps) * sure / (sure.max() + 1e-30)
+                name, state = names[id(parameter)], optimizer.state[parameter]
+                for kind in update.state(group):
+                    found[f"the {kind} of {name}"] = Evidence.of(kind, state[kind], limit=ROUGH)
+                kind = f"update by {type(optimizer).__name__}"
+                step = parameter.detach() - before[name]
+                rounding = torch.finfo(step.dtype).eps * before[name].abs().max().item()
+                if update.direction is not None:  # each as much of it as its direction is sure
+                    sure = state[update.direction].abs()
+                    step, rounding = step * sure, rounding * sure.max().item()
+                found[f"the update of {name}"] = Evidence.of(kind, step, limit=ROUGH, rounding=rounding)
         return found
-
-
-def _beyond_rounding(
-    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, of_forward: AbstractSet[str]
-) -> str | None:
-    """Return the name of a value that differs by more than rounding explains; None where none does.
-
-    A value `of_forward` may differ by 0.1 % of its largest element. With gradients that is not so: rounding
-    makes a ReLU or a maximum choose otherwise now and then, which changes nothing before it and whole
-    gradients behind it, by up to 2 % (seen in every step of a residual network with batch norm). So half of
-    the other values have to keep to 0.1 %, and all of them to 5 %.
-    """
-    shares = {name: _share(value, wanted[name]) for name, value in found.items() if value.numel()}
-    others = sorted(shares.keys() - of_forward, key=lambda name: shares[name])
-    exact = [*(shares.keys() & of_forward), *others[len(others) // 2 :][:1]]
-    beyond = [name for name in exact if shares[name] > 1e-3]
-    beyond += [name for name in others if shares[name] > 5e-2]
-    return max(beyond, key=lambda name: shares[name], default=None)
-
-
-def _share(value: Tensor, wanted: Tensor) -> float:
-    """Return the largest difference as a share of the largest element; up to 1e-5 there is none."""
-    difference = (value - wanted).abs().max().item()
-    return 0.0 if difference <= 1e-5 else (difference - 1e-5) / max(wanted.abs().max().item(), 1e-30)
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def _layout(inputs: Tensor, targets: Tensor) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ Knows nothing of epochs, schedules, logging or devices; it updates the parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -87,7 +87,7 @@ class EagerEngine:
         """Whether steps run compiled."""
         return False
 
-    def compile(self, steps: Sequence[Sequence[MicroBatch]]) -> str | None:
+    def compile(self, steps: Iterable[Sequence[MicroBatch]]) -> str | None:
         """Prepare for steps like these: nothing to do here.
 
         Returns:

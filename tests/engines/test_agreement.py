@@ -1,0 +1,63 @@
+"""What the check of a compiled step takes for rounding, and what it does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainer.engines.agreement import EXACT, ROUGH, Agreement, Evidence
+
+WANTED = {
+    "the loss": Evidence.of("loss", torch.tensor(2.0), limit=EXACT),
+    "a": Evidence.of("gradient", torch.tensor([1.0, -3.0]), limit=ROUGH),
+    "b": Evidence.of("gradient", torch.tensor([1e-7, 1e-9]), limit=ROUGH),
+    "c": Evidence.of("update", torch.tensor([2e-7, 1e-7]), limit=ROUGH, rounding=1e-8),
+}
+
+
+def differing(**factors: float) -> dict[str, Evidence]:
+    names = {"loss": "the loss"}
+    changed = {names.get(name, name): factor for name, factor in factors.items()}
+    return {
+        name: Evidence.of(one.kind, one.value * changed.get(name, 1.0), limit=one.limit)
+        for name, one in WANTED.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("factors", "worst"),
+    [
+        ({"loss": 1.0009, "a": 1.04}, None),
+        ({"loss": 1.0011, "a": 1.04}, "the loss"),
+        ({"a": 0.94}, "a"),
+        ({"b": -100.0}, None),  # nothing but rounding beside a
+        ({"c": 1.09}, None),  # the parameter's own rounding
+        ({"c": 1.11}, "c"),
+        ({"loss": float("nan")}, "the loss"),
+    ],
+)
+def test_one_step(factors: dict[str, float], worst: str | None) -> None:
+    reason = Agreement().compare(differing(**factors), WANTED)
+    assert reason is None if worst is None else f"in step 1 {worst} differs from eager's by" in str(reason)
+
+
+def test_every_value_has_to_agree_in_one_step() -> None:
+    """A ReLU that chooses otherwise now and then is no disagreement; what is always wrong is one."""
+    agreement = Agreement()
+    for factor in (1.02, 1.03, 1.02):
+        assert agreement.compare(differing(a=factor), WANTED) is None
+        assert not agreement.is_sure()
+    assert agreement.never_agreed() == "in every step a differs from eager's, by 0.02 of it at least"
+    assert agreement.compare(differing(a=1.0005), WANTED) is None
+    assert agreement.is_sure()
+    assert agreement.never_agreed() is None
+    assert agreement.compare(differing(a=1.03), WANTED) is None
+    assert agreement.is_sure()
+
+
+def test_the_evidence_is_a_copy_in_float64() -> None:
+    value = torch.tensor([1.0, float("nan")], dtype=torch.float64)
+    evidence = Evidence.of("output", value, limit=EXACT)
+    value.zero_()
+    assert evidence.value.tolist() == [1.0, 1e30]
+    assert evidence.value.dtype == torch.float64
