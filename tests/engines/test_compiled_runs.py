@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from trainer.bench.loops import BARE
 from trainer.bench.task import OPTIONS, Task
 from trainer.catalog import MODELS
 from trainer.cli import app
-from trainer.engines.compiled import PAYS_AFTER_STEPS, compiler
+from trainer.engines.compiled import PAYS_AFTER_STEPS, CompiledEngine, compiler
+from trainer.engines.eager import MicroBatch
 from trainer.errors import ConfigError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
@@ -52,11 +54,23 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @needs_compiler
 @pytest.mark.parametrize("optimizer", ["{name: SGD, lr: 0.1, momentum: 0.9}", "{name: AdamW, lr: 0.005}"])
-def test_a_compiled_run_resumes_bit_for_bit_and_agrees_with_eager(tmp_path: Path, optimizer: str) -> None:
+def test_a_compiled_run_resumes_bit_for_bit_and_agrees_with_eager(
+    tmp_path: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked_at: list[float] = []
+    compile_step = CompiledEngine.compile
+
+    def watched(engine: CompiledEngine, steps: Iterable[Sequence[MicroBatch]]) -> str | None:
+        checked_at.append(sum(float(p.detach().double().sum()) for p in engine.parameters))
+        return compile_step(engine, steps)
+
+    monkeypatch.setattr(CompiledEngine, "compile", watched)
     same = f"optimizer={optimizer}"
     whole = train(tmp_path / "whole", same, "train.engine=compiled", "train.epochs=2")
     parts = train(tmp_path / "parts", same, "train.engine=compiled", "train.epochs=1")
     optlab("resume", parts, "train.epochs=2", "--quiet")
+    assert len(checked_at) == 3
+    assert len(set(checked_at)) == 1  # with other weights the verdict might be another one
     eager = train(tmp_path / "eager", same, "train.engine=eager", "train.epochs=2")
 
     assert summary(whole)["engine"] == "compiled"
