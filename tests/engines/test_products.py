@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from trainer.engines import microkernel
 from trainer.engines.compiled import compiler
 from trainer.engines.products import decompositions
 
@@ -34,12 +37,30 @@ def test_products_are_torchs(rows: int, inner: int, columns: int, transposed: bo
 
 
 @pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
-@pytest.mark.parametrize(("rows", "inner", "columns"), [(64, 784, 200), (200, 64, 784), (4, 784, 200)])
-def test_lowered_products_are_torchs(rows: int, inner: int, columns: int) -> None:
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns", "calls"),
+    [(64, 784, 200, 2), (200, 64, 784, 2), (4, 784, 200, 0), (64, 200, 10, 2), (64, 30, 10, 0)],
+)
+@pytest.mark.parametrize("by", ["microkernel", "linear"])
+def test_lowered_products_are_torchs(
+    rows: int, inner: int, columns: int, calls: int, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As Inductor is told to write them: turned where that spares a copy, in loops where they are thin."""
+    from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    made = microkernel.kernel()
+    if by == "microkernel" and made is None:
+        pytest.skip("a processor without microkernel")
+    called = []
+
+    def watched(*arguments: Any) -> None:
+        assert made is not None
+        called.append(arguments)
+        made(*arguments)
+
+    monkeypatch.setattr(microkernel, "kernel", lambda: watched if by == "microkernel" else None)
     draw = torch.Generator().manual_seed(0)
     sizes = ((rows, inner), (columns, inner), (columns,))
     x, weight, bias = (torch.randn(size, generator=draw) for size in sizes)
@@ -49,8 +70,9 @@ def test_lowered_products_are_torchs(rows: int, inner: int, columns: int) -> Non
         return [outputs, torch.mm(outputs, weight), outputs.sum(0)]
 
     graph = make_fx(layer, decomposition_table=decompositions(), tracing_mode="fake")(x, weight, bias)
-    with torch.no_grad():
+    with torch.no_grad(), config.patch(fx_graph_cache=False):
         found = compile_fx(graph, [x, weight, bias])(x, weight, bias)
+    assert len(called) == (calls if by == "microkernel" else 0)
     exact = layer(x.double(), weight.double(), bias.double())
     for ours, theirs in zip(found, exact, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-3)

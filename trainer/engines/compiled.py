@@ -34,7 +34,7 @@ PAYS_AFTER_STEPS = 50_000
 _OPTIONS: dict[str, Any] = {
     "fallback_random": True,
     "compile_threads": 1,
-    "cpp.min_chunk_size": 2**16,  # of a loop, per thread: waking another for less takes longer
+    "cpp.min_chunk_size": 2**14,  # of a loop, per thread: waking another for less takes longer
     "size_asserts": False,  # the engine looks at the shapes itself
     "alignment_asserts": False,
 }

@@ -1,0 +1,65 @@
+"""A product of two matrices by oneDNN's microkernel, in blocks, one per thread.
+
+torch hands the microkernel out for generated code (`at::native::cpublas::brgemm` in its C++ headers). The
+operations around oneDNN prepare themselves for 15 us at every call and copy a matrix; a call from here takes
+1 us and copies nothing. What is compiled stays in Inductor's cache on the disk. Knows no graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+Kernel = Callable[[Tensor, Tensor, Tensor, int, int, int], None]
+"""(left [M, K], right [K, N], out [M, N], M, K, N), all float32 and contiguous."""
+
+_ARGUMENTS = ["const float*", "const float*", "float*", "int64_t", "int64_t", "int64_t"]
+_SOURCE = r"""
+#include <ATen/native/CPUBlas.h>
+#include <omp.h>
+#include <algorithm>
+
+constexpr int64_t MULTIPLICATIONS = 1 << 17;  // of a thread at least: waking another for less takes longer
+constexpr int64_t ROWS = 16, COLUMNS = 64;    // of a thread at least: with fewer the microkernel is slower
+constexpr int64_t WIDE = 256, DEEP = 1024;    // of the right matrix at once: it stays in the second cache
+
+extern "C" void kernel(
+    const float* left, const float* right, float* out, int64_t rows, int64_t inner, int64_t columns) {
+  auto block = [&](int64_t first_row, int64_t last_row, int64_t first_column, int64_t last_column) {
+    for (int64_t n = first_column; n < last_column; n += WIDE)
+      for (int64_t k = 0; k < inner; k += DEEP)
+        at::native::cpublas::brgemm(
+            last_row - first_row, std::min(WIDE, last_column - n), std::min(DEEP, inner - k),
+            inner, columns, columns, /*add_C=*/k > 0,
+            left + first_row * inner + k, right + k * columns + n, out + first_row * columns + n);
+  };
+  const int64_t threads = std::min<int64_t>(omp_get_max_threads(), rows * inner * columns / MULTIPLICATIONS);
+  const int64_t down = std::clamp<int64_t>(rows / ROWS, 1, std::max<int64_t>(threads, 1));
+  const int64_t across = std::clamp<int64_t>(columns / COLUMNS, 1, std::max<int64_t>(threads / down, 1));
+  if (down * across == 1) return block(0, rows, 0, columns);
+  #pragma omp parallel for collapse(2) schedule(static, 1)
+  for (int64_t i = 0; i < down; i++)
+    for (int64_t j = 0; j < across; j++)
+      block(rows * i / down, rows * (i + 1) / down, columns * j / across, columns * (j + 1) / across);
+}
+"""
+
+
+@cache
+def kernel() -> Kernel | None:
+    """Compile the product; None where torch has no microkernel for this processor or none can be compiled.
+
+    Its numbers do not depend on the number of threads: every sum is one block's.
+    """
+    from torch._inductor.codecache import CppPythonBindingsCodeCache
+
+    try:
+        compiled: Kernel = CppPythonBindingsCodeCache.load_pybinding(_ARGUMENTS, _SOURCE)
+        left, right, out = torch.eye(2), torch.ones(2, 2), torch.empty(2, 2)
+        compiled(left, right, out, 2, 2, 2)
+    except Exception:  # whatever a compiler, a linker or another release of torch has to say
+        return None
+    return compiled if torch.equal(out, right) else None
