@@ -265,8 +265,7 @@ def test_a_network_with_batch_norm_and_pooling_is_compiled() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
         *(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(256, 3)),
+        *(nn.Flatten(), nn.Linear(1024, 3)),
     )
     draw = torch.Generator().manual_seed(1)
     steps = [
@@ -278,14 +277,14 @@ def test_a_network_with_batch_norm_and_pooling_is_compiled() -> None:
         ]
         for _ in range(16)
     ]
-    eager, compiled = (engine(cls, adam, copy.deepcopy(model)) for cls in (EagerEngine, CompiledEngine))
+    eager, compiled = (engine(cls, sgd, copy.deepcopy(model)) for cls in (EagerEngine, CompiledEngine))
     assert isinstance(compiled, CompiledEngine)
     assert compiled.compile(steps) is None
     losses = [[float(one.step(batches).loss) for batches in steps[:4]] for one in (eager, compiled)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-@pytest.mark.parametrize(("factor", "lr"), [(1.0, 0.01), (0.9, 0.01), (2.0, 1e-6), (2.0, 0.0)])
+@pytest.mark.parametrize(("factor", "lr"), [(1.0, 0.01), (0.9, 0.01), (2.0, 1e-6)])
 def test_a_wrong_update_is_found(factor: float, lr: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also beside a bias before batch norm: of its gradient, all rounding, Adam makes full steps."""
     right = updates._UPDATES[torch.optim.AdamW]
