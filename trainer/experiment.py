@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,8 @@ class Experiment:
         if self.config.train.engine != "compiled" or self.compile_seconds is not None:
             return None
         began = time.perf_counter()
-        reason = self.engine.compile(self._steps_of(0, 0))
+        steps = chain.from_iterable(self._steps_of(epoch, 0) for epoch in count())
+        reason = self.engine.compile(steps)
         self.compile_seconds = round(time.perf_counter() - began, 3)
         if reason is None:
             return f"compiled the step in {self.compile_seconds:.1f} s; it agrees with eager's"

@@ -89,8 +89,8 @@ class CompiledEngine(EagerEngine):
         """Trace and compile the step, and hold it against eager on `steps`; nothing has changed afterwards.
 
         Args:
-            steps: the micro-batches of steps, with those of the first one all of the usual shape; a few are
-                taken.
+            steps: the micro-batches of steps, with those of the first one all of the usual shape; it may be
+                endless, for a few are taken.
 
         Returns:
             Why the steps will run eager; None when they will run compiled.
@@ -316,8 +316,8 @@ class CompiledEngine(EagerEngine):
         agreement = Agreement()
         usual = _layout(*first[0])
         for batches in islice(chain([first], others), _MOST_STEPS):
-            if _layout(*batches[0]) != usual:  # it would run eager
-                break
+            if _layout(*batches[0]) != usual:  # it runs eager
+                continue
             start = self._snapshot()
             wanted = self._evidence(super().step(batches), start["model"])
             random = torch.get_rng_state()
