@@ -59,5 +59,16 @@ def test_the_evidence_is_a_copy_in_float64() -> None:
     value = torch.tensor([1.0, float("nan")], dtype=torch.float64)
     evidence = Evidence.of("output", value, limit=EXACT)
     value.zero_()
-    assert evidence.value.tolist() == [1.0, 1e30]
+    assert evidence.value[0] == 1.0
+    assert evidence.value[1].isnan()
     assert evidence.value.dtype == torch.float64
+
+
+@pytest.mark.parametrize(("found", "agrees"), [([1.0, 2.0], True), ([1.0, 3.0], False), ([2.0, 2.0], False)])
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_hides_nothing(odd: float, found: list[float], agrees: bool) -> None:
+    wanted = {"a": Evidence.of("gradient", torch.tensor([odd, 1.0, 2.0]), limit=ROUGH)}
+    ours = {"a": Evidence.of("gradient", torch.tensor([odd, *found]), limit=ROUGH)}
+    assert (Agreement().compare(ours, wanted) is None) == agrees
+    finite = {"a": Evidence.of("gradient", torch.tensor([0.0, 1.0, 2.0]), limit=ROUGH)}
+    assert Agreement().compare(finite, wanted) is not None

@@ -5,6 +5,7 @@ Knows values and their kinds, and neither models nor programs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -29,7 +30,7 @@ class Evidence:
 
     Attributes:
         kind: values of one kind have one unit.
-        value: what it was; 1e30 instead of NaN.
+        value: what it was.
         limit: the share of its largest element by which it may differ in one step.
         rounding: how far the rounding of what it is computed from may move an element.
     """
@@ -42,8 +43,7 @@ class Evidence:
     @classmethod
     def of(cls, kind: str, value: Tensor, *, limit: float, rounding: float = 0.0) -> Evidence:
         """Copy a tensor."""
-        copied = value.detach().to(torch.float64, copy=True)
-        return cls(kind, torch.nan_to_num(copied, nan=1e30), limit, rounding)
+        return cls(kind, value.detach().to(torch.float64, copy=True), limit, rounding)
 
 
 @dataclass(slots=True)
@@ -78,15 +78,24 @@ def _shares(found: Mapping[str, Evidence], wanted: Mapping[str, Evidence]) -> di
     """Return the values' largest differences as shares of their largest elements.
 
     A difference counts from 1e-5 of the largest element of its kind: smaller values may be nothing but
-    rounding (the gradient of a bias before batch norm), where any other is as good.
+    rounding (the gradient of a bias before batch norm), where any other is as good. What is not finite has to
+    be the same, and is left out of the rest.
     """
-    largest = {name: evidence.value.abs().max().item() for name, evidence in wanted.items()}
+    largest = {name: _finite(evidence.value).abs().max().item() for name, evidence in wanted.items()}
     of_kind: dict[str, float] = {}
     for name, evidence in wanted.items():
         of_kind[evidence.kind] = max(of_kind.get(evidence.kind, 0.0), largest[name])
     shares = {}
     for name, evidence in wanted.items():
-        difference = (found[name].value - evidence.value).abs().max().item()
+        ours, theirs = found[name].value, evidence.value
+        if not torch.allclose(ours - _finite(ours), theirs - _finite(theirs), equal_nan=True):
+            shares[name] = math.inf
+            continue
+        difference = (_finite(ours) - _finite(theirs)).abs().max().item()
         counted = difference - evidence.rounding - _NOISE * of_kind[evidence.kind]
         shares[name] = max(counted, 0.0) / max(largest[name], 1e-30)
     return shares
+
+
+def _finite(value: Tensor) -> Tensor:
+    return torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0)

@@ -318,6 +318,7 @@ class CompiledEngine(EagerEngine):
         for batches in islice(chain([first], others), _MOST_STEPS):
             if _layout(*batches[0]) != usual:  # it runs eager
                 continue
+            self._forget_former_steps()
             start = self._snapshot()
             wanted = self._evidence(super().step(batches), start["model"])
             random = torch.get_rng_state()
@@ -336,16 +337,22 @@ class CompiledEngine(EagerEngine):
                 return reason
         return agreement.never_agreed()
 
+    def _forget_former_steps(self) -> None:
+        """Set the optimizers' sums over gradients to 0, for a mistake of one step is small beside them."""
+        for update, optimizer, group in self._groups() if self.whole_step else ():
+            for parameter in group["params"]:
+                for kind in update.state(group):
+                    if kind != "step":
+                        optimizer.state[parameter][kind].zero_()
+
     def _evidence(self, output: StepOutput, before: Mapping[str, Tensor]) -> dict[str, Evidence]:
         """Return what a step left behind.
 
         Of a program that ends at the gradients these; of another one what the optimizers keep and make of the
         parameters, which were `before`.
         """
-        found = {"the loss": Evidence.of("loss", output.loss, limit=EXACT)}
-        found["the output"] = Evidence.of("output", torch.cat(output.outputs), limit=EXACT)
-        for name, value in self._constants.items():
-            found[name] = Evidence.of(name.rpartition(".")[2], value, limit=EXACT)
+        forward = {"the loss": output.loss, "the output": torch.cat(output.outputs), **self._constants}
+        found = {name: Evidence.of(name, v, limit=EXACT, rounding=1e-5) for name, v in forward.items()}
         if self.whole_step:
             found |= self._updates_made(before)
         else:
@@ -358,13 +365,13 @@ class CompiledEngine(EagerEngine):
         names = {id(parameter): name for name, parameter in self._named.items()}
         found = {}
         for update, optimizer, group in self._groups():
-            for parameter in group["params"]:
+            for parameter in filter(Tensor.numel, group["params"]):
                 name, state = names[id(parameter)], optimizer.state[parameter]
                 for kind in update.state(group):
                     found[f"the {kind} of {name}"] = Evidence.of(kind, state[kind], limit=ROUGH)
                 kind = f"update by {type(optimizer).__name__}"
                 step = parameter.detach() - before[name]
-                rounding = torch.finfo(step.dtype).eps * before[name].abs().max().item()
+                rounding = torch.finfo(step.dtype).eps * before[name].nan_to_num(nan=0.0).abs().max().item()
                 if update.direction is not None:  # each as much of it as its direction is sure
                     sure = state[update.direction].abs()
                     step, rounding = step * sure, rounding * sure.max().item()
