@@ -337,3 +337,16 @@ def test_what_cannot_be_compiled_runs_eager_and_says_why(layer: type[nn.Linear],
     assert words in reason
     assert not compiled.ready
     assert compiled.step(make_steps(1)[0]).loss.isfinite()
+
+
+def test_a_module_that_is_used_twice_trains_on() -> None:
+    """Whatever the attempt to trace it came to."""
+    torch.manual_seed(0)
+    twice = nn.Linear(6, 6)
+    model = nn.Sequential(twice, nn.ReLU(), twice, nn.Linear(6, 3))
+    eager, compiled = (engine(cls, rmsprop, copy.deepcopy(model)) for cls in (EagerEngine, CompiledEngine))
+    compiled.compile(make_steps(3))
+    for one in (eager, compiled):
+        for batches in make_steps(3):
+            one.step(batches)
+    assert_agree(compiled, eager)

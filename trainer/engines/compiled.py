@@ -299,6 +299,9 @@ class CompiledEngine(EagerEngine):
         for name, _ in list(self.model.named_buffers()):
             module, _, leaf = name.rpartition(".")
             self.model.get_submodule(module)._buffers[leaf] = self._constants[name]
+        for name, parameter in self._named.items():  # a trace that failed may have left others there
+            module, _, leaf = name.rpartition(".")
+            self.model.get_submodule(module)._parameters[leaf] = parameter
         for parameter, gradient in zip(self.parameters, taken["gradients"], strict=True):
             parameter.grad = gradient
         self._known = None
