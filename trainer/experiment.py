@@ -6,6 +6,7 @@ Holds what the loop works with: batches, model, engine, optimizers, schedules, p
 
 from __future__ import annotations
 
+import copy
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -140,6 +141,7 @@ class Experiment:
     _evaluated_at: int | None = None
     _checkpoint_seconds: float = 0.0
     _next_due: int = 0  # the step before which nothing is
+    _beginning: dict[str, Any] | None = None  # the state as built, of a compiled run that goes on
 
     def __post_init__(self) -> None:
         self._mean = RunningMean(classes=self.classes)
@@ -155,8 +157,13 @@ class Experiment:
         if self.config.train.engine != "compiled" or self.compile_seconds is not None:
             return None
         began = time.perf_counter()
+        now = None if self._beginning is None else copy.deepcopy(self.state_dict())
+        if self._beginning is not None:  # where the check comes to what it came to when the run began
+            self.load_state_dict(self._beginning)
         steps = chain.from_iterable(self._steps_of(epoch, 0) for epoch in count())
         reason = self.engine.compile(steps)
+        if now is not None:
+            self.load_state_dict(now)
         self.compile_seconds = round(time.perf_counter() - began, 3)
         if reason is None:
             return f"compiled the step in {self.compile_seconds:.1f} s; it agrees with eager's"
@@ -356,6 +363,8 @@ class Experiment:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned, in an experiment built from the same config."""
+        if self.config.train.engine == "compiled" and self._beginning is None:
+            self._beginning = copy.deepcopy(self.state_dict())
         self.progress = Progress(**state["progress"])
         self.clock.elapsed = self._checkpoint_seconds = state["train_seconds"]
         # A run made longer goes on; one that its time ends is not over before its last evaluation.

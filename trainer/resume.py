@@ -222,7 +222,6 @@ def _restore(folder: Path, experiment: Experiment) -> tuple[Mapping[str, Any] | 
     The part is None when the run was not saved after its first step yet, so that it begins again.
     """
     troubles: list[OptlabError] = []
-    notes: list[str] = []
     absent = 0
     for name in (checkpoint.LAST, checkpoint.PREVIOUS):
         path = folder / rundir.CHECKPOINTS / name
@@ -235,8 +234,6 @@ def _restore(folder: Path, experiment: Experiment) -> tuple[Mapping[str, Any] | 
                 return None, [str(trouble) for trouble in troubles]
             _check_tables(folder, state["recorder"]["tables"], path)
             _refuse_other_lengths(state["experiment"]["schedules"], experiment)
-            # On the first weights and batches, as when the run began: the verdict is the same one then.
-            notes += filter(None, [experiment.compile()])
             experiment.load_state_dict(state["experiment"])
         except checkpoint.DamagedError as error:
             troubles.append(error)
@@ -245,7 +242,7 @@ def _restore(folder: Path, experiment: Experiment) -> tuple[Mapping[str, Any] | 
             troubles.append(checkpoint.DamagedError(f"{path} does not fit the run's config: {reason}"))
         else:
             _bring_back_best(path.parent, state["recorder"]["best"])
-            return state["recorder"], [*(f"{t}\n  falls back to {path}" for t in troubles), *notes]
+            return state["recorder"], [f"{trouble}\n  falls back to {path}" for trouble in troubles]
     if absent == 2:
         return None, []
     raise RunError(

@@ -64,6 +64,12 @@ def assert_agree(ours: EagerEngine, theirs: EagerEngine, *, rtol: float = 1e-5, 
     torch.testing.assert_close(everything(ours), everything(theirs), rtol=rtol, atol=atol)
 
 
+def train(one: EagerEngine, steps: Iterable[list[Batch]]) -> None:
+    torch.manual_seed(0)
+    for batches in steps:
+        one.step(batches)
+
+
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
     groups = [{"params": list(model[0].parameters()), "lr": 0.2}, {"params": list(model[1:].parameters())}]  # type: ignore[index]
     return torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
@@ -138,9 +144,7 @@ def test_an_optimizer_without_a_learning_rate_steps_by_itself() -> None:
     assert isinstance(compiled, CompiledEngine)
     assert compiled.compile(make_steps(3)) is None
     for one in (eager, compiled):
-        torch.manual_seed(0)
-        for batches in make_steps(3):
-            one.step(batches)
+        train(one, make_steps(3))
     assert_agree(compiled, eager)
 
 
@@ -203,9 +207,7 @@ def test_groups_of_one_learning_rate_may_part_later(make: Make) -> None:
     assert compiled.compile(make_steps(3)) is None
     for one in (eager, compiled):
         one.optimizers[0].param_groups[0]["lr"], one.optimizers[0].param_groups[1]["lr"] = 0.1, 0.003
-        torch.manual_seed(0)
-        for batches in make_steps(3):
-            one.step(batches)
+        train(one, make_steps(3))
     assert_agree(compiled, eager)
 
 
@@ -246,7 +248,7 @@ class Leaning(torch.autograd.Function):
         return gradient * (1 + context.share * is_traced), None
 
 
-@pytest.mark.parametrize(("share", "found"), [(0.004, True), (0.04, True), (0.0, False)])
+@pytest.mark.parametrize(("share", "found"), [(0.002, True), (0.004, True), (0.04, True), (0.0, False)])
 def test_a_gradient_that_is_slightly_wrong_in_every_step_is_found(share: float, found: bool) -> None:
     """Also where momentum carries on what former steps added: all labels are the same."""
 
@@ -268,7 +270,8 @@ def test_a_network_with_batch_norm_and_pooling_is_compiled() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
         *(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(1024, 3)),
+        *(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(256, 3)),
     )
     draw = torch.Generator().manual_seed(1)
     steps = [
@@ -280,14 +283,14 @@ def test_a_network_with_batch_norm_and_pooling_is_compiled() -> None:
         ]
         for _ in range(16)
     ]
-    eager, compiled = (engine(cls, sgd, copy.deepcopy(model)) for cls in (EagerEngine, CompiledEngine))
+    eager, compiled = (engine(cls, adam, copy.deepcopy(model)) for cls in (EagerEngine, CompiledEngine))
     assert isinstance(compiled, CompiledEngine)
     assert compiled.compile(steps) is None
     losses = [[float(one.step(batches).loss) for batches in steps[:4]] for one in (eager, compiled)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-@pytest.mark.parametrize(("factor", "lr"), [(1.0, 0.01), (0.9, 0.01), (2.0, 1e-6)])
+@pytest.mark.parametrize(("factor", "lr"), [(1.0, 0.01), (0.9, 0.01), (2.0, 1e-6), (2.0, 0.0)])
 def test_a_wrong_update_is_found(factor: float, lr: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also beside a bias before batch norm: of its gradient, all rounding, Adam makes full steps."""
     right = updates._UPDATES[torch.optim.AdamW]
@@ -347,6 +350,5 @@ def test_a_module_that_is_used_twice_trains_on() -> None:
     eager, compiled = (engine(cls, rmsprop, copy.deepcopy(model)) for cls in (EagerEngine, CompiledEngine))
     compiled.compile(make_steps(3))
     for one in (eager, compiled):
-        for batches in make_steps(3):
-            one.step(batches)
+        train(one, make_steps(3))
     assert_agree(compiled, eager)

@@ -296,12 +296,9 @@ class CompiledEngine(EagerEngine):
         with torch.no_grad():
             for name, value in taken["model"].items():
                 values[name].copy_(value)
-        for name, _ in list(self.model.named_buffers()):
+        for name, value in values.items():  # a model, or a trace that failed, may have left others there
             module, _, leaf = name.rpartition(".")
-            self.model.get_submodule(module)._buffers[leaf] = self._constants[name]
-        for name, parameter in self._named.items():  # a trace that failed may have left others there
-            module, _, leaf = name.rpartition(".")
-            self.model.get_submodule(module)._parameters[leaf] = parameter
+            setattr(self.model.get_submodule(module), leaf, value)
         for parameter, gradient in zip(self.parameters, taken["gradients"], strict=True):
             parameter.grad = gradient
         self._known = None
