@@ -37,7 +37,7 @@ def differing(**factors: float) -> dict[str, Evidence]:
     ],
 )
 def test_one_step(factors: dict[str, float], worst: str | None) -> None:
-    reason = Agreement().compare(differing(**factors), WANTED)
+    reason = Agreement().compare(differing(**factors), WANTED, WANTED)
     assert reason is None if worst is None else f"in step 1 {worst} differs from eager's by" in str(reason)
 
 
@@ -45,14 +45,26 @@ def test_every_value_has_to_agree_in_one_step() -> None:
     """A ReLU that chooses otherwise now and then is no disagreement; what is always wrong is one."""
     agreement = Agreement()
     for factor in (1.02, 1.03, 1.02):
-        assert agreement.compare(differing(a=factor), WANTED) is None
+        assert agreement.compare(differing(a=factor), WANTED, WANTED) is None
         assert not agreement.is_sure()
     assert agreement.never_agreed() == "in every step a differs from eager's, by 0.02 of it at least"
-    assert agreement.compare(differing(a=1.0005), WANTED) is None
+    assert agreement.compare(differing(a=1.0005), WANTED, WANTED) is None
     assert agreement.is_sure()
     assert agreement.never_agreed() is None
-    assert agreement.compare(differing(a=1.03), WANTED) is None
+    assert agreement.compare(differing(a=1.03), WANTED, WANTED) is None
     assert agreement.is_sure()
+
+
+@pytest.mark.parametrize(("least", "agrees"), [(1.0029, True), (1.0031, False)])
+def test_where_rounding_moves_a_value_in_every_step_it_may_come_as_close_as_rounding_lets_eagers(
+    least: float, agrees: bool
+) -> None:
+    agreement = Agreement()
+    for factor, moved in ((1.01, 1.003), (least, 1.02), (1.02, 1.01)):
+        assert agreement.compare(differing(a=factor), WANTED, differing(a=moved)) is None
+    assert not agreement.is_sure()
+    assert (agreement.never_agreed() is None) == agrees
+    assert agreement.compare(differing(a=1.01, b=3e3), WANTED, differing(a=1.01, b=1e9)) is not None
 
 
 def test_the_evidence_is_a_copy_in_float64() -> None:
@@ -69,6 +81,6 @@ def test_the_evidence_is_a_copy_in_float64() -> None:
 def test_what_is_not_finite_hides_nothing(odd: float, found: list[float], agrees: bool) -> None:
     wanted = {"a": Evidence.of("gradient", torch.tensor([odd, 1.0, 2.0]), limit=ROUGH)}
     ours = {"a": Evidence.of("gradient", torch.tensor([odd, *found]), limit=ROUGH)}
-    assert (Agreement().compare(ours, wanted) is None) == agrees
+    assert (Agreement().compare(ours, wanted, wanted) is None) == agrees
     finite = {"a": Evidence.of("gradient", torch.tensor([0.0, 1.0, 2.0]), limit=ROUGH)}
-    assert Agreement().compare(finite, wanted) is not None
+    assert Agreement().compare(finite, wanted, wanted) is not None
