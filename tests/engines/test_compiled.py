@@ -108,10 +108,16 @@ def rmsprop(model: nn.Module) -> torch.optim.Optimizer:
 MAKERS = {"adam": adam, "adamw": adamw, "rmsprop": rmsprop}
 
 
-@pytest.mark.parametrize("case", ["sgd", "adam", "adamw", "rmsprop", "accumulated", "clipped and penalised"])
+OPTIONS: dict[str, dict[str, object]] = {
+    "clipped and penalised": {"clip_grad_norm": 0.5, "penalised": True},
+    "added up": {"zero_grad": False},
+}
+
+
+@pytest.mark.parametrize("case", ["sgd", "adam", "adamw", "rmsprop", "accumulated", *OPTIONS])
 def test_steps_are_eagers_to_rounding(case: str) -> None:
     sizes = (8, 8) if case == "accumulated" else (8,)
-    options = {"clip_grad_norm": 0.5, "penalised": True} if case.startswith("clipped") else {}
+    options = OPTIONS.get(case, {})
     make = MAKERS.get(case, sgd)
     eager, compiled = engine(EagerEngine, make, **options), engine(CompiledEngine, make, **options)
     assert isinstance(compiled, CompiledEngine)

@@ -277,7 +277,7 @@ class TrainConfig(Section):
     )
     engine: Literal["auto", "eager", "compiled"] = Field(
         "eager",
-        description="How a step runs: `eager` torch, `compiled` beforehand (2 to 20 s); "
+        description="How a step runs: `eager` torch, `compiled` beforehand (2 to 40 s); "
         "`auto` compiles long runs on a CPU, where a C++ compiler is.",
     )
     threads: Count | None = Field(
