@@ -167,6 +167,22 @@ def test_momentum_that_a_schedule_changes_is_followed() -> None:
     assert_agree(compiled, eager, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_hooks_of_an_optimizer_are_called(early: bool) -> None:
+    compiled = engine(CompiledEngine, sgd)
+    assert isinstance(compiled, CompiledEngine)
+    called = []
+    for registers in (early, not early):
+        if registers:
+            compiled.optimizers[0].register_step_post_hook(lambda *_: called.append(1))
+        else:
+            assert compiled.compile(make_steps(3)) is None
+    assert compiled.whole_step == (not early)
+    called.clear()
+    train(compiled, make_steps(3))
+    assert len(called) == 3
+
+
 @pytest.mark.parametrize("make", [sgd, adam])
 def test_a_state_that_is_loaded_between_steps_is_followed(make: Make) -> None:
     eager, compiled = engine(EagerEngine, make), engine(CompiledEngine, make)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from trainer.engines import pooling, products
+from trainer.engines import pooling, products, unmarked
 from trainer.engines.agreement import EXACT, ROUGH, Agreement, Evidence
 from trainer.engines.eager import EagerEngine, MicroBatch, StepOutput
 from trainer.engines.scalars import compute_once
@@ -104,7 +104,12 @@ class CompiledEngine(EagerEngine):
             return "there is no C++ compiler (g++ or clang++, or the environment's CXX)"
         steps = iter(steps)
         first = next(steps)
-        self.whole_step = self.whole_step and len(first) == 1 and not self._momentum_is_scheduled()
+        self.whole_step = (
+            self.whole_step
+            and len(first) == 1
+            and not self._momentum_is_scheduled()
+            and not self._have_hooks()
+        )
         inputs, targets = first[0]
         with self._restored():
             try:
@@ -122,6 +127,9 @@ class CompiledEngine(EagerEngine):
     def _momentum_is_scheduled(self) -> bool:
         """Whether OneCycleLR or CyclicLR changes the momentum: they leave its bounds in the groups."""
         return any("base_momentum" in group for _, _, group in self._groups())
+
+    def _have_hooks(self) -> bool:
+        return any(map(unmarked.has_hooks, self.optimizers))
 
     def _raise_least_lrs(self) -> None:
         """Have no learning rate whose updates drown in rounding, or are left to eager; for the check."""
@@ -145,6 +153,8 @@ class CompiledEngine(EagerEngine):
         rates = [float(group["lr"]) for _, _, group in self._groups()]
         # The first step makes the state; options other than lr are constants of the program.
         if not self._knows_state() or self._options() != self._traced_options or min(rates) < _LEAST_LR:
+            return super().step(batches)
+        if self._have_hooks():
             return super().step(batches)
         loss, outputs = self._program([*self._values, *self._lrs(rates), *self._kept, *batches[0]])
         return StepOutput(loss, [outputs], 1)

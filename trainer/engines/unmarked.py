@@ -40,11 +40,15 @@ def zero_grad(optimizer: Optimizer) -> None:
             parameter.grad = None
 
 
-def _is_watched(optimizer: Any) -> bool:
+def has_hooks(optimizer: Any) -> bool:
+    """Return whether someone waits for the optimizer's steps, or for those of all."""
     return bool(
-        _profiler._is_profiler_enabled
-        or optimizer._optimizer_step_pre_hooks
+        optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
         or _global_optimizer_pre_hooks
         or _global_optimizer_post_hooks
     )
+
+
+def _is_watched(optimizer: Any) -> bool:
+    return has_hooks(optimizer) or _profiler._is_profiler_enabled
