@@ -158,12 +158,14 @@ class Experiment:
             return None
         began = time.perf_counter()
         now = None if self._beginning is None else copy.deepcopy(self.state_dict())
-        if self._beginning is not None:  # where the check comes to what it came to when the run began
-            self.load_state_dict(self._beginning)
-        steps = chain.from_iterable(self._steps_of(epoch, 0) for epoch in count())
-        reason = self.engine.compile(steps)
-        if now is not None:
-            self.load_state_dict(now)
+        try:
+            if self._beginning is not None:  # where the check comes to what it came to when the run began
+                self._load(self._beginning)
+            reason = self.engine.compile(chain.from_iterable(self._steps_of(epoch, 0) for epoch in count()))
+        finally:
+            if now is not None:
+                self._load(now)
+        self._beginning = None
         self.compile_seconds = round(time.perf_counter() - began, 3)
         if reason is None:
             return f"compiled the step in {self.compile_seconds:.1f} s; it agrees with eager's"
@@ -363,8 +365,12 @@ class Experiment:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned, in an experiment built from the same config."""
-        if self.config.train.engine == "compiled" and self._beginning is None:
+        compiles = self.config.train.engine == "compiled" and self.compile_seconds is None
+        if compiles and self._beginning is None:
             self._beginning = copy.deepcopy(self.state_dict())
+        self._load(state)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         self.progress = Progress(**state["progress"])
         self.clock.elapsed = self._checkpoint_seconds = state["train_seconds"]
         # A run made longer goes on; one that its time ends is not over before its last evaluation.
@@ -380,8 +386,10 @@ class Experiment:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self._mean.load_state_dict(state["mean"])
+        for parameter in self.model.parameters():
+            parameter.grad = None
         for name, gradient in state["gradients"].items():
-            self.model.get_parameter(name).grad = gradient.to(self.device)
+            self.model.get_parameter(name).grad = gradient.to(self.device, copy=True)
         torch.set_rng_state(state["random"]["cpu"])
         if "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)

@@ -55,16 +55,29 @@ def test_every_value_has_to_agree_in_one_step() -> None:
     assert agreement.is_sure()
 
 
-@pytest.mark.parametrize(("least", "agrees"), [(1.0029, True), (1.0031, False)])
-def test_where_rounding_moves_a_value_in_every_step_it_may_come_as_close_as_rounding_lets_eagers(
-    least: float, agrees: bool
+@pytest.mark.parametrize(("least", "agrees"), [(1.0059, True), (1.0061, False)])
+@pytest.mark.parametrize("crossed", [{}, {"loss": 1.002}, {"b": float("inf")}])
+def test_where_rounding_moves_a_value_in_every_step_it_may_come_as_close_as_eagers_twice(
+    least: float, agrees: bool, crossed: dict[str, float]
 ) -> None:
+    """Not where the inputs were moved over a threshold of the model: that is no rounding."""
     agreement = Agreement()
     for factor, moved in ((1.01, 1.003), (least, 1.02), (1.02, 1.01)):
-        assert agreement.compare(differing(a=factor), WANTED, differing(a=moved)) is None
+        assert agreement.compare(differing(a=factor), WANTED, differing(a=moved, **crossed)) is None
     assert not agreement.is_sure()
-    assert (agreement.never_agreed() is None) == agrees
-    assert agreement.compare(differing(a=1.01, b=3e3), WANTED, differing(a=1.01, b=1e9)) is not None
+    assert (agreement.never_agreed() is None) == (agrees and not crossed)
+
+
+@pytest.mark.parametrize(("factor", "agrees"), [(1.079, True), (1.081, False)])
+@pytest.mark.parametrize("crossed", [{}, {"loss": 1.002}])
+def test_one_step_may_be_as_far_off_as_eagers_twice(
+    factor: float, agrees: bool, crossed: dict[str, float]
+) -> None:
+    agreement = Agreement()
+    assert agreement.compare(WANTED, WANTED, differing(a=1.04, **crossed)) is None
+    reason = agreement.compare(differing(a=factor), WANTED, WANTED)
+    assert (reason is None) == (agrees and not crossed)
+    assert agreement.compare(differing(loss=1.0011), WANTED, WANTED) is not None
 
 
 def test_the_evidence_is_a_copy_in_float64() -> None:

@@ -167,6 +167,18 @@ def test_momentum_that_a_schedule_changes_is_followed() -> None:
     assert_agree(compiled, eager, rtol=1e-4, atol=1e-5)
 
 
+def test_a_step_that_an_optimizer_was_given_is_called() -> None:
+    compiled = engine(CompiledEngine, sgd)
+    assert isinstance(compiled, CompiledEngine)
+    called = []
+    compiled.optimizers[0].step = lambda: called.append(1)  # type: ignore[method-assign]
+    assert compiled.compile(make_steps(3)) is None
+    assert not compiled.whole_step
+    called.clear()
+    train(compiled, make_steps(3))
+    assert called == [1, 1, 1]
+
+
 @pytest.mark.parametrize("early", [False, True])
 def test_hooks_of_an_optimizer_are_called(early: bool) -> None:
     compiled = engine(CompiledEngine, sgd)
@@ -286,6 +298,36 @@ def test_a_gradient_that_is_slightly_wrong_in_every_step_is_found(share: float, 
     reason = compiled.compile(steps)
     assert (reason is not None) == found
     assert reason is None or "differs from eager's" in reason
+
+
+class Looking(nn.Module):
+    """Reads its inputs as numbers of words, or refuses those that are none; `share` as in `Leaning`."""
+
+    def __init__(self, share: float, refuses: bool) -> None:
+        super().__init__()
+        self.words, self.share, self.refuses = nn.Embedding(4, 8), share, refuses
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.refuses and not torch.compiler.is_compiling() and get_proxy_mode() is None:
+            assert torch.equal(inputs, inputs.round())
+        outputs: Tensor = Leaning.apply(self.words(inputs.long()).mean(1), self.share)
+        return outputs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+@pytest.mark.parametrize("refuses", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.02])
+def test_inputs_that_cannot_be_moved_hide_nothing(dtype: torch.dtype, refuses: bool, share: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Looking(share, refuses), nn.Linear(8, 3))
+    compiled = engine(CompiledEngine, sgd, model)
+    draw = torch.Generator().manual_seed(1)
+    steps = [
+        [(torch.randint(4, (8, 5), generator=draw).to(dtype), torch.randint(3, (8,), generator=draw))]
+        for _ in range(4)
+    ]
+    reason = compiled.compile(steps)
+    assert reason is None if share == 0 else "differs from eager's" in str(reason)
 
 
 def test_a_network_with_batch_norm_and_pooling_is_compiled() -> None:

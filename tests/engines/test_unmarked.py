@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -107,9 +109,12 @@ def test_a_step_of_ones_own_is_called() -> None:
         assert optimizer.steps == 1
 
 
-def test_a_step_that_an_instance_was_given_is_called() -> None:
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_step_that_an_instance_was_given_is_called(scheduled: bool) -> None:
     ours, twin, third = parameter(), parameter(), parameter()
     optimizer, other = torch.optim.SGD([ours], lr=0.1), torch.optim.SGD([twin], lr=0.1)
+    if scheduled:
+        torch.optim.lr_scheduler.StepLR(other, 2)
     optimizer.step = other.step  # type: ignore[method-assign]
     unmarked.step(optimizer)
     assert torch.equal(ours, third)
@@ -120,3 +125,39 @@ def test_a_step_that_an_instance_was_given_is_called() -> None:
     torch.optim.lr_scheduler.StepLR(optimizer, 2)
     unmarked.step(optimizer)
     assert called == [optimizer, optimizer]
+    mock = MagicMock()
+    optimizer.step = mock  # type: ignore[method-assign]
+    unmarked.step(optimizer)
+    mock.assert_called_once_with()
+
+
+def test_a_wrapper_around_a_scheduled_step_is_called() -> None:
+    optimizer = torch.optim.SGD([parameter()], lr=0.1)
+    torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    called = []
+
+    def skipped() -> None:
+        called.append(1)
+
+    vars(skipped).update(vars(optimizer.step))  # as decorators do that copy what they find
+    optimizer.step = skipped  # type: ignore[assignment, method-assign]
+    unmarked.step(optimizer)
+    assert called == [1]
+    assert not getattr(optimizer, "_opt_called", False)
+
+
+def test_a_patched_zero_grad_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr(Optimizer, "zero_grad", lambda self: called.append(self))
+    optimizer = torch.optim.SGD([parameter()], lr=0.1)
+    unmarked.zero_grad(optimizer)
+    assert called == [optimizer]
+
+
+def test_schedulers_see_that_there_was_a_step() -> None:
+    optimizer = torch.optim.SGD([parameter()], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    with warnings.catch_warnings(), no_marks():
+        warnings.simplefilter("error")
+        unmarked.step(optimizer)
+        scheduler.step()

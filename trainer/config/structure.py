@@ -277,8 +277,8 @@ class TrainConfig(Section):
     )
     engine: Literal["auto", "eager", "compiled"] = Field(
         "eager",
-        description="How a step runs: `eager` torch, `compiled` beforehand (2 to 40 s); "
-        "`auto` compiles long runs on a CPU, where a C++ compiler is.",
+        description="How a step runs: `eager` torch, `compiled` beforehand (some seconds; for a deep "
+        "network a minute); `auto` compiles long runs on a CPU, where a C++ compiler is.",
     )
     threads: Count | None = Field(
         None,

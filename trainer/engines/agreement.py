@@ -22,6 +22,7 @@ maximum choose otherwise now and then, which changes nothing before it and whole
 
 _NOISE = 1e-5
 _LEAST_STEPS = 3
+_TWICE = 2.0  # what rounding does to one step it does to another, but for chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Agreement:
     _steps: int = 0
     _least: dict[str, float] = field(default_factory=dict)  # the values' smallest differences so far
     _least_moved: dict[str, float] = field(default_factory=dict)  # and those that rounding alone makes
+    _most_moved: float = 0.0  # the largest that it made of any value
 
     def compare(
         self, found: Mapping[str, Evidence], wanted: Mapping[str, Evidence], moved: Mapping[str, Evidence]
@@ -65,12 +67,16 @@ class Agreement:
             moved: of eager's once more, with inputs moved by as little as rounding moves a forward pass.
         """
         self._steps += 1
-        shares = _shares(found, wanted)
+        shares, by_rounding = _shares(found, wanted), _by_rounding(moved, wanted)
         self._least = _smaller(self._least, shares)
-        self._least_moved = _smaller(self._least_moved, _shares(moved, wanted))
-        beyond = [name for name, share in shares.items() if share > wanted[name].limit]
+        self._least_moved = _smaller(self._least_moved, by_rounding)
+        self._most_moved = max(self._most_moved, *by_rounding.values())
+        beyond = [name for name, share in shares.items() if share > self._limit(wanted[name])]
         worst = max(beyond, key=lambda name: shares[name], default=None)
         return worst and f"in step {self._steps} {worst} differs from eager's by {shares[worst]:.2g} of it"
+
+    def _limit(self, evidence: Evidence) -> float:
+        return evidence.limit if evidence.limit <= EXACT else max(evidence.limit, _TWICE * self._most_moved)
 
     def is_sure(self) -> bool:
         """Return whether steps enough were compared, and every value has agreed in one of them."""
@@ -79,10 +85,11 @@ class Agreement:
     def never_agreed(self) -> str | None:
         """Return what differed in every step, so that rounding does not explain it; None = nothing did.
 
-        In a deep network some ReLU chooses otherwise in every step. There a value agrees that came as close
-        to eager's as eager's own did with moved inputs.
+        In a deep network some ReLU chooses otherwise in every step. There a value agrees that came about as
+        close to eager's as eager's own did with moved inputs.
         """
-        beyond = [name for name, share in self._least.items() if share > max(EXACT, self._least_moved[name])]
+        bounds = {name: max(EXACT, _TWICE * share) for name, share in self._least_moved.items()}
+        beyond = [name for name, share in self._least.items() if share > bounds[name]]
         if not beyond:
             return None
         worst = max(beyond, key=lambda name: self._least[name])
@@ -91,6 +98,17 @@ class Agreement:
 
 def _smaller(former: Mapping[str, float], shares: Mapping[str, float]) -> dict[str, float]:
     return {name: min(share, former.get(name, share)) for name, share in shares.items()}
+
+
+def _by_rounding(moved: Mapping[str, Evidence], wanted: Mapping[str, Evidence]) -> dict[str, float]:
+    """Return the shares by which rounding moves values: 0 where the forward pass moved by more than it does.
+
+    Then inputs crossed a threshold of the model (they are numbers of words, say).
+    """
+    shares = _shares(moved, wanted)
+    forward = [share for name, share in shares.items() if wanted[name].limit <= EXACT]
+    crossed = max(forward, default=0.0) > EXACT or math.inf in shares.values()
+    return dict.fromkeys(shares, 0.0) if crossed else shares
 
 
 def _shares(found: Mapping[str, Evidence], wanted: Mapping[str, Evidence]) -> dict[str, float]:

@@ -29,7 +29,7 @@ from trainer.engines.scalars import compute_once
 from trainer.engines.updates import Update, update_of
 
 PAYS_AFTER_STEPS = 50_000
-"""Planned steps from which compiling (2 to 40 s) saves more than it costs for small networks on a CPU."""
+"""Planned steps from which compiling (some seconds) saves more than it costs for small networks on a CPU."""
 
 _OPTIONS: dict[str, Any] = {
     "fallback_random": True,
@@ -43,7 +43,7 @@ _LEAST_LR = 1e-30
 """Steps with a smaller learning rate run eager: torch's Adam for compilers divides by it, 0 by 0 at worst."""
 
 _MOST_STEPS = 32
-"""How many compiled steps are held against eager's at most: while a value has not agreed in one of them."""
+"""How many steps the check looks at: at most, while a value has not agreed with eager's in one of them."""
 
 _MOVED = 2.0**-18
 """By what share inputs are moved to see what rounding does: residual networks' outputs differ by 5e-6."""
@@ -108,6 +108,7 @@ class CompiledEngine(EagerEngine):
             self.whole_step
             and len(first) == 1
             and not self._momentum_is_scheduled()
+            and all(map(unmarked.unmarked_step, self.optimizers))
             and not self._have_hooks()
         )
         inputs, targets = first[0]
@@ -319,7 +320,9 @@ class CompiledEngine(EagerEngine):
             optimizer.state.clear()
             optimizer.state.update({p: copy.deepcopy(values) for p, values in state.items()})
             for group, former in zip(optimizer.param_groups, options, strict=True):
-                group.update(former)
+                for key in group.keys() - former.keys() - {"params"}:
+                    del group[key]
+                group.update(copy.deepcopy(former))
         torch.set_rng_state(taken["random"])
 
     def _disagreement(
@@ -338,7 +341,10 @@ class CompiledEngine(EagerEngine):
             if any(self._constants[name] is not value for name, value in self.model.named_buffers()):
                 return "the model replaces its buffers instead of writing into them"
             self._restore(start)
-            moved = self._evidence(super().step(_moved(batches)), start["model"])
+            try:
+                moved = self._evidence(super().step(_moved(batches)), start["model"])
+            except Exception:  # of a model that looks at its inputs
+                moved = wanted
             self._restore(start)
             self._use(program, *first[0])
             try:
@@ -401,10 +407,15 @@ def _layout(inputs: Tensor, targets: Tensor) -> tuple[object, ...]:
 
 
 def _moved(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
-    """Return the batches with every input moved a little up or down, in the same way each time."""
+    """Return the batches with every real input moved a little up or down, in the same way each time."""
     draw = torch.Generator().manual_seed(0)
-    noise = [_MOVED * torch.randn(inputs.shape, generator=draw) for inputs, _ in batches]
-    return [(inputs + inputs * more, targets) for (inputs, targets), more in zip(batches, noise, strict=True)]
+
+    def move(inputs: Tensor) -> Tensor:
+        if not inputs.is_floating_point():
+            return inputs
+        return inputs + inputs * (_MOVED * torch.randn(inputs.shape, generator=draw)).to(inputs.dtype)
+
+    return [(move(inputs), targets) for inputs, targets in batches]
 
 
 def _optimizer_state(optimizer: Optimizer) -> tuple[dict[Any, Any], list[dict[str, Any]]]:
