@@ -278,7 +278,7 @@ class TrainConfig(Section):
     engine: Literal["auto", "eager", "compiled"] = Field(
         "eager",
         description="How a step runs: `eager` torch, `compiled` beforehand (some seconds; for a deep "
-        "network a minute); `auto` compiles long runs on a CPU, where a C++ compiler is.",
+        "network a minute or two); `auto` compiles long runs on a CPU, where a C++ compiler is.",
     )
     threads: Count | None = Field(
         None,
