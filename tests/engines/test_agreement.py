@@ -80,6 +80,16 @@ def test_one_step_may_be_as_far_off_as_eagers_twice(
     assert agreement.compare(differing(loss=1.0011), WANTED, WANTED) is not None
 
 
+def test_what_rounding_does_lets_no_value_differ_by_more_than_a_percent_in_all_steps_and_ten_in_one() -> None:
+    agreement = Agreement()
+    for factor in (1.0101, 1.099, 1.03):
+        assert agreement.compare(differing(a=factor), WANTED, differing(a=1.4)) is None
+    assert "in every step a differs" in str(agreement.never_agreed())
+    assert agreement.compare(differing(a=1.0099), WANTED, differing(a=1.4)) is None
+    assert agreement.never_agreed() is None
+    assert agreement.compare(differing(a=1.101), WANTED, differing(a=1.4)) is not None
+
+
 def test_the_evidence_is_a_copy_in_float64() -> None:
     value = torch.tensor([1.0, float("nan")], dtype=torch.float64)
     evidence = Evidence.of("output", value, limit=EXACT)
