@@ -83,7 +83,7 @@ def cases(*found: Case) -> Any:
     ),
     Case(
         "nesterov without momentum",
-        ("tiny.yaml:15: optimizer.nesterov", "Nesterov momentum requires a momentum and zero dampening"),
+        ("tiny.yaml:15: optimizer.nesterov: SGD: ", "optlab show optimizer SGD"),
         "0.05",
         "0.05\n  nesterov: true",
     ),
@@ -213,7 +213,8 @@ def test_a_byte_that_changed_in_a_data_file(tmp_path: Path) -> None:
     content = bytearray(npz_bytes())
     content[300] ^= 255
     (tmp_path / "own.npz").write_bytes(content)
-    assert "Bad CRC-32" in refused(tmp_path, write_tiny(tmp_path, NPZ)).err
+    done = refused(tmp_path, write_tiny(tmp_path, NPZ))
+    assert f"{tmp_path / 'own.npz'}: data: not a whole .npz file" in done.err
 
 
 def test_folders_of_images_that_are_damaged_or_incomplete(tmp_path: Path) -> None:
@@ -373,7 +374,7 @@ OWN_OPTIMIZER = ("name: SGD", "name: own.py:Mine")
     ),
     Case(
         "failing import",
-        ("tiny.yaml:13: optimizer.name", "No module named 'not_there'", "own.py:3"),
+        ("tiny.yaml:13: optimizer.name", "ModuleNotFoundError", "own.py:3"),
         *OWN_OPTIMIZER,
         files={"own.py": OPTIMIZER.format(body="import not_there")},
     ),
@@ -398,7 +399,7 @@ OWN_OPTIMIZER = ("name: SGD", "name: own.py:Mine")
     Case("capturable", ("on the CPU",), overrides=("optimizer={name: Adam, capturable: true}",)),
     Case(
         "fused and foreach",
-        ("cannot be `True` together",),
+        ("optimizer.foreach: SGD: ",),
         overrides=("optimizer.fused=true", "optimizer.foreach=true"),
     ),
     Case("Muon on biases", ("hidden1.bias [16]", "ndim: 2"), overrides=("optimizer={name: Muon}",)),
@@ -572,7 +573,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 def test_usage(arguments: tuple[str, ...]) -> None:
     done = optlab(*arguments)
     assert done.code == 2
-    assert "Usage: " in done.err
+    assert "optlab" in done.err  # in the words of the command-line library, which change
     assert "Traceback" not in done.err
 
 

@@ -123,7 +123,10 @@ def test_deep_and_large_texts_are_refused_early() -> None:
     assert "nested more than" in refusal("{a: " * 200_000)
     assert "more than 20000 values" in refusal("[" + "1," * 200_000 + "]")
     assert "larger than 1 MiB" in refusal("#" * (MAX_BYTES + 1))
+    assert "nested more than" in refusal("a: " + "{b: [" * 40 + "]}" * 39)
     value("[" * MAX_DEPTH + "]" * MAX_DEPTH)
+    assert "nested" not in refusal(f"a: '{'[' * 2 * MAX_DEPTH}'\nb: [")
+    assert value(f"'{'[' * 2 * MAX_DEPTH}'") == "[" * 2 * MAX_DEPTH
 
 
 def test_alias_bombs_are_counted_not_expanded() -> None:

@@ -164,29 +164,36 @@ def test_trying_a_class_out_draws_no_random_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "key", "words"),
+    ("name", "options", "key"),
     [
-        ("SGD", {"lr": -1.0}, "lr", "Invalid learning rate: -1.0"),
-        ("SGD", {"lr": 0.1, "nesterov": True}, "nesterov", "Nesterov momentum requires a momentum"),
-        ("SGD", {"momentum": -0.5}, "momentum", "Invalid momentum"),
-        ("Adam", {"lr": 0.1, "betas": [0.9, 1.5]}, "betas", "Invalid beta parameter at index 1: 1.5"),
-        ("Adam", {"eps": -1.0}, "eps", "Invalid epsilon value: -1.0"),
-        ("AdamW", {"weight_decay": -1.0}, "weight_decay", "Invalid weight_decay value: -1.0"),
-        ("Adafactor", {"d": 0.5}, "d", "Clipping threshold d should be >= 1"),
-        ("Muon", {"adjust_lr_fn": "none"}, "adjust_lr_fn", "none is not supported"),
-        ("LBFGS", {"line_search_fn": "golden"}, "line_search_fn", "only 'strong_wolfe' is supported"),
-        ("RMSprop", {"alpha": -1.0}, "alpha", "Invalid alpha value"),
-        ("SGD", {"momentun": 0.9}, "momentun", "did you mean 'momentum'?"),
-        ("Adam", {"fused": True, "foreach": True}, "fused", "cannot be `True` together"),
+        ("SGD", {"lr": -1.0}, "lr"),
+        ("SGD", {"lr": 0.1, "nesterov": True}, "nesterov"),
+        ("SGD", {"momentum": -0.5}, "momentum"),
+        ("Adam", {"lr": 0.1, "betas": [0.9, 1.5]}, "betas"),
+        ("Adam", {"eps": -1.0}, "eps"),
+        ("AdamW", {"weight_decay": -1.0}, "weight_decay"),
+        ("Adafactor", {"d": 0.5}, "d"),
+        ("Muon", {"adjust_lr_fn": "none"}, "adjust_lr_fn"),
+        ("LBFGS", {"line_search_fn": "golden"}, "line_search_fn"),
+        ("RMSprop", {"alpha": -1.0}, "alpha"),
+        ("Adam", {"fused": True, "foreach": True}, "fused"),
     ],
 )
 def test_torchs_own_refusals_are_told_with_the_option_to_blame(
-    name: str, options: dict[str, Any], key: str, words: str
+    name: str, options: dict[str, Any], key: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         check_options(ALL[name], options)
-    assert caught.value.problems[0].key == key
-    assert words in str(caught.value)
+    problem = caught.value.problems[0]
+    assert problem.key == key
+    assert problem.what.removeprefix(f"{name}: ") == str(caught.value.__cause__)  # whatever torch's words are
+    assert f"optlab show optimizer {name}" in problem.fix
+
+
+def test_an_option_that_is_not_there_gives_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'momentum'\?") as caught:
+        check_options(ALL["SGD"], {"momentun": 0.9})
+    assert caught.value.problems[0].key == "momentun"
 
 
 def test_good_options_pass_for_every_class() -> None:
@@ -198,10 +205,10 @@ def test_good_options_pass_for_every_class() -> None:
 @pytest.mark.parametrize(
     ("options", "key", "words"),
     [
-        ({"lr": -1.0}, "groups.1.lr", "Invalid learning rate: -1.0"),
+        ({"lr": -1.0}, "groups.1.lr", "SGD: "),
         ({"learning_rate": 1.0}, "groups.1.learning_rate", "unknown option of SGD"),
         ({"fused": True}, "groups.1.fused", "chosen for the whole optimizer"),
-        ({"momentum": 0.0}, "groups.1.momentum", "Nesterov momentum requires a momentum"),
+        ({"momentum": 0.0}, "groups.1.momentum", "SGD: "),
     ],
 )
 def test_a_groups_options_are_checked_too(options: dict[str, Any], key: str, words: str) -> None:
@@ -287,12 +294,12 @@ def test_what_can_work_is_not_refused() -> None:
 
 
 def test_the_reasons_are_torchs_own_limits() -> None:
-    """What is refused does fail in torch; the day it works, these say so."""
+    """What is refused does fail in torch, in whatever words; the day it works, these say so."""
     weight = nn.Parameter(torch.ones(2))
     weight.grad = torch.ones(2)
     with pytest.raises(RuntimeError):
         torch.optim.SparseAdam([weight]).step()
-    with pytest.raises(ValueError, match="2D"):
+    with pytest.raises(ValueError, match=r"."):
         torch.optim.Muon([weight])
-    with pytest.raises(ValueError, match="parameter groups"):
+    with pytest.raises(ValueError, match=r"."):
         torch.optim.LBFGS([{"params": [weight]}, {"params": [nn.Parameter(torch.ones(1))]}])

@@ -9,6 +9,7 @@ Scalars follow YAML 1.2, not 1.1: `1e-3` is a number, `yes`, `no`, `on` and `off
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Hashable, Iterator, Mapping
@@ -156,6 +157,7 @@ def parse(text: str, origin: Origin) -> Tree:
     try:
         root = _compose(text, origin)
     except yaml.MarkedYAMLError as error:
+        _refuse_depth(text, origin)
         raise _syntax_error(error, text, origin) from error
     except (yaml.YAMLError, UnicodeError) as error:
         raise ConfigError(f"this is not YAML: {error}", where=origin.name, expected="YAML text") from error
@@ -166,6 +168,21 @@ def parse(text: str, origin: Origin) -> Tree:
 
 def _too_large(name: str) -> ConfigError:
     return ConfigError("the file is larger than 1 MiB", where=name, expected="a config of some lines")
+
+
+def _refuse_depth(text: str, origin: Origin) -> None:
+    """Raise our own error where a text that the parser refused is nested too deeply; else return.
+
+    The parser reads ahead after an opening bracket and has a limit of its own (in some releases), so it can
+    refuse a text before its first event. The text up to the first bracket beyond our limit is short enough.
+    """
+    depth = 0
+    for bracket in re.finditer(r"[\[\]{}]", text):
+        depth += 1 if bracket.group() in "[{" else -1
+        if depth > MAX_DEPTH:
+            with contextlib.suppress(yaml.YAMLError):  # the brackets stood in a quoted text or a comment
+                _compose(text[: bracket.end()], origin)
+            return
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str, origin: Origin) -> ConfigError:
