@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from trainer import catalog
+from trainer.config.identity import code_of
 from trainer.config.load import Loaded
 from trainer.config.paths import split_import_path
 from trainer.config.structure import (
@@ -154,7 +154,7 @@ def build_experiment(
         device=device,
         splits=splits,
         data_digest=dataset.digest,
-        component_files=component_files(config),
+        code=code_of(config),
         batches=batches,
         evaluate_on=_evaluation(config, splits, prepare, device),
         model=model,
@@ -566,30 +566,3 @@ def _resolved(
     for optimizer, implementation in zip(fields["optimizer"], implementations, strict=True):
         optimizer.update(implementation)
     return Config.model_validate(fields)
-
-
-def component_files(config: Config) -> list[Path]:
-    """Return the users' own files that the config names, each once, in order."""
-    components = [
-        config.data,
-        *config.data.augment,
-        config.model,
-        config.loss,
-        *config.optimizer,
-        *config.scheduler,
-    ]
-    names = [component.name for component in components]
-    if config.init:
-        targets = [config.init, *config.init.layers]
-        names += [part.name for target in targets for part in (target.weight, target.bias) if part]
-    for component in components:  # options may name functions: LambdaLR's lr_lambda
-        for value in component.options.values():
-            names += [
-                text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
-            ]
-    files = []
-    for name in names:
-        path = split_import_path(name)
-        if path and path.is_file and Path(path.source) not in files:
-            files.append(Path(path.source))
-    return files

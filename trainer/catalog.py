@@ -11,7 +11,8 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch.optim import Optimizer
 
 from trainer import losses, schedules
 from trainer.config import messages
+from trainer.config.identity import file_digest, source_files
 from trainer.config.load import Components, Draft, Loaded, check, load
 from trainer.config.paths import split_import_path
 from trainer.config.schema import is_import_path, schema_from_signature
@@ -175,27 +177,55 @@ def optimizer_class(name: str) -> type[Optimizer]:
 
 
 def _import_file(file: Path) -> ModuleType:
-    """Import a user's file under its own path as a name, once per process."""
+    """Import a user's file under its own path as a name; again where it, or what it imports, has changed.
+
+    While it is imported its folder comes first in `sys.path`, as in `python file.py`. The modules that it
+    imports from there are not kept under their short names, which files of other folders may use as well.
+    """
     module_name = f"optlab_user:{file}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
     if not file.is_file():
         raise ConfigError(
             f"there is no file {file}", key="name", expected="a Python file, as my_file.py:Thing"
         )
+    sources = {source: file_digest(source) for source in source_files(file)}
+    known = sys.modules.get(module_name)
+    if known is not None and vars(known).get(_SOURCES) == sources:
+        return known
     spec = importlib.util.spec_from_file_location(module_name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    vars(module)[_SOURCES] = sources
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        with _folder_first(file.parent, sources):
+            spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[module_name]
         if isinstance(error, KeyboardInterrupt):
             raise
         raise _import_failure(str(file), error) from error
     return module
+
+
+_SOURCES = "__optlab_sources__"
+
+
+@contextmanager
+def _folder_first(folder: Path, sources: Collection[Path]) -> Iterator[None]:
+    """Let modules of a folder be imported inside the block; forget those of `sources` by name afterwards."""
+    before = dict(sys.modules)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the user's file may have taken it out
+            sys.path.remove(str(folder))
+        for name, module in list(sys.modules.items()):
+            source = getattr(module, "__file__", None)
+            if name not in before and source and Path(source) in sources and ":" not in name:
+                del sys.modules[name]
 
 
 def _import_module(name: str) -> ModuleType:

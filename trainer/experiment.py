@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from itertools import chain, count, islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from trainer.anomaly import find_anomaly
+from trainer.config.identity import Code
 from trainer.config.structure import Config
 from trainer.data.batches import Batch, Batches
 from trainer.data.dataset import Splits
@@ -101,7 +101,7 @@ class Experiment:
     Args:
         config: resolved and complete; saved with the run.
         data_digest: SHA-256 of the data set's content.
-        component_files: the user's own Python files that the config names.
+        code: the users' own files and the packages that the config's parts come from.
         classes: whether targets are classes; then accuracies are measured.
         num_classes: outputs of the model.
         evaluate_on: makes the batches of a split (`val`, `train`, `test`) for an evaluation.
@@ -116,7 +116,7 @@ class Experiment:
     device: torch.device
     splits: Splits
     data_digest: str
-    component_files: Sequence[Path]
+    code: Code
     batches: Batches
     evaluate_on: Callable[[str], Iterator[Batch]]
     model: nn.Module

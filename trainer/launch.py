@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trainer import rundir, runner
-from trainer.building import Material, build_experiment
+from trainer.building import Material, build_experiment, load_material
+from trainer.config.identity import (
+    Code,
+    code_changes,
+    code_of,
+    config_differences,
+    data_difference,
+    describe_differences,
+    recorded_code,
+)
 from trainer.config.load import Loaded
-from trainer.config.run_id import is_execution_key, run_id
-from trainer.config.structure import Config, SeedConfig
+from trainer.config.run_id import run_id
+from trainer.config.structure import Config
 from trainer.console import TrainingProgress
 from trainer.drawing import Draw, draw_run
 from trainer.errors import BusyError, RunError
@@ -71,13 +79,19 @@ def launch(
         RunError: the directory is taken or not writable.
     """
     refuse_other_files(folder)
-    if not force and (found := _existing(loaded, folder, skip_existing, busy=wait)):
-        return Launched(folder, found, skipped=True)
+    if not force:
+        if skip_existing and material is None and rundir.is_finished(folder):
+            material = load_material(loaded)  # a finished run is the wanted one only if its data are these
+        digest = material.dataset.digest if material else None
+        if found := _existing(loaded, folder, skip_existing, busy=wait, data_digest=digest):
+            return Launched(folder, found, skipped=True)
     experiment = build_experiment(loaded, material=material)
     rundir.prepare_root(folder.parent)
     with rundir.locked(folder, wait=wait):
         # Another process may have trained it while this one was building.
-        if not force and (found := _existing(loaded, folder, skip_existing, busy=True)):
+        if not force and (
+            found := _existing(loaded, folder, skip_existing, busy=True, data_digest=experiment.data_digest)
+        ):
             return Launched(folder, found, skipped=True)
         rundir.clear(folder)
         if progress:
@@ -86,7 +100,9 @@ def launch(
     return Launched(folder, result, skipped=False)
 
 
-def _existing(loaded: Loaded, folder: Path, skip: bool, *, busy: bool) -> RunResult | None:
+def _existing(
+    loaded: Loaded, folder: Path, skip: bool, *, busy: bool, data_digest: str | None
+) -> RunResult | None:
     """Return the result of the finished run that is there; None when the way is free.
 
     Args:
@@ -94,6 +110,7 @@ def _existing(loaded: Loaded, folder: Path, skip: bool, *, busy: bool) -> RunRes
         folder: the run directory.
         skip: whether a finished run may be left alone.
         busy: pass over a run that is being written: this process holds the lock itself, or will wait for it.
+        data_digest: SHA-256 of the config's data; None = not loaded.
 
     Raises:
         BusyError: another process writes there.
@@ -112,15 +129,44 @@ def _existing(loaded: Loaded, folder: Path, skip: bool, *, busy: bool) -> RunRes
         return None
     if status["status"] == "running":
         raise BusyError(f"{folder} is being written by another process", fix="say --wait to wait for it")
-    saved = Config.model_validate(rundir.load_run(folder).config)  # with the defaults of keys that are newer
-    differences = config_differences(saved.model_dump(), loaded.config.model_dump())
-    if differences:
-        raise RunError(
-            f"{folder} holds a run of another config:\n    " + "\n    ".join(differences),
-            fix="say --force to throw it away, or choose --run-dir",
-        )
+    refuse_another_run(loaded, folder, data_digest)
     # What did not finish is trained anew.
     return rundir.read_result(folder) if status["status"] in rundir.FINISHED else None
+
+
+def refuse_another_run(loaded: Loaded, folder: Path, data_digest: str | None) -> None:
+    """Raise RunError when the run in a directory was made from another config, other code or other data.
+
+    Args:
+        loaded: the wanted config.
+        folder: the run directory.
+        data_digest: SHA-256 of the wanted data; None leaves the data out of the comparison.
+    """
+    lines = run_differences(folder, loaded.config, code_of(loaded.config), data_digest)
+    if lines:
+        raise RunError(
+            f"{folder} holds another run; it differs in:\n    " + "\n    ".join(lines),
+            fix="say --force to throw it away, or choose --run-dir",
+        )
+
+
+def run_differences(folder: Path, wanted: Config, code: Code, data_digest: str | None) -> list[str]:
+    """Return a line per setting, source file, package and data set in which an existing run differs.
+
+    Settings that do not make another run of it are left out (`structure.MayDiffer.skip`).
+    """
+    saved, new = rundir.load_config(folder).model_dump(), wanted.model_dump()
+    lines = describe_differences(config_differences(saved, new, "skip"), saved, new)
+    return lines + environment_differences(folder, code, data_digest)
+
+
+def environment_differences(folder: Path, code: Code, data_digest: str | None) -> list[str]:
+    """Return a line per source file, package and data set in which an existing run differs."""
+    recorded = rundir.read_environment(folder)
+    if not recorded:
+        return [f"{rundir.ENVIRONMENT} cannot be read, so code and data cannot be compared"]
+    lines = code_changes(recorded_code(recorded), code)
+    return lines if data_digest is None else lines + data_difference(recorded, data_digest)
 
 
 def refuse_other_files(folder: Path) -> None:
@@ -130,38 +176,6 @@ def refuse_other_files(folder: Path) -> None:
             f"{folder} holds files that are not a run's",
             fix="choose another --run-dir; --force throws away runs, never other files",
         )
-
-
-def config_differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Return a line per setting in which two configs differ, leaving out where and how a run executes."""
-    old, new = dict(leaves(saved)), dict(leaves(wanted))
-    keys = [key for key in {**old, **new} if not _is_execution(key)]
-    return [
-        f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here"
-        for key in keys
-        if old.get(key) != new.get(key)
-    ]
-
-
-def _is_execution(key: str) -> bool:
-    implementation = key.startswith("optimizer.") and key.rpartition(".")[2] in ("fused", "foreach")
-    return implementation or is_execution_key(key)
-
-
-def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every setting with its dotted key; one optimizer is a list of one, one seed is all of them."""
-    if prefix in ("optimizer", "scheduler") and not isinstance(value, list):
-        value = [] if value is None else [value]
-    if prefix == "seed" and not isinstance(value, Mapping):
-        value = dict.fromkeys(SeedConfig.model_fields, value)
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from leaves(item, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
-        for number, item in enumerate(value):
-            yield from leaves(item, f"{prefix}.{number}")
-    else:
-        yield prefix, list(value) if isinstance(value, tuple) else value
 
 
 def announce(experiment: Experiment, progress: TrainingProgress) -> None:

@@ -5,8 +5,6 @@ A run may be made longer on the way, or executed elsewhere; what would have chan
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,23 +13,29 @@ from typing import Any
 
 from trainer import catalog, checkpoint, launch, rundir, runner
 from trainer.building import Material, build_experiment
+from trainer.config.identity import (
+    code_changes,
+    config_differences,
+    data_difference,
+    describe_differences,
+    recorded_code,
+)
 from trainer.config.load import Loaded, dump
 from trainer.config.merge import parse_override
 from trainer.config.structure import Config
-from trainer.console import TrainingProgress
+from trainer.console import TrainingProgress, print_note
 from trainer.drawing import Draw, draw_run
 from trainer.environment import environment
-from trainer.errors import OptlabError, RunError
+from trainer.errors import BusyError, OptlabError, RunError
 from trainer.experiment import Experiment
 from trainer.launch import Launched
 
-# What may change on the way: the length, where and how the run executes, what is done at its end.
-_FREE = re.compile(
-    r"train\.(epochs|steps|seconds|checkpoint_every(\..*)?|test|detect_anomaly|device|threads)\Z"
-    r"|data\.(root|download)\Z|log\.plots\Z|optimizer\.\d+\.(fused|foreach)\Z"
-)
 # Lengths that a schedule takes from the run's: held against the checkpoint, not against the config.
 _LENGTHS = ("T_max", "total_steps")
+
+
+class UnreadableError(RunError):
+    """No checkpoint of a run can be read, so that it can only be trained from the start."""
 
 
 def resume(
@@ -94,6 +98,55 @@ def resume_or_train(
     return _go_on(here, saved, folder, progress, material, judge, draw=draw)
 
 
+def train_or_resume(
+    loaded: Loaded,
+    overrides: Sequence[str],
+    folder: Path,
+    *,
+    wait: bool = False,
+    progress: TrainingProgress | None = None,
+    material: Material | None = None,
+    judge: runner.Judge | None = None,
+    draw: Draw = draw_run,
+) -> Launched:
+    """Train a config in a directory: leave a finished run of it alone, and resume one that was interrupted.
+
+    Args:
+        loaded: the config.
+        overrides: as given on the command line.
+        folder: the run directory.
+        wait: let another process that writes there finish first.
+        progress: shows the run; None = quiet.
+        material, judge, draw: see `launch.launch`.
+
+    Raises:
+        RunError: the directory holds a run of another config, code or data.
+        As `resume` and `launch.launch`.
+    """
+    status = rundir.read_status(folder)
+    if status is not None and status["status"] in ("interrupted", "failed"):
+        launch.refuse_another_run(loaded, folder, material.dataset.digest if material else None)
+        try:
+            return resume_or_train(
+                loaded, overrides, folder, progress=progress, material=material, judge=judge, draw=draw
+            )
+        except UnreadableError as error:
+            (progress.note if progress else print_note)(f"trains from the start: {error}")
+        except BusyError:  # another process resumed it meanwhile
+            if not wait:
+                raise
+    return launch.launch(
+        loaded,
+        folder,
+        skip_existing=True,
+        wait=wait,
+        progress=progress,
+        material=material,
+        judge=judge,
+        draw=draw,
+    )
+
+
 def _execute_as(saved: Config, wanted: Config, overrides: Sequence[str]) -> Config:
     """Return the wanted config with what `auto` and null became when the run began, unless told otherwise."""
     told = {".".join(override.key) for override in map(parse_override, overrides)}
@@ -101,6 +154,8 @@ def _execute_as(saved: Config, wanted: Config, overrides: Sequence[str]) -> Conf
     for section, key in (("train", "device"), ("train", "threads"), ("data", "root")):
         if f"{section}.{key}" not in told and key in former[section]:
             fields[section][key] = former[section][key]
+    if fields["train"]["engine"] == "auto":
+        fields["train"]["engine"] = former["train"]["engine"]
     for own, old in zip(fields["optimizer"], former["optimizer"], strict=False):
         for key in ("fused", "foreach"):
             if own.get(key) is None and key in old and own["name"] == old["name"]:
@@ -130,8 +185,13 @@ def _go_on(
         _refuse_changes(saved, experiment)
         changed = saved.model_dump() != experiment.config.model_dump()
         around = rundir.read_environment(folder)
-        _refuse_other_data(folder, around, experiment)
-        notes = _other_environment(around, experiment)
+        if around:
+            _refuse_other_data(folder, around, experiment)
+            notes = _other_environment(around, experiment)
+        else:
+            notes = [
+                f"{rundir.ENVIRONMENT} cannot be read: whether code and data are the same is not checked"
+            ]
         finished = status["status"] in rundir.FINISHED and not changed
         if finished and (result := rundir.read_result(folder)):
             return Launched(folder, result, skipped=True)
@@ -157,48 +217,50 @@ def _go_on(
 
 def _refuse_changes(saved: Config, experiment: Experiment) -> None:
     """Raise RunError when a setting changed that the steps so far depended on."""
-    old = dict(launch.leaves(saved.model_dump()))
-    new = dict(launch.leaves(experiment.config.model_dump()))
-    changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _FREE.match(key)]
-    lines = [
-        f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here"
-        for key in changed
-        if not _is_free(key, old, experiment.config)
+    old, new = saved.model_dump(), experiment.config.model_dump()
+    changed = [
+        key for key in config_differences(old, new, "resume") if not _is_free(key, saved, experiment.config)
     ]
-    if lines:
+    if changed:
         raise RunError(
-            "this would change what the run has done already:\n    " + "\n    ".join(lines),
+            "this would change what the run has done already:\n    "
+            + "\n    ".join(describe_differences(changed, old, new)),
             fix="leave these as they were, or train a new run",
         )
 
 
-def _is_free(key: str, old: Mapping[str, Any], new: Config) -> bool:
+def _is_free(key: str, old: Config, new: Config) -> bool:
     """Allow more patience, and lengths of schedules (those are held against the checkpoint)."""
     if key.startswith("scheduler.") and key.rpartition(".")[2] in _LENGTHS:
         return True
-    if not key.startswith("train.early_stopping") or "train.early_stopping.patience" not in old:
+    former, rule = old.train.early_stopping, new.train.early_stopping
+    if not key.startswith("train.early_stopping") or former is None:
         return False
-    rule = new.train.early_stopping
-    return rule is None or (key.endswith(".patience") and rule.patience >= old[key])
+    return rule is None or (key.endswith(".patience") and rule.patience >= former.patience)
 
 
 def _refuse_other_data(folder: Path, around: Mapping[str, Any], experiment: Experiment) -> None:
     """Raise RunError when the data set or one of the user's own files is not the one the run began with."""
-    digest = around.get("data", {}).get("sha256")
-    if digest not in (None, experiment.data_digest):
+    former = recorded_code(around)
+    lines = code_changes(former, experiment.code)
+    if lines:
+        copies = [
+            str(folder / part["copy"])
+            for part in around.get("components") or ()
+            if experiment.code.files.get(part["source"]) != part["sha256"]
+        ]
+        where = f" (the run keeps {', '.join(copies)})" if copies else ""
+        raise RunError(
+            "the code of the run's parts has changed since it began:\n    " + "\n    ".join(lines),
+            fix=f"bring the former code back{where}, or train a new run",
+        )
+    if data_difference(around, experiment.data_digest):
         raise RunError(
             "the data set is not the one that the run began with",
             key="data",
-            expected=f"SHA-256 {digest}",
+            expected=f"SHA-256 {(around.get('data') or {}).get('sha256')}",
             fix="bring the former data back, or train a new run",
         )
-    for file in around.get("components", []):
-        source = Path(file["source"])
-        if hashlib.sha256(source.read_bytes()).hexdigest() != file["sha256"]:
-            raise RunError(
-                f"{source} has changed since the run began",
-                fix=f"bring it back (the run keeps its copy at {folder / file['copy']}), or train a new run",
-            )
 
 
 def _other_environment(around: Mapping[str, Any], experiment: Experiment) -> list[str]:
@@ -245,7 +307,7 @@ def _restore(folder: Path, experiment: Experiment) -> tuple[Mapping[str, Any] | 
             return state["recorder"], [f"{trouble}\n  falls back to {path}" for trouble in troubles]
     if absent == 2:
         return None, []
-    raise RunError(
+    raise UnreadableError(
         "no checkpoint of this run can be read:\n    " + "\n    ".join(map(str, troubles)),
         fix="train it anew with --force",
     )

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
+from pydantic import ValidationError
 
+from trainer.config.structure import Config
 from trainer.errors import BusyError, RunError, StorageError
 from trainer.records import FORMAT, Cell, RunResult, format_header, format_row, read_table
 
@@ -386,6 +388,22 @@ def read_result(path: Path) -> RunResult | None:
         raise RunError(f"{path / SUMMARY} is damaged: {error}") from error
 
 
+def load_config(path: Path) -> Config:
+    """Return the config of a run; RunError when it is damaged or incomplete."""
+    try:
+        return Config.model_validate(load_run(path).config)  # with the defaults of keys that are newer
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise RunError(f"{path / CONFIG} is not the config of a run: {key}: {problem['msg']}") from error
+
+
+def is_finished(path: Path) -> bool:
+    """Return whether a run is there that has come to its end."""
+    status = read_status(path)
+    return status is not None and status["status"] in FINISHED
+
+
 def read_environment(path: Path) -> dict[str, Any]:
     """Return environment.json; empty when it cannot be read, since no number depends on it."""
     try:
@@ -406,16 +424,28 @@ def read_histograms(path: Path) -> list[dict[str, Any]]:
     return moments
 
 
-def copy_components(path: Path, files: Sequence[Path]) -> list[dict[str, str]]:
-    """Copy the users' own Python files beside the config; return where each came from, and its SHA-256."""
+def copy_components(path: Path, files: Mapping[str, str]) -> list[dict[str, str]]:
+    """Copy the users' own Python files beside the config; return where each came from, and its SHA-256.
+
+    Args:
+        path: the run directory.
+        files: SHA-256 by absolute path, as the files were when the run was built.
+
+    Raises:
+        RunError: a file has changed since.
+    """
     copied = []
-    for number, file in enumerate(files):
-        content = file.read_bytes()
-        target = path / COMPONENTS / (f"{number}_{file.name}" if number else file.name)
+    for number, (source, digest) in enumerate(files.items()):
+        try:
+            content = Path(source).read_bytes()
+        except OSError as error:
+            raise RunError(f"cannot read {source}: {error.strerror}") from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise RunError(f"{source} changed while the run was being built", fix="start the run again")
+        target = path / COMPONENTS / (f"{number}_{Path(source).name}" if number else Path(source).name)
         make_folder(target.parent)
         write_atomically(target, content)
-        digest = hashlib.sha256(content).hexdigest()
-        copied.append({"source": str(file), "copy": str(target.relative_to(path)), "sha256": digest})
+        copied.append({"source": source, "copy": str(target.relative_to(path)), "sha256": digest})
     return copied
 
 

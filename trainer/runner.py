@@ -173,7 +173,8 @@ def write_opening(experiment: Experiment, folder: Path) -> None:
         "num_classes": experiment.num_classes,
     }
     around["optimizer_defaults"] = experiment.optimizer_defaults()
-    around["components"] = rundir.copy_components(folder, experiment.component_files)
+    around["packages"] = dict(experiment.code.packages)
+    around["components"] = rundir.copy_components(folder, experiment.code.files)
     rundir.write_json(folder / rundir.ENVIRONMENT, around)
 
 

@@ -33,7 +33,7 @@ from trainer.errors import BusyError, ConfigError, OptlabError, RunError, unknow
 from trainer.experiment import Experiment
 from trainer.models.describe import check_shapes, layer_table
 from trainer.records import RunResult
-from trainer.resume import resume_or_train
+from trainer.resume import resume_or_train, train_or_resume
 from trainer.seeding import global_stream
 
 EXIT_CODES = {"completed": 0, "early_stopped": 0, "diverged": 3}
@@ -70,15 +70,12 @@ def train(
                 done = resume_or_train(loaded, overrides, folder, progress=progress, draw=draw)
             else:
                 try:
-                    done = launch.launch(
-                        loaded,
-                        folder,
-                        force=force,
-                        skip_existing=skip_existing or wait,
-                        wait=wait,
-                        progress=progress,
-                        draw=draw,
-                    )
+                    if skip_existing or wait:
+                        done = train_or_resume(
+                            loaded, overrides, folder, wait=wait, progress=progress, draw=draw
+                        )
+                    else:
+                        done = launch.launch(loaded, folder, force=force, progress=progress, draw=draw)
                 except BusyError:
                     if not skip_existing:
                         raise

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.compare.entries import ABSENT, Entry, code, differing, entry
 from trainer.compare.names import by_name_first, group_names, natural, problem_names, say
-from trainer.config.run_id import is_execution_key
+from trainer.config.identity import may_differ
 from trainer.errors import ConfigError, nearest
 from trainer.plots.titles import EXECUTION
 from trainer.rundir import Run
@@ -134,7 +134,7 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ()) -> Grouping:
 
 
 def _implementation(key: str) -> bool:
-    return is_execution_key(key) or (key.startswith("optimizer.") and key.rpartition(".")[2] in EXECUTION)
+    return may_differ(key, "name") or (key.startswith("optimizer.") and key.rpartition(".")[2] in EXECUTION)
 
 
 def _beside(key: str) -> bool:

@@ -8,33 +8,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.config.identity import may_differ
 from trainer.config.merge import Override, parse_override
 from trainer.config.paths import split_import_path
 from trainer.config.structure import SeedConfig
-
-EXECUTION_KEYS = ("data.root", "data.download", "train.device", "train.engine", "train.threads", "log")
-"""Where and how a run executes, not what it is: left out of names and of the comparison of configs."""
+from trainer.errors import OptlabError
 
 _LONGEST = 120
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+\-=,()\[\]{}]")
 
 
-def run_id(overrides: Sequence[str], seed: SeedConfig) -> str:
+def run_id(overrides: Sequence[str], seed: SeedConfig, *, texts: Mapping[str, str] | None = None) -> str:
     """Return the name of a run's directory.
 
     Every overridden key is there by its last part, or by as many parts as tell it from the others; the seed
     comes last (four numbers where the streams differ). Characters that file systems or shells mind are
-    percent-encoded; a name of more than 120 characters is cut and ends in a hash of the whole.
+    percent-encoded; a name of more than 120 characters is cut and ends in a hash of the whole. Keys that say
+    where or how a run executes are left out (`MayDiffer.name`).
 
     Args:
         overrides: as given on the command line; a later one of the same key wins.
         seed: the run's seeds.
+        texts: values as text by dotted key, for keys that are named in any case: the axes of a sweep.
     """
     chosen = {
-        override.key: override for override in map(parse_override, overrides) if _names_the_run(override)
+        override.key: override
+        for override in map(parse_override, overrides)
+        if ".".join(override.key) in (texts or {}) or _names_the_run(override)
     }
     labels = _shortest(list(chosen))
-    parts = [f"{labels[key]}={_text(override.value)}" for key, override in sorted(chosen.items())]
+    parts = [
+        f"{labels[key]}={(texts or {}).get('.'.join(key)) or value_name(override.value)}"
+        for key, override in sorted(chosen.items())
+    ]
     streams = list(seed.model_dump().values())
     parts.append("seed=" + (str(streams[0]) if len(set(streams)) == 1 else "-".join(map(str, streams))))
     name = _UNSAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), ",".join(parts))
@@ -44,18 +50,28 @@ def run_id(overrides: Sequence[str], seed: SeedConfig) -> str:
     return f"{name[: _LONGEST - len(parts[-1]) - 10]}~{digest},{parts[-1]}"
 
 
-def is_execution_key(key: str) -> bool:
-    """Return whether a dotted key says where or how a run executes."""
-    return any(key == name or key.startswith(f"{name}.") for name in EXECUTION_KEYS)
+def value_names(key: str, values: Sequence[Any]) -> list[str]:
+    """Return a text for every value of an axis, no two alike.
+
+    Values that a short text does not tell apart, such as two files of one name in different folders, get a
+    hash of the whole value.
+
+    Args:
+        key: the axis, a dotted key.
+        values: what it holds.
+    """
+    is_path = key == "data.path"
+    names = [
+        Path(value).name if is_path and isinstance(value, str) else value_name(value) for value in values
+    ]
+    return [
+        f"{name}~{hashlib.sha256(repr(value).encode()).hexdigest()[:6]}" if names.count(name) > 1 else name
+        for name, value in zip(names, values, strict=True)
+    ]
 
 
 def _names_the_run(override: Override) -> bool:
-    key = ".".join(override.key)
-    return not is_execution_key(key) and override.key[0] not in ("seed", "name") and not _is_path(override)
-
-
-def _is_path(override: Override) -> bool:
-    return override.key in (("data", "path"),)
+    return override.key[0] not in ("seed", "name") and not may_differ(".".join(override.key), "name")
 
 
 def _shortest(keys: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:
@@ -68,16 +84,25 @@ def _shortest(keys: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:
     return labels
 
 
-def _text(value: Any) -> str:
-    """Return a value as a person would type it."""
+def value_name(value: Any) -> str:
+    """Return a value as a person would type it; text that YAML reads as another value is quoted."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return "[" + ",".join(map(_text, value)) + "]"
+        return "[" + ",".join(map(value_name, value)) + "]"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{value_name(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str) and (path := split_import_path(value)) and path.is_file:
         return f"{Path(path.source).name}:{path.attribute}"
+    if isinstance(value, str):
+        return value if _reads_as_itself(value) else f'"{value}"'
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def _reads_as_itself(text: str) -> bool:
+    try:
+        return bool(parse_override(f"key={text}").value == text)
+    except OptlabError:
+        return True

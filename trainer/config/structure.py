@@ -7,6 +7,7 @@ option models that the catalog derives from the builders' signatures.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
@@ -16,6 +17,53 @@ FORMAT: Literal[1] = 1
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+Verb = Literal["name", "group", "skip", "resume", "unset"]
+
+
+@dataclass(frozen=True, slots=True)
+class MayDiffer:
+    """Marks a key in which two configs may differ and still be treated as the same run by some verbs.
+
+    A key without this mark belongs to a run's identity everywhere; when in doubt, leave it unmarked.
+
+    Args:
+        name: the key is left out of the names of run directories.
+        group: `compare` may put both runs into one group (and says that they differ).
+        skip: `--skip-existing` and a sweep may take one run for the other.
+        resume: the key may change when a run is resumed.
+        unset: null or `auto` in the wanted config accepts whatever an existing run used.
+    """
+
+    name: bool = False
+    group: bool = False
+    skip: bool = False
+    resume: bool = False
+    unset: bool = False
+
+
+# Where the same numbers are read from or written to.
+PLACE = MayDiffer(name=True, group=True, skip=True, resume=True, unset=True)
+# How a run executes: the last bits of its numbers depend on it.
+EXECUTION = MayDiffer(name=True, group=True, resume=True, unset=True)
+ENGINE = MayDiffer(name=True, group=True, unset=True)
+# When the state is saved.
+SAVING = MayDiffer(group=True, skip=True, resume=True)
+# What is written beside the losses; the columns of a table are fixed when a run starts.
+RECORDS = MayDiffer(name=True, group=True)
+# How long a run goes on: a longer one begins alike.
+LENGTH = MayDiffer(resume=True)
+
+# Options of components that carry a mark; these components' signatures are torch's or the data sets' own.
+OPTIONS = {
+    "data": {"root": PLACE, "download": PLACE, "path": MayDiffer(name=True, group=True)},
+    "optimizer": {
+        "fused": MayDiffer(group=True, resume=True, unset=True),
+        "foreach": MayDiffer(group=True, resume=True, unset=True),
+        "capturable": MayDiffer(group=True),
+        "differentiable": MayDiffer(group=True),
+    },
+}
 
 
 class Section(BaseModel):
@@ -87,7 +135,9 @@ class DataConfig(Component):
     batch_size: Count | Literal["full"] = Field(
         64, description="Samples per step; `full` = the whole training split."
     )
-    eval_batch_size: Count = Field(1000, description="Samples per forward pass of an evaluation.")
+    eval_batch_size: Annotated[Count, MayDiffer(group=True)] = Field(
+        1000, description="Samples per forward pass of an evaluation."
+    )
     val_size: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = Field(
         0,
         description="Images taken from training for validation: a count, or a fraction below 1; 0 = none.",
@@ -264,23 +314,25 @@ class CheckpointEvery(Every):
 class TrainConfig(Section):
     """How long, where and how the loop runs."""
 
-    epochs: Annotated[float, Field(gt=0, le=1e12)] | None = Field(
+    epochs: Annotated[Annotated[float, Field(gt=0, le=1e12)] | None, LENGTH] = Field(
         None, description="Length in epochs, fractions allowed; null = `steps` rules."
     )
-    steps: Count | None = Field(None, description="Length in updates; null = `epochs` rules.")
-    seconds: Amount | None = Field(
+    steps: Annotated[Count | None, LENGTH] = Field(
+        None, description="Length in updates; null = `epochs` rules."
+    )
+    seconds: Annotated[Amount | None, LENGTH] = Field(
         None, description="Stop after so many seconds of training; null = no limit."
     )
-    device: str = Field("auto", description="auto | cpu | cuda | cuda:N.")
+    device: Annotated[str, EXECUTION] = Field("auto", description="auto | cpu | cuda | cuda:N.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Autocast type of the forward pass; float16 scales the loss."
     )
-    engine: Literal["auto", "eager", "compiled"] = Field(
+    engine: Annotated[Literal["auto", "eager", "compiled"], ENGINE] = Field(
         "eager",
         description="How a step runs: `eager` torch, `compiled` beforehand (some seconds; for a deep "
         "network a minute or two); `auto` compiles long runs on a CPU, where a C++ compiler is.",
     )
-    threads: Count | None = Field(
+    threads: Annotated[Count | None, EXECUTION] = Field(
         None,
         description="CPU threads of torch; null = OMP_NUM_THREADS, else the usable cores, or one (for all "
         "that the run does) where the forward pass of a batch is too small for more.",
@@ -301,7 +353,7 @@ class TrainConfig(Section):
     eval_every: Every = Field(
         Every(epochs=1), description="Rhythm of the evaluations: epochs, or {steps: N}."
     )
-    eval_train: bool = Field(
+    eval_train: Annotated[bool, MayDiffer(group=True)] = Field(
         False, description="Evaluate the training split too (eval mode): train_eval_loss ..."
     )
     early_stopping: EarlyStopping | None = Field(None, description="null = train to the end.")
@@ -309,15 +361,15 @@ class TrainConfig(Section):
         None,
         description="Metric that chooses the best checkpoint; null = val_accuracy, else val_loss.",
     )
-    checkpoint_every: CheckpointEvery | None = Field(
+    checkpoint_every: Annotated[CheckpointEvery | None, SAVING] = Field(
         None,
         description="Rhythm of last.pt, besides the end of the run: epochs, {steps: N} or {seconds: S}; "
         "null = at every evaluation.",
     )
-    test: Literal["end", "never"] = Field(
+    test: Annotated[Literal["end", "never"], MayDiffer(group=True, resume=True)] = Field(
         "end", description="Read the test split once, at the end, or not at all."
     )
-    detect_anomaly: bool = Field(
+    detect_anomaly: Annotated[bool, MayDiffer(resume=True)] = Field(
         False,
         description="Look after every step for NaN and infinity in the loss, batch, gradients and weights; "
         "end the run there and name the first parameter.",
@@ -338,14 +390,14 @@ class TrainConfig(Section):
 class LogConfig(Section):
     """What is written besides the losses."""
 
-    every: Count = Field(30, description="Steps between two rows of steps.csv.")
-    gradients: bool = Field(
+    every: Annotated[Count, RECORDS] = Field(30, description="Steps between two rows of steps.csv.")
+    gradients: Annotated[bool, RECORDS] = Field(
         False, description="Gradient norms in steps.csv: grad_norm (total) and one per parameter."
     )
-    histograms: bool = Field(
+    histograms: Annotated[bool, RECORDS] = Field(
         False, description="Histograms of the weights, before training and at every evaluation."
     )
-    plots: list[Literal["png", "svg", "pdf"]] = Field(
+    plots: Annotated[list[Literal["png", "svg", "pdf"]], PLACE] = Field(
         ["png"], description="File formats of the figures; an empty list draws none."
     )
 
@@ -354,10 +406,12 @@ class Config(Section):
     """One experiment, complete."""
 
     format: Literal[1] = Field(FORMAT, description="Version of this file's format.")
-    name: str = Field(
+    name: Annotated[str, MayDiffer(group=True)] = Field(
         "experiment", min_length=1, max_length=200, description="Name of the experiment: runs/<name>/."
     )
-    seed: SeedConfig = Field(SeedConfig(), description="One seed for all streams, or one per stream.")
+    seed: Annotated[SeedConfig, MayDiffer(group=True)] = Field(
+        SeedConfig(), description="One seed for all streams, or one per stream."
+    )
     data: DataConfig = Field(description="The data set, its split and batches.")
     model: Component = Field(description="The network.")
     init: InitConfig | None = Field(None, description="Initial weights; null = torch's own.")

@@ -25,10 +25,10 @@ from trainer.sweep import results, standing
 from trainer.sweep.contenders import Contender
 from trainer.sweep.plan import (
     SWEEP_FILE,
+    ExistingRuns,
     Facts,
     RunSpec,
     Shelf,
-    misfits,
     resolved,
 )
 from trainer.sweep.pool import Event, Pool
@@ -101,7 +101,9 @@ class Conductor:
         self.options = options
         self._facts = facts
         self._shelf = shelf
-        self._tasks = Tasks(sweep, shelf)
+        self._existing = ExistingRuns(sweep, root, facts, shelf)
+        self._checked: set[Path] = set()
+        self._tasks = Tasks(sweep, shelf, self._existing)
         self._display = display
         self._flights: dict[Path, _Flight] = {}
         self._again: list[_Flight] = []
@@ -151,19 +153,19 @@ class Conductor:
         """
         specs = [spec for contender in self.contenders.values() for spec in contender.specs()]
         specs += [spec for contender in self.contenders.values() for spec in contender.final_specs()]
-        strangers = misfits(self.sweep, self.root, specs, self._facts)
+        strangers = [(spec, lines) for spec in specs if (lines := self._existing.differences(spec))]
         if strangers and not force:
             spec, differences = strangers[0]
             raise RunError(
-                f"{len(strangers)} of the runs in {self.root} were made from another config; in "
-                f"{spec.folder.relative_to(self.root)}:\n    " + "\n    ".join(differences),
+                f"{len(strangers)} of the runs in {self.root} are other runs; "
+                f"{spec.folder.relative_to(self.root)} differs in:\n    " + "\n    ".join(differences),
                 fix="give the sweep another name, or say --force to throw those runs away",
             )
         for spec, _ in strangers:
-            with rundir.locked(spec.folder):
-                rundir.clear(spec.folder)
+            _throw_away(spec)
         if strangers:
             self.contenders = self._contenders({spec.variant for spec, _ in strangers})
+        self._checked = {spec.folder for spec in specs}
 
     # ---- the course of events
 
@@ -241,6 +243,10 @@ class Conductor:
         outcome = self._outcomes.get(spec.folder) or results.read_outcome(spec.folder)
         if outcome is None or outcome.status not in results.DONE:
             return False
+        if spec.folder not in self._checked | self._outcomes.keys() and self._existing.differences(spec):
+            if self._force:
+                _throw_away(spec)
+            return False  # the worker refuses it and says why
         self._kept += spec.folder not in self._outcomes
         self._take(spec, outcome, kept=True)
         return True
@@ -416,6 +422,11 @@ class Conductor:
         summary = standing.write_files(self.sweep, self.root, self.contenders, self.objective, state, status)
         standing.write_progress(self.root, state, status)
         return summary
+
+
+def _throw_away(spec: RunSpec) -> None:
+    with rundir.locked(spec.folder):
+        rundir.clear(spec.folder)
 
 
 def _death(exit_code: int | None) -> str:

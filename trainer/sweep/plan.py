@@ -17,15 +17,26 @@ import yaml
 
 from trainer import catalog, rundir
 from trainer.building import Material, build_experiment, load_material
+from trainer.config.identity import Code, code_of, config_differences
 from trainer.config.load import Loaded, dump
-from trainer.config.run_id import run_id
+from trainer.config.paths import split_import_path
+from trainer.config.run_id import run_id, value_name, value_names
 from trainer.config.structure import DataConfig, SeedConfig
 from trainer.data.dataset import Dataset, Split, Splits
 from trainer.errors import ConfigError, OptlabError, Problem
 from trainer.experiment import Experiment
-from trainer.launch import config_differences
-from trainer.sweep.space import grid
-from trainer.sweep.structure import FINAL, Objective, Sweep, Variant, load_variant, override_texts, relocated
+from trainer.launch import environment_differences, run_differences
+from trainer.sweep.space import Axis, grid
+from trainer.sweep.structure import (
+    FINAL,
+    Objective,
+    Sweep,
+    Variant,
+    load_variant,
+    override_texts,
+    relocated,
+    value_text,
+)
 
 Stage = Literal["search", "final"]
 SWEEP_FILE = "sweep.yaml"
@@ -80,8 +91,17 @@ def spec_for(
 ) -> RunSpec:
     """Return a run and its directory: `<sweep>/<variant>/<run-id>`, winners in `<sweep>/final/<variant>/`."""
     parent = root / FINAL / variant.name if stage == "final" else root / variant.name
-    name = run_id(override_texts(values), SeedConfig.model_validate(seed))
+    texts = {axis.key: _value_name(axis, values[axis.key]) for axis in variant.axes}
+    name = run_id(override_texts(values), SeedConfig.model_validate(seed), texts=texts)
     return RunSpec(variant.name, stage, trial, values, seed, parent / name)
+
+
+def _value_name(axis: Axis, value: Any) -> str:
+    """Return the text of an axis's value in the names of run directories; no two values share one."""
+    if axis.is_range:
+        return value_name(value)
+    texts = [value_text(known) for known in axis.values]
+    return value_names(axis.key, axis.values)[texts.index(value_text(value))]
 
 
 def extras(sweep: Sweep, variant: Variant, stage: Stage) -> list[str]:
@@ -313,32 +333,72 @@ def resolved(sweep: Sweep, facts: Mapping[str, Facts], objective: Objective | No
     return fields
 
 
-def misfits(
-    sweep: Sweep, root: Path, specs: Sequence[RunSpec], facts: Mapping[str, Facts]
-) -> list[tuple[RunSpec, list[str]]]:
-    """Return the runs that are there already but were made from another config, with what differs.
+class ExistingRuns:
+    """Tells whether the run directories of a sweep that exist hold the sweep's own runs.
 
-    Variants that the sweep's own sweep.yaml describes alike are taken on trust, which spares reading a
-    thousand configs.
+    Args:
+        sweep: the sweep.
+        root: its directory.
+        facts: what building its variants showed.
+        shelf: the shared data.
     """
+
+    def __init__(self, sweep: Sweep, root: Path, facts: Mapping[str, Facts], shelf: Shelf) -> None:
+        self._sweep = sweep
+        self._shelf = shelf
+        self._same_configs = _known_variants(root, facts)
+        self._code: dict[str, Code] = {}
+        self._digests: dict[str, str] = {}
+
+    def code(self, spec: RunSpec) -> Code:
+        """Return the code of a run's parts as it was when the sweep first asked."""
+        variant = self._sweep.variants[spec.variant]
+        chooses = {
+            key: value for key, value in spec.values.items() if any(map(split_import_path, _texts(value)))
+        }
+        key = value_text([variant.name, chooses])
+        if key not in self._code:
+            self._code[key] = code_of(load_run_config(self._sweep, spec).config)
+        return self._code[key]
+
+    def _digest(self, spec: RunSpec) -> str:
+        """Return the SHA-256 of a run's data."""
+        variant = self._sweep.variants[spec.variant]
+        chooses = {key: value for key, value in spec.values.items() if key.split(".")[0] == "data"}
+        key = value_text([variant.name, chooses])
+        if key not in self._digests:
+            self._digests[key] = self._shelf.material(load_run_config(self._sweep, spec)).dataset.digest
+        return self._digests[key]
+
+    def differences(self, spec: RunSpec) -> list[str]:
+        """Return in what the run in a run's directory differs from it; empty where there is none.
+
+        Configs of variants that the sweep's own sweep.yaml describes alike are not read again, which spares
+        reading a thousand of them.
+        """
+        if rundir.read_status(spec.folder) is None:
+            return []
+        if spec.variant in self._same_configs:
+            return environment_differences(spec.folder, self.code(spec), self._digest(spec))
+        config = load_run_config(self._sweep, spec).config
+        return run_differences(spec.folder, config, self.code(spec), self._digest(spec))
+
+
+def _texts(value: Any) -> list[str]:
+    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+
+
+def _known_variants(root: Path, facts: Mapping[str, Facts]) -> set[str]:
+    """Return the variants that the sweep's own sweep.yaml describes as they are now."""
     try:
         former = yaml.safe_load((root / SWEEP_FILE).read_text(encoding="utf-8"))["variants"]
-        known = {
-            name: not config_differences(_without_axes(former[name]), found.config)
+        return {
+            name
             for name, found in facts.items()
-            if name in former
+            if name in former and not config_differences(_without_axes(former[name]), found.config, "skip")
         }
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        known = {}
-    found = []
-    for spec in specs:
-        if known.get(spec.variant) or rundir.read_status(spec.folder) is None:
-            continue
-        saved = rundir.load_run(spec.folder).config
-        differences = config_differences(saved, load_run_config(sweep, spec).config.model_dump())
-        if differences:
-            found.append((spec, differences))
-    return found
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+        return set()
 
 
 def _without_axes(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from trainer.device import usable_cores
-from trainer.sweep.plan import Facts, RunSpec, Shelf, extras, load_run_config
+from trainer.sweep.plan import ExistingRuns, Facts, RunSpec, Shelf, extras, load_run_config
 from trainer.sweep.structure import Sweep
 from trainer.sweep.worker import Task
 
@@ -53,11 +53,13 @@ class Tasks:
     Args:
         sweep: the sweep.
         shelf: the shared data.
+        existing: knows the code of every run's parts.
     """
 
-    def __init__(self, sweep: Sweep, shelf: Shelf) -> None:
+    def __init__(self, sweep: Sweep, shelf: Shelf, existing: ExistingRuns) -> None:
         self._sweep = sweep
         self._shelf = shelf
+        self._existing = existing
         self._files: dict[str, Path] = {}
 
     def task(self, spec: RunSpec, gpu: str | None, judged_by: str | None) -> Task:
@@ -66,7 +68,8 @@ class Tasks:
         if gpu is not None:
             laid.append(f"train.device={gpu}")
         data = self.data_file(spec)
-        return Task(spec.variant, dict(spec.values), spec.seed, laid, spec.folder, data, judged_by)
+        code = self._existing.code(spec)
+        return Task(spec.variant, dict(spec.values), spec.seed, laid, spec.folder, code, data, judged_by)
 
     def data_file(self, spec: RunSpec) -> Path:
         """Return the file of a run's data: one per variant, or one per value of an axis of the data."""

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from trainer import catalog, launch, rundir
 from trainer.building import Material
+from trainer.config.identity import code_changes, code_of
 from trainer.config.load import Loaded
 from trainer.errors import BusyError, OptlabError, RunError
 from trainer.records import EvalRecord, read_table
-from trainer.resume import resume_or_train
+from trainer.resume import train_or_resume
 from trainer.sweep.plan import open_material
 from trainer.sweep.structure import Variant, load_variant
 from trainer.sweep.worker import Question, Reply, Task
@@ -47,14 +48,13 @@ class Trainer:
         return Reply(done.result.status, done.result, done.result.message, done.skipped)
 
     def _train(self, task: Task, loaded: Loaded) -> launch.Launched:
-        """Go on with a run that broke off, if its checkpoint allows, else train it from the start."""
+        """Train a run, or resume it where it was interrupted."""
+        changed = code_changes(task.code, code_of(loaded.config))
+        if changed:
+            raise RunError("code changed while the sweep was running:\n    " + "\n    ".join(changed))
         material = self._material(task.material)
         judge = Judge(self._pipe, task.judged_by, task.folder) if task.judged_by else None
-        status = rundir.read_status(task.folder)
-        if status is not None and status["status"] in ("interrupted", "failed"):
-            with suppress(RunError):
-                return resume_or_train(loaded, task.overrides, task.folder, material=material, judge=judge)
-        return launch.launch(loaded, task.folder, skip_existing=True, material=material, judge=judge)
+        return train_or_resume(loaded, task.overrides, task.folder, material=material, judge=judge)
 
     def _material(self, path: Path | None) -> Material | None:
         if path is None:

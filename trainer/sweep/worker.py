@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from trainer.config.identity import Code
 from trainer.records import RunResult, Status
 from trainer.sweep.structure import Variant
 
@@ -34,6 +35,7 @@ class Task:
         variant: whose.
         values, seed, overrides: what is laid on the variant's config.
         folder: the run directory.
+        code: the code of the run's parts as it was when the sweep started.
         material: file with its data; None = load it.
         judged_by: metric that is sent after every evaluation, to be told whether to go on; None = never asks.
     """
@@ -43,6 +45,7 @@ class Task:
     seed: int
     overrides: list[str]
     folder: Path
+    code: Code
     material: Path | None = None
     judged_by: str | None = None
 

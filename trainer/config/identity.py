@@ -1,0 +1,281 @@
+"""What makes two runs the same run: their resolved configs, the code of their parts, their data.
+
+Which keys may differ is declared on the fields (`structure.MayDiffer`) and read here by every verb. Users'
+files are read, parsed and hashed; nothing is imported or executed.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from trainer.config.paths import split_import_path
+from trainer.config.structure import OPTIONS, Component, Config, MayDiffer, SeedConfig, Verb, WithOptions
+
+
+def may_differ(key: str, verb: Verb) -> bool:
+    """Return whether runs that differ in a dotted key may be treated as the same run by a verb.
+
+    Args:
+        key: as `train.threads`, `optimizer.lr`, `optimizer.0.fused` or `optimizer.muon.fused`.
+        verb: see `structure.MayDiffer`.
+    """
+    return any(getattr(mark, verb) for mark in _marks(key))
+
+
+@cache
+def _marks(key: str) -> tuple[MayDiffer, ...]:
+    """Return the marks of a key and of the sections that it is in."""
+    parts = key.split(".")
+    section: type[BaseModel] | None = Config
+    found = []
+    for depth, part in enumerate(parts):
+        if section is None:
+            break
+        if part not in section.model_fields:
+            if issubclass(section, WithOptions):
+                if depth == len(parts) - 1 and (mark := OPTIONS.get(parts[0], {}).get(part)):
+                    found.append(mark)
+                continue  # a label or a number in a list of components; an option has nothing below it
+            break
+        info = section.model_fields[part]
+        found += [mark for mark in info.metadata if isinstance(mark, MayDiffer)]
+        section = _section_of(info.annotation)
+    return tuple(found)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that an annotation holds: itself, or inside a list or a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _section_of(part))), None)
+
+
+def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every setting with its dotted key; one optimizer is a list of one, one seed is all of them."""
+    if prefix in ("optimizer", "scheduler") and not isinstance(value, list):
+        value = [] if value is None else [value]
+    if prefix == "seed" and not isinstance(value, Mapping):
+        value = dict.fromkeys(SeedConfig.model_fields, value)
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from leaves(item, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        for number, item in enumerate(value):
+            yield from leaves(item, f"{prefix}.{number}")
+    else:
+        yield prefix, list(value) if isinstance(value, tuple) else value
+
+
+def config_differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], verb: Verb) -> list[str]:
+    """Return the dotted keys in which two complete configs differ and a verb does not allow it.
+
+    Args:
+        saved: the config of a run that exists, resolved.
+        wanted: the config that is asked for; null or `auto` there accepts what such a key became.
+        verb: see `structure.MayDiffer`.
+    """
+    old, new = dict(leaves(saved)), dict(leaves(wanted))
+    return [
+        key
+        for key in dict.fromkeys([*old, *new])
+        if not _same(old.get(key, _ABSENT), new.get(key, _ABSENT))
+        and not may_differ(key, verb)
+        and not (new.get(key, _ABSENT) in (None, "auto") and may_differ(key, "unset"))
+    ]
+
+
+_ABSENT = "absent"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Compare as YAML writes them: 1 and True differ, and so do 1 and "1"."""
+    return one == other and type(one) is type(other) and repr(one) == repr(other)
+
+
+def describe_differences(
+    keys: Sequence[str], saved: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> list[str]:
+    """Return a line per key, as `optimizer.0.lr: 0.1 in the existing run, 0.2 wanted`."""
+    old, new = dict(leaves(saved)), dict(leaves(wanted))
+    return [
+        f"{key}: {old.get(key, _ABSENT)!r} in the existing run, {new.get(key, _ABSENT)!r} wanted"
+        for key in keys
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """The code of a run's parts that is not optlab's or torch's own.
+
+    Args:
+        files: SHA-256 by absolute path: the users' files, and what these import from their own folder.
+        packages: version by the name of a distribution that a part comes from.
+    """
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+
+def code_of(config: Config) -> Code:
+    """Return the files and packages that the parts of a config come from, as they are now."""
+    files: dict[str, str] = {}
+    packages: dict[str, str] = {}
+    for text in import_paths(config):
+        path = split_import_path(text)
+        assert path is not None
+        if path.is_file:
+            sources = source_files(Path(path.source))
+        else:
+            module = path.source.split(".")[0]
+            versions = _distributions(module)
+            packages |= versions
+            sources = [] if versions else _module_files(module)
+        for source in sources:
+            if str(source) not in files:
+                files[str(source)] = file_digest(source)
+    return Code(files, packages)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file; `absent` when it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return _ABSENT
+
+
+def import_paths(config: Config) -> list[str]:
+    """Return the import paths that a config names, each once: parts, and options that name functions."""
+    components: list[Component] = [config.data, *config.data.augment, config.model, config.loss]
+    components += [*config.optimizer, *config.scheduler]
+    if config.init:
+        targets = [config.init, *config.init.layers]
+        components += [part for target in targets for part in (target.weight, target.bias) if part]
+    texts = [component.name for component in components]
+    for component in components:
+        texts += _texts(component.options)
+    for optimizer in config.optimizer:
+        texts += [text for group in optimizer.groups for text in _texts(group.options)]
+    return [text for text in dict.fromkeys(texts) if split_import_path(text)]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def source_files(file: Path) -> list[Path]:
+    """Return a user's file and the files of its folder that it imports, directly or through one another."""
+    folder, found, waiting = file.parent, [], [file]
+    while waiting:
+        source = waiting.pop()
+        if source in found:
+            continue
+        found.append(source)
+        for name in _imported_names(source, folder):
+            module, package = folder / f"{name}.py", folder / name
+            if module.is_file():
+                waiting.append(module)
+            if package.is_dir():
+                waiting += sorted(package.rglob("*.py"))
+    return [found[0], *sorted(found[1:])]
+
+
+def _imported_names(source: Path, folder: Path) -> list[str]:
+    """Return the first parts of the modules that a file imports; relative ones within `folder`."""
+    try:
+        tree = ast.parse(source.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+        elif isinstance(node, ast.ImportFrom):
+            names += [alias.name for alias in node.names]
+    return list(dict.fromkeys(name.split(".")[0] for name in names))
+
+
+def _distributions(module: str) -> dict[str, str]:
+    """Return the versions of the installed distributions that a top-level module belongs to.
+
+    Empty for a module that is not installed, or whose files are the user's own to edit (`pip install -e`).
+    """
+    versions = {}
+    for name in dict.fromkeys(_top_level_modules().get(module, ())):
+        distribution = metadata.distribution(name)
+        try:
+            origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        except ValueError:
+            origin = {}
+        if not origin.get("dir_info", {}).get("editable"):
+            versions[name] = distribution.version
+    return versions
+
+
+@cache  # reading the metadata of every installed distribution takes some 0.1 s
+def _top_level_modules() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
+
+
+def _module_files(module: str) -> list[Path]:
+    """Return the Python files of a top-level module that no installed distribution holds."""
+    try:
+        spec = importlib.util.find_spec(module)  # imports nothing: the name has no dots
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        return []
+    folders = [Path(place) for place in spec.submodule_search_locations or ()]
+    if folders:
+        return sorted(path for folder in folders for path in folder.rglob("*.py"))
+    return source_files(Path(spec.origin)) if spec.origin and Path(spec.origin).is_file() else []
+
+
+def recorded_code(recorded: Mapping[str, Any]) -> Code:
+    """Return the code that environment.json of an existing run records."""
+    parts = recorded.get("components") or ()
+    files = {str(part.get("source")): str(part.get("sha256")) for part in parts}
+    packages = {str(name): str(version) for name, version in (recorded.get("packages") or {}).items()}
+    return Code(files, packages)
+
+
+def code_changes(before: Code, now: Code) -> list[str]:
+    """Return a line per file or package in which two states of the code differ."""
+    lines = []
+    for path in dict.fromkeys([*before.files, *now.files]):
+        old, new = before.files.get(path, _ABSENT), now.files.get(path, _ABSENT)
+        if old != new:
+            lines.append(f"{path}: SHA-256 was {old[:12]}, is {new[:12]}")
+    for name in dict.fromkeys([*before.packages, *now.packages]):
+        old, new = before.packages.get(name, _ABSENT), now.packages.get(name, _ABSENT)
+        if old != new:
+            lines.append(f"package {name}: was {old}, is {new}")
+    return lines
+
+
+def data_difference(recorded: Mapping[str, Any], digest: str) -> list[str]:
+    """Return a line when the data of an existing run are not the data there are now, or are not known."""
+    before = (recorded.get("data") or {}).get("sha256")
+    if before == digest:
+        return []
+    return [f"data content: SHA-256 was {str(before or _ABSENT)[:12]}, is {digest[:12]}"]
