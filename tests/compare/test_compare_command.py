@@ -108,7 +108,7 @@ def test_one_file_of_any_kind(write_run: Any, tmp_path: Path, ending: str) -> No
         (["--scale", "logy"], "did you mean 'semilogy'"),
         (["--band", "sem"], "unknown choice 'sem'"),
         (["--band", "t", "--centre", "median"], "a Student t band belongs to the mean"),
-        (["--confidence", "95"], "is no confidence"),
+        (["--confidence", "95"], "is not a confidence level"),
         (["--within", "-1"], "--within"),
         (["--size", "big"], "'big' is no size"),
         (["--size", "0x3"], "1 to 60 inches"),

@@ -326,4 +326,4 @@ def test_a_sweeps_winners_are_compared_on_their_fresh_seeds(write_run: Any, tmp_
     assert list(found.runs["seed"]) == ["100", "101"]
     assert len(found.sensitivity) == 1
     assert found.sensitivity["values"][0] == 3
-    assert "of the 2 final runs on fresh seeds" in found.notes[0]
+    assert "use the 2 final runs on fresh seeds" in found.notes[0]

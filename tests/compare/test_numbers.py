@@ -19,6 +19,7 @@ from trainer.compare import Group, Grouping, compare_runs
 from trainer.compare.table import render_table, with_half_width
 from trainer.compare.verdicts import verdicts
 from trainer.errors import ConfigError
+from trainer.statistics import minimum_detectable
 
 A = (0.90, 0.92, 0.91, 0.95, 0.93, 0.94, 0.90)
 B = (0.88, 0.87, 0.90, 0.89, 0.91, 0.88, 0.86)
@@ -56,11 +57,11 @@ def test_runs_of_equal_seed_are_paired(write_run: Any, tmp_path: Path) -> None:
     expected = stats.ttest_rel(A, B)
     interval = expected.confidence_interval(0.95)
     assert (row["a"], row["b"], row["n"], row["method"]) == ("SGD", "Adam", 7, "paired t")
-    assert [row["difference"], row["low"], row["high"], row["p"]] == pytest.approx(
+    assert [row["difference"], row["low"], row["high"], row["p_unadjusted"]] == pytest.approx(
         [np.mean(np.subtract(A, B)), interval.low, interval.high, expected.pvalue]
     )
     assert row["effect_size"] == pytest.approx(np.mean(np.subtract(A, B)) / np.std(np.subtract(A, B), ddof=1))
-    assert row["wilcoxon_p"] == pytest.approx(stats.wilcoxon(A, B).pvalue)
+    assert row["wilcoxon_p_unadjusted"] == pytest.approx(stats.wilcoxon(A, B).pvalue)
     assert row["verdict"] == "SGD is better"
     other = compare_runs(tmp_path, draw=False, against="SGD").differences.iloc[0]
     assert (other["difference"], other["verdict"]) == (pytest.approx(-row["difference"]), "SGD is better")
@@ -81,7 +82,7 @@ def test_seeds_that_do_not_match_are_unpaired_and_it_is_said(write_run: Any, tmp
     write_groups(write_run, {"Adam": B}, first_seed=100)
     found = compare_runs(tmp_path, draw=False, against="Adam")
     row = found.differences.iloc[0]
-    assert row["p"] == pytest.approx(stats.ttest_ind(A, B, equal_var=False).pvalue)
+    assert row["p_unadjusted"] == pytest.approx(stats.ttest_ind(A, B, equal_var=False).pvalue)
     assert (row["method"], row["note"]) == ("Welch t", "the seeds do not match: unpaired")
     assert "the seeds do not match" in "\n".join(found.verdict_lines())
 
@@ -89,7 +90,7 @@ def test_seeds_that_do_not_match_are_unpaired_and_it_is_said(write_run: Any, tmp
 def test_a_seed_that_only_one_group_has_is_left_out_of_the_pairs(write_run: Any, tmp_path: Path) -> None:
     write_groups(write_run, {"SGD": A, "Adam": B[:-1]})
     row = compare_runs(tmp_path, draw=False, against="Adam").differences.iloc[0]
-    assert row["p"] == pytest.approx(stats.ttest_rel(A[:-1], B[:-1]).pvalue)
+    assert row["p_unadjusted"] == pytest.approx(stats.ttest_rel(A[:-1], B[:-1]).pvalue)
     assert row["note"] == "paired on the 6 seeds that both have"
 
 
@@ -97,25 +98,60 @@ def test_five_pairs_have_no_signed_rank_verdict(write_run: Any, tmp_path: Path) 
     write_groups(write_run, {"SGD": A[:5], "Adam": B[:5]})
     said = "\n".join(compare_runs(tmp_path, draw=False).verdict_lines())
     assert "no verdict: 5 differing pairs give p = 0.0625 at best, alpha = 0.05 needs 6 or more" in said
-    assert "these seeds would show" in said
+    assert "minimum detectable difference (power 0.8 at this spread): " in said
 
 
-def test_holms_correction_can_put_the_signed_ranks_out_of_reach(write_run: Any, tmp_path: Path) -> None:
-    write_groups(write_run, {"SGD": A[:6], "Adam": B[:6], "AdamW": [b - 0.1 - b**2 / 50 for b in B[:6]]})
+def three_groups(write_run: Any, seeds: int) -> None:
+    third = [b - b**2 / 50 for b in B[:seeds]]
+    write_groups(write_run, {"SGD": A[:seeds], "Adam": B[:seeds], "AdamW": third})
+
+
+def test_interval_p_verdict_and_detectable_difference_share_one_level(write_run: Any, tmp_path: Path) -> None:
+    """Three pairs: alone, Adam and SGD differ (p = 0.02); together with the others that is not shown."""
+    three_groups(write_run, 5)
+    found = compare_runs(tmp_path, draw=False)
+    rows = found.differences.set_index(["a", "b"])
+    row = rows.loc[("Adam", "SGD")]
+    alone = stats.ttest_rel(B[:5], A[:5])
+    assert alone.pvalue < 0.05
+    assert (row["p_unadjusted"], row["p_adjusted"]) == pytest.approx((alone.pvalue, 3 * alone.pvalue))
+    interval = alone.confidence_interval(1 - 0.05 / 3)
+    assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+    assert row["low"] < 0 < row["high"]
+    assert row["verdict"] == "no difference shown"
+    assert (row["comparisons"], row["confidence"]) == (3, 0.95)
+    assert row["interval_confidence"] == pytest.approx(1 - 0.05 / 3)
+    sd = float(np.std(np.subtract(B[:5], A[:5]), ddof=1))
+    assert row["minimum_detectable"] == pytest.approx(minimum_detectable(sd, 5, alpha=0.05 / 3))
+    said = found.verdict_lines()
+    assert "95 % simultaneous intervals over 3 pairs (98.33 % each, Bonferroni)" in said[0]
+    assert any("adjusted p = " in line for line in said)
+    lone = compare_runs(tmp_path, draw=False, by=["optimizer.name"], against="SGD")
+    assert set(lone.differences["comparisons"]) == {2}
+
+
+def test_a_family_counts_its_pairs_whatever_came_of_them(write_run: Any, tmp_path: Path) -> None:
+    """A pair that cannot be tested because a run diverged still counts; one with a single seed never did."""
+    write_groups(write_run, {"SGD": A, "Adam": [*B[:6], None], "AdamW": A[:1]})
+    rows = compare_runs(tmp_path, draw=False).differences.set_index(["a", "b"])
+    assert set(rows["comparisons"]) == {1}
+    assert rows.loc[("Adam", "SGD"), "verdict"] == "not tested"
+    assert rows.loc[("AdamW", "SGD"), "verdict"] == "one seed: no test"
+
+
+def test_the_correction_can_put_the_signed_ranks_out_of_reach(write_run: Any, tmp_path: Path) -> None:
+    three_groups(write_run, 6)
     found = compare_runs(tmp_path, draw=False).differences
-    raw = [stats.ttest_rel(A[:6], B[:6]).pvalue, found["p"][0], found["p"][2]]
-    assert raw[0] == pytest.approx(found.set_index(["a", "b"]).loc[("Adam", "SGD"), "p"])
-    order = np.argsort(found["p"])
-    assert found["p_holm"][order[0]] == pytest.approx(3 * found["p"][order[0]])
-    assert all("Holm's correction makes 0.0938 > alpha" in text for text in found["wilcoxon"])
+    assert list(found["wilcoxon_p_adjusted"]) == pytest.approx(list(3 * found["wilcoxon_p_unadjusted"]))
+    assert all("adjusted p = 0.0938 at best, alpha = 0.05 needs 7" in text for text in found["wilcoxon"])
 
 
 def test_the_bootstrap_states_what_it_fails_to_cover(write_run: Any, tmp_path: Path) -> None:
     write_groups(write_run, {"SGD": A[:5], "Adam": B[:5]})
     row = compare_runs(tmp_path, draw=False, bootstrap=True).differences.iloc[0]
     assert row["method"] == "paired percentile bootstrap"
-    assert row["note"] == "on normal data this interval covers about 84% at n=5"
-    assert row["verdict"] == "the interval leaves out 0"
+    assert row["note"] == "on normal data this interval covers about 84% at n=5, not 95%"
+    assert row["verdict"] == "the interval excludes 0"
     t = compare_runs(tmp_path, draw=False).differences.iloc[0]
     assert row["high"] - row["low"] < t["high"] - t["low"]
 
@@ -141,7 +177,7 @@ def test_divergence_is_counted_and_never_averaged(write_run: Any, tmp_path: Path
     assert math.isnan(pair["difference"])
     assert "1 of 7 runs of SGD diverged" in pair["note"]
     worst = [*np.subtract(A[:6], B[:6]), -1.0]
-    assert pair["wilcoxon_p"] == pytest.approx(stats.wilcoxon(worst).pvalue)
+    assert pair["wilcoxon_p_unadjusted"] == pytest.approx(stats.wilcoxon(worst).pvalue)
 
 
 def test_more_than_five_groups_meet_the_best_alone(write_run: Any, tmp_path: Path) -> None:
@@ -154,7 +190,9 @@ def test_more_than_five_groups_meet_the_best_alone(write_run: Any, tmp_path: Pat
     found = compare_runs(tmp_path, draw=False)
     assert set(found.differences["b"]) == {"lr=1e-5"}
     assert len(found.differences) == 5
-    assert any("winner's luck" in note for note in found.notes)
+    assert set(found.differences["comparisons"]) == {15}, "any of the 15 pairs could have held the best"
+    assert "over 5 pairs, corrected for all 15 because" in found.verdict_lines()[0]
+    assert any("too good on average" in note for note in found.notes)
     with pytest.raises(ConfigError, match="unknown group"):
         compare_runs(tmp_path, draw=False, against="lr=7")
 
@@ -186,13 +224,16 @@ def test_every_format_holds_the_same_table(write_run: Any, tmp_path: Path) -> No
     assert list(read["test_accuracy"]) == list(found.groups["test_accuracy"])
     parsed = json.loads(render_table(found.groups, found.targets, "json"))
     assert [row["test_accuracy"] for row in parsed] == list(found.groups["test_accuracy"])
-    markdown = render_table(found.groups, found.targets, "markdown").splitlines()
+    *markdown, blank, caption = render_table(found.groups, found.targets, "markdown").splitlines()
     assert len({line.count("|") for line in markdown}) == 1
+    assert (blank, caption.startswith("mean ± half-width of the 95 % Student t interval")) == ("", True)
+    assert set(found.groups["confidence"]) == {0.95}
     latex = render_table(found.groups, found.targets, "latex")
     assert latex.startswith(r"\begin{tabular}{lrr")
     assert r"test acc \%" in latex
     assert r"val\_accuracy=0.85" in latex
     assert r"92.1 $\pm$ 1.8" in latex
+    assert r"mean $\pm$ half-width of the 95 \% Student t interval" in latex
     assert len(list(csv.reader(io.StringIO(render_table(found.groups, found.targets, "csv"))))) == 3
     assert json.dumps(found.as_dict(), allow_nan=False)
 
@@ -257,14 +298,14 @@ def simulated(rng: np.random.Generator, groups: int, seeds: int) -> pd.DataFrame
 
 
 def test_false_alarms_stay_near_alpha_over_all_pairs() -> None:
-    """Of comparisons of three equal groups 5 % or fewer raise an alarm (Holm); 95 % of intervals hold 0.
+    """Of comparisons of three equal groups 5 % or fewer raise an alarm; in the others all intervals hold 0.
 
-    With 150 comparisons the bounds are three standard deviations away from the nominal shares.
+    With 150 comparisons the bound is three standard deviations away; tests/statistics simulates thousands.
     """
     grouping = Grouping(tuple(Group(str(g), (), {}) for g in range(3)), ("optimizer.name",), ())
     rng = np.random.default_rng(0)
     tables = [verdicts(grouping, simulated(rng, 3, 6), "test_accuracy") for _ in range(150)]
-    alarms = sum(bool((table["p_holm"] <= 0.05).any()) for table in tables)
-    assert alarms / len(tables) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 150)
-    held = np.mean([((table["low"] <= 0) & (table["high"] >= 0))[0] for table in tables])
-    assert abs(held - 0.95) <= 3 * math.sqrt(0.05 * 0.95 / 150)
+    alarms = [bool((table["p_adjusted"] <= 0.05).any()) for table in tables]
+    assert np.mean(alarms) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 150)
+    assert alarms == [bool(((table["low"] > 0) | (table["high"] < 0)).any()) for table in tables]
+    assert alarms == [bool(table["verdict"].str.contains("better").any()) for table in tables]

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer import console, rundir
 from trainer.compare import Comparison, compare_runs
-from trainer.compare.table import render_table, sections
+from trainer.compare.table import caption, render_table, sections
 from trainer.console import Column
 from trainer.errors import ConfigError, unknown_name
 from trainer.plots.style import render
@@ -127,22 +127,17 @@ def _print(found: Comparison) -> None:
         columns = [Column(heading) for heading in names] + [Column(heading, "right") for heading in part]
         console.table(columns, zip(*names.values(), *part.values(), strict=True))
         sys.stdout.write("\n")
-    said = f"means over seeds ± half of the {100 * found.confidence:g} % interval (Student t)"
+    said = caption(found.confidence)
     if found.targets:
-        said += "\ntimes: median over all runs, inf where half never arrived"
+        said += "\ntimes: median over all runs; inf where half of them or more never reached the target"
     if bool(found.groups["overhead_ms"].isna().any()):
         said += "\noverhead: - where no plain SGD (momentum 0) ran under the same conditions"
     console.print_text(said)
     if found.grouping.problems != ("",) and not len(found.differences):
         console.print_text("no two groups share a problem: nothing to test")
     lines = found.verdict_lines()
-    if lines:
-        share = f"{100 * found.confidence:g} %"
-        console.print_text(
-            f"\nDifferences in {found.metric}, {share} intervals; p Holm-adjusted over all pairs; power 0.8"
-        )
-        for line in lines:
-            console.print_text(console.clean(line))
+    for place, line in enumerate(lines):
+        console.print_text(("" if place else "\n") + console.clean(line))
     if found.tuning_lines:
         console.print_text("\nSensitivity")
         for line in found.tuning_lines:

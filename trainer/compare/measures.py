@@ -143,13 +143,14 @@ def group_frame(
         grouping: the groups.
         frame: as `run_frame` returns it.
         targets: those in `frame`.
-        confidence: of the intervals, in (0, 1).
+        confidence: of each interval alone, in (0, 1).
     """
     rows = []
     for group in grouping.groups:
         runs = frame[(frame["problem"] == group.problem) & (frame["group"] == group.name)]
         row: dict[str, Any] = {
             "problem": group.problem, "group": group.name, "n": len(runs), "diverged": group.diverged,
+            "confidence": confidence,
         }  # fmt: skip
         for name in results_of(frame):
             interval = mean_of(runs[name], confidence)

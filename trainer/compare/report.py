@@ -31,7 +31,7 @@ from trainer.compare.measures import (
     timed_on,
 )
 from trainer.compare.table import plain_records, render_table
-from trainer.compare.verdicts import ALL_PAIRS, check_confidence, summary_lines, verdicts
+from trainer.compare.verdicts import ALL_PAIRS, check_confidence, heading, summary_lines, verdicts
 from trainer.errors import unknown_name
 from trainer.plots.style import render
 from trainer.rundir import Run
@@ -46,10 +46,11 @@ class Comparison:
         grouping: the groups and what they differ in.
         runs: one row per run.
         groups: one row per group: counts, means with intervals, median times to targets, cost.
-        differences: one row per pair of groups within a problem: difference, interval, tests, power.
+        differences: one row per pair of groups within a problem: difference, interval, tests, minimum
+            detectable difference, all at the level of the whole family of pairs.
         sensitivity: one row per family of groups along a swept key; empty when nothing was swept.
         metric: the result by which the differences are taken, as `test_accuracy`.
-        confidence: of the intervals.
+        confidence: of each group's interval, and of all intervals of differences together.
         targets: the targets whose times were taken.
         tuning_lines: the sensitivity in words.
         notes: what was left out, what the groups should not differ in, what could not be drawn.
@@ -69,14 +70,16 @@ class Comparison:
     figures: Mapping[str, Figure] = field(default_factory=dict)
 
     def verdict_lines(self) -> list[str]:
-        """Return the differences in words."""
-        return summary_lines(self.differences, percent=self.metric.endswith("accuracy"))
+        """Return the differences in words, below a line that says of what and at which level they are."""
+        lines = summary_lines(self.differences, percent=self.metric.endswith("accuracy"))
+        return [heading(self.differences), *lines] if lines else []
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything but the figures as plain values, ready for JSON."""
         return {
             "format": 1,
             "metric": self.metric,
+            "confidence": self.confidence,
             "compared": list(self.grouping.keys),
             "groups": plain_records(self.groups),
             "differences": plain_records(self.differences),
@@ -157,7 +160,7 @@ def compare_runs(
             checkpoint where all runs read it, else validation.
         against: name of the group that the others are held against; None = all pairs of up to five groups.
         bootstrap: percentile bootstrap instead of Student's t for paired differences.
-        confidence: of all intervals, in (0, 1).
+        confidence: of each group's interval, and of all intervals of differences together, in (0, 1).
         within: share of the best result that counts as good along a swept key, >= 0.
         random_search: take the runs for a random search, where no sweep.yaml says so.
         draw: make the figures.
@@ -182,8 +185,8 @@ def compare_runs(
     notes += [*grouping.notes, *_missing(frame), *_machines(entries), *_singles(grouping)]
     if against is None and max(Counter(group.problem for group in grouping.groups).values()) > ALL_PAIRS:
         notes.append(
-            f"more than {ALL_PAIRS} groups: each is held against the best mean, which its own seeds chose "
-            "(a winner's luck is in it); run the finalists again on fresh seeds"
+            f"more than {ALL_PAIRS} groups: each is compared with the group of the best mean. The same seeds "
+            "chose that group, so its mean is too good on average; train the best groups again on fresh seeds"
         )
     trials, trial_frame = grouping, frame
     if len(searched) < len(found):
@@ -217,10 +220,10 @@ def compare_runs(
 
 
 def _stages(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[str]]:
-    """Return the runs to compare, those that tell of tuning, and a note where they are not the same.
+    """Return the runs to compare, those that show tuning, and a note where they are not the same.
 
-    Where a sweep's winners were run on fresh seeds, those alone are compared: the search's own runs were
-    chosen from, and would flatter the chosen.
+    Where a sweep's winners were run on fresh seeds, those alone are compared: the best of the search's own
+    runs were selected by their results, which are too good on average.
     """
     finals = [run for run in runs if is_final(run)]
     sweeps = {sweep_of(run) for run in finals}
@@ -230,8 +233,8 @@ def _stages(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[str]]:
         return list(runs), list(runs), []
     compared = [run for run in runs if run not in trials]
     note = (
-        f"table and tests are of the {len(finals)} final runs on fresh seeds; "
-        f"the {len(trials)} runs of the search tell of sensitivity alone"
+        f"the table and the tests use the {len(finals)} final runs on fresh seeds; "
+        f"the {len(trials)} runs of the search are used for sensitivity alone"
     )
     return compared, searched, [note]
 
@@ -285,4 +288,4 @@ def _singles(grouping: Grouping) -> list[str]:
     if not single:
         return []
     who = "every group has" if len(single) == len(grouping.groups) else f"{', '.join(single)}:"
-    return [f"{who} one seed: no interval and no test; a difference may be luck"]
+    return [f"{who} one seed: no interval and no test; a difference may be chance"]

@@ -30,10 +30,17 @@ _SHOWN = ("final_val_loss", "final_val_accuracy", "best_val_loss", "best_val_acc
 Columns = dict[str, list[str]]
 
 
+def caption(confidence: float) -> str:
+    """Return what a table's ± means."""
+    share = f"{100 * confidence:.4g} %"
+    return f"mean ± half-width of the {share} Student t interval over seeds (overhead: Welch t), each alone"
+
+
 def sections(table: pd.DataFrame, targets: Sequence[Target] = ()) -> tuple[Columns, list[Columns]]:
     """Return the columns that name the groups, and those of results, of each target and of cost, in words.
 
-    A mean stands as `97.31 ± 0.42`; a target that half of the runs or more never reached as `inf`.
+    A mean stands as `97.31 ± 0.42` (see `caption`); the median time to a target that half of the runs or more
+    never reached as `inf`.
 
     Args:
         table: as `measures.group_frame` returns it.
@@ -52,7 +59,7 @@ def sections(table: pd.DataFrame, targets: Sequence[Target] = ()) -> tuple[Colum
     times: list[Columns] = [
         {f"reached {target}": [f"{row[f'reached {target}']} of {row['n']}" for row in records]}
         | {
-            f"{unit} to {target}": [_time(row[f"{unit} to {target}"], unit) for row in records]
+            f"median {unit} to {target}": [_time(row[f"{unit} to {target}"], unit) for row in records]
             for unit in UNITS
         }
         for target in targets
@@ -66,7 +73,11 @@ def sections(table: pd.DataFrame, targets: Sequence[Target] = ()) -> tuple[Colum
 
 
 def render_table(table: pd.DataFrame, targets: Sequence[Target], file_format: str) -> str:
-    """Return the table as Markdown, LaTeX (booktabs), CSV or JSON; the last two hold the whole numbers."""
+    """Return the table as Markdown, LaTeX (booktabs), CSV or JSON.
+
+    CSV and JSON hold the whole numbers, with the intervals' ends in columns of their own and their level in
+    `confidence`; below the others stands what ± means.
+    """
     if file_format == "csv":
         return table.to_csv(index=False, lineterminator="\n")
     if file_format == "json":
@@ -75,9 +86,9 @@ def render_table(table: pd.DataFrame, targets: Sequence[Target], file_format: st
     everything = {heading: cells for part in (names, *parts) for heading, cells in part.items()}
     headings, rows = list(everything), [list(row) for row in zip(*everything.values(), strict=True)]
     if file_format == "markdown":
-        return _markdown(headings, rows)
+        return _markdown(headings, rows) + f"\n{caption(table['confidence'].iloc[0])}\n"
     assert file_format == "latex", file_format
-    return _latex(headings, rows)
+    return _latex(headings, rows, caption(table["confidence"].iloc[0]))
 
 
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -92,7 +103,7 @@ _LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasc
 }
 
 
-def _latex(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _latex(headings: Sequence[str], rows: Sequence[Sequence[str]], below: str) -> str:
     def cell(text: str) -> str:
         escaped = "".join(_LATEX.get(sign, sign) for sign in text)
         if escaped == "inf":
@@ -107,7 +118,8 @@ def _latex(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         r"\midrule",
     ]
     lines += [" & ".join(map(cell, row)) + r" \\" for row in rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    lines += [r"\bottomrule", rf"\multicolumn{{{len(headings)}}}{{l}}{{\footnotesize {cell(below)}}} \\"]
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
 
 
 def _result(row: Any, name: str, n: int) -> str:
