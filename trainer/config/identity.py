@@ -44,7 +44,7 @@ def _marks(key: str) -> tuple[MayDiffer, ...]:
             break
         if part not in section.model_fields:
             if issubclass(section, WithOptions):
-                if depth == len(parts) - 1 and (mark := OPTIONS.get(parts[0], {}).get(part)):
+                if depth == len(parts) - 1 and (mark := OPTIONS.get(section, {}).get(part)):
                     found.append(mark)
                 continue  # a label or a number in a list of components; an option has nothing below it
             break

@@ -7,6 +7,7 @@ option models that the catalog derives from the builders' signatures.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -53,17 +54,6 @@ SAVING = MayDiffer(group=True, skip=True, resume=True)
 RECORDS = MayDiffer(name=True, group=True)
 # How long a run goes on: a longer one begins alike.
 LENGTH = MayDiffer(resume=True)
-
-# Options of components that carry a mark; these components' signatures are torch's or the data sets' own.
-OPTIONS = {
-    "data": {"root": PLACE, "download": PLACE, "path": MayDiffer(name=True, group=True)},
-    "optimizer": {
-        "fused": MayDiffer(group=True, resume=True, unset=True),
-        "foreach": MayDiffer(group=True, resume=True, unset=True),
-        "capturable": MayDiffer(group=True),
-        "differentiable": MayDiffer(group=True),
-    },
-}
 
 
 class Section(BaseModel):
@@ -436,3 +426,18 @@ class Config(Section):
         if "scheduler" in value and not isinstance(value["scheduler"], list):
             value["scheduler"] = [] if value["scheduler"] is None else [value["scheduler"]]
         return value
+
+
+_IMPLEMENTATION = {
+    "fused": MayDiffer(group=True, resume=True, unset=True),
+    "foreach": MayDiffer(group=True, resume=True, unset=True),
+    "capturable": MayDiffer(group=True),
+    "differentiable": MayDiffer(group=True),
+}
+
+OPTIONS: Mapping[type[WithOptions], Mapping[str, MayDiffer]] = {
+    DataConfig: {"root": PLACE, "download": PLACE, "path": MayDiffer(name=True, group=True)},
+    OptimizerConfig: _IMPLEMENTATION,
+    GroupConfig: _IMPLEMENTATION,
+}
+"""The same for options of components, whose signatures are torch's or the data sets' own."""
