@@ -320,3 +320,17 @@ def test_a_schedule_s_own_function_is_kept_and_watched(tmp_path: Path) -> None:
     with open(tmp_path / "lambdas.py", "a") as file:
         file.write("# changed\n")
     assert "lambdas.py: SHA-256 was" in refused(folder, "train.epochs=2")
+
+
+def test_skip_existing_resumes_what_was_interrupted(tmp_path: Path) -> None:
+    config, folder, stopped = write_tiny(tmp_path), tmp_path / "run", tmp_path / "stopped"
+    command = ["train", config, "train.epochs=2", "--quiet", "--json", "--run-dir"]
+    with copied_at(8, stopped):
+        assert optlab(*command, folder).code == 0
+    other = optlab(*command, stopped, "--skip-existing", "log.gradients=true")
+    assert (other.code, "log.gradients: False in the existing run" in other.err) == (2, True)
+    done = optlab(*command, stopped, "--skip-existing")
+    assert (done.code, done.json["skipped"]) == (0, False), done.err
+    assert "goes on after step" in (stopped / "train.log").read_text()
+    assert differences(folder, stopped) == []
+    assert optlab(*command, stopped, "--skip-existing").json["skipped"] is True

@@ -110,7 +110,7 @@ def extras(sweep: Sweep, variant: Variant, stage: Stage) -> list[str]:
     One thread per run; no figures (`optlab plot` draws them from a run's files at any time); and the test
     split read by the runs that were chosen on validation, never by those that the choice is made from.
     """
-    given = {text.partition("=")[0] for text in variant.overrides}
+    given = {text.partition("=")[0] for text in variant.overrides} | {axis.key for axis in variant.axes}
     train, log = variant.tree.data.get("train") or {}, variant.tree.data.get("log") or {}
     laid = []
     if train.get("threads") is None and "train.threads" not in given:
