@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
 # Set up .venv with the development tools, check style and types, and run the tests.
-# Further arguments go to pytest: scripts/test.sh tests/config -k merge
+# Further arguments go to pytest: scripts/test.sh tests/config -k merge. Without any, two to four tests run at a time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh dev
+"$venv/bin/optlab" doctor
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"
+if [ $# -eq 0 ]; then
+  set -- --numprocesses=auto --maxprocesses=4 --dist=worksteal
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # else every process takes all cores
+fi
 exec "$venv/bin/python" -m pytest "$@"

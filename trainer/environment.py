@@ -11,7 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from trainer.device import usable_cores
+
+LOCK = Path(__file__).resolve().parents[1] / "requirements.lock"
+"""The versions that the tests have passed with; a checkout has the file, an installed wheel has not."""
 
 PACKAGES = ("optlab", "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "pydantic")
 
@@ -76,3 +82,44 @@ def git_state() -> dict[str, Any] | None:
     if commit is None:
         return None
     return {"commit": commit, "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def compare_with_lock() -> dict[str, Any]:
+    """Compare the installed packages with the versions that the lock file names.
+
+    Packages that the lock names and that are not installed (development tools, CUDA libraries beside a CPU build
+    of torch) are no difference; nor is a build of the same version (`2.14.1+cpu`).
+
+    Returns:
+        `lock`, the file, or None where there is none; `compared`, the number of installed packages that it names;
+        `differences`, a dict of `package`, `installed` and `tested` for each that has another version.
+    """
+    try:
+        lines = LOCK.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {"lock": None, "compared": 0, "differences": []}
+    installed: dict[str, str] = {}
+    for found in metadata.distributions():
+        if found.name and found.version:  # None where the package's own files are damaged
+            installed.setdefault(
+                canonicalize_name(found.name), found.version
+            )  # the first is the one imported
+    tested = [Requirement(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    compared = [
+        (locked, installed[canonicalize_name(locked.name)])
+        for locked in tested
+        if canonicalize_name(locked.name) in installed and (locked.marker is None or locked.marker.evaluate())
+    ]
+    return {
+        "lock": str(LOCK),
+        "compared": len(compared),
+        "differences": [
+            {
+                "package": locked.name,
+                "installed": version,
+                "tested": str(locked.specifier).removeprefix("=="),
+            }
+            for locked, version in compared
+            if not locked.specifier.contains(version, prereleases=True)
+        ],
+    }

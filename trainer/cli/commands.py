@@ -28,7 +28,7 @@ from trainer.config.paths import absolute_import_path
 from trainer.console import Column
 from trainer.data.cache import cache_folder
 from trainer.data.dataset import data_root
-from trainer.environment import environment
+from trainer.environment import compare_with_lock, environment
 from trainer.errors import BusyError, ConfigError, OptlabError, RunError, unknown_name
 from trainer.experiment import Experiment
 from trainer.models.describe import check_shapes, layer_table
@@ -342,6 +342,7 @@ def schema(output: Path | None) -> None:
 def doctor(runs: Path, *, as_json: bool) -> None:
     """Print what this machine offers."""
     found = environment()
+    found["tested"] = compare_with_lock()
     found["torch"] = {
         "threads": torch.get_num_threads(),
         "CUDA devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
@@ -364,8 +365,22 @@ def doctor(runs: Path, *, as_json: bool) -> None:
     if as_json:
         console.print_json(found)
         return
-    for section in ("versions", "machine", "torch", "data", "cache", "runs"):
-        console.print_pairs(section, found[section])
+    for section in ("versions", "tested", "machine", "torch", "data", "cache", "runs"):
+        pairs = _tested_pairs(found["tested"]) if section == "tested" else found[section]
+        console.print_pairs(section, pairs)
+
+
+def _tested_pairs(tested: dict[str, Any]) -> dict[str, str]:
+    """Return what `doctor` prints about the tested versions: one line per package that differs."""
+    if tested["lock"] is None:
+        return {"environment": "unknown: requirements.lock comes with a checkout, and this is none"}
+    differences, compared = tested["differences"], tested["compared"]
+    if not differences:
+        return {"environment": f"the tested one: {compared} packages as in {tested['lock']}"}
+    return {
+        "environment": f"not the tested one: {len(differences)} of {compared} packages differ"
+        f" from {tested['lock']}"
+    } | {each["package"]: f"{each['installed']}, tested with {each['tested']}" for each in differences}
 
 
 def _cache_found() -> dict[str, Any]:
