@@ -87,11 +87,11 @@ def git_state() -> dict[str, Any] | None:
 def compare_with_lock() -> dict[str, Any]:
     """Compare the installed packages with the versions that the lock file names.
 
-    Packages that the lock names and that are not installed (development tools, CUDA libraries beside a CPU build
-    of torch) are no difference; nor is a build of the same version (`2.14.1+cpu`).
+    Packages that the lock names and that are not installed (development tools, CUDA libraries where torch is
+    built for the CPU) are no difference; nor is another build of the same version (`2.14.1+cpu`).
 
     Returns:
-        `lock`, the file, or None where there is none; `compared`, the number of installed packages that it names;
+        `lock`, the file, or None where there is none; `compared`, how many installed packages it names;
         `differences`, a dict of `package`, `installed` and `tested` for each that has another version.
     """
     try:

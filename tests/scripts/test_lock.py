@@ -1,4 +1,4 @@
-"""requirements.lock, the tested versions: complete, within the ranges, and what `optlab doctor` compares with."""
+"""requirements.lock, the tested versions: complete, within the ranges, and read by `optlab doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scripts/setup.sh with a pip that only records: what it asks for, and what it says when it cannot have it."""
+"""scripts/setup.sh with a pip that only records: what it installs, and what it says when that fails."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def program(path: Path, text: str) -> None:
 
 
 def setup(clone: Path, *extra: str, **variables: str) -> tuple[int, list[str], list[str]]:
-    """Run setup.sh; return its exit code, the lines that it printed and the lines that pip was called with."""
+    """Run setup.sh; return its exit code, the lines that it printed, and how pip was called."""
     record = clone / "record"
     record.write_text("")
     done = subprocess.run(
@@ -114,12 +114,11 @@ def test_any_python_on_the_path_that_is_new_enough_will_do(clone: Path, tmp_path
     tools = tmp_path / "tools"
     for name in ("bash", "dirname", "ls", "rm", "touch", "grep", "tail", "paste", "cat"):
         program(tools / name, f'#!/bin/sh\nexec {shutil.which(name)} "$@"\n')
-    assert setup(clone, PATH=str(tools))[1] == [
-        "error: optlab needs Python 3.11 or newer; python3 is not there"
-    ]
+    needs = "error: optlab needs Python 3.11 or newer; python3 is"
+    assert setup(clone, PATH=str(tools))[1] == [f"{needs} not there"]
     old = "#!/bin/sh\ncase $2 in *exit*) exit 1;; *) echo 3.9.1;; esac\n"
     program(tools / "python3", old)
-    assert setup(clone, PATH=str(tools))[1] == ["error: optlab needs Python 3.11 or newer; python3 is 3.9.1"]
+    assert setup(clone, PATH=str(tools))[1] == [f"{needs} 3.9.1"]
     program(tools / "python", '#!/bin/sh\n[ "$1 $2" = "-m venv" ] && exit 1\nexec "$REAL" "$@"\n')
     code, said, _ = setup(clone, PATH=str(tools))
     assert code == 1
