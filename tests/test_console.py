@@ -232,7 +232,7 @@ def test_a_diverged_result_without_measurements_is_told_too() -> None:
         (3, ",d", "3"),
         (0.1, "", "0.1"),
         (math.nan, ",d", "nan"),
-        ("a\tb", "", "a\tb"),
+        ("a\tb\nc", "", "a\\tb\\nc"),
     ],
 )
 def test_cells(value: Any, spec: str, shown: str) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.optimize import rosen
 from typer.testing import CliRunner
 
-from trainer.cli import app
+from trainer.cli.verbs import app
 from trainer.errors import ConfigError
 from trainer.landscape import descend, find_surface, learning_rates, parse_contestants, race
 from trainer.problems import SURFACES, Surface

@@ -1,7 +1,8 @@
 """What the user sees in the terminal: progress, tables, errors; the only module that imports rich (floor 3).
 
 Progress and complaints go to stderr, results to stdout. Nothing here reads runs or decides anything. Text
-from users and files is never read as markup, and its control characters are shown, not obeyed.
+from users and files is never read as markup, and its control characters are shown, not obeyed. What stderr
+does not take is dropped; what stdout does not take is an OutputError (see `streams`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +25,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trainer.errors import OptlabError
+from trainer import streams
+from trainer.errors import OptlabError, OutputError
 from trainer.records import EvalRecord, RunResult, StepRecord
 
 REDRAW_SECONDS = 0.1
@@ -34,23 +37,42 @@ RECENT_SECONDS = 20.0
 
 
 def print_text(text: str, *, file: TextIO | None = None) -> None:
-    """Print text as it is (stdout unless said otherwise), without wrapping; a newline ends it."""
-    _write(text if text.endswith("\n") else text + "\n", file or sys.stdout)
+    """Print text (on stdout unless said otherwise) without wrapping; a newline ends it."""
+    _write(clean(text if text.endswith("\n") else text + "\n"), file or streams.results())
 
 
 def print_json(value: Any, *, file: TextIO | None = None) -> None:
-    """Print a value as indented JSON; NaN and infinities, which JSON does not have, become null."""
-    print_text(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str), file=file)
+    """Print a value as indented JSON; NaN and infinities, which JSON does not have, become null.
+
+    Raises:
+        OutputError: with exit code 1 also where the reader closed the pipe: a program has asked for it all.
+    """
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str)
+    shown = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    try:
+        print_text(shown, file=file)
+    except OutputError as error:
+        raise OutputError(error.reason) from error
 
 
 def print_note(text: str) -> None:
     """Print a remark on stderr."""
-    print_text(clean(text), file=sys.stderr)
+    print_text(_indented(text), file=streams.lenient(sys.stderr))
+
+
+@contextmanager
+def results_are_kept() -> Iterator[None]:
+    """Make it a remark when stdout does not take the results that the block prints: they are on the disk."""
+    try:
+        yield
+    except OutputError as error:
+        if not error.closed:
+            print_note(str(error))
 
 
 def print_error(error: OptlabError) -> None:
     """Print every problem of an error on stderr: where, which key, what; then expected and fix."""
-    console = _console(sys.stderr)
+    console = _console(streams.lenient(sys.stderr))
     count = len(error.problems)
     if count > 1:
         _print(console, Text(f"error: {count} problems", style="bold red"))
@@ -59,10 +81,10 @@ def print_error(error: OptlabError) -> None:
         if count == 1:
             head.append("error: ", style="bold red")
         if problem.where:
-            head.append(f"{clean(problem.where)}: ", style="cyan")
+            head.append(f"{one_line(problem.where)}: ", style="cyan")
         if problem.key:
-            head.append(f"{clean(problem.key)}: ", style="bold")
-        head.append(clean(problem.what))
+            head.append(f"{one_line(problem.key)}: ", style="bold")
+        head.append(_indented(clean(problem.what)))
         _print(console, head)
         said = {"expected": problem.expected, "fix": problem.fix}
         _print_pairs(console, {key: text for key, text in said.items() if text}, indent=4)
@@ -76,9 +98,9 @@ def print_pairs(title: str, pairs: Mapping[str, Any], *, file: TextIO | None = N
         pairs: values are shown as by `format_cell`; None as a dash.
         file: stdout unless said otherwise.
     """
-    console = _console(file or sys.stdout)
+    console = _console(file or streams.results())
     if title:
-        _print(console, Text(clean(title), style="bold"))
+        _print(console, Text(one_line(title), style="bold"))
     _print_pairs(console, pairs, indent=2 if title else 0)
 
 
@@ -105,18 +127,18 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Any]], *, file: Tex
         rows: a cell per column; None is shown as a dash.
         file: stdout unless said otherwise.
     """
-    file = file or sys.stdout
+    file = file or streams.results()
     cells = [[format_cell(cell, c.spec) for c, cell in zip(columns, row, strict=True)] for row in rows]
     console = _console(file)
     if is_terminal(file):
         grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for column in columns:
-            grid.add_column(Text(clean(column.title)), justify=column.align, overflow="fold")
+            grid.add_column(Text(one_line(column.title)), justify=column.align, overflow="fold")
         for row in cells:
             grid.add_row(*map(Text, row))
         console.print(grid)
         return
-    everything = [[clean(column.title) for column in columns], *cells]
+    everything = [[one_line(column.title) for column in columns], *cells]
     widths = [max(len(row[i]) for row in everything) for i in range(len(columns))]
     for row in everything:
         placed = [
@@ -160,6 +182,17 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
+def one_line(text: str) -> str:
+    """Return the text with all its control characters written out, newlines too: a cell, a name, a path."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _indented(text: str) -> str:
+    """Return the text with all lines but the first indented, so that none looks like a message of its own."""
+    first, *more = text.split("\n")
+    return "\n".join([first, *(line if line[:1] in ("", " ") else f"    {line}" for line in more)])
+
+
 def format_cell(value: Any, spec: str = "") -> str:
     """Return a value as a table shows it: None as a dash, numbers by `spec` or in six digits."""
     if value is None:
@@ -170,7 +203,7 @@ def format_cell(value: Any, spec: str = "") -> str:
         if isinstance(value, float) and not math.isfinite(value):
             return f"{value}"
         return format(value, spec or (".6g" if isinstance(value, float) else "d"))
-    return clean(str(value))
+    return one_line(str(value))
 
 
 def format_seconds(seconds: float) -> str:
@@ -214,7 +247,7 @@ class TrainingProgress:
 
     def __init__(self, *, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         """Show nothing yet."""
-        self._file = file or sys.stderr
+        self._file = streams.lenient(file or sys.stderr)
         self._clock = clock
         self._console = _console(self._file)
         self._live: Live | None = None
@@ -254,7 +287,7 @@ class TrainingProgress:
             steps_per_epoch: updates per epoch.
             seconds_budget: seconds of training after which the run ends; None = no limit.
         """
-        self._title = clean(title)
+        self._title = one_line(title)
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._seconds_budget = seconds_budget
@@ -283,7 +316,7 @@ class TrainingProgress:
 
     def note(self, text: str) -> None:
         """Leave a remark above the bar."""
-        self._print(Text(clean(text)))
+        self._print(Text(_indented(clean(text))))
 
     def _stop(self) -> None:
         if self._live:
@@ -484,19 +517,22 @@ def _print(console: Console, text: Text) -> None:
 def _print_pairs(console: Console, pairs: Mapping[str, Any], *, indent: int) -> None:
     if not pairs:
         return
-    width = max(len(clean(key)) for key in pairs)
+    shown = {
+        one_line(key): clean(value) if isinstance(value, str) else format_cell(value)
+        for key, value in pairs.items()
+    }
+    width = max(map(len, shown))
     if console.is_terminal:
         grid = Table.grid(padding=(0, 2, 0, 0))
         grid.add_column(width=indent + width, no_wrap=True, style="dim")
         grid.add_column(overflow="fold")
-        for key, value in pairs.items():
-            grid.add_row(Text(" " * indent + clean(key)), Text(format_cell(value)))
+        for key, value in shown.items():
+            grid.add_row(Text(" " * indent + key), Text(value))
         console.print(grid)
         return
     below = "\n" + " " * (indent + width + 2)
-    for key, value in pairs.items():
-        line = " " * indent + clean(key).ljust(width) + "  " + format_cell(value).replace("\n", below)
-        _write(line + "\n", console.file)
+    for key, value in shown.items():
+        _write(" " * indent + key.ljust(width) + "  " + value.replace("\n", below) + "\n", console.file)
 
 
 def _write(text: str, file: TextIO | Any) -> None:
@@ -529,7 +565,7 @@ class SweepProgress:
 
     def __init__(self, *, file: TextIO | None = None, quiet: bool = False) -> None:
         """Show nothing yet."""
-        self._file = file or sys.stderr
+        self._file = streams.lenient(file or sys.stderr)
         self._console = _console(self._file)
         self._live: Live | None = None
         self._quiet = quiet
@@ -553,11 +589,11 @@ class SweepProgress:
     def line(self, text: str) -> None:
         """Leave a line, unless quiet."""
         if not self._quiet:
-            _print(self._console, Text(clean(text)))
+            _print(self._console, Text(_indented(clean(text))))
 
     def note(self, text: str) -> None:
         """Leave a remark, quiet or not."""
-        _print(self._console, Text(clean(text)))
+        _print(self._console, Text(_indented(clean(text))))
 
     def update(
         self, columns: Sequence[Column], rows: Iterable[Sequence[Any]], done: int, total: int, tail: str
@@ -568,7 +604,9 @@ class SweepProgress:
         self._drawn = time.monotonic()
         grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for column in columns:
-            grid.add_column(Text(column.title), justify=column.align, no_wrap=True, overflow="ellipsis")
+            grid.add_column(
+                Text(one_line(column.title)), justify=column.align, no_wrap=True, overflow="ellipsis"
+            )
         shown = list(rows)
         room = max(self._console.height - 4, 1)
         for row in shown[:room]:
@@ -581,5 +619,5 @@ class SweepProgress:
         below = Table.grid(padding=(0, 2, 0, 0))
         below.add_column(no_wrap=True)
         below.add_column(no_wrap=True)
-        below.add_row(bar, Text(tail))
+        below.add_row(bar, Text(one_line(tail)))
         self._live.update(Group(grid, *more, below), refresh=True)

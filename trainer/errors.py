@@ -91,6 +91,21 @@ class StorageError(OptlabError):
     exit_code = 1
 
 
+class OutputError(OptlabError):
+    """A result could not be written to stdout.
+
+    Args:
+        reason: what the system says.
+        closed: whether the reader closed the pipe, as `head` does: no news to anybody.
+    """
+
+    def __init__(self, reason: str, *, closed: bool = False) -> None:
+        super().__init__(f"cannot write the result to stdout: {reason}")
+        self.reason = reason
+        self.closed = closed
+        self.exit_code = 141 if closed else 1  # 141 is what the shell makes of SIGPIPE
+
+
 _MOST_CHOICES = 40  # of the 90 models, the first ones are ours; `optlab list` names them all
 
 

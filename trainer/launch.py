@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import rundir, runner
+from trainer import interrupts, rundir, runner
 from trainer.building import Material, build_experiment, load_material
 from trainer.config.identity import (
     Code,
@@ -86,6 +86,7 @@ def launch(
         if found := _existing(loaded, folder, skip_existing, busy=wait, data_digest=digest):
             return Launched(folder, found, skipped=True)
     experiment = build_experiment(loaded, material=material)
+    interrupts.check()  # torch's imports may have swallowed it; nothing has been written yet
     rundir.prepare_root(folder.parent)
     with rundir.locked(folder, wait=wait):
         # Another process may have trained it while this one was building.

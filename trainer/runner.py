@@ -18,7 +18,7 @@ from typing import Any, TypeGuard
 
 import torch
 
-from trainer import rundir
+from trainer import interrupts, rundir
 from trainer.anomaly import find_anomaly
 from trainer.config.load import dump
 from trainer.console import TrainingProgress
@@ -190,7 +190,9 @@ def save_figures(folder: Path, formats: Sequence[str], draw: Draw = draw_run) ->
 
 @contextmanager
 def stop_on_signals(experiment: Experiment) -> Iterator[list[int]]:
-    """Turn SIGINT and SIGTERM into a request to stop after the step; a second SIGINT leaves at once.
+    """Turn SIGINT, SIGTERM and SIGHUP into a request to stop after the step; a second SIGINT leaves at once.
+
+    SIGHUP, which says that the terminal is gone, stays ignored where `nohup` has it ignored.
 
     Yields the list of signals received. Outside the main thread signals are left alone.
     """
@@ -205,7 +207,11 @@ def stop_on_signals(experiment: Experiment) -> Iterator[list[int]]:
         received.append(number)
         experiment.stop_requested = True
 
-    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    interrupts.check()
+    former = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield received
     finally:

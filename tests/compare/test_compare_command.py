@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from trainer import rundir
-from trainer.cli import app
+from trainer.cli.verbs import app
 from trainer.errors import ConfigError, OptlabError
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from trainer.bench.loops import BARE
 from trainer.bench.task import OPTIONS, Task
 from trainer.catalog import MODELS
-from trainer.cli import app
+from trainer.cli.verbs import app
 from trainer.engines.compiled import PAYS_AFTER_STEPS, CompiledEngine, compiler
 from trainer.engines.eager import MicroBatch
 from trainer.errors import ConfigError

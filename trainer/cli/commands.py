@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 import shlex
-import sys
 import time
 import types
 import typing
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 
-from trainer import catalog, console, drawing, launch, rundir, runner
+from trainer import catalog, console, drawing, interrupts, launch, rundir, runner
 from trainer.building import build_experiment
 from trainer.config.json_schema import json_schema
 from trainer.config.load import dump, read
@@ -98,7 +97,8 @@ def finish(done: launch.Launched, *, as_json: bool) -> int:
     if as_json:
         console.print_json({"run": str(done.folder), "skipped": done.skipped} | done.result.as_dict())
     else:
-        console.print_result(done.result, done.folder)
+        with console.results_are_kept():
+            console.print_result(done.result, done.folder)
     if done.result.status == "interrupted":
         console.print_note(f"go on with: optlab resume {shlex.quote(str(done.folder))}")
     return _exit_code(done.result)
@@ -106,13 +106,13 @@ def finish(done: launch.Launched, *, as_json: bool) -> int:
 
 def _exit_code(result: RunResult) -> int:
     if result.status == "interrupted":
-        return 143 if result.message.startswith("SIGTERM") else 130
+        return interrupts.exit_code(result.message.partition(" ")[0])
     return EXIT_CODES.get(result.status, 1)
 
 
 def _dry_run(experiment: Experiment, folder: Path) -> None:
     """Print what a run would do, and an estimate from a second of its first steps."""
-    sys.stdout.write(dump(experiment.config))
+    console.print_text(dump(experiment.config))
     plan, batches = experiment.plan, experiment.batches
     pairs = {
         "run directory": str(folder),
@@ -333,7 +333,7 @@ def schema(output: Path | None) -> None:
     """Write the JSON Schema of a config."""
     text = json.dumps(json_schema(catalog.COMPONENTS), indent=2) + "\n"
     if output is None:
-        sys.stdout.write(text)
+        console.print_text(text)
         return
     rundir.write_atomically(output, text)
     console.print_note(f"wrote {output}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,7 +125,7 @@ def _print(found: Comparison) -> None:
     for part in parts:
         columns = [Column(heading) for heading in names] + [Column(heading, "right") for heading in part]
         console.table(columns, zip(*names.values(), *part.values(), strict=True))
-        sys.stdout.write("\n")
+        console.print_text("")
     said = caption(found.confidence)
     if found.targets:
         said += "\ntimes: median over all runs; inf where half of them or more never reached the target"

@@ -54,7 +54,7 @@ def sweep(
     """Train many experiments: variants, axes or a search, seeds; in parallel, resumable, with equal budgets.
 
     Say it again after a crash or Ctrl-C: what is finished is kept. Exit codes: 0 done, 2 your file or usage,
-    4 some runs failed, 130 interrupted, 143 terminated.
+    4 some runs failed, 130 interrupted, 143 terminated, 129 hung up.
 
     Examples:
 

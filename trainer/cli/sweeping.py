@@ -69,7 +69,8 @@ def sweep(
     if as_json:
         console.print_json({"sweep": str(root)} | summary)
     else:
-        _print_summary(summary, root)
+        with console.results_are_kept():
+            _print_summary(summary, root)
     return code
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from trainer import rundir
+from trainer import interrupts, rundir
 from trainer.errors import BusyError, RunError
 from trainer.recorder import StatusFile
 from trainer.sweep import results, standing
@@ -170,7 +170,7 @@ class Conductor:
     # ---- the course of events
 
     def run(self) -> int:
-        """Carry the sweep out and return the exit code: 0, 4 some runs failed, 130 or 143 interrupted."""
+        """Carry the sweep out and return the exit code: 0, 4 some runs failed, else a signal's."""
         document = resolved(self.sweep, self._facts, self.objective)
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
         rundir.write_atomically(self.root / SWEEP_FILE, text)
@@ -185,8 +185,8 @@ class Conductor:
                 self._work()
         self._recall()  # other shards have gone on meanwhile
         self.write_files()
-        if self._stop in ("SIGINT", "SIGTERM"):
-            return 143 if self._stop == "SIGTERM" else 130
+        if self._stop and self._stop != "failure":
+            return interrupts.exit_code(self._stop)
         return 4 if self._failures else 0
 
     def _active(self) -> list[str]:
@@ -377,14 +377,18 @@ class Conductor:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Turn the first SIGINT or SIGTERM into a clean stop; a second SIGINT leaves at once."""
+        """Turn the first SIGINT, SIGTERM or SIGHUP into a clean stop; a second SIGINT leaves at once."""
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self._stop and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self._stop = signal.Signals(number).name
 
-        former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
+            numbers.append(signal.SIGHUP)
+        interrupts.check()
+        former = {number: signal.signal(number, handle) for number in numbers}
         try:
             yield
         finally:

@@ -44,7 +44,7 @@ def _prepare() -> None:
     # The server lives in this process's group: a signal to the group must not end it before the workers have
     # saved their state. It and its children inherit the mask; a worker lifts it for SIGTERM.
     resource_tracker.ensure_running()  # it would be started with the server, and lift the mask
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         forkserver.ensure_running()
     finally:

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from trainer import streams
 from trainer.config.identity import Code
 from trainer.records import RunResult, Status
 from trainer.sweep.structure import Variant
@@ -76,6 +77,7 @@ def work(pipe: Connection, variants: Mapping[str, Variant]) -> None:
         os.setsid()  # Ctrl-C goes to the parent, which tells its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    streams.guard_worker()
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
     from trainer.sweep.training import Trainer

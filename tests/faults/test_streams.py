@@ -1,0 +1,181 @@
+"""Standard streams that are closed, full or gone: no run fails, no result is lost without an error."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+from unittest import mock
+
+import pytest
+from command import optlab, rows, write_tiny
+
+from trainer import cli, rundir, streams
+
+SCRIPT = "import sys; from trainer.cli import script; sys.argv[0] = 'optlab'; script()"
+ERRORS = [errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF, errno.EAGAIN]
+
+
+class Refusing(io.StringIO):
+    """A terminal that takes some lines, and then nothing."""
+
+    def __init__(self, error: int, lines: int = 0) -> None:
+        super().__init__()
+        self._error = error
+        self._lines = lines
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if self._lines == 0:
+            raise OSError(self._error, os.strerror(self._error))
+        self._lines -= 1
+        return super().write(text)
+
+
+def command(*arguments: str | Path, out: TextIO, err: TextIO) -> int:
+    """Run a command with these streams; return the exit code."""
+    with (
+        mock.patch.object(sys, "argv", ["optlab", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as end,
+    ):
+        cli.main()
+    return int(end.value.code or 0)
+
+
+@pytest.fixture
+def closed_pipe() -> Iterator[TextIO]:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as file:
+        yield file
+
+
+@pytest.fixture
+def busy_pipe() -> Iterator[TextIO]:
+    """A pipe that does not block, which nobody reads."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    with open(writer, "w", encoding="utf-8") as file:
+        yield file
+    os.close(reader)
+
+
+@pytest.mark.parametrize("lines", [0, 3])
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_stderr_that_takes_nothing_fails_no_run(tmp_path: Path, error: int, lines: int) -> None:
+    out = io.StringIO()
+    run = tmp_path / "run"
+    code = command("train", write_tiny(tmp_path), "--run-dir", run, out=out, err=Refusing(error, lines))
+    assert code == 0
+    assert "completed" in out.getvalue()
+    assert rundir.load_run(run).status["status"] == "completed"
+    evaluations = [line for line in (run / "train.log").read_text().splitlines() if " epoch " in line]
+    assert len(evaluations) == len(rows(run / "epochs.csv"))
+
+
+@pytest.mark.parametrize("name", ["closed_pipe", "busy_pipe"])
+def test_a_pipe_that_takes_nothing_fails_no_run(
+    tmp_path: Path, request: pytest.FixtureRequest, name: str
+) -> None:
+    pipe = request.getfixturevalue(name)
+    run = tmp_path / "run"
+    assert command("train", write_tiny(tmp_path), "--run-dir", run, out=io.StringIO(), err=pipe) == 0
+    assert rundir.load_run(run).status["status"] == "completed"
+
+
+@pytest.mark.parametrize("error", [errno.EPIPE, errno.ENOSPC])
+def test_a_result_that_stdout_does_not_take_is_an_error_only_for_programs(tmp_path: Path, error: int) -> None:
+    config = write_tiny(tmp_path)
+    for number, (options, code) in enumerate([((), 0), (("--json",), 1)]):
+        run, err = tmp_path / f"run{number}", io.StringIO()
+        train = ("train", config, "--quiet", "--run-dir", run, *options)
+        assert command(*train, out=Refusing(error), err=err) == code
+        assert rundir.load_run(run).status["status"] == "completed"
+        told = "cannot write the result to stdout" in err.getvalue()
+        assert told == (error == errno.ENOSPC or code == 1)
+
+
+def test_a_list_that_stdout_does_not_take_is_an_error_unless_the_reader_left() -> None:
+    for error, code in ((errno.EPIPE, 141), (errno.ENOSPC, 1)):
+        err = io.StringIO()
+        assert command("list", "loss", out=Refusing(error), err=err) == code
+        assert err.getvalue().count("\n") == (error != errno.EPIPE)
+
+
+def test_a_result_waits_for_a_reader_that_is_slow() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    read: list[int] = []
+    text = "x" * 200_000  # more than a pipe holds
+
+    def take() -> None:
+        time.sleep(0.05)
+        while sum(read) < len(text):
+            read.append(len(os.read(reader, 4096)))
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    with open(writer, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        streams.results().write(text)
+    thread.join()
+    os.close(reader)
+    assert sum(read) == len(text)
+
+
+def test_what_components_print_is_on_stderr_and_json_stays_json(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(
+        "import sys, torch\n"
+        "print('imported')\n"
+        "class Loud(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr: float = 0.1):\n"
+        "        super().__init__(params, lr=lr)\n"
+        "        print('built')\n"
+        "        sys.stdout.write('again\\n')\n"
+    )
+    config = write_tiny(tmp_path)
+    done = optlab(
+        "train", config, f"optimizer={{name: '{tmp_path}/loud.py:Loud', lr: 0.1}}", "--run-dir",
+        tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert done.json["status"] == "completed"
+    for word in ("imported", "built", "again"):
+        assert word in done.err
+
+
+def test_the_console_command_trains_without_any_stream(tmp_path: Path) -> None:
+    """A run's files are never given the numbers of closed descriptors; output in C is no result."""
+    (tmp_path / "loud.py").write_text(
+        "import os, torch\n"
+        "class Loud(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr: float = 0.1):\n"
+        "        super().__init__(params, lr=lr)\n"
+        "        os.write(1, b'printed in C')\n"
+    )
+    config = write_tiny(tmp_path)
+    part = f"optimizer={{name: '{tmp_path}/loud.py:Loud', lr: 0.1}}"
+    call = [sys.executable, "-c", SCRIPT, "train", str(config), part, "--run-dir"]
+    closed = 'exec "$0" "$@" <&- >&- 2>&-'
+    first = subprocess.Popen(["/bin/sh", "-c", closed, *call, str(tmp_path / "closed")])
+    second = subprocess.run([*call, str(tmp_path / "open"), "--json"], capture_output=True, text=True)
+    assert first.wait() == second.returncode == 0
+    assert json.loads(second.stdout)["status"] == "completed"
+    assert "printed in C" in second.stderr
+    for name in ("closed", "open"):
+        assert rundir.load_run(tmp_path / name).status["status"] == "completed"
+        assert not any(b"printed in C" in path.read_bytes() for path in (tmp_path / name).glob("*.*"))
