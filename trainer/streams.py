@@ -117,7 +117,7 @@ def _write_whole(file: TextIO, text: str, *, wait: float | None) -> None:
 
 def lenient(file: TextIO) -> TextIO:
     """Return a stream that drops what the given one does not take; it never raises."""
-    return file if isinstance(file, _Lenient) else cast(TextIO, _Lenient(file))
+    return cast(TextIO, file if isinstance(file, _Lenient) else _Lenient(file))
 
 
 _results: TextIO | None = None
@@ -126,7 +126,7 @@ _results: TextIO | None = None
 def results() -> TextIO:
     """Return the stream for results: the stdout that the command was started with."""
     file = _results or sys.stdout
-    return file if isinstance(file, _Results) else cast(TextIO, _Results(file))
+    return cast(TextIO, file if isinstance(file, _Results) else _Results(file))
 
 
 @contextmanager
