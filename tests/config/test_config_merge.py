@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.config.merge import apply_overrides, merge, parse_override, read_layers
+from trainer.config.merge import apply_overrides, gives, merge, parse_override, read_layers
 from trainer.config.positions import Origin, Tree, parse_mapping
 from trainer.config.slots import spell_out
 from trainer.errors import ConfigError
@@ -169,6 +172,14 @@ TWO = "optimizer: [{name: Muon, label: muon, match: {ndim: 2}, lr: 1}, {name: Ad
         (MOMENTUM, ["optimizer.lr=5", "optimizer.name=Adam"], {"name": "Adam", "lr": 5}),
         (MOMENTUM, ["optimizer=Adam"], {"name": "Adam"}),
         (MOMENTUM, ["optimizer={lr: 5}"], {"name": "SGD", "lr": 5, "momentum": 0.9}),
+        (MOMENTUM, ["optimizer={lr: 5}", "optimizer.0.name=Adam"], {"name": "Adam", "lr": 5}),
+        (MOMENTUM, ["optimizer={name: Adam}", "optimizer.lr=5"], {"name": "Adam", "lr": 5}),
+        (MOMENTUM, ["optimizer.betas=[0.8, 0.9]", "optimizer=Adam"], {"name": "Adam", "betas": [0.8, 0.9]}),
+        (
+            MOMENTUM,
+            ["optimizer=[{name: Muon}, {name: Adam}]", "optimizer.Adam.lr=5"],
+            [{"name": "Muon"}, {"name": "Adam", "lr": 5}],
+        ),
         (MOMENTUM, ["optimizer.0.lr=5"], {"name": "SGD", "lr": 5, "momentum": 0.9}),
         (MOMENTUM, ["optimizer.lr=null"], {"name": "SGD", "lr": None, "momentum": 0.9}),
         (
@@ -187,8 +198,23 @@ TWO = "optimizer: [{name: Muon, label: muon, match: {ndim: 2}, lr: 1}, {name: Ad
             ["optimizer.muon.lr=5", "optimizer.muon.name=SGD"],
             [{"name": "SGD", "label": "muon", "match": {"ndim": 2}, "lr": 5}, {"name": "AdamW", "lr": 2}],
         ),
+        (
+            TWO,
+            ["optimizer.AdamW.lr=6", "optimizer.AdamW.name=SGD", "optimizer.muon.label=main"],
+            [{"name": "Muon", "label": "main", "match": {"ndim": 2}, "lr": 1}, {"name": "SGD", "lr": 6}],
+        ),
         (TWO, ["optimizer=SGD"], {"name": "SGD"}),
         ("model: mlp", ["model.hidden=[1]"], {"name": "mlp", "hidden": [1]}),
+        (
+            "model: {name: mlp, hidden: [2]}",
+            ["model.hidden=[1]", "model=mlp"],
+            {"name": "mlp", "hidden": [1]},
+        ),
+        (
+            "data: {name: a, root: r, batch_size: 2}",
+            ["data.root=s", "data=b", "data.batch_size=3"],
+            {"name": "b", "root": "s", "batch_size": 3},
+        ),
         (
             "scheduler: null",
             ["scheduler.name=StepLR", "scheduler.step_size=2"],
@@ -244,6 +270,48 @@ def test_overrides_that_find_no_place(base: str, override: str, words: str) -> N
         overridden(base, override)
     assert words in str(error.value)
     assert f"override {override!r}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "one", "other", "key"),
+    [
+        (MOMENTUM, "optimizer.0.lr=1", "optimizer.lr=2", "optimizer.lr"),
+        (MOMENTUM, "optimizer={lr: 1}", "optimizer.lr=2", "optimizer.lr"),
+        (MOMENTUM, "optimizer=[{lr: 1}]", "optimizer.lr=2", "optimizer.lr"),
+        (MOMENTUM, "optimizer=Adam", "optimizer.name=SGD", "optimizer.name"),
+        (MOMENTUM, "optimizer.lr=1", "optimizer.lr= 1", "optimizer.lr"),
+        ("optimizer: [{name: SGD}]", "optimizer.SGD.lr=1", "optimizer.lr=2", "optimizer.lr"),
+        ("optimizer: {name: SGD, label: m}", "optimizer.m.lr=1", "optimizer.0.lr=2", "optimizer.lr"),
+        (TWO, "optimizer.muon.lr=1", "optimizer.0.lr=2", "optimizer.0.lr"),
+        (TWO, "optimizer.muon={lr: 1}", "optimizer.0.lr=2", "optimizer.0.lr"),
+        ("train: {epochs: 1}", "train={epochs: 3}", "train.epochs=4", "train.epochs"),
+        ("seed: 0", "seed=1", "seed.init=2", "seed.init"),
+        ("scheduler: null", "scheduler=null", "scheduler.step_size=2", "scheduler"),
+        ("model: {name: mlp}", "model.hidden=[1, 2]", "model.hidden.0=3", "model.hidden.0"),
+        (
+            "data: {augment: [crop]}",
+            "data.augment=[flip]",
+            "data.augment.0={name: crop}",
+            "data.augment.0.name",
+        ),
+    ],
+)
+def test_two_overrides_of_one_key_are_a_contradiction(base: str, one: str, other: str, key: str) -> None:
+    told = set()
+    for overrides in ((one, other), (other, one)):
+        with pytest.raises(ConfigError) as error:
+            overridden(base, *overrides)
+        told.add(str(error.value))
+    assert len(told) == 1
+    assert f"{key} is also set by" in told.pop()
+    assert {one, other} == {text for text in (one, other) if repr(text) in str(error.value)}
+
+
+def test_gives_knows_every_way_to_set_a_key() -> None:
+    assert gives(["a=1", "train.threads=2"], "train.threads")
+    assert gives(["train={threads: 2}"], "train.threads")
+    assert gives(["log.plots=[]"], "log")
+    assert not gives(["train={steps: 2}", "train.test=end"], "train.threads")
 
 
 def test_all_bad_overrides_are_told_at_once() -> None:
@@ -339,3 +407,100 @@ def test_an_override_is_a_layer_of_one_key(data: Any, key: str, value: Any) -> N
     head, tail = key.split(".")
     over = layer({head: {tail: value}})
     assert apply_overrides(base, [f"{key}={value}"])[0].data == merge(base, over).data
+
+
+# Keys in every spelling, with a value that no other override has, over configs of every shape.
+BASES = (
+    MOMENTUM,
+    TWO,
+    "optimizer: [{name: SGD, label: muon, lr: 0.1, groups: [{match: x, lr: 1}]}]",
+    "{optimizer: {name: SGD, label: muon}, scheduler: {name: StepLR, table: {0: 1, 5: 2}}}",
+    "{data: {name: a, root: r, augment: [{name: crop, padding: 4}]}, train: {epochs: 5}, seed: 3}",
+    "{model: {name: mlp, hidden: [1, 2]}, scheduler: null, init: {weight: {name: n, std: 1}}}",
+)
+TARGETS = (
+    "optimizer",
+    "optimizer.name",
+    "optimizer.lr",
+    "optimizer.0",
+    "optimizer.0.name",
+    "optimizer.0.lr",
+    "optimizer.muon.lr",
+    "optimizer.muon.label",
+    "optimizer.muon.name",
+    "optimizer.betas",
+    "optimizer.groups.0.lr",
+    "model",
+    "model.hidden",
+    "model.hidden.0",
+    "data",
+    "data.name",
+    "data.root",
+    "data.augment",
+    "data.augment.0.padding",
+    "data.augment.crop.name",
+    "init.weight",
+    "init.weight.std",
+    "scheduler",
+    "scheduler.step_size",
+    "scheduler.table.5",
+    "train",
+    "train.epochs",
+    "train.steps",
+    "seed",
+    "seed.init",
+)
+# `#` becomes a number of its own in every place, so that each value can be found again.
+GIVEN = st.sampled_from(
+    [
+        "#",
+        "[#, #]",
+        "b#",
+        "null",
+        "[]",
+        "{lr: #}",
+        "{name: b#}",
+        "{name: b#, lr: #, root: x#}",
+        "{epochs: #}",
+        "{init: #}",
+        "[{name: b#}]",
+        "[{name: b#, lr: #}, {name: c#, label: muon}]",
+    ]
+)
+SETS = st.lists(st.tuples(st.sampled_from(TARGETS), GIVEN), max_size=4)
+
+
+def outcome(base: str, overrides: Sequence[str]) -> tuple[Any, frozenset[str]]:
+    try:
+        data, notes = apply_overrides(tree(base), overrides)
+    except ConfigError as error:
+        return None, frozenset(map(str, error.problems))
+    return data.data, frozenset(notes)
+
+
+def leaves(value: Any, key: Any) -> Iterator[tuple[str, str]]:
+    """Yield what is not a mapping or a list of mappings, with the key that it stands at."""
+    if isinstance(value, dict):
+        for below, item in value.items():
+            yield from leaves(item, below)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for index, item in enumerate(value):
+            yield from leaves(item, index)
+    else:
+        yield str(key), repr(value)
+
+
+@given(st.sampled_from(BASES), SETS)
+@settings(max_examples=250, deadline=None)
+def test_the_order_of_overrides_never_matters_and_none_is_dropped(base: str, pairs: Any) -> None:
+    numbers = itertools.count(1000)
+    overrides = [f"{key}=" + re.sub("#", lambda _: str(next(numbers)), value) for key, value in pairs]
+    data, told = outcome(base, overrides)
+    for order in itertools.permutations(overrides):
+        assert outcome(base, order) == (data, told)
+    found = set(leaves(data, ""))
+    for override in map(parse_override, overrides) if data is not None else ():
+        for key, value in leaves(override.value, override.key[-1]):
+            short = {("name", value), ("init", value)}  # `model=mlp`, `seed=3`
+            in_list = {(str(index), value) for index in range(2)}  # a label or name addressed the item
+            assert ({(key, value)} | short | in_list) & found, override.text

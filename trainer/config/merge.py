@@ -5,7 +5,9 @@ The rules (values always come with the place of the layer that set them):
 - sections (`train`, `log` ...) merge key by key; lists and all other values are replaced, by `null` as well;
 - a component that states `name` replaces the one below it, one that omits it merges into it; `data` with a
   name drops the options of the data set below and keeps the rest (batch size, split ...);
-- `train.epochs` and `train.steps` exclude each other: a layer that sets one drops the other from below.
+- `train.epochs` and `train.steps` exclude each other: a layer that sets one drops the other from below;
+- overrides are one layer: their order never matters, a name drops the options of the config below it but none
+  that another override gives, and two overrides that both set one key are a contradiction.
 
 Whether the keys exist and the values fit is not known here.
 """
@@ -13,8 +15,8 @@ Whether the keys exist and the values fit is not known here.
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from trainer.config.slots import SECTIONS, Slot, slot_at, spell_out
 from trainer.errors import ConfigError, OptlabError, Problem, nearest
 
 _LENGTHS = ("epochs", "steps")
+_SINGLE_OR_LIST = ("optimizer", "scheduler")  # one of them may stand alone or in a list
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +132,28 @@ def _drop_other_length(tree: Tree, mentioned: Mapping[Hashable, Any]) -> None:
             _remove(tree, ("train", other))
 
 
-def _put(tree: Tree, path: KeyPath, value: Any, positions: Mapping[KeyPath, Position]) -> list[str]:
-    """Lay `value` on the tree at `path`, whose parents exist; return what of a component it dropped."""
+def _put(
+    tree: Tree,
+    path: KeyPath,
+    value: Any,
+    positions: Mapping[KeyPath, Position],
+    keep: Collection[KeyPath] = (),
+) -> list[str]:
+    """Lay `value` on the tree at `path`, whose parents exist; return what of a component it dropped.
+
+    Args:
+        tree: it is changed.
+        path: where.
+        value: a plain value; a mapping merges where a section or a component stands.
+        positions: the places of the value and of what is in it.
+        keep: paths that a new name does not drop, because the same layer gives them.
+    """
     slot = slot_at(path)
     old = _get(tree.data, path)
     dropped: list[str] = []
     if slot and isinstance(value, dict) and "name" not in value and isinstance(old, list):
         old = _unwrap_single(tree, path, old, positions)
-    merges = isinstance(value, dict) and isinstance(old, dict) and (slot is not None or path in SECTIONS)
-    if merges and slot and "name" in value:
-        dropped = _drop_options(tree, path, slot)
-        merges = slot.kind == "dataset"
-    if not merges:
+    if not (isinstance(value, dict) and isinstance(old, dict) and (slot is not None or path in SECTIONS)):
         _remove(tree, path)
         parent = _get(tree.data, path[:-1])
         parent[path[-1]] = copy.deepcopy(value)
@@ -148,10 +161,12 @@ def _put(tree: Tree, path: KeyPath, value: Any, positions: Mapping[KeyPath, Posi
             if below in positions:
                 tree.positions[below] = positions[below]
         return dropped
+    if slot and "name" in value:
+        dropped = _drop_options(tree, path, slot, keep)
     if path in positions:
         tree.positions[path] = positions[path]
     for key, item in value.items():
-        _put(tree, (*path, key), item, positions)
+        dropped += _put(tree, (*path, key), item, positions, keep)
     return dropped
 
 
@@ -176,10 +191,12 @@ def _unwrap_single(tree: Tree, path: KeyPath, old: list[Any], positions: Mapping
     return item
 
 
-def _drop_options(tree: Tree, path: KeyPath, slot: Slot) -> list[str]:
+def _drop_options(tree: Tree, path: KeyPath, slot: Slot, keep: Collection[KeyPath]) -> list[str]:
     """Drop what another component of this kind would not understand; return it as `key=value`."""
     component = _get(tree.data, path)
-    kept = slot.own_keys() if slot.kind == "dataset" else ["name"]
+    kept = {"name", *(below[len(path)] for below in keep if below[: len(path)] == path != below)}
+    if slot.kind == "dataset":
+        kept |= set(slot.own_keys())
     dropped = [key for key in component if key not in kept]
     words = [f"{key}={component[key]!r}" for key in dropped]
     for key in dropped:
@@ -250,26 +267,41 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> tuple[Tree, list[st
 
     Args:
         tree: the config so far; it stays as it is.
-        overrides: as `optimizer.lr=0.1`. Those that name a component come first, whatever their order.
+        overrides: as `optimizer.lr=0.1`; their order does not matter.
 
     Returns:
-        The new config, and notes on what a new name dropped.
+        The new config, and notes on what of the config a new name dropped.
 
     Raises:
-        ConfigError: with every override that cannot be read or placed.
+        ConfigError: with every override that cannot be read or placed, or that another one contradicts.
     """
-    tree = Tree(copy.deepcopy(tree.data), dict(tree.positions))
-    problems: list[Problem] = []
+    parsed, problems = _read_overrides(overrides)
+    overlay = _Overlay(Tree(copy.deepcopy(tree.data), dict(tree.positions)))
+    _drop_other_length(overlay.tree, _train_keys(parsed))
+    notes: list[str] = []
+    whole = [override for override in parsed if len(override.key) == 1]
+    parts = [override for override in parsed if len(override.key) > 1]
+    for group in (whole, parts):  # whole sections first: they settle whether optimizers are one or several
+        for override in sorted(group, key=overlay.rank):
+            try:
+                notes += overlay.lay(override)
+            except OptlabError as error:
+                problems += error.problems
+    problems += contradictions(overlay.given())
+    if problems:
+        raise ConfigError.of(dict.fromkeys(problems))
+    return overlay.tree, notes
+
+
+def _read_overrides(texts: Sequence[str]) -> tuple[list[Override], list[Problem]]:
+    """Read overrides, one of every key, and what is wrong with the others."""
     parsed: dict[tuple[str, ...], Override] = {}
-    for text in overrides:
+    problems: list[Problem] = []
+    for text in sorted(texts):
         try:
             override = parse_override(text)
             if override.key in parsed:
-                raise ConfigError(
-                    f"{'.'.join(override.key)} is also set by {parsed[override.key].text!r}",
-                    where=str(override.position),
-                    fix="keep one of them",
-                )
+                raise ConfigError.of([_contradiction(override.key, parsed[override.key], override)])
             if override.key == ("base",):
                 raise ConfigError(
                     "the base belongs to the file",
@@ -279,135 +311,228 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> tuple[Tree, list[st
             parsed[override.key] = override
         except OptlabError as error:
             problems += error.problems
-    _drop_other_length(tree, _train_keys(parsed))
-    notes: list[str] = []
-    for override in sorted(parsed.values(), key=lambda item: not _names_component(item)):
-        try:
-            notes += _apply(tree, override)
-        except OptlabError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError.of(problems)
-    return tree, notes
+    return list(parsed.values()), problems
 
 
-def _train_keys(overrides: Mapping[tuple[str, ...], Override]) -> dict[Hashable, Any]:
-    """Return what the overrides together say about the section `train`, key by key."""
-    whole = overrides.get(("train",))
-    keys: dict[Hashable, Any] = dict(whole.value) if whole and isinstance(whole.value, dict) else {}
-    return keys | {
-        key[1]: item.value for key, item in overrides.items() if key[0] == "train" and len(key) == 2
-    }
+def contradictions(given: Sequence[tuple[Override, KeyPath, Any]]) -> list[Problem]:
+    """Return a problem for every two overrides that set the same key.
+
+    Args:
+        given: every override with the path that its key means and its value, written in full.
+    """
+    nested: list[tuple[Override, dict[Hashable, Any]]] = []
+    problems = []
+    for override, path, value in given:
+        wrapper: dict[Hashable, Any] = {}
+        _nest(wrapper, path, value)
+        for other, already in nested:
+            shared = _shared_path(already, wrapper)
+            if shared is not None:
+                problems.append(_contradiction(shared, other, override))
+        nested.append((override, wrapper))
+    return problems
 
 
-def _names_component(override: Override) -> bool:
-    """Tell whether it chooses a component: `model.name=mlp`, `model=mlp`, `model={name: mlp}`."""
-    return (
-        override.key[-1] == "name"
-        or isinstance(override.value, str | list)
-        or (isinstance(override.value, dict) and "name" in override.value)
-        or override.value is None
+def _contradiction(path: KeyPath, one: Override, other: Override) -> Problem:
+    first, second = sorted((one, other), key=lambda override: override.text)
+    return Problem(
+        f"{'.'.join(map(str, path))} is also set by {first.text!r}",
+        where=str(second.position),
+        fix="keep one of them",
     )
 
 
-def _apply(tree: Tree, override: Override) -> list[str]:
-    path = _resolve(tree, override)
-    value = override.value
-    if path[-1] == "name" and slot_at(path[:-1]):
-        path, value = path[:-1], {"name": value}
-    single = Tree(value, {})
-    if slot_at(path) and isinstance(value, str):
-        single.data = value = {"name": value}
-    in_list = bool(path) and isinstance(path[-1], int)
-    old = _get(tree.data, path)
-    if in_list and isinstance(value, dict) and "name" in value and isinstance(old, dict):
-        # The label is how this one is spoken of, and the match is its place among the others: both stay.
-        value = {key: old[key] for key in ("label", "match") if key in old} | value
-    positions = dict.fromkeys(_paths(value, path), override.position)
-    wrapper: dict[Hashable, Any] = {}
-    _nest(wrapper, path, value)
-    layer = Tree(wrapper, positions)
-    if not in_list:
-        spell_out(layer)
-        value = _get(layer.data, path)
-    dropped = _put(tree, path, value, layer.positions)
-    dropped = [word for word in dropped if not in_list or word.split("=")[0] not in ("label", "match")]
-    return [f"override {override.text!r} drops {', '.join(dropped)}"] if dropped else []
+def _shared_path(one: Any, other: Any) -> KeyPath | None:
+    """Return where two values both say something; None where they complete each other, as {a: 1} and {b: 2}.
+
+    A mapping with numbers for keys stands for some items of a list.
+    """
+    if isinstance(one, list) and isinstance(other, dict):
+        one, other = other, one
+    if isinstance(one, dict) and isinstance(other, list) and all(isinstance(key, int) for key in one):
+        other = dict(enumerate(other))
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return ()
+    for key, value in one.items():
+        if key in other:
+            below = _shared_path(value, other[key])
+            if below is not None:
+                return (key, *below)
+    return None
+
+
+def gives(overrides: Sequence[str], key: str) -> bool:
+    """Tell whether overrides set a dotted key: by itself, in a mapping of its section, or a part of it."""
+    wanted: dict[Hashable, Any] = {}
+    _nest(wrapper=wanted, path=tuple(key.split(".")), value=None)
+    for override in map(parse_override, overrides):
+        nested: dict[Hashable, Any] = {}
+        _nest(nested, override.key, override.value)
+        if _shared_path(wanted, nested) is not None:
+            return True
+    return False
+
+
+def _train_keys(overrides: Sequence[Override]) -> dict[Hashable, Any]:
+    """Return what the overrides together say about the section `train`, key by key."""
+    keys: dict[Hashable, Any] = {}
+    for override in overrides:
+        if override.key == ("train",) and isinstance(override.value, dict):
+            keys |= override.value
+        elif override.key[0] == "train" and len(override.key) == 2:
+            keys[override.key[1]] = override.value
+    return keys
+
+
+@dataclass(slots=True)
+class _Overlay:
+    """A config on which overrides are being laid, one after the other, whole values before their parts.
+
+    Args:
+        tree: the config so far.
+        laid: the overrides so far, each with its path and its value, written in full.
+        labels: label and name of the items of every list that a key went through, as they were before any of
+            these was renamed: `optimizer.Adam.name=SGD` leaves `optimizer.Adam.lr` what it means.
+    """
+
+    tree: Tree
+    laid: list[tuple[Override, KeyPath, Any]] = field(default_factory=list)
+    labels: dict[KeyPath, list[tuple[Any, Any]]] = field(default_factory=dict)
+
+    def rank(self, override: Override) -> tuple[int, bool, str]:
+        """Return what overrides are sorted by: the shortest key first, of these the names first."""
+        value = override.value
+        names = (
+            override.key[-1] == "name"
+            or isinstance(value, str)
+            or (isinstance(value, dict) and "name" in value)
+        )
+        return len(self._key(override)), not names, override.text
+
+    def given(self) -> list[tuple[Override, KeyPath, Any]]:
+        """Return the overrides with paths and values in which a list of one optimizer is that optimizer."""
+        found = []
+        for override, path, value in self.laid:
+            whole = self.tree.data.get(path[0])
+            if path[0] in _SINGLE_OR_LIST and not (isinstance(whole, list) and len(whole) > 1):
+                if path[1:2] == (0,):
+                    path = (path[0], *path[2:])
+                elif len(path) == 1 and isinstance(value, list) and len(value) == 1:
+                    value = value[0]
+            found.append((override, path, value))
+        return found
+
+    def lay(self, override: Override) -> list[str]:
+        """Lay one override on the config; return a note when it dropped something of the config."""
+        path = self._resolve(override)
+        value = override.value
+        if path[-1] == "name" and slot_at(path[:-1]):
+            path, value = path[:-1], {"name": value}
+        if slot_at(path) and isinstance(value, str):
+            value = {"name": value}
+        in_list = isinstance(path[-1], int)
+        wrapper: dict[Hashable, Any] = {}
+        _nest(wrapper, path, value)
+        layer = Tree(wrapper, dict.fromkeys(_paths(value, path), override.position))
+        if not in_list:
+            spell_out(layer)
+            value = _get(layer.data, path)
+        keep = {
+            below
+            for _, laid_at, laid in self.laid
+            for below in _paths(laid, laid_at)
+            if len(below) > len(path)
+        }
+        self.laid.append((override, path, value))
+        if in_list and slot_at(path):
+            # The label is how this one is spoken of, and the match is its place among the others: both stay.
+            keep |= {(*path, "label"), (*path, "match")}
+        dropped = _put(self.tree, path, value, layer.positions, keep)
+        return [f"override {override.text!r} drops {', '.join(dropped)}"] if dropped else []
+
+    def _key(self, override: Override) -> tuple[str, ...]:
+        """Return a key without the label or the 0 that addresses the only optimizer or schedule."""
+        head, *rest = override.key
+        whole = self.tree.data.get(head)
+        if len(rest) < 2 or head not in _SINGLE_OR_LIST:
+            return override.key
+        if isinstance(whole, list) and len(whole) == 1:
+            aliases = ("0", *self._labels((head,), whole)[0])
+        elif isinstance(whole, dict) and rest[0] not in whole:
+            aliases = ("0", whole.get("label"))
+        else:
+            aliases = ()
+        return (head, *rest[1:]) if rest[0] in aliases else override.key
+
+    def _resolve(self, override: Override) -> KeyPath:
+        """Turn an override's key into a path of the tree: labels into indices, missing sections made."""
+        path: KeyPath = ()
+        container = self.tree.data
+        key = self._key(override)
+        for depth, part in enumerate(key):
+            last = depth == len(key) - 1
+            if isinstance(container, list):
+                index, used = self._index(container, part, path, override)
+                path = (*path, index)
+                if not used:  # a list of one needs no index
+                    container = self._inside(path, container[index], override)
+                    path = (*path, _key(container, part))
+            else:
+                path = (*path, _key(container, part))
+            if not last:
+                container = self._inside(path, _get(self.tree.data, path), override)
+        return path
+
+    def _inside(self, path: KeyPath, value: Any, override: Override) -> Any:
+        """Return the container at `path`; one that is absent or null is made."""
+        if value is None:
+            _put(self.tree, path, {}, {path: override.position})
+            return _get(self.tree.data, path)
+        if not isinstance(value, dict | list):
+            raise ConfigError(
+                f"{'.'.join(map(str, path))} is {value!r}, which has no keys",
+                key=".".join(override.key),
+                where=str(override.position),
+            )
+        return value
+
+    def _labels(self, path: KeyPath, items: list[Any]) -> list[tuple[Any, Any]]:
+        """Return label and name of every item of the list at `path`, as they were at the first look."""
+        if path not in self.labels:
+            self.labels[path] = [
+                (item.get("label"), item.get("name")) if isinstance(item, dict) else (None, None)
+                for item in items
+            ]
+        return self.labels[path]
+
+    def _index(self, items: list[Any], part: str, path: KeyPath, override: Override) -> tuple[int, bool]:
+        """Return the index that `part` means, and whether it used `part` up."""
+        labels = self._labels(path, items)
+        for which in (0, 1):
+            found = [index for index, names in enumerate(labels) if names[which] == part]
+            if len(found) == 1:
+                return found[0], True
+        if part.isascii() and part.isdigit() and len(part) < 10 and int(part) < len(items):
+            return int(part), True
+        if len(items) == 1 and path in (("optimizer",), ("scheduler",)) and not isinstance(items[0], list):
+            return 0, False
+        names = [str(label or name or "") for label, name in labels]
+        choices = [name if name and names.count(name) == 1 else str(i) for i, name in enumerate(names)]
+        head = ".".join(map(str, path))
+        guess = nearest(part, choices)
+        raise ConfigError(
+            f"{head} is a list of {len(items)}, and {part!r} is none of them",
+            key=".".join(override.key),
+            where=str(override.position),
+            expected=" or ".join(f"{head}.{choice}" for choice in choices) or f"{head}=[...]",
+            fix=f"did you mean {guess!r}?" if guess else "",
+        )
 
 
 def _nest(wrapper: dict[Hashable, Any], path: KeyPath, value: Any) -> None:
     for part in path[:-1]:
         wrapper = wrapper.setdefault(part, {})
     wrapper[path[-1]] = value
-
-
-def _resolve(tree: Tree, override: Override) -> KeyPath:
-    """Turn an override's key into a path of the tree: labels into indices, missing sections made."""
-    path: KeyPath = ()
-    container = tree.data
-    for depth, part in enumerate(override.key):
-        if isinstance(container, list):
-            index, used = _index(container, part, path, override)
-            path = (*path, index)
-            container = container[index]
-            if used:
-                if depth == len(override.key) - 1:
-                    return path
-                container = _inside(tree, path, container, override)
-                continue
-            container = _inside(tree, path, container, override)
-        elif _is_itself(path, container, part) and depth < len(override.key) - 1:
-            continue
-        key = _key(container, part)
-        path = (*path, key)
-        if depth < len(override.key) - 1:
-            container = _inside(tree, path, container.get(key), override)
-    return path
-
-
-def _inside(tree: Tree, path: KeyPath, value: Any, override: Override) -> Any:
-    """Return the container at `path`; one that is absent or null is made."""
-    if value is None:
-        value = {}
-        _put(tree, path, value, {path: override.position})
-        return _get(tree.data, path)
-    if not isinstance(value, dict | list):
-        raise ConfigError(
-            f"{'.'.join(map(str, path))} is {value!r}, which has no keys",
-            key=".".join(override.key),
-            where=str(override.position),
-        )
-    return value
-
-
-def _is_itself(path: KeyPath, container: dict[Hashable, Any], part: str) -> bool:
-    """Tell whether `part` addresses the only optimizer or schedule: by its label, or as number 0."""
-    if path not in (("optimizer",), ("scheduler",)) or part in container:
-        return False
-    return part in ("0", container.get("label"))
-
-
-def _index(items: list[Any], part: str, path: KeyPath, override: Override) -> tuple[int, bool]:
-    """Return the index that `part` means, and whether it used `part` up (a list of one needs no index)."""
-    for key in ("label", "name"):
-        found = [i for i, item in enumerate(items) if isinstance(item, dict) and item.get(key) == part]
-        if len(found) == 1:
-            return found[0], True
-    if part.isascii() and part.isdigit() and len(part) < 10 and int(part) < len(items):
-        return int(part), True
-    if len(items) == 1 and path in (("optimizer",), ("scheduler",)) and not isinstance(items[0], list):
-        return 0, False
-    names = [str(item.get("label") or item.get("name")) if isinstance(item, dict) else "" for item in items]
-    choices = [name if name and names.count(name) == 1 else str(i) for i, name in enumerate(names)]
-    head = ".".join(map(str, path))
-    guess = nearest(part, choices)
-    raise ConfigError(
-        f"{head} is a list of {len(items)}, and {part!r} is none of them",
-        key=".".join(override.key),
-        where=str(override.position),
-        expected=" or ".join(f"{head}.{choice}" for choice in choices) or f"{head}=[...]",
-        fix=f"did you mean {guess!r}?" if guess else "",
-    )
 
 
 def _key(mapping: dict[Hashable, Any], part: str) -> Hashable:
