@@ -320,16 +320,13 @@ def contradictions(given: Sequence[tuple[Override, KeyPath, Any]]) -> list[Probl
     Args:
         given: every override with the path that its key means and its value, written in full.
     """
-    nested: list[tuple[Override, dict[Hashable, Any]]] = []
     problems = []
-    for override, path, value in given:
-        wrapper: dict[Hashable, Any] = {}
-        _nest(wrapper, path, value)
-        for other, already in nested:
-            shared = _shared_path(already, wrapper)
+    for number, (override, path, value) in enumerate(given):
+        for other, other_path, other_value in given[:number]:
+            ends = max(len(path), len(other_path))
+            shared = _shared_path(_nested(other_path, other_value), _nested(path, value), ends=ends)
             if shared is not None:
                 problems.append(_contradiction(shared, other, override))
-        nested.append((override, wrapper))
     return problems
 
 
@@ -342,35 +339,37 @@ def _contradiction(path: KeyPath, one: Override, other: Override) -> Problem:
     )
 
 
-def _shared_path(one: Any, other: Any) -> KeyPath | None:
-    """Return where two values both say something; None where they complete each other, as {a: 1} and {b: 2}.
+def _shared_path(one: Any, other: Any, path: KeyPath = (), *, ends: int) -> KeyPath | None:
+    """Return where two nested values both say something; None where they complete each other.
 
-    A mapping with numbers for keys stands for some items of a list.
+    Args:
+        one, other: the values; a mapping with numbers for keys stands for some items of a list.
+        path: where they stand.
+        ends: from this depth on both are values, and mappings other than sections and components are whole.
     """
     if isinstance(one, list) and isinstance(other, dict):
         one, other = other, one
     if isinstance(one, dict) and isinstance(other, list) and all(isinstance(key, int) for key in one):
         other = dict(enumerate(other))
     if not isinstance(one, dict) or not isinstance(other, dict):
-        return ()
+        return path
+    if len(path) >= ends and path not in SECTIONS and slot_at(path) is None:
+        return path
     for key, value in one.items():
         if key in other:
-            below = _shared_path(value, other[key])
+            below = _shared_path(value, other[key], (*path, key), ends=ends)
             if below is not None:
-                return (key, *below)
+                return below
     return None
 
 
 def gives(overrides: Sequence[str], key: str) -> bool:
     """Tell whether overrides set a dotted key: by itself, in a mapping of its section, or a part of it."""
-    wanted: dict[Hashable, Any] = {}
-    _nest(wrapper=wanted, path=tuple(key.split(".")), value=None)
-    for override in map(parse_override, overrides):
-        nested: dict[Hashable, Any] = {}
-        _nest(nested, override.key, override.value)
-        if _shared_path(wanted, nested) is not None:
-            return True
-    return False
+    path = tuple(key.split("."))
+    return any(
+        _shared_path(_nested(path, None), _nested(override.key, override.value), ends=len(path)) is not None
+        for override in map(parse_override, overrides)
+    )
 
 
 def _train_keys(overrides: Sequence[Override]) -> dict[Hashable, Any]:
@@ -431,9 +430,7 @@ class _Overlay:
         if slot_at(path) and isinstance(value, str):
             value = {"name": value}
         in_list = isinstance(path[-1], int)
-        wrapper: dict[Hashable, Any] = {}
-        _nest(wrapper, path, value)
-        layer = Tree(wrapper, dict.fromkeys(_paths(value, path), override.position))
+        layer = Tree(_nested(path, value), dict.fromkeys(_paths(value, path), override.position))
         if not in_list:
             spell_out(layer)
             value = _get(layer.data, path)
@@ -529,10 +526,11 @@ class _Overlay:
         )
 
 
-def _nest(wrapper: dict[Hashable, Any], path: KeyPath, value: Any) -> None:
-    for part in path[:-1]:
-        wrapper = wrapper.setdefault(part, {})
-    wrapper[path[-1]] = value
+def _nested(path: KeyPath, value: Any) -> Any:
+    """Return `value` inside a mapping for every part of its path."""
+    for part in reversed(path):
+        value = {part: value}
+    return value
 
 
 def _key(mapping: dict[Hashable, Any], part: str) -> Hashable:
