@@ -269,8 +269,9 @@ OPTIMIZERS = st.fixed_dictionaries(
     optional={
         "lr": FLOATS,
         "momentum": st.integers(0, 5) | FLOATS,
-        "label": st.text(min_size=1, max_size=6),
-        "match": st.text(max_size=6) | st.fixed_dictionaries({"ndim": st.integers(0, 3)}),
+        "label": st.text(min_size=1, max_size=6).filter(lambda text: "\0" not in text),
+        "match": st.text(max_size=6).filter(lambda text: "\0" not in text)
+        | st.fixed_dictionaries({"ndim": st.integers(0, 3)}),
         "groups": st.lists(
             st.fixed_dictionaries({"match": st.just("*.bias")}, optional={"lr": FLOATS}), max_size=2
         ),
@@ -305,7 +306,7 @@ CONFIGS = st.fixed_dictionaries(
         ),
     },
     optional={
-        "name": st.text(min_size=1, max_size=8),
+        "name": st.text(min_size=1, max_size=8).filter(lambda text: "\0" not in text),
         "seed": st.integers(0, 2**63 - 1) | st.fixed_dictionaries({"init": st.integers(0, 9)}),
         "init": st.none() | st.just({"weight": {"name": "normal_", "std": 1e-3}, "layers": []}),
         "scheduler": st.none() | SCHEDULERS | st.lists(SCHEDULERS, max_size=2),
@@ -357,7 +358,7 @@ def test_floats_come_back_to_the_last_bit_in_any_reader(components: Components, 
             "",
         ]
     )
-    | st.text(max_size=9)
+    | st.text(max_size=9).filter(lambda text: "\0" not in text)
 )
 @settings(max_examples=200, deadline=None)
 def test_text_comes_back_as_text(components: Components, text: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.config.merge import apply_overrides, gives, merge, parse_override, read_layers
+from trainer.config.merge import merge, parse_override, read_layers
+from trainer.config.overrides import apply_overrides, gives
 from trainer.config.positions import Origin, Tree, parse_mapping
 from trainer.config.slots import spell_out
 from trainer.errors import ConfigError
@@ -122,7 +123,7 @@ def test_bases_are_relative_to_their_files_and_chain(folder: Path) -> None:
         ("base: [base.yaml]", "one YAML file"),
         ("base: x.yaml", "x.yaml -> x.yaml"),
         ("base: y.yaml", "x.yaml -> y.yaml -> x.yaml"),
-        ('base: "a\\0b"', "got 'a\\x00b'"),
+        ('base: "a\\0b"', "x.yaml:1: there is a NUL character"),
         ("base: none/none.yaml", "there is no file"),
         ("base: .", "there is no file"),
     ],

@@ -118,6 +118,13 @@ def test_refuses_with_the_place(text: str, words: str) -> None:
     assert words in refusal(text)
 
 
+@pytest.mark.parametrize(
+    "text", ['name: "a\\0b"', '"a\\0b": 1', 'data: {root: "\\u0000"}', 'name: !!str "\\x00"']
+)
+def test_escaped_nul_characters_are_refused(text: str) -> None:
+    assert "x.yaml:2: there is a NUL character" in refusal("\n" + text)
+
+
 def test_deep_and_large_texts_are_refused_early() -> None:
     assert "nested more than" in refusal("[" * 500_000)
     assert "nested more than" in refusal("{a: " * 200_000)
@@ -178,7 +185,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(folder: Path) -> None:
 
 
 # JSON escapes what lies beyond as surrogate pairs, which YAML does not know.
-WORDS = st.text(alphabet=st.characters(max_codepoint=0xD7FF), max_size=8)
+WORDS = st.text(alphabet=st.characters(min_codepoint=1, max_codepoint=0xD7FF), max_size=8)
 NUMBERS = st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False)
 PLAIN = st.recursive(
     st.none() | st.booleans() | NUMBERS | WORDS,

@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 from small_sweeps import BASE, run, write
 
+from trainer import rundir
 from trainer.catalog import COMPONENTS
+from trainer.cli.sweeping import COMPARISON
 from trainer.config.run_id import run_id
 from trainer.config.structure import SeedConfig
 from trainer.errors import OptlabError
 from trainer.sweep.file import read_sweep
-from trainer.sweep.plan import grid_settings
-from trainer.sweep.structure import load_variant, override_texts, value_text
+from trainer.sweep.plan import SWEEP_FILE, extras, grid_settings
+from trainer.sweep.results import BEST, RESULTS, SUMMARY
+from trainer.sweep.standing import PROGRESS
+from trainer.sweep.structure import FINAL, RESERVED_NAMES, load_variant, override_texts, value_text
 
 HEAD = "base: base.yaml\nname: s\n"
 VARIANTS = "variants:\n  sgd: {optimizer: {name: SGD}}\n"
@@ -141,6 +145,53 @@ BAD = {
     "no such base": ("base: bass.yaml\nname: s\n" + VARIANTS, "sweep.yaml:1", "base.yaml"),
     "a name that is no folder": ("base: base.yaml\nname: ../s\n" + VARIANTS, "sweep.yaml:2", "folder"),
     "a variant called final": (HEAD + "variants:\n  final: {}\n", "sweep.yaml:4", "final"),
+    "two variants in one folder": (
+        HEAD + 'variants:\n  1: {}\n  "1": {}\n',
+        "sweep.yaml:5",
+        "share a folder",
+    ),
+    "two variants in one folder of another system": (
+        HEAD + "variants:\n  sgd: {}\n  SGD: {}\n",
+        "sweep.yaml:5",
+        "share a folder",
+    ),
+    "a variant called as a file of the sweep": (
+        HEAD + "variants:\n  Results.CSV: {}\n",
+        "sweep.yaml:4",
+        "writes a file or folder of that name",
+    ),
+    "an axis twice": (HEAD + VARIANTS + 'axes:\n  1: [1]\n  "1": [2]\n', "sweep.yaml:7", "twice"),
+    "an axis in two spellings": (
+        HEAD + VARIANTS + "axes:\n  optimizer.lr: [1]\n  optimizer.0.lr: [2]\n",
+        "sweep.yaml:6",
+        "optimizer.lr is also set by",
+    ),
+    "a fixed value beside its axis": (
+        HEAD + "variants:\n  a:\n    optimizer.lr: 0.5\naxes: {optimizer.lr: [1, 2]}\n",
+        "sweep.yaml:5",
+        "is an axis of this sweep",
+    ),
+    "an axis beside itself": (
+        HEAD + "variants:\n  a:\n    axes: {optimizer.lr: [1]}\n    optimizer.lr: [2]\n",
+        "sweep.yaml:6",
+        "keep one of them",
+    ),
+    "a dotted key against its mapping": (
+        HEAD + "variants:\n  a:\n    optimizer: {lr: 0.5}\n    optimizer.0.lr: 0.6\n",
+        "sweep.yaml:6",
+        "it changes optimizer.lr",
+    ),
+    "a dotted name that drops what its mapping gives": (
+        HEAD + "variants:\n  a:\n    optimizer.name: Adam\n    optimizer: {lr: 0.5}\n",
+        "sweep.yaml:5",
+        "it changes optimizer.lr",
+    ),
+    "a seed of a variant": (HEAD + "variants:\n  a:\n    seed.init: 3\n", "sweep.yaml:5", "seeds"),
+    "a section that is none": (
+        HEAD + "variants:\n  a:\n    loss: [3]\n    train: 3\n",
+        "sweep.yaml:6",
+        "got 3",
+    ),
     "no YAML": (HEAD + "variants: [\n", "sweep.yaml", "YAML"),
 }
 
@@ -163,6 +214,15 @@ def test_bad_input_gets_one_clear_message_before_anything_runs(case: str, tmp_pa
         (["optimizer.lr=0.5"], {}, "axes.optimizer.lr"),
         (["optimizer.lrr=0.5"], {}, "lrr"),
         (["axes.optimizer.lr=0.5"], {}, "axis"),
+        (["optimizer.0.lr=0.5"], {}, "optimizer.lr"),
+        (["trials=2", "trials=3"], {}, "trials is also set by 'trials=2'"),
+        (["objective=val_loss", "objective={metric: val_accuracy}"], {}, "objective is also set by"),
+        (["axes={optimizer.lr: [1]}", "axes.optimizer.lr=[2]"], {}, "axes.optimizer.lr is also set by"),
+        (["train.epochs=1", "train.epochs=2"], {}, "train.epochs is also set by"),
+        (["seeds.first=1", "seeds=2"], {}, "seeds is also set by"),
+        (["seeds.first=1"], {}, "no keys"),
+        (["seed.init=3"], {}, "say seeds=5"),
+        (["train.test=end"], {}, "which runs read the test set"),
         ([], {"only": ["smd"]}, "sgd"),
         ([], {"shard": "3/2"}, "I/N"),
         (["strategy=random", "trials=3"], {"shard": "1/2"}, "search"),
@@ -171,7 +231,7 @@ def test_bad_input_gets_one_clear_message_before_anything_runs(case: str, tmp_pa
 def test_bad_usage_gets_one_clear_message(
     overrides: list[str], options: dict[str, object], word: str, tmp_path: Path
 ) -> None:
-    file = write(tmp_path, HEAD + VARIANTS + "axes: {optimizer.lr: [0.1, 1]}\n")
+    file = write(tmp_path, HEAD + VARIANTS + "seeds: [1]\naxes: {optimizer.lr: [0.1, 1]}\n")
     with pytest.raises(OptlabError, match=word):
         run(file, *overrides, runs=tmp_path / "runs", **options)
     assert not (tmp_path / "runs").exists()
@@ -187,3 +247,30 @@ def test_overrides_reach_the_sweep_its_axes_and_every_config(tmp_path: Path) -> 
     assert sweep.config.objective is not None
     assert sweep.config.objective.mode == "min"
     assert load_variant(sweep.variants["sgd"], {"optimizer.lr": 2}, 4, COMPONENTS).config.train.epochs == 1
+
+
+def test_the_order_of_axes_keys_and_overrides_never_matters(tmp_path: Path) -> None:
+    axes = ["optimizer.betas: [[0.8, 0.9], [0.7, 0.99]]", "optimizer.name: [Adam, AdamW]"]
+    dotted = ["model.hidden: 3", "model.name: my_model", "train.steps: 7"]
+    given = ["train={threads: 2}", "optimizer.weight_decay=0.5", "objective.mode=min", "objective=val_loss"]
+    found = set()
+    for order in (1, -1):
+        lines = [f"    {line}" for line in dotted[::order]]
+        text = HEAD + "variants:\n  a:\n" + "\n".join(lines) + f"\naxes: {{{', '.join(axes[::order])}}}\n"
+        file = write(tmp_path, text.replace("my_model", "mlp").replace("hidden: 3", "dropout: 0.5"))
+        sweep = read_sweep(file, given[::order])
+        variant = sweep.variants["a"]
+        values = {"optimizer.betas": [0.7, 0.99], "optimizer.name": "AdamW"}
+        config = load_variant(variant, values, 3, COMPONENTS, extras(sweep, variant, "search")).config
+        assert config.optimizer[0].options["betas"] == [0.7, 0.99]
+        assert config.optimizer[0].name == "AdamW"
+        assert config.model.options["dropout"] == 0.5
+        assert config.train.threads == 2
+        found.add((config.model_dump_json(), str(sweep.config.objective)))
+    assert len(found) == 1
+
+
+def test_no_variant_takes_the_name_of_what_a_sweep_writes() -> None:
+    written = {FINAL, COMPARISON, SWEEP_FILE, RESULTS, SUMMARY, BEST, PROGRESS, rundir.LOCK}
+    of_a_run = {rundir.STATUS, rundir.CONFIG, rundir.ENVIRONMENT}
+    assert written | of_a_run == RESERVED_NAMES

@@ -21,7 +21,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from trainer.config import messages, positions
-from trainer.config.merge import apply_overrides, read_layers
+from trainer.config.merge import read_layers
+from trainer.config.overrides import apply_overrides
 from trainer.config.paths import absolute_import_path, absolute_path
 from trainer.config.positions import KeyPath, Origin, Position, Tree, parse_mapping
 from trainer.config.schema import BuilderDefault, is_import_path, is_path
@@ -181,7 +182,12 @@ def _plain_input(value: Any, path: KeyPath) -> Any:
         raise ConfigError("this number has more than 400 digits", key=".".join(map(str, path)))
     if isinstance(value, numbers.Real) and not isinstance(value, bool | int):
         return int(value) if isinstance(value, numbers.Integral) else float(value)  # NumPy's, for one
-    return str(value) if isinstance(value, Path) else value
+    text = str(value) if isinstance(value, Path) else value
+    if isinstance(text, str) and "\0" in text:
+        raise ConfigError(
+            "there is a NUL character", key=".".join(map(str, path)), expected="text without \\0"
+        )
+    return text
 
 
 def from_tree(tree: Tree, overrides: Sequence[str] = (), *, components: Components) -> Loaded:

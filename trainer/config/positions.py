@@ -278,6 +278,8 @@ def _compose(text: str, origin: Origin) -> _Node:
 def _scalar(event: Any, line: int, refuse: Any) -> _Node:
     text: str = event.value
     tag = event.tag
+    if "\0" in text:  # in no name, path or text that an operating system takes
+        raise refuse("there is a NUL character", line, "text without \\0")
     if max(len(text), len(tag or "")) > MAX_TEXT:  # a message that shows it shall stay one to read
         raise refuse(f"a text has more than {MAX_TEXT:,} characters", line)
     if tag in (None, "!"):

@@ -5,7 +5,7 @@ Reads and checks; decides nothing about runs and makes no directory.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,21 @@ from pydantic import ValidationError
 
 from trainer.config import messages
 from trainer.config.merge import Override, merge, parse_override, read_layers
+from trainer.config.overrides import apply_overrides, contradictions, gives
 from trainer.config.paths import absolute_path
 from trainer.config.positions import KeyPath, Position, Tree, read_file
 from trainer.config.slots import spell_out
-from trainer.errors import ConfigError, Problem, nearest
+from trainer.errors import ConfigError, OptlabError, Problem, nearest
 from trainer.sweep.space import Axis, parse_axis
-from trainer.sweep.structure import FINAL, NAME, Sweep, SweepConfig, Variant, override_texts, value_text
+from trainer.sweep.structure import (
+    NAME,
+    RESERVED_NAMES,
+    Sweep,
+    SweepConfig,
+    Variant,
+    override_texts,
+    value_text,
+)
 
 
 def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
@@ -50,6 +59,7 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
             where=places.get("variants", ""),
             expected="a mapping of names to overlays, as `momentum: {optimizer: {momentum: 0.9}}`",
         )
+    _check_names(list(variants_data), places)
     variants = {}
     for name, overlay in variants_data.items():
         variant = _variant(name, overlay, tree, base, common, config_overrides, places)
@@ -61,29 +71,52 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
 
 def _apply_own(tree: Tree, overrides: Sequence[str]) -> list[Override]:
     """Lay the overrides of the sweep's own keys on its tree and return those of the configs."""
-    rest = []
-    for override in map(parse_override, overrides):
-        head = override.key[0]
-        if head == "axes" and len(override.key) > 1:
-            axes = tree.data.setdefault("axes", {})
-            key = ".".join(override.key[1:])
-            if not isinstance(axes, dict):
-                continue
-            axes[key] = override.value
-            tree.positions[("axes", key)] = override.position
-        elif head in SweepConfig.model_fields and head not in ("base", "format"):
-            if len(override.key) == 1:
-                tree.data[head] = override.value
-            else:
-                part = tree.data.get(head)
-                part = {"metric": part} if isinstance(part, str) else dict(part or {})
-                tree.data[head] = part | {".".join(override.key[1:]): override.value}
-            tree.positions[(head,)] = override.position
-        elif head in ("variants", "base", "format"):
+    rest: list[Override] = []
+    own: list[tuple[Override, KeyPath, Any]] = []
+    for override in map(parse_override, sorted(overrides)):
+        head, *below = override.key
+        if head in ("variants", "base", "format"):
             raise ConfigError("this belongs to the file", key=head, where=str(override.position))
+        if head == "seed":
+            raise ConfigError(
+                "a sweep gives its runs their seeds",
+                key=".".join(override.key),
+                where=str(override.position),
+                fix="say seeds=5, or seeds=[3,7]",
+            )
+        if head == "axes" or head in SweepConfig.model_fields:
+            path = (head, ".".join(below)) if below else (head,)
+            value = override.value
+            short = path == ("objective",) and isinstance(value, str)
+            own.append((override, path, {"metric": value} if short else value))
         else:
             rest.append(override)
+    problems = contradictions(own)
+    if problems:
+        raise ConfigError.of(problems)
+    for override, path, value in sorted(own, key=lambda item: len(item[1])):
+        _set_own(tree, override, path, value)
     return rest
+
+
+def _set_own(tree: Tree, override: Override, path: KeyPath, value: Any) -> None:
+    """Set one of the sweep's own keys, or a key of its axes or of another mapping."""
+    head = path[0]
+    if len(path) == 1:
+        tree.data[head] = value
+        tree.positions[path] = override.position
+        return
+    whole = tree.data.get(head)
+    if head == "objective" and isinstance(whole, str):
+        whole = {"metric": whole}
+    if whole is not None and not isinstance(whole, dict):
+        raise ConfigError(
+            f"{head} is {whole!r}, which has no keys",
+            key=".".join(override.key),
+            where=str(override.position),
+        )
+    tree.data[head] = {**(whole or {}), path[1]: value}
+    tree.positions[path if head == "axes" else (head,)] = override.position
 
 
 def _check_settings(tree: Tree, places: Mapping[str, str]) -> SweepConfig:
@@ -123,7 +156,31 @@ def _read_base(config: SweepConfig, path: Path, places: Mapping[str, str]) -> Tr
 
 def _plain_name(base: Tree) -> str:
     name = str(base.data.get("name", "runs"))
-    return name if NAME.match(name) and name != FINAL else "runs"
+    return name if NAME.match(name) and name.lower() not in RESERVED_NAMES else "runs"
+
+
+def _check_names(names: Sequence[Hashable], places: Mapping[str, str]) -> None:
+    """Refuse names that cannot be folders of their own in the sweep's folder, whatever the file system."""
+    seen: dict[str, Hashable] = {}
+    problems = []
+    for name in names:
+        text = str(name)
+        where = places.get(f"variants.{text}", places.get("variants", ""))
+        if not NAME.match(text):
+            problems.append(
+                Problem(
+                    f"{text!r} cannot name a variant", "variants", where, "letters, digits and . _ + - only"
+                )
+            )
+        elif text.lower() in RESERVED_NAMES:
+            what = f"{text!r} cannot name a variant: the sweep writes a file or folder of that name"
+            problems.append(Problem(what, "variants", where, fix="choose another name"))
+        elif text.lower() in seen:
+            what = f"the variants {seen[text.lower()]!r} and {name!r} would share a folder"
+            problems.append(Problem(what, "variants", where, fix="rename one of them"))
+        seen[text.lower()] = name
+    if problems:
+        raise ConfigError.of(problems)
 
 
 def _axes(data: Any, key: str, places: Mapping[str, str]) -> dict[str, Axis]:
@@ -143,6 +200,8 @@ def _axes(data: Any, key: str, places: Mapping[str, str]) -> dict[str, Axis]:
         full = f"{key}.{name}"
         try:
             _refuse_key(str(name))
+            if str(name) in axes:
+                raise ConfigError(f"{name!r} is written twice, as text and as a number")
             axes[str(name)] = parse_axis(str(name), value)
         except ConfigError as error:
             where = places.get(full, places.get(key, ""))
@@ -171,13 +230,6 @@ def _variant(
 ) -> Variant:
     key, text = f"variants.{name}", str(name)
     where = places.get(key, places.get("variants", ""))
-    if not NAME.match(text) or text == FINAL:
-        raise ConfigError(
-            f"{text!r} cannot name a variant",
-            key="variants",
-            where=where,
-            expected=f"letters, digits and . _ + -, and not {FINAL!r}",
-        )
     overlay = {} if overlay is None else overlay
     if not isinstance(overlay, dict):
         raise ConfigError(f"got {overlay!r}", key=key, where=where, expected="a mapping laid on the base")
@@ -187,6 +239,13 @@ def _variant(
     for part, value in overlay.items():
         if isinstance(part, str) and "." in part:
             if isinstance(value, list) or (isinstance(value, dict) and _looks_like_axis(value)):
+                if part in own_axes:
+                    raise ConfigError(
+                        "this key has an axis in `axes` and another one beside it",
+                        key=f"{key}.{part}",
+                        where=places.get(f"{key}.{part}", where),
+                        fix="keep one of them",
+                    )
                 own_axes |= _axes({part: value}, key, places)
             else:
                 dotted[part] = value
@@ -201,6 +260,7 @@ def _variant(
     merged = merge(base, layer)
     merged.data["name"] = text
     axes = {**common, **own_axes}
+    _check_dotted(dotted, layer, merged, key, places)
     texts, text_places = _fixed(dotted, key, config_overrides, axes, places)
     for axis in axes.values():
         home = next(
@@ -228,7 +288,7 @@ def _fixed(
     axes: Mapping[str, Axis],
     places: Mapping[str, str],
 ) -> tuple[list[str], dict[str, str]]:
-    """Return a variant's fixed overrides, those of the command line last and strongest."""
+    """Return a variant's fixed overrides; those of the command line replace its own of the same key."""
     given = {".".join(override.key): override for override in config_overrides}
     problems = [
         Problem(
@@ -240,16 +300,63 @@ def _fixed(
         for name, override in given.items()
         if name in axes
     ]
+    problems += [
+        Problem(
+            f"{name} has one value here and is an axis of this sweep",
+            f"{key}.{name}",
+            places.get(f"{key}.{name}", ""),
+            fix=f"write a list, {name}: [...], to give this variant an axis of its own",
+        )
+        for name in dotted
+        if name in axes
+    ]
     if problems:
         raise ConfigError.of(problems)
     texts, text_places = [], {}
     for name, value in dotted.items():
-        if name in axes or name in given:
+        if name in given:
             continue
         text = f"{name}={value_text(value)}"
         texts.append(text)
         text_places[text] = places.get(f"{key}.{name}", "")
-    return [*texts, *(override.text for override in given.values())], text_places
+    return [*texts, *(override.text for override in config_overrides)], text_places
+
+
+def _check_dotted(
+    dotted: Mapping[str, Any], layer: Tree, merged: Tree, key: str, places: Mapping[str, str]
+) -> None:
+    """Refuse a dotted key that changes or drops what the same variant says in a mapping."""
+    problems = []
+    for name, value in dotted.items():
+        try:
+            _refuse_key(name)
+            after, _ = apply_overrides(merged, [f"{name}={value_text(value)}"])
+        except OptlabError as error:
+            if name.startswith("seed."):
+                place = places.get(f"{key}.{name}", "")
+                problems += [replace(item, key=f"{key}.{name}", where=place) for item in error.problems]
+            continue  # any other problem is reported with its line when the variant is checked
+        lost = [path for path, item in _leaves(layer.data, ()) if _at(after.data, path) != item]
+        if lost:
+            what = f"it changes {'.'.join(map(str, lost[0]))}, which this variant gives as well"
+            place = places.get(f"{key}.{name}", "")
+            problems.append(Problem(what, f"{key}.{name}", place, fix="write both in one mapping"))
+    if problems:
+        raise ConfigError.of(problems)
+
+
+def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, (*path, key))
+    else:
+        yield path, value
+
+
+def _at(data: Any, path: KeyPath) -> Any:
+    for part in path:
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
 
 
 def _check_together(sweep: Sweep) -> None:
@@ -268,6 +375,11 @@ def _check_together(sweep: Sweep) -> None:
     shared = set(sweep.seeds) & set(sweep.final_seeds)
     if shared:
         refuse("final_seeds", f"{sorted(shared)} are seeds of the search", expected="fresh seeds")
+    chooses = sweep.searches or bool(sweep.final_seeds)
+    for variant in sweep.variants.values():
+        if chooses and gives(variant.overrides, "train.test"):
+            what = "a sweep that chooses settings decides itself which runs read the test set"
+            refuse("train.test", what, fix="leave train.test out")
     if config.strategy == "grid":
         if config.trials is not None:
             refuse(

@@ -19,6 +19,7 @@ from trainer import catalog, rundir
 from trainer.building import Material, build_experiment, load_material
 from trainer.config.identity import Code, code_of, config_differences
 from trainer.config.load import Loaded, dump
+from trainer.config.overrides import gives
 from trainer.config.paths import split_import_path
 from trainer.config.run_id import run_id, value_name, value_names
 from trainer.config.structure import DataConfig, SeedConfig
@@ -110,12 +111,12 @@ def extras(sweep: Sweep, variant: Variant, stage: Stage) -> list[str]:
     One thread per run; no figures (`optlab plot` draws them from a run's files at any time); and the test
     split read by the runs that were chosen on validation, never by those that the choice is made from.
     """
-    given = {text.partition("=")[0] for text in variant.overrides} | {axis.key for axis in variant.axes}
-    train, log = variant.tree.data.get("train") or {}, variant.tree.data.get("log") or {}
-    laid = []
-    if train.get("threads") is None and "train.threads" not in given:
+    given = [*variant.overrides, *override_texts({axis.key: None for axis in variant.axes})]
+    train, log = (variant.tree.data.get(section) or {} for section in ("train", "log"))
+    laid = []  # nothing on a section that is no mapping: its check reports that, with the line
+    if isinstance(train, dict) and train.get("threads") is None and not gives(given, "train.threads"):
         laid.append("train.threads=1")
-    if "plots" not in log and "log.plots" not in given:
+    if isinstance(log, dict) and "plots" not in log and not gives(given, "log.plots"):
         laid.append("log.plots=[]")
     if stage == "final":
         laid.append("train.test=end")

@@ -25,6 +25,23 @@ from trainer.sweep.space import Axis
 Strategy = Literal["grid", "random", "qmc", "tpe", "gp"]
 FINAL = "final"
 FINAL_SEEDS_FROM = 1000
+RESERVED_NAMES = frozenset(
+    {
+        FINAL,
+        "comparison",
+        "sweep.yaml",
+        "results.csv",
+        "summary.json",
+        "progress.json",
+        "best.yaml",
+        "lock",
+        "status.json",
+        "config.yaml",
+        "environment.json",
+    }
+)
+"""What a sweep's folder holds besides its variants, and what makes a folder a run; in lower case."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
 
 

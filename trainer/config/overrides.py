@@ -1,0 +1,301 @@
+"""Overrides laid on a config as one layer: their order never matters, and none is dropped without an error.
+
+- whole values are laid before their parts: `optimizer=Adam` before `optimizer.lr=0.1`;
+- a name drops the options of the config below it, and none that another override gives;
+- two overrides that set one key, in whatever spelling, are a contradiction.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer.config.merge import Override, drop_other_length, parse_override, paths, put, value_at
+from trainer.config.positions import KeyPath, Origin, Tree, parse
+from trainer.config.slots import SECTIONS, slot_at, spell_out
+from trainer.errors import ConfigError, OptlabError, Problem, nearest
+
+_SINGLE_OR_LIST = ("optimizer", "scheduler")  # one of them may stand alone or in a list
+
+
+def apply_overrides(tree: Tree, overrides: Sequence[str]) -> tuple[Tree, list[str]]:
+    """Lay overrides on a config.
+
+    Args:
+        tree: the config so far; it stays as it is.
+        overrides: as `optimizer.lr=0.1`; their order does not matter.
+
+    Returns:
+        The new config, and notes on what of the config a new name dropped.
+
+    Raises:
+        ConfigError: with every override that cannot be read or placed, or that another one contradicts.
+    """
+    parsed, problems = _read_overrides(overrides)
+    overlay = _Overlay(Tree(copy.deepcopy(tree.data), dict(tree.positions)))
+    drop_other_length(overlay.tree, _train_keys(parsed))
+    notes: list[str] = []
+    whole = [override for override in parsed if len(override.key) == 1]
+    parts = [override for override in parsed if len(override.key) > 1]
+    for group in (whole, parts):  # whole sections first: they settle whether optimizers are one or several
+        for override in sorted(group, key=overlay.rank):
+            try:
+                notes += overlay.lay(override)
+            except OptlabError as error:
+                problems += error.problems
+    problems += contradictions(overlay.given())
+    if problems:
+        raise ConfigError.of(dict.fromkeys(problems))
+    return overlay.tree, notes
+
+
+def _read_overrides(texts: Sequence[str]) -> tuple[list[Override], list[Problem]]:
+    """Read overrides, one of every key, and what is wrong with the others."""
+    parsed: dict[tuple[str, ...], Override] = {}
+    problems: list[Problem] = []
+    for text in sorted(texts):
+        try:
+            override = parse_override(text)
+            if override.key in parsed:
+                raise ConfigError.of([_contradiction(override.key, parsed[override.key], override)])
+            if override.key == ("base",):
+                raise ConfigError(
+                    "the base belongs to the file",
+                    where=str(override.position),
+                    fix="train from that file instead",
+                )
+            parsed[override.key] = override
+        except OptlabError as error:
+            problems += error.problems
+    return list(parsed.values()), problems
+
+
+def contradictions(given: Sequence[tuple[Override, KeyPath, Any]]) -> list[Problem]:
+    """Return a problem for every two overrides that set the same key.
+
+    Args:
+        given: every override with the path that its key means and its value, written in full.
+    """
+    problems = []
+    for number, (override, path, value) in enumerate(given):
+        for other, other_path, other_value in given[:number]:
+            ends = max(len(path), len(other_path))
+            shared = _shared_path(_nested(other_path, other_value), _nested(path, value), ends=ends)
+            if shared is not None:
+                problems.append(_contradiction(shared, other, override))
+    return problems
+
+
+def _contradiction(path: KeyPath, one: Override, other: Override) -> Problem:
+    first, second = sorted((one, other), key=lambda override: override.text)
+    return Problem(
+        f"{'.'.join(map(str, path))} is also set by {first.text!r}",
+        where=str(second.position),
+        fix="keep one of them",
+    )
+
+
+def _shared_path(one: Any, other: Any, path: KeyPath = (), *, ends: int) -> KeyPath | None:
+    """Return where two nested values both say something; None where they complete each other.
+
+    Args:
+        one, other: the values; a mapping with numbers for keys stands for some items of a list.
+        path: where they stand.
+        ends: from this depth on both are values, and mappings other than sections and components are whole.
+    """
+    if isinstance(one, list) and isinstance(other, dict):
+        one, other = other, one
+    if isinstance(one, dict) and isinstance(other, list) and all(isinstance(key, int) for key in one):
+        other = dict(enumerate(other))
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return path
+    if len(path) >= ends and path not in SECTIONS and slot_at(path) is None:
+        return path
+    for key, value in one.items():
+        if key in other:
+            below = _shared_path(value, other[key], (*path, key), ends=ends)
+            if below is not None:
+                return below
+    return None
+
+
+def gives(overrides: Sequence[str], key: str) -> bool:
+    """Tell whether overrides set a dotted key: by itself, in a mapping of its section, or a part of it."""
+    path = tuple(key.split("."))
+    return any(
+        _shared_path(_nested(path, None), _nested(override.key, override.value), ends=len(path)) is not None
+        for override in map(parse_override, overrides)
+    )
+
+
+def _train_keys(overrides: Sequence[Override]) -> dict[Hashable, Any]:
+    """Return what the overrides together say about the section `train`, key by key."""
+    keys: dict[Hashable, Any] = {}
+    for override in overrides:
+        if override.key == ("train",) and isinstance(override.value, dict):
+            keys |= override.value
+        elif override.key[0] == "train" and len(override.key) == 2:
+            keys[override.key[1]] = override.value
+    return keys
+
+
+@dataclass(slots=True)
+class _Overlay:
+    """A config on which overrides are being laid, one after the other, whole values before their parts.
+
+    Args:
+        tree: the config so far.
+        laid: the overrides so far, each with its path and its value, written in full.
+        labels: label and name of the items of every list that a key went through, as they were before any of
+            these was renamed: `optimizer.Adam.name=SGD` leaves `optimizer.Adam.lr` what it means.
+    """
+
+    tree: Tree
+    laid: list[tuple[Override, KeyPath, Any]] = field(default_factory=list)
+    labels: dict[KeyPath, list[tuple[Any, Any]]] = field(default_factory=dict)
+
+    def rank(self, override: Override) -> tuple[int, bool, str]:
+        """Return what overrides are sorted by: the shortest key first, of these the names first."""
+        value = override.value
+        names = (
+            override.key[-1] == "name"
+            or isinstance(value, str)
+            or (isinstance(value, dict) and "name" in value)
+        )
+        return len(self._key(override)), not names, override.text
+
+    def given(self) -> list[tuple[Override, KeyPath, Any]]:
+        """Return the overrides with paths and values in which a list of one optimizer is that optimizer."""
+        found = []
+        for override, path, value in self.laid:
+            whole = self.tree.data.get(path[0])
+            if path[0] in _SINGLE_OR_LIST and not (isinstance(whole, list) and len(whole) > 1):
+                if path[1:2] == (0,):
+                    path = (path[0], *path[2:])
+                elif len(path) == 1 and isinstance(value, list) and len(value) == 1:
+                    value = value[0]
+            found.append((override, path, value))
+        return found
+
+    def lay(self, override: Override) -> list[str]:
+        """Lay one override on the config; return a note when it dropped something of the config."""
+        path = self._resolve(override)
+        value = override.value
+        if path[-1] == "name" and slot_at(path[:-1]):
+            path, value = path[:-1], {"name": value}
+        if slot_at(path) and isinstance(value, str):
+            value = {"name": value}
+        in_list = isinstance(path[-1], int)
+        layer = Tree(_nested(path, value), dict.fromkeys(paths(value, path), override.position))
+        if not in_list:
+            spell_out(layer)
+            value = value_at(layer.data, path)
+        keep = {
+            below
+            for _, laid_at, laid in self.laid
+            for below in paths(laid, laid_at)
+            if len(below) > len(path)
+        }
+        self.laid.append((override, path, value))
+        if in_list and slot_at(path):
+            # The label is how this one is spoken of, and the match is its place among the others: both stay.
+            keep |= {(*path, "label"), (*path, "match")}
+        dropped = put(self.tree, path, value, layer.positions, keep)
+        return [f"override {override.text!r} drops {', '.join(dropped)}"] if dropped else []
+
+    def _key(self, override: Override) -> tuple[str, ...]:
+        """Return a key without the label or the 0 that addresses the only optimizer or schedule."""
+        head, *rest = override.key
+        whole = self.tree.data.get(head)
+        if len(rest) < 2 or head not in _SINGLE_OR_LIST:
+            return override.key
+        if isinstance(whole, list) and len(whole) == 1:
+            aliases = ("0", *self._labels((head,), whole)[0])
+        elif isinstance(whole, dict) and rest[0] not in whole:
+            aliases = ("0", whole.get("label"))
+        else:
+            aliases = ()
+        return (head, *rest[1:]) if rest[0] in aliases else override.key
+
+    def _resolve(self, override: Override) -> KeyPath:
+        """Turn an override's key into a path of the tree: labels into indices, missing sections made."""
+        path: KeyPath = ()
+        container = self.tree.data
+        key = self._key(override)
+        for depth, part in enumerate(key):
+            last = depth == len(key) - 1
+            if isinstance(container, list):
+                index, used = self._index(container, part, path, override)
+                path = (*path, index)
+                if not used:  # a list of one needs no index
+                    container = self._inside(path, container[index], override)
+                    path = (*path, _key(container, part))
+            else:
+                path = (*path, _key(container, part))
+            if not last:
+                container = self._inside(path, value_at(self.tree.data, path), override)
+        return path
+
+    def _inside(self, path: KeyPath, value: Any, override: Override) -> Any:
+        """Return the container at `path`; one that is absent or null is made."""
+        if value is None:
+            put(self.tree, path, {}, {path: override.position})
+            return value_at(self.tree.data, path)
+        if not isinstance(value, dict | list):
+            raise ConfigError(
+                f"{'.'.join(map(str, path))} is {value!r}, which has no keys",
+                key=".".join(override.key),
+                where=str(override.position),
+            )
+        return value
+
+    def _labels(self, path: KeyPath, items: list[Any]) -> list[tuple[Any, Any]]:
+        """Return label and name of every item of the list at `path`, as they were at the first look."""
+        if path not in self.labels:
+            self.labels[path] = [
+                (item.get("label"), item.get("name")) if isinstance(item, dict) else (None, None)
+                for item in items
+            ]
+        return self.labels[path]
+
+    def _index(self, items: list[Any], part: str, path: KeyPath, override: Override) -> tuple[int, bool]:
+        """Return the index that `part` means, and whether it used `part` up."""
+        labels = self._labels(path, items)
+        for which in (0, 1):
+            found = [index for index, names in enumerate(labels) if names[which] == part]
+            if len(found) == 1:
+                return found[0], True
+        if part.isascii() and part.isdigit() and len(part) < 10 and int(part) < len(items):
+            return int(part), True
+        if len(items) == 1 and path in (("optimizer",), ("scheduler",)) and not isinstance(items[0], list):
+            return 0, False
+        names = [str(label or name or "") for label, name in labels]
+        choices = [name if name and names.count(name) == 1 else str(i) for i, name in enumerate(names)]
+        head = ".".join(map(str, path))
+        guess = nearest(part, choices)
+        raise ConfigError(
+            f"{head} is a list of {len(items)}, and {part!r} is none of them",
+            key=".".join(override.key),
+            where=str(override.position),
+            expected=" or ".join(f"{head}.{choice}" for choice in choices) or f"{head}=[...]",
+            fix=f"did you mean {guess!r}?" if guess else "",
+        )
+
+
+def _nested(path: KeyPath, value: Any) -> Any:
+    """Return `value` inside a mapping for every part of its path."""
+    for part in reversed(path):
+        value = {part: value}
+    return value
+
+
+def _key(mapping: dict[Hashable, Any], part: str) -> Hashable:
+    """Return the key that `part` means: a number where the mapping's keys are numbers."""
+    if part not in mapping and any(not isinstance(key, str) for key in mapping):
+        number = parse(part, Origin("", Path())).data
+        if isinstance(number, int | float):
+            return number
+    return part
