@@ -212,12 +212,11 @@ class _Overlay:
         whole = self.tree.data.get(head)
         if len(rest) < 2 or head not in _SINGLE_OR_LIST:
             return override.key
+        aliases: tuple[Any, ...] = ()
         if isinstance(whole, list) and len(whole) == 1:
             aliases = ("0", *self._labels((head,), whole)[0])
         elif isinstance(whole, dict) and rest[0] not in whole:
             aliases = ("0", whole.get("label"))
-        else:
-            aliases = ()
         return (head, *rest[1:]) if rest[0] in aliases else override.key
 
     def _resolve(self, override: Override) -> KeyPath:

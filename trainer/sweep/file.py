@@ -85,7 +85,7 @@ def _apply_own(tree: Tree, overrides: Sequence[str]) -> list[Override]:
                 fix="say seeds=5, or seeds=[3,7]",
             )
         if head == "axes" or head in SweepConfig.model_fields:
-            path = (head, ".".join(below)) if below else (head,)
+            path: KeyPath = (head, ".".join(below)) if below else (head,)
             value = override.value
             short = path == ("objective",) and isinstance(value, str)
             own.append((override, path, {"metric": value} if short else value))
