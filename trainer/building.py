@@ -38,7 +38,7 @@ from trainer.data.batches import Batches, eval_batches
 from trainer.data.dataset import Dataset, Splits, data_root, split_dataset
 from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
 from trainer.device import PRECISIONS, Clock, autocast, default_threads, resolve_device
-from trainer.engines.eager import EagerEngine
+from trainer.engines.choice import PAYS_AFTER_STEPS, compiler, engine_class
 from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
 from trainer.experiment import Experiment, Plan
 from trainer.init import InitRule, initialize
@@ -50,7 +50,7 @@ from trainer.optimizers.build import build_optimizer, needs_closure, resolve_imp
 from trainer.optimizers.groups import Group, GroupSpec, assign_groups, assign_owners
 from trainer.optimizers.rules import refuse
 from trainer.schedules import Schedule, ScheduleSpec, build_schedule
-from trainer.seeding import generator, global_stream, seed_dropout
+from trainer.seeding import generator, global_stream, seed_dropout, seed_globals
 from trainer.timetable import Rhythm, run_length
 
 
@@ -70,7 +70,7 @@ class Material:
 def load_material(loaded: Loaded, *, download: bool = True) -> Material:
     """Load the data set of a config and split it; errors as `build_experiment`."""
     data = loaded.config.data
-    with located(loaded, "data"):
+    with located(loaded, "data"), global_stream("data", data.split_seed):
         dataset = _load_dataset(data, download=download)
         splits = split_dataset(
             dataset,
@@ -87,7 +87,9 @@ def build_experiment(
 ) -> Experiment:
     """Make everything that a run needs; the config of what comes back is resolved and complete.
 
-    Seeds torch's global generators and sets its thread count: one process trains one experiment at a time.
+    Seeds the global generators (torch's, `random`, `numpy.random`) and sets torch's thread count. Dropout and
+    users' parts draw from these generators while training, so train an experiment before building the next:
+    of two that train in turns in one process, each changes the random numbers of the other.
 
     Args:
         loaded: a checked config.
@@ -98,6 +100,7 @@ def build_experiment(
         ConfigError, DataError: something does not fit; told with the place in the config.
     """
     config = loaded.config
+    seed_globals("construction", config.seed.init)
     with located(loaded):
         device = _prepare_machine(config)
     if material is None:
@@ -120,6 +123,7 @@ def build_experiment(
     model.to(device)
     if device.type == "cpu" and config.model.name in catalog.REGISTRIES["model"]:
         feed_channels_last(model, prepare.output_shape)
+    seed_globals("construction", config.seed.init)  # what ran so far depends on what was known already
     with located(loaded, "loss"):
         loss = _build_loss(config.loss)
         with _users_own(config.loss.name):
@@ -136,7 +140,7 @@ def build_experiment(
     scaler = GradScaler(device.type) if PRECISIONS[config.train.precision] is torch.float16 else None
     precision = autocast(device, config.train.precision)
     engine_name = _engine_name(config, device, plan)
-    engine = _engine_class(engine_name)(
+    engine = engine_class(engine_name)(
         model,
         loss,
         list(optimizers.values()),
@@ -535,19 +539,9 @@ def _engine_name(config: Config, device: torch.device, plan: Plan) -> str:
     """Return `eager` or `compiled`: what `auto` means for this run on this machine."""
     if config.train.engine != "auto":
         return config.train.engine
-    from trainer.engines.compiled import PAYS_AFTER_STEPS, compiler
-
     pays = plan.steps is not None and plan.steps >= PAYS_AFTER_STEPS
     possible = device.type == "cpu" and config.train.precision != "float16" and compiler() is not None
     return "compiled" if pays and possible else "eager"
-
-
-def _engine_class(name: str) -> type[EagerEngine]:
-    if name == "eager":
-        return EagerEngine
-    from trainer.engines.compiled import CompiledEngine  # what it needs of torch takes time to import
-
-    return CompiledEngine
 
 
 def _resolved(

@@ -36,6 +36,7 @@ from trainer.optimizers.build import check_options as check_optimizer
 from trainer.optimizers.build import torch_optimizers
 from trainer.optimizers.rules import REFUSED
 from trainer.optimizers.scratch import SCRATCH
+from trainer.seeding import global_stream
 
 Builder = Callable[..., Any]
 
@@ -198,7 +199,8 @@ def _import_file(file: Path) -> ModuleType:
     vars(module)[_SOURCES] = sources
     sys.modules[module_name] = module
     try:
-        with _folder_first(file.parent, sources):
+        # The same numbers whichever run of a process needs the file first.
+        with _folder_first(file.parent, sources), global_stream("import", 0):
             spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[module_name]
@@ -230,7 +232,8 @@ def _folder_first(folder: Path, sources: Collection[Path]) -> Iterator[None]:
 
 def _import_module(name: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
+        with global_stream("import", 0):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or f"{name}.".startswith(f"{error.name}."):
             raise ConfigError(

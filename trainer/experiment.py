@@ -32,6 +32,7 @@ from trainer.metrics import RunningMean, evaluate_split
 from trainer.optimizers.groups import Group
 from trainer.records import EvalRecord, Record, StepRecord
 from trainer.schedules import Schedule
+from trainer.seeding import random_state, set_random_state
 from trainer.timetable import Rhythm
 
 
@@ -341,9 +342,6 @@ class Experiment:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a later process needs to go on from here: tensors and plain values only."""
-        random = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
             "progress": asdict(self.progress),
             "train_seconds": self.clock.read(),
@@ -356,7 +354,7 @@ class Experiment:
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "mean": self._mean.state_dict(),
             "gradients": {} if self.engine.zero_grad else self._gradients(),
-            "random": random,
+            "random": random_state(self.device),
         }
 
     def _gradients(self) -> dict[str, Tensor]:
@@ -390,6 +388,4 @@ class Experiment:
             parameter.grad = None
         for name, gradient in state["gradients"].items():
             self.model.get_parameter(name).grad = gradient.to(self.device, copy=True)
-        torch.set_rng_state(state["random"]["cpu"])
-        if "cuda" in state["random"]:
-            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
+        set_random_state(state["random"], self.device)

@@ -3,15 +3,30 @@
 One experiment draws from four streams: `init` (initial weights), `batches` (order of the samples),
 `augmentation` and `dropout`. Each is seeded apart, so that changing the optimizer or the augmentation
 changes neither the start nor the order of the batches.
+
+Code may also draw from a process's global generators: torch's, Python's `random` and `numpy.random`. Wherever
+torch's is seeded from a stream, the other two are seeded with it, from the streams `<stream>/python` and
+`<stream>/numpy` of the same seed:
+
+| what runs | stream | seed |
+| --- | --- | --- |
+| a user's file, while it is imported | `import` | 0: a process imports a file once, for all its runs |
+| a data set's function | `data` | `data.split_seed`: the same data for all seeds |
+| the constructor of the model | `init` | `seed.init` |
+| the constructors of all other parts | `construction` | `seed.init` |
+| training: forward, loss, optimizer, augmentation | `dropout` | `seed.dropout` |
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import numpy
 import torch
 
 STREAMS = ("init", "batches", "augmentation", "dropout")
@@ -48,15 +63,87 @@ def generator(stream: str, seed: int, *counters: int) -> torch.Generator:
 
 @contextmanager
 def global_stream(stream: str, seed: int) -> Iterator[None]:
-    """Seed torch's global CPU generator for the block and put its former state back afterwards.
+    """Seed the global CPU generators for the block and put their former state back afterwards.
 
-    For code that only draws from the global generator, such as the constructors of `torch.nn` layers.
+    For code that only draws from the global generators, such as the constructors of `torch.nn` layers.
     """
-    with torch.random.fork_rng(devices=[]):
+    with preserved():
         torch.default_generator.manual_seed(stream_seed(stream, seed))
+        _seed_python_and_numpy(stream, seed)
         yield
 
 
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Put the global CPU generators back to their former state after the block."""
+    former = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(former)
+
+
+def seed_globals(stream: str, seed: int) -> None:
+    """Seed the global generators: torch's (CPU and every GPU), Python's `random` and `numpy.random`."""
+    torch.manual_seed(stream_seed(stream, seed))
+    _seed_python_and_numpy(stream, seed)
+
+
 def seed_dropout(seed: int) -> None:
-    """Seed torch's global generators (CPU and every GPU), which dropout draws from while training."""
-    torch.manual_seed(stream_seed("dropout", seed))
+    """Seed the global generators for training; dropout draws from torch's."""
+    seed_globals("dropout", seed)
+
+
+def random_state(device: torch.device | None = None) -> dict[str, Any]:
+    """Return the states of the global generators as tensors and plain values.
+
+    Args:
+        device: a GPU whose generator is included; None or the CPU = none.
+    """
+    version, numbers, spare = random.getstate()
+    state = {
+        "cpu": torch.get_rng_state(),
+        "python": [version, torch.tensor(numbers, dtype=torch.int64), spare],
+        "numpy": _as_tensors(_numpy_random.get_state(legacy=False)),
+    }
+    if device is not None and device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: Mapping[str, Any], device: torch.device | None = None) -> None:
+    """Set the global generators to what `random_state` returned; those not in it stay as they are.
+
+    Checkpoints of earlier releases hold torch's generators alone.
+    """
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], "cuda" if device is None else device)
+    if "python" in state:
+        version, numbers, spare = state["python"]
+        random.setstate((version, tuple(numbers.tolist()), spare))
+    if "numpy" in state:
+        _numpy_random.set_state(_as_arrays(state["numpy"]))
+
+
+_numpy_random: Any = numpy.random  # its legacy interface: that of the global generator
+
+
+def _seed_python_and_numpy(stream: str, seed: int) -> None:
+    random.seed(stream_seed(f"{stream}/python", seed))
+    # A user's part may have given numpy another kind of global generator, which `numpy.random.seed` refuses.
+    kind = getattr(_numpy_random, _numpy_random.get_state(legacy=False)["bit_generator"])
+    fresh = _numpy_random.RandomState(kind(stream_seed(f"{stream}/numpy", seed)))
+    _numpy_random.set_state(fresh.get_state(legacy=False))
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_tensors(item) for key, item in value.items()}
+    return torch.from_numpy(value.copy()) if isinstance(value, numpy.ndarray) else value
+
+
+def _as_arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_arrays(item) for key, item in value.items()}
+    return value.numpy() if isinstance(value, torch.Tensor) else value

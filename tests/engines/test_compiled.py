@@ -16,7 +16,8 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn import functional
 
 from trainer.engines import updates
-from trainer.engines.compiled import CompiledEngine, compiler
+from trainer.engines.choice import compiler
+from trainer.engines.compiled import CompiledEngine
 from trainer.engines.eager import EagerEngine
 from trainer.losses import penalty
 

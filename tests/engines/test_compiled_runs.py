@@ -16,7 +16,8 @@ from trainer.bench.loops import BARE
 from trainer.bench.task import OPTIONS, Task
 from trainer.catalog import MODELS
 from trainer.cli.verbs import app
-from trainer.engines.compiled import PAYS_AFTER_STEPS, CompiledEngine, compiler
+from trainer.engines.choice import PAYS_AFTER_STEPS, compiler
+from trainer.engines.compiled import CompiledEngine
 from trainer.engines.eager import MicroBatch
 from trainer.errors import ConfigError
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainer.engines import microkernel
-from trainer.engines.compiled import compiler
+from trainer.engines.choice import compiler
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
 

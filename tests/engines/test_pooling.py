@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
-from trainer.engines.compiled import compiler
+from trainer.engines.choice import compiler
 from trainer.engines.pooling import decompositions
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")

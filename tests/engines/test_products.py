@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainer.engines import microkernel
-from trainer.engines.compiled import compiler
+from trainer.engines.choice import compiler
 from trainer.engines.products import decompositions
 
 aten = torch.ops.aten

@@ -102,7 +102,9 @@ class SeedConfig(Section):
     init: Seed = Field(0, description="Initial weights.")
     batches: Seed = Field(0, description="Order of the training samples.")
     augmentation: Seed = Field(0, description="Parameters of the augmentations.")
-    dropout: Seed = Field(0, description="Dropout masks (torch's global generator).")
+    dropout: Seed = Field(
+        0, description="Dropout masks; torch's, Python's and numpy's global generators while training."
+    )
 
     @model_validator(mode="before")
     @classmethod

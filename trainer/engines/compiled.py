@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import copy
 import operator
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -22,14 +20,13 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from trainer.engines import pooling, products, unmarked
+from trainer.engines import pooling, products
 from trainer.engines.agreement import EXACT, ROUGH, Agreement, Evidence
+from trainer.engines.choice import compiler
 from trainer.engines.eager import EagerEngine, MicroBatch, StepOutput
 from trainer.engines.scalars import compute_once
+from trainer.engines.step_hooks import has_hooks, has_own_step
 from trainer.engines.updates import Update, update_of
-
-PAYS_AFTER_STEPS = 50_000
-"""Planned steps from which compiling (some seconds) saves more than it costs for small networks on a CPU."""
 
 _OPTIONS: dict[str, Any] = {
     "fallback_random": True,
@@ -49,11 +46,6 @@ _MOVED = 2.0**-18
 """By what share inputs are moved to see what rounding does: residual networks' outputs differ by 5e-6."""
 
 Program = Callable[[list[Any]], Sequence[Tensor]]
-
-
-def compiler() -> str | None:
-    """Return the C++ compiler that Inductor would call; None where there is none."""
-    return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 
 
 class CompiledEngine(EagerEngine):
@@ -108,7 +100,7 @@ class CompiledEngine(EagerEngine):
             self.whole_step
             and len(first) == 1
             and not self._momentum_is_scheduled()
-            and all(map(unmarked.unmarked_step, self.optimizers))
+            and not any(map(has_own_step, self.optimizers))
             and not self._have_hooks()
         )
         inputs, targets = first[0]
@@ -130,7 +122,7 @@ class CompiledEngine(EagerEngine):
         return any("base_momentum" in group for _, _, group in self._groups())
 
     def _have_hooks(self) -> bool:
-        return any(map(unmarked.has_hooks, self.optimizers))
+        return any(map(has_hooks, self.optimizers))
 
     def _raise_least_lrs(self) -> None:
         """Have no learning rate whose updates drown in rounding, or are left to eager; for the check."""

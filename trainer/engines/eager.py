@@ -5,7 +5,7 @@ Knows nothing of epochs, schedules, logging or devices; it updates the parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from trainer.engines import unmarked
+from trainer.seeding import random_state, set_random_state
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 MicroBatch = tuple[Tensor, Tensor]
@@ -108,7 +108,7 @@ class EagerEngine:
             self._step_scaled(self.scaler)
             return output
         for optimizer in self.optimizers:
-            unmarked.step(optimizer)
+            optimizer.step()
         return output
 
     def _step_scaled(self, scaler: GradScaler) -> None:
@@ -158,7 +158,7 @@ class EagerEngine:
 
     def _forget_gradients(self) -> None:
         for optimizer in self.optimizers if self.zero_grad else ():
-            unmarked.zero_grad(optimizer)
+            optimizer.zero_grad()
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss if self.scaler is None else self.scaler.scale(loss)
@@ -169,18 +169,19 @@ class EagerEngine:
 
     def _gradient_norms(self) -> Tensor:
         gradients = [p.grad if p.grad is not None else p.new_zeros(()) for p in self.parameters]
-        return torch.stack(torch._foreach_norm(gradients))
+        return torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
 
     def _closure_step(self, batches: Sequence[MicroBatch], *, measure: bool) -> StepOutput:
-        """Let the optimizer evaluate the loss as often as it likes, on the same batch and dropout mask."""
+        """Let the optimizer evaluate the loss as often as it likes, on the same batch and random numbers."""
         (optimizer,) = self.optimizers
         first: list[StepOutput] = []
         evaluations = 0
-        random_state = _random_state(self.parameters[0].device)
+        device = self.parameters[0].device
+        before = random_state(device)
 
         def closure() -> float:
             nonlocal evaluations
-            _set_random_state(random_state)
+            set_random_state(before, device)
             output = self._gradients(batches, measure=measure and not first)
             evaluations += output.grad_evals
             if not first:
@@ -191,16 +192,3 @@ class EagerEngine:
         output = first[0]
         output.grad_evals = evaluations
         return output
-
-
-def _random_state(device: torch.device) -> Mapping[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _set_random_state(states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from trainer.errors import ConfigError
+from trainer.seeding import preserved
 
 BATCH = 2
 """Samples of the probe: batch normalisation refuses to train on one."""
@@ -169,8 +170,8 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 @contextmanager
 def _quiet_random() -> Iterator[None]:
-    """Put torch's global generator back afterwards (users' forward functions may draw from it)."""
-    with torch.random.fork_rng(devices=[]):
+    """Put the global generators back afterwards (users' forward functions may draw from them)."""
+    with preserved():
         yield
 
 

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from trainer.errors import ConfigError, unknown_name
 from trainer.matching import trainable
 from trainer.optimizers.groups import Group
+from trainer.seeding import preserved
 
 CPU = torch.device("cpu")
 
@@ -247,7 +248,7 @@ def _trial(
 ) -> None:
     """Build on one 2 x 2 matrix (Muon takes nothing else) and take one step; leave no trace."""
     drawn_from = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=drawn_from), warnings.catch_warnings():
+    with preserved(), torch.random.fork_rng(devices=drawn_from), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         matrix = nn.Parameter(torch.eye(2, device=device, dtype=dtype))
         optimizer = cls([matrix], **_arguments(cls, options))
