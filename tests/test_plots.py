@@ -351,7 +351,7 @@ def test_the_title_names_several_optimizers_schedules_seeds_and_users_parts() ->
         "model": "cnn",
     }
     assert title(config, width=200) == (
-        "cnn on npz · Muon lr=0.02 + Lion lr=0.0001 · LinearLR, then StepLR · full batch · "
+        "cnn on npz · Muon lr=0.02 + lion.py:Lion lr=0.0001 · LinearLR, then StepLR · full batch · "
         "seeds init 0, batches 1"
     )
 

@@ -46,6 +46,10 @@ def write_run(tmp_path: Path) -> WriteRun:
         config: dict[str, Any] | None = None,
         digest: str = "d" * 64,
         losses: Sequence[float] | None = None,
+        files: dict[str, str] | None = None,
+        packages: dict[str, str] | None = None,
+        engine: str = "eager",
+        environment: dict[str, Any] | None = None,
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True)
@@ -65,12 +69,17 @@ def write_run(tmp_path: Path) -> WriteRun:
                 section = section[parent]
             section[last] = value
         (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-        environment = {
+        around = {
             "format": 1, "versions": {"optlab": "0.1.0", "torch": torch}, "device": "cpu", "threads": 1,
             "machine": {"processor": "x"}, "optimizer_defaults": DEFAULTS,
             "data": {"name": "digits", "sha256": digest, "input_shape": [1, 8, 8], "num_classes": 10},
+            "components": [
+                {"source": source, "copy": "components/x.py", "sha256": sha256}
+                for source, sha256 in (files or {}).items()
+            ],
+            "packages": packages or {}, **(environment or {}),
         }  # fmt: skip
-        (folder / "environment.json").write_text(json.dumps(environment))
+        (folder / "environment.json").write_text(json.dumps(around))
         (folder / "status.json").write_text(json.dumps({"format": 1, "status": status, "message": ""}))
         accuracies = list(val_accuracy) if val_accuracy is not None else None
         epochs = len(accuracies if accuracies is not None else val_loss or [0, 0]) - 1
@@ -124,7 +133,7 @@ def write_run(tmp_path: Path) -> WriteRun:
             {"loss": 1 - test_accuracy, "accuracy": test_accuracy, "checkpoint": "best", "step": total},
             "steps_per_second": 1e3 / ms_per_step, "samples_per_second": 32e3 / ms_per_step,
             "peak_memory_bytes": 1, "optimizer_state_bytes": state_bytes, "parameters": 10,
-            "best_metric": "val_accuracy", "message": "", "format": 1,
+            "best_metric": "val_accuracy", "engine": engine, "message": "", "format": 1,
         }  # fmt: skip
         (folder / "summary.json").write_text(json.dumps(summary))
         return folder

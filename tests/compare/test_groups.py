@@ -145,4 +145,4 @@ def test_the_same_run_twice_counts_once(write_run: Any, tmp_path: Path) -> None:
     write_run("x/copy")
     found = grouped(tmp_path)
     assert [len(group.entries) for group in found.groups] == [1]
-    assert "the same config and seed" in found.notes[0]
+    assert "the same config, code and seed" in found.notes[0]

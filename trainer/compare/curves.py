@@ -12,11 +12,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trainer.compare.entries import Entry
+from trainer.compare.entries import Entry, code, differs
 from trainer.compare.groups import Group
-from trainer.compare.looks import LOOKS, Look, legend, line_for, new_figure, scale_x, scale_y, settings
+from trainer.compare.looks import (
+    LOOKS,
+    Look,
+    legend,
+    line_for,
+    new_figure,
+    plain,
+    scale_x,
+    scale_y,
+    settings,
+)
 from trainer.plots.style import Array, Line, limits, smooth
-from trainer.plots.titles import title
+from trainer.plots.titles import part_name, title
 from trainer.statistics import band as band_over
 from trainer.statistics import common_grid
 from trainer.statistics.curves import BandKind
@@ -138,17 +148,20 @@ def common_title(groups: Sequence[Group]) -> str:
     entries = [entry for group in groups for entry in group.entries]
     config = dict(entries[0].run.config)
     config["optimizer"], config["scheduler"], config["seed"] = [], None, None
-    data = dict(config.get("data") or {})
-    if len({str(entry.settings.get("data.batch_size")) for entry in entries}) > 1:
+    data = dict(config["data"])
+    if differs("data.batch_size", entries):
         data.pop("batch_size", None)
     config["data"] = data
     around = entries[0].environment.get("data") or {}
     shape = around.get("input_shape")
-    same_model = len({str(entry.run.config.get("model")) for entry in entries}) == 1
+    same_model = len({code(entry.run.config.get("model")) for entry in entries}) == 1
+    same_data = len({entry.code_of("data.name") for entry in entries}) == 1
     parts = [
         title(config, inputs=math.prod(shape) if shape else None, outputs=around.get("num_classes"))
-        if same_model
-        else str(data.get("name", ""))
+        if same_model and same_data
+        else part_name(data)
+        if same_data
+        else ""
     ]
     counts = {len(group.entries) for group in groups}
     low, high = min(counts), max(counts)
@@ -232,7 +245,7 @@ def _draw_panels(
         line = line_for(0, look)
         _draw_group(one, group, found, Line(line.colour, "-", ""), centre, band, seeds=seeds)
         wide = int(72 * look.inches[0] / columns / (0.63 * look.font))
-        one.set_title(textwrap.fill(_label(group), max(wide, 12)), fontsize=0.8 * look.font)
+        one.set_title(plain(textwrap.fill(_label(group), max(wide, 12))), fontsize=0.8 * look.font)
         if one.get_xscale() == "linear":
             one.locator_params(axis="x", nbins=4)
     for place, one in enumerate(axes[len(drawn) :], start=len(drawn)):

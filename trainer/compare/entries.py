@@ -1,26 +1,57 @@
-"""A run with its config as flat settings: dotted keys, one value each (floor 6)."""
+"""A run with its config as flat settings, and what else it is: its code, packages and data (floor 6).
+
+A setting is compared by its `code`, a text that is equal where, and only where, the settings are. A shortened
+text (a file's name, a number of four digits) is for reading and decides nothing.
+"""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from trainer import rundir
+from trainer.config.paths import split_import_path
 from trainer.rundir import Run
 
-ABSENT = "absent"
+
+class _Absent(Enum):
+    ABSENT = "absent"
+
+    def __str__(self) -> str:
+        return "absent"
 
 
-@dataclass(frozen=True, slots=True)
+ABSENT = _Absent.ABSENT
+"""Stands for a setting that a run does not have; equal to no value of a config."""
+
+# Keys of what is no setting but belongs to a run's identity. They hold a space, which no option's name does.
+DATA_CONTENT = "data content"
+IMPORTED_CODE = "imported code"
+PACKAGE = "package "
+# Keys of where a run was executed: they tell runs of the same seed apart, and are never merged unsaid.
+RAN_ENGINE = "engine that ran"
+MACHINE = "machine used"
+VERSION = "version of "
+
+# A file that several sections name belongs to the first of these: an edited optimizer that shares its file
+# with the model makes a group, not another problem.
+_SECTIONS = ("optimizer", "scheduler", "init", "loss", "model", "data")
+CODE = tuple(f"{section} code" for section in _SECTIONS)
+
+
+@dataclass(frozen=True)
 class Entry:
     """A run with its config as flat settings.
 
     Args:
         run: as read.
         settings: value by dotted key; one optimizer alone has `optimizer.lr`, several `optimizer.<label>.lr`.
+            Code, packages, data and machine follow, each under a key with a space.
         seed: the seeds of its random streams, in one word; runs are paired by it.
         environment: environment.json; empty when it could not be read.
     """
@@ -30,13 +61,41 @@ class Entry:
     seed: str
     environment: Mapping[str, Any]
 
+    @cached_property
+    def codes(self) -> Mapping[str, str]:
+        """The settings' codes by key."""
+        return {key: code(value) for key, value in self.settings.items()}
+
+    def code_of(self, key: str) -> str:
+        """Return the code of a setting, also of one that is absent."""
+        return self.codes.get(key, _CODE_OF_ABSENT)
+
+    def identity(self) -> str:
+        """Return a digest that is equal for runs that are equal in everything recorded, also the seed."""
+        content = "\n".join(f"{key} = {one}" for key, one in sorted(self.codes.items()))
+        return hashlib.sha256(f"{self.seed}\n{content}".encode()).hexdigest()
+
 
 def entry(run: Run) -> Entry:
     """Return a run with its settings."""
     seed = run.config.get("seed", 0)
     streams = list(seed.values()) if isinstance(seed, Mapping) else [seed]
-    word = str(streams[0]) if len(set(streams)) == 1 else "-".join(map(str, streams))
-    return Entry(run, dict(_flat(run.config)), word, rundir.read_environment(run.path))
+    words = list(map(str, streams))
+    word = words[0] if len(set(words)) == 1 else "-".join(words)
+    environment = rundir.read_environment(run.path)
+    settings: dict[str, Any] = {}
+    for key, value in (*_flat(run.config), *_identity(run, environment)):
+        while key in settings:  # a label or an option with a dot in its name: both settings count
+            key += "'"
+        settings[key] = value
+    return Entry(run, settings, word, environment)
+
+
+def is_recorded(key: str) -> bool:
+    """Return whether a key stands for what was recorded beside the config: code, packages, data, machine."""
+    return key in (DATA_CONTENT, IMPORTED_CODE, RAN_ENGINE, MACHINE, *CODE) or key.startswith(
+        (PACKAGE, VERSION)
+    )
 
 
 def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -50,7 +109,7 @@ def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         elif section == "init" and value is None:
             yield "init.weight.name", None
         else:
-            yield from _leaves(section, value)
+            yield from _leaves(str(section), value)
 
 
 def _listed(section: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -58,10 +117,19 @@ def _listed(section: str, value: Any) -> Iterator[tuple[str, Any]]:
     if len(parts) == 1:
         yield from _leaves(section, parts[0])
         return
-    yield f"{section}.name", " + ".join(str(part["name"]).rpartition(":")[2] for part in parts)
+    yield f"{section}.name", JOINT.join(str(part["name"]) for part in parts)
+    taken: set[str] = set()
     for place, part in enumerate(parts):
         label = part.get("label") or (part["name"] if section == "optimizer" else str(place))
+        label = stem(str(label))
+        while label in taken:
+            label += "'"
+        taken.add(label)
         yield from _leaves(f"{section}.{label}", part)
+
+
+JOINT = " + "
+"""Between the names of several optimizers or schedules."""
 
 
 def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -77,27 +145,98 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield prefix, list(value) if isinstance(value, tuple) else value
 
 
+# What a run is besides its config
+
+
+def _identity(run: Run, environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield data, code and packages as recorded, then where the run was executed."""
+    yield DATA_CONTENT, _section(environment, "data").get("sha256")
+    yield from _code(run.config, environment.get("components"))
+    for name, version in _section(environment, "packages").items():
+        yield f"{PACKAGE}{name}", version
+    yield RAN_ENGINE, getattr(run.result, "engine", None)
+    processor = _section(environment, "machine").get("processor")
+    yield MACHINE, [processor, environment.get("device"), environment.get("threads")]
+    for name, version in _section(environment, "versions").items():
+        yield f"{VERSION}{name}", version
+
+
+def _section(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = environment.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _code(config: Mapping[str, Any], components: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the SHA-256 of the user's files by the section that names them; imported ones under one key."""
+    files = {
+        str(one.get("source")): one.get("sha256")
+        for one in (components if isinstance(components, list) else [])
+        if isinstance(one, Mapping)
+    }
+    if not files:
+        return
+    for section, key in zip(_SECTIONS, CODE, strict=True):
+        named = [path.source for path in map(split_import_path, texts(config.get(section))) if path]
+        found = {source: files.pop(source) for source in sorted(set(named)) if source in files}
+        if found:
+            yield key, found
+    if files:
+        yield IMPORTED_CODE, dict(sorted(files.items()))
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield every text in a setting."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from texts(item)
+
+
+def stem(name: str) -> str:
+    """Return the short name of a user's own component: `/home/me/lion.py:Lion` -> `Lion`."""
+    return name.rpartition(":")[2]
+
+
+# Comparing settings
+
+
 def code(value: Any) -> str:
-    """Return a word for a setting that is equal where, and only where, the settings are."""
-    if is_number(value):
-        value = float(value)
-    return json.dumps(value, sort_keys=True, default=str)
+    """Return a text for a setting that is equal where, and only where, the settings are."""
+    if isinstance(value, str):
+        return repr(value)
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int | float):
+        # 1 and 1.0 are one setting; a large seed keeps all of its digits.
+        return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
+    if isinstance(value, Mapping):
+        items = sorted((code(key), code(item)) for key, item in value.items())
+        return "{" + ", ".join(f"{key}: {item}" for key, item in items) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(code, value)) + "]"
+    return f"{type(value).__name__}({value!r})"
+
+
+_CODE_OF_ABSENT = code(ABSENT)
 
 
 def differing(entries: Sequence[Entry]) -> list[str]:
-    """Return the keys whose values differ, and `data content` where the data sets' checksums do."""
+    """Return the keys whose values differ, in the order of the config."""
     keys = dict.fromkeys(key for one in entries for key in one.settings)
-    found = [key for key in keys if len({code(one.settings.get(key, ABSENT)) for one in entries}) > 1]
-    digests = {(one.environment.get("data") or {}).get("sha256") for one in entries} - {None}
-    if len(digests) > 1:
-        for one in entries:
-            digest = str((one.environment.get("data") or {}).get("sha256"))[:8]
-            assert isinstance(one.settings, dict)
-            one.settings["data content"] = digest
-        found.append("data content")
-    return found
+    return [key for key in keys if differs(key, entries)]
+
+
+def differs(key: str, entries: Iterable[Entry]) -> bool:
+    """Return whether runs have different values of a key."""
+    return len({one.code_of(key) for one in entries}) > 1
 
 
 def is_number(value: Any) -> bool:
     """Return whether a setting is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1e300 if isinstance(value, int) else math.isfinite(value)

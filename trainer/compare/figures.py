@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from trainer.compare.tuning import Search
 from trainer.compare.tuning_figures import draw_budget, draw_heat_map, draw_sensitivity
 from trainer.statistics.curves import BandKind
 
+_LONGEST_NAME = 100
 _TIME_UNITS = {"step": "steps", "epoch": "epochs", "samples": "steps", "seconds": "seconds"}
 
 
@@ -59,29 +61,30 @@ def draw_all(
     figures: dict[str, Figure] = {}
     notes: list[str] = []
     unit = _TIME_UNITS[options.x]
+    suffixes = _suffixes(grouping.problems)
     for problem in grouping.problems:
         members = [group for group in grouping.groups if group.problem == problem]
-        suffix, head = (f".{file_name(problem)}", f"{problem}: ") if problem else ("", "")
+        suffix, head = suffixes[problem], f"{problem}: " if problem else ""
         for name in _curve_metrics(members):
             figure = draw_curves(
                 members, name, x=options.x, scale=options.scale, centre=options.centre, band=options.band,
                 smoothed=options.smooth, multiples=options.multiples, look=look,
             )  # fmt: skip
             if figure is not None:
-                figures[name + suffix] = figure
+                _add(figures, name + suffix, figure)
         for target in targets:
             figure = draw_times(grouping, frame, target, unit=unit, problem=problem, look=look)
             if figure is None:
                 notes.append(f"{head}no run reached {target}: no figure of times")
             else:
-                figures[f"times.{file_name(str(target))}{suffix}"] = figure
+                _add(figures, f"times.{file_name(str(target))}{suffix}", figure)
     figures |= _sensitivities(search, look)
     for target in targets if len(grouping.problems) > 1 else ():
         figure, reason = draw_profile(frame, target, unit=unit, look=look)
         if figure is None:
             notes.append(f"no performance profile for {target}: {reason}")
         else:
-            figures[f"profile.{file_name(str(target))}"] = figure
+            _add(figures, f"profile.{file_name(str(target))}", figure)
     budgets = _budgets(search, look, asserted=random_search)
     if random_search and not budgets:
         notes.append("no budget curve: no family of settings was tried more than once")
@@ -102,21 +105,23 @@ def _curve_metrics(groups: Sequence[Group]) -> list[str]:
 
 def _sensitivities(search: Search, look: Look) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
+    suffixes = _suffixes(search.grouping.problems)
     for problem in search.grouping.problems:
         members = [group for group in search.grouping.groups if group.problem == problem]
-        suffix = f".{file_name(problem)}" if problem else ""
+        suffix = suffixes[problem]
         for (where, key), found in search.sensed.items():
             if where == problem:
                 figure = draw_sensitivity(found, key, search.metric, members, look=look)
-                figures[f"sensitivity.{file_name(key)}{suffix}"] = figure
+                _add(figures, f"sensitivity.{file_name(key)}{suffix}", figure)
         if len(search.swept) < 2:
             continue
-        for family in tuning.families(search.grouping, search.swept, problem):
+        families = tuning.families(search.grouping, search.swept, problem)
+        named = _suffixes([family.name for family in families])
+        for family in families:
             keys = search.swept[0], search.swept[1]
             drawn = draw_heat_map(family, search.frame, search.metric, keys, look=look)
             if drawn is not None:
-                named = f".{file_name(family.name)}" if family.name else ""
-                figures[f"heat_map{named}{suffix}"] = drawn
+                _add(figures, f"heat_map{named[family.name]}{suffix}", drawn)
     return figures
 
 
@@ -128,17 +133,38 @@ def _budgets(search: Search, look: Look, *, asserted: bool) -> dict[str, Figure]
     if metric is None:
         return {}
     figures = {}
+    suffixes = _suffixes(grouping.problems)
     for problem in grouping.problems:
         here = [family for family in families if family.groups[0].problem == problem]
         found = {family.name: tuning.budget_curve(family, frame, metric) for family in here}
         curves = {name: curve for name, curve in found.items() if curve is not None}
         if curves:
-            suffix = f".{file_name(problem)}" if problem else ""
             members = [group for family in here for group in family.groups]
-            figures[f"budget{suffix}"] = draw_budget(curves, metric, members, look=look)
+            figures[f"budget{suffixes[problem]}"] = draw_budget(curves, metric, members, look=look)
     return figures
 
 
+def _suffixes(names: Sequence[str]) -> dict[str, str]:
+    """Return by name what the names of its figures end in, no two alike; empty for the empty name."""
+    found: dict[str, str] = {}
+    for name in names:
+        end = f".{file_name(name)}" if name else ""
+        while end in found.values():
+            end += "_"
+        found[name] = end
+    return found
+
+
+def _add(figures: dict[str, Figure], name: str, figure: Figure) -> None:
+    """Add a figure under a name that none of the others has."""
+    while name in figures:
+        name += "_"
+    figures[name] = figure
+
+
 def file_name(text: str) -> str:
-    """Return a text as a part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9._=+-]+", "_", re.sub(r"[\[\](){}]", "", text))
+    """Return a text as a part of a file's name; a long one is cut and ends in a hash of the whole."""
+    name = re.sub(r"[^A-Za-z0-9._=+-]+", "_", re.sub(r"[\[\](){}]", "", text))
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -1,26 +1,47 @@
-"""Groups runs by what differs except the seed, and names the groups by that and nothing else (floor 6)."""
+"""Groups runs by what differs except the seed, and names the groups by that and nothing else (floor 6).
+
+Runs are one group where everything that belongs to their identity is equal: every setting but those that
+may differ by declaration (`config.structure.MayDiffer`), the code of the users' own parts, the versions of
+packages that parts come from, and the content of the data. Names are made afterwards and decide nothing.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.compare.entries import ABSENT, Entry, code, differing, entry
-from trainer.compare.names import by_name_first, group_names, natural, problem_names, say
+from trainer.compare.entries import (
+    ABSENT,
+    CODE,
+    DATA_CONTENT,
+    IMPORTED_CODE,
+    MACHINE,
+    PACKAGE,
+    RAN_ENGINE,
+    Entry,
+    code,
+    differing,
+    differs,
+    entry,
+    is_recorded,
+)
+from trainer.compare.names import (
+    Shown,
+    by_name_first,
+    code_digest,
+    group_names,
+    natural,
+    problem_names,
+    say,
+    say_machine,
+)
 from trainer.config.identity import may_differ
 from trainer.errors import ConfigError, nearest
-from trainer.plots.titles import EXECUTION
+from trainer.plots.titles import is_implementation
 from trainer.rundir import Run
 
-# What neither says what a run is nor changes its numbers; `name` is the last that may tell runs apart.
-_BESIDE = frozenset(
-    {
-        *("format", "name", "data.path", "data.eval_batch_size"),
-        *("train.test", "train.eval_train", "train.checkpoint_every.epochs", "train.checkpoint_every.steps"),
-    }
-)
 # Part of how a set is trained on, not of which problem it is.
 _DATA_HANDLING = frozenset(
     f"data.{key}"
@@ -93,71 +114,152 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ()) -> Grouping:
     Raises:
         ConfigError: a key that no run has.
     """
-    entries = [entry(run) for run in runs]
+    entries, notes = _without_doubles([entry(run) for run in runs])
     assert entries, "needs runs"
     differ = differing(entries)
-    notes: list[str] = []
     chosen = _resolve(by, entries)
     if chosen:
         keys = list(dict.fromkeys(key for key in chosen if key in differ)) or chosen[:1]
-        problem_keys = [key for key in differ if key in ("data.name", "data content") and key not in chosen]
+        problem_keys = [key for key in differ if key in ("data.name", DATA_CONTENT) and key not in chosen]
     else:
-        keys = [key for key in differ if not _beside(key)]
-        keys += _tie_breakers(entries, keys, differ)
-        compared = any(key.startswith(("optimizer.", "scheduler.")) for key in keys)
+        keys = [key for key in differ if not is_recorded(key) and not _beside(key, entries)]
+        compared = any(key.startswith(_COMPARED) for key in keys)
+        # Other data are another problem in any case; other code is named where only it tells runs apart.
+        keys += [key for key in differ if key == DATA_CONTENT]
+        keys += _splitting(keys, [key for key in differ if _is_content(key)], entries)
         problem_keys = [key for key in keys if _makes_problem(key, compared)]
         notes += _flags(entries, keys, problem_keys)
-    problem_keys += [key for key in ("data content",) if key in differ and key not in problem_keys]
     keys = [key for key in keys if key not in problem_keys]
-    members: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
-    for one in entries:
-        members[tuple(code(one.settings.get(key, ABSENT)) for key in (*problem_keys, *keys))].append(one)
-    named = group_names(list(members.values()), keys)
-    problems = problem_names(list(members.values()), problem_keys)
-    groups = []
-    for found, name, problem in zip(members.values(), named, problems, strict=True):
-        kept = found
-        if not chosen:
-            kept, doubles = _without_doubles(found)
-            notes += doubles
-        else:
-            notes += _pooled(found, name, keys, problem_keys)
-        values = {key: found[0].settings.get(key, ABSENT) for key in keys}
-        kept = sorted(kept, key=lambda one: (natural(one.seed), str(one.run.path)))
-        groups.append(Group(name, tuple(kept), values, problem))
-    groups.sort(
-        key=lambda group: (group.problem, [natural(group.settings[key]) for key in by_name_first(keys)])
-    )
+    members = _members(entries, [*problem_keys, *keys])
+    if not chosen:
+        members, more = _tie_breaks(members, [key for key in differ if key not in (*problem_keys, *keys)])
+        keys += more
+    groups = _named(members, keys, problem_keys)
+    if chosen:
+        notes += [note for group in groups for note in _pooled(group, keys, problem_keys)]
+    notes += _executions(groups, differ)
     if len({group.problem for group in groups}) > 1:
         notes.append(_apart(problem_keys, groups))
     return Grouping(tuple(groups), tuple(keys), tuple(notes))
 
 
-def _implementation(key: str) -> bool:
-    return may_differ(key, "name") or (key.startswith("optimizer.") and key.rpartition(".")[2] in EXECUTION)
+_COMPARED = ("optimizer.", "scheduler.", "optimizer code", "scheduler code")
 
 
-def _beside(key: str) -> bool:
-    return key in _BESIDE or _implementation(key) or key.startswith("train.eval_every")
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """Runs with common values of some keys; ABSENT stands for a key that does not tell them from others."""
+
+    settings: Mapping[str, Any]
+    entries: Sequence[Entry]
 
 
-def _tie_breakers(entries: Sequence[Entry], keys: Sequence[str], differing: Sequence[str]) -> list[str]:
-    """Return keys of execution, or the name, where only they tell apart runs of the same seed."""
-    for candidates in ([key for key in differing if _implementation(key) and "root" not in key], ["name"]):
-        together: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
-        for one in entries:
-            together_by = tuple(code(one.settings.get(key, ABSENT)) for key in keys)
-            together[(*together_by, one.seed)].append(one)
-        doubles = [found for found in together.values() if len(found) > 1]
-        telling = [
-            key
-            for key in candidates
-            if key in differing
-            and any(len({code(one.settings.get(key)) for one in found}) > 1 for found in doubles)
-        ]
-        if telling:
-            return telling
-    return []
+def _members(entries: Sequence[Entry], keys: Sequence[str]) -> list[_Members]:
+    """Return the runs by the values of some keys."""
+    found: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
+    for one in entries:
+        found[tuple(one.code_of(key) for key in keys)].append(one)
+    return [
+        _Members({key: alike[0].settings.get(key, ABSENT) for key in keys}, alike) for alike in found.values()
+    ]
+
+
+def _splitting(keys: Sequence[str], candidates: Sequence[str], entries: Sequence[Entry]) -> list[str]:
+    """Return the candidates that tell runs apart which are alike in the keys."""
+    groups = [group.entries for group in _members(entries, keys) if len(group.entries) > 1]
+    return [key for key in candidates if key not in keys and any(differs(key, group) for group in groups)]
+
+
+def _tie_breaks(members: Sequence[_Members], differ: Sequence[str]) -> tuple[list[_Members], list[str]]:
+    """Split groups that hold a seed twice by what tells those runs apart; return the keys of that too.
+
+    First by how a run was executed, then by the run's name, then by anything else that was recorded. Only
+    the groups concerned are split: elsewhere such a key does not count.
+    """
+    found = list(members)
+    used: list[str] = []
+    for candidates in (
+        [key for key in differ if _is_execution(key)],
+        ["name"],
+        [key for key in differ if not is_recorded(key)],
+        [key for key in differ if is_recorded(key)],
+    ):
+        split: list[_Members] = []
+        telling: set[str] = set()
+        for group in found:
+            seeds = _members_by_seed(group.entries)
+            own = [
+                key
+                for key in candidates
+                if key not in group.settings and any(differs(key, alike) for alike in seeds if len(alike) > 1)
+            ]
+            telling.update(own)
+            split += [
+                _Members({**group.settings, **one.settings}, one.entries)
+                for one in _members(group.entries, own)
+            ]
+        used += [key for key in candidates if key in telling and key not in used]
+        found = split
+    filled = [_Members({**dict.fromkeys(used, ABSENT), **one.settings}, one.entries) for one in found]
+    return filled, used
+
+
+def _members_by_seed(entries: Sequence[Entry]) -> list[list[Entry]]:
+    found: dict[str, list[Entry]] = defaultdict(list)
+    for one in entries:
+        found[one.seed].append(one)
+    return list(found.values())
+
+
+def _named(members: Sequence[_Members], keys: Sequence[str], problem_keys: Sequence[str]) -> list[Group]:
+    """Return the groups with their names, in the order of what they differ in."""
+    shown = [Shown(one.settings, one.entries[0]) for one in members]
+    # Groups of different problems that are alike in the keys share a name: profiles go by it.
+    names = _names_by_values(shown, keys, group_names)
+    problems = _names_by_values(shown, problem_keys, problem_names)
+    groups = [
+        Group(
+            name,
+            tuple(sorted(one.entries, key=lambda entry: (natural(entry.seed), str(entry.run.path)))),
+            {key: one.settings[key] for key in keys},
+            problem,
+        )
+        for one, name, problem in zip(members, names, problems, strict=True)
+    ]
+    assert len({(group.problem, group.name) for group in groups}) == len(groups), "groups go by their names"
+    order = by_name_first(keys)
+    return sorted(groups, key=lambda group: (group.problem, [natural(group.settings[key]) for key in order]))
+
+
+def _names_by_values(
+    shown: Sequence[Shown],
+    keys: Sequence[str],
+    name: Callable[[Sequence[Shown], Sequence[str]], list[str]],
+) -> list[str]:
+    """Return a name per group, one for all that are alike in the keys."""
+    values = [tuple(code(one.settings[key]) for key in keys) for one in shown]
+    first = dict(zip(reversed(values), reversed(shown), strict=True))
+    distinct = list(dict.fromkeys(values))
+    names = dict(zip(distinct, name([first[one] for one in distinct], keys), strict=True))
+    return [names[one] for one in values]
+
+
+def _is_content(key: str) -> bool:
+    """Return whether a recorded key is what a run is, and not where it was executed."""
+    return key in (DATA_CONTENT, IMPORTED_CODE, *CODE) or key.startswith(PACKAGE)
+
+
+def _beside(key: str, entries: Sequence[Entry]) -> bool:
+    """Return whether runs that differ in a setting may be one group."""
+    if key in ("data.path", "data.root"):
+        # Where the data lay does not matter where their content is known.
+        return all(one.settings.get(DATA_CONTENT) is not None for one in entries)
+    return may_differ(key, "group")
+
+
+def _is_execution(key: str) -> bool:
+    """Return whether a setting says how a run is executed, which changes rounding and nothing else."""
+    return key in ("train.device", "train.threads", "train.engine") or is_implementation(key)
 
 
 def _resolve(by: Sequence[str], entries: Sequence[Entry]) -> list[str]:
@@ -166,7 +268,7 @@ def _resolve(by: Sequence[str], entries: Sequence[Entry]) -> list[str]:
     for key in by:
         matches = [key] if key in known else [one for one in known if one.startswith(f"{key}.")]
         if key == "optimizer" or key == "scheduler":
-            matches = [one for one in matches if not _implementation(one)]
+            matches = [one for one in matches if not is_implementation(one)]
         tails = matches or [one for one in known if one.endswith(f".{key}")]
         if not tails:
             guess = nearest(key, known)
@@ -184,11 +286,11 @@ def _resolve(by: Sequence[str], entries: Sequence[Entry]) -> list[str]:
 
 
 def _makes_problem(key: str, compared: bool) -> bool:
-    if key in ("data.name", "data content"):
+    if key in ("data.name", DATA_CONTENT):
         return True
     if not compared or key in _DATA_HANDLING or key.startswith("data.normalize."):
         return False
-    return key.startswith(("data.", "model.", "loss."))
+    return key.startswith(("data.", "model.", "loss.", "data code", "model code", "loss code"))
 
 
 def _flags(entries: Sequence[Entry], keys: Sequence[str], problem_keys: Sequence[str]) -> list[str]:
@@ -197,20 +299,26 @@ def _flags(entries: Sequence[Entry], keys: Sequence[str], problem_keys: Sequence
     if budget:
         said = "; ".join(f"{key} = {_values(entries, key)}" for key in budget)
         notes.append(f"the groups differ in their budget, so who trained longer may win by that: {said}")
-    compared = any(key.startswith(("optimizer.", "scheduler.")) for key in keys)
+    compared = any(key.startswith(_COMPARED) for key in keys)
     rest = [
         key
         for key in keys
         if key not in budget
         and key not in problem_keys
-        and not key.startswith(("optimizer.", "scheduler."))
-        and not _beside(key)
+        and not key.startswith(_COMPARED)
+        and not is_recorded(key)
     ]
     if compared and rest:
         said = "; ".join(f"{key} = {_values(entries, key)}" for key in rest)
         notes.append(f"the groups differ in more than optimizer and schedule: {said}")
     if not compared and any(key.startswith("loss.") for key in keys):
         notes.append("the groups have different losses, whose values do not compare; look at accuracies")
+    recorded = [key for key in keys if _is_content(key) and key != DATA_CONTENT]
+    if recorded:
+        said = "; ".join(_versions(entries, key) for key in recorded)
+        notes.append(
+            f"runs of one config were trained with different code and are groups of their own: {said}"
+        )
     rhythm = [key for key in differing(entries) if key.startswith("train.eval_every")]
     if rhythm:
         notes.append(
@@ -220,10 +328,59 @@ def _flags(entries: Sequence[Entry], keys: Sequence[str], problem_keys: Sequence
 
 
 def _values(entries: Sequence[Entry], key: str) -> str:
-    values = {code(value): value for value in (one.settings.get(key, ABSENT) for one in entries)}
+    values = {one.code_of(key): one.settings.get(key, ABSENT) for one in entries}
     ordered = sorted(values.values(), key=natural)
-    said = ", ".join(say(value) for value in ordered[:6])
+    said = ", ".join(_say_value(key, value) for value in ordered[:6])
     return said + (f" ... ({len(ordered)} values)" if len(ordered) > 6 else "")
+
+
+def _say_value(key: str, value: Any) -> str:
+    if value is None and is_recorded(key):
+        return "unknown"
+    if key in (*CODE, IMPORTED_CODE):
+        return code_digest(value)
+    if key == DATA_CONTENT:
+        return str(value)[:8]
+    return say_machine(value) if key == MACHINE else say(value)
+
+
+def _versions(entries: Sequence[Entry], key: str) -> str:
+    """Return which files or package differ, with their versions: `/home/me/lion.py = 1a2b3c4d, 5e6f7a8b`."""
+    if key.startswith(PACKAGE):
+        return f"{key.removeprefix(PACKAGE)} = {_values(entries, key)}"
+    recorded = [files for one in entries if isinstance(files := one.settings.get(key), Mapping)]
+    said = []
+    for source in dict.fromkeys(source for files in recorded for source in files):
+        digests = dict.fromkeys(str(files[source])[:8] for files in recorded if source in files)
+        if len(digests) > 1 or len({source in files for files in recorded}) > 1:
+            said.append(f"{source} = {', '.join(digests)}")
+    return "; ".join(said[:4]) or f"{key} = {_values(entries, key)}"
+
+
+def _executions(groups: Sequence[Group], differ: Sequence[str]) -> list[str]:
+    """Say where runs of one problem, or of one group, were executed in different ways."""
+    said: list[str] = []
+    mixed: dict[str, None] = {}
+    for key in differ:
+        if key != RAN_ENGINE and (key == "train.engine" or not _is_execution(key)):
+            continue  # of the engine, what ran counts, not what was asked for
+        ways: dict[str, Counter[str]] = defaultdict(Counter)
+        for group in groups:
+            for one in group.entries:
+                if key in one.settings:  # another optimizer may not have the option
+                    ways[group.problem][_say_value(key, one.settings[key])] += 1
+        together = sum((found for found in ways.values() if len(found) > 1), Counter[str]())
+        if together:
+            values = ", ".join(f"{value} ({count} runs)" for value, count in sorted(together.items()))
+            said.append(f"{'engine' if key == RAN_ENGINE else key} = {values}")
+            mixed |= {group.label: None for group in groups if differs(key, group.entries)}
+    if not said:
+        return []
+    within = f", also within {'; '.join(list(mixed)[:3])}{' ...' * (len(mixed) > 3)}" if mixed else ""
+    return [
+        f"the runs were executed differently{within}: {'; '.join(said)}; "
+        "rounding differs, and training can enlarge that"
+    ]
 
 
 def _apart(keys: Sequence[str], groups: Sequence[Group]) -> str:
@@ -231,33 +388,34 @@ def _apart(keys: Sequence[str], groups: Sequence[Group]) -> str:
     for group in groups:
         problems[group.problem].add(group.name)
     said = f"runs differ in {', '.join(keys)}: {len(problems)} problems, each compared by itself"
-    shared = [
-        name for name in set().union(*problems.values()) if sum(name in p for p in problems.values()) > 1
-    ]
-    if not shared:
+    counts = Counter(name for names in problems.values() for name in names)
+    if max(counts.values()) < 2:
         said += "; no group appears on two of them, so groups of different problems cannot be compared"
     return said
 
 
 def _without_doubles(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """Leave out runs that are in everything recorded the same as an earlier one."""
     kept: dict[str, Entry] = {}
     notes = []
     for one in entries:
-        if one.seed in kept:
+        first = kept.setdefault(one.identity(), one)
+        if first is not one:
             notes.append(
-                f"left out {one.run.path}: the same config and seed as {kept[one.seed].run.path}, "
+                f"left out {one.run.path}: the same config, code and seed as {first.run.path}, "
                 "and a run must not count twice"
             )
-        else:
-            kept[one.seed] = one
     return list(kept.values()), notes
 
 
-def _pooled(
-    entries: Sequence[Entry], name: str, keys: Sequence[str], problem_keys: Sequence[str]
-) -> list[str]:
-    others = [key for key in differing(entries) if not _beside(key) and key not in (*keys, *problem_keys)]
+def _pooled(group: Group, keys: Sequence[str], problem_keys: Sequence[str]) -> list[str]:
+    others = [
+        key
+        for key in differing(group.entries)
+        if key not in (*keys, *problem_keys)
+        and (_is_content(key) or not (is_recorded(key) or _beside(key, group.entries)))
+    ]
     if not others:
         return []
-    said = "; ".join(f"{key} = {_values(entries, key)}" for key in others[:4])
-    return [f"group {name} pools runs that differ in {said}"]
+    said = "; ".join(f"{key} = {_values(group.entries, key)}" for key in others[:4])
+    return [f"group {group.name} pools runs that differ in {said}"]

@@ -113,11 +113,42 @@ def _fault(run: Run) -> str:
         return f"it is {status}" + (f" ({message})" if message else "")
     if run.result is None:
         return f"it has no {rundir.SUMMARY}"
-    if not isinstance(run.config, Mapping) or not {"optimizer", "data", "model"} <= set(run.config):
-        return f"{rundir.CONFIG} is no resolved config"
+    if odd := _odd_section(run.config):
+        return f"{rundir.CONFIG} is no resolved config: {odd}"
     missing = [name for name in ("step", "epoch", "samples", "train_seconds") if name not in run.epochs]
     missing += [name for name in ("step", "loss") if name not in run.steps]
     return f"missing columns: {', '.join(missing)}" if missing else ""
+
+
+def _odd_section(config: Mapping[str, Any]) -> str:
+    """Return which section of a config is not what every run's config has there; empty when none is."""
+    for section in ("data", "model", "optimizer"):
+        if section not in config:
+            return f"it has no {section}"
+    for section, value in config.items():
+        several = section in ("optimizer", "scheduler") and isinstance(value, list)
+        if section in ("data", "model", "loss") or (section == "optimizer" and not several):
+            sound = _is_part(value)
+        elif section == "optimizer":
+            sound = bool(value) and all(map(_is_part, value))
+        elif section == "scheduler":
+            sound = value is None or all(map(_is_part, value if several else [value]))
+        elif section in ("train", "log"):
+            sound = isinstance(value, Mapping)
+        elif section == "name":
+            sound = isinstance(value, str)
+        elif section == "seed":
+            streams = list(value.values()) if isinstance(value, Mapping) else [value]
+            sound = bool(streams) and all(isinstance(one, int) for one in streams)
+        else:
+            sound = isinstance(section, str)
+        if not sound:
+            return f"{section} is {str(value)[:40]}"
+    return ""
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("name"), str)
 
 
 def _torn(place: Path) -> list[str]:

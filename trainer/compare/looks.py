@@ -81,7 +81,7 @@ def new_figure(heading: str, look: Look, rows: int = 1, columns: int = 1) -> tup
         height *= rows / 2
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(fitted(heading, look))
+    figure.suptitle(plain(fitted(heading, look)))
     found = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     axes = [one for row in found for one in row]
     for one in axes:
@@ -110,6 +110,14 @@ def fitted(text: str, look: Look) -> str:
     return "\n".join(lines)
 
 
+def plain(text: str) -> str:
+    """Return a text that matplotlib draws as it is: no formula between dollars, no hidden legend entry.
+
+    Names come from configs, and a pair of dollars with anything else between them is an error in drawing.
+    """
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
 def line_for(place: int, look: Look) -> Line:
     """Return how the series of that place is drawn; beyond the seventh, colours and dashes pair anew."""
     line = LINES[place % len(LINES)]
@@ -135,7 +143,7 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], look: 
     if rows > 3:  # A long legend must not press the axes flat.
         width, height = figure.get_size_inches()
         figure.set_size_inches(width, height + (rows - 3) * 1.6 * look.font / 72)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    figure.legend(handles, list(map(plain, labels)), loc="outside lower center", ncols=columns)
 
 
 def scale_x(axes: Axes, low: float, high: float, *, log: bool) -> None:

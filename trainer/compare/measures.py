@@ -40,7 +40,8 @@ class Target:
         return mode_of(self.metric)
 
     def __str__(self) -> str:
-        return f"{self.metric}={self.value:g}"
+        short = f"{self.value:g}"
+        return f"{self.metric}={short if float(short) == self.value else repr(self.value)}"
 
 
 def mode_of(metric: str) -> Literal["min", "max"]:

@@ -1,144 +1,375 @@
-"""Names of groups: what differs from the other groups and nothing else (floor 6)."""
+"""Names of groups: what differs from the other groups and nothing else, never one name twice (floor 6)."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
-from trainer.compare.entries import ABSENT, Entry, code, is_number
-from trainer.plots.titles import format_value
+from trainer.compare.entries import (
+    ABSENT,
+    CODE,
+    DATA_CONTENT,
+    IMPORTED_CODE,
+    JOINT,
+    MACHINE,
+    PACKAGE,
+    RAN_ENGINE,
+    VERSION,
+    Entry,
+    code,
+    is_number,
+    is_recorded,
+    texts,
+)
+from trainer.config.paths import split_import_path
+from trainer.plots.titles import format_value, printable
+
+_COMPONENTS = ("optimizer.name", "model.name", "data.name", "loss.name", "name")
+_CODES = (*CODE, IMPORTED_CODE)
+_DIGEST_DIGITS = 8
 
 
-def group_names(members: Sequence[Sequence[Entry]], keys: Sequence[str]) -> list[str]:
-    """Return a name per group from the keys that differ; equal ones get what else differs, then a number."""
-    firsts = [found[0] for found in members]
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a name is made from.
+
+    Args:
+        settings: value by key; ABSENT where a key is not there or does not tell these runs from others.
+        example: one of the runs.
+    """
+
+    settings: Mapping[str, Any]
+    example: Entry
+
+
+def group_names(groups: Sequence[Shown], keys: Sequence[str]) -> list[str]:
+    """Return a name per group from the keys that differ, none twice.
+
+    A name leaves out what is at its default, rounds numbers to four digits, and has of a user's file only
+    as much of its path as tells it from the others. Groups that would share such a name get one with every
+    option, then one with the exact values, in the last resort a number.
+    """
     if not keys:
-        return [_whole_name(one) for one in firsts]
+        return distinct([_whole_name(one.example) for one in groups])
     labels = shortest_keys(keys)
     # The optimizer's name stands before: `SGD lr=0.1` beside `Muon + AdamW Muon.lr=0.02`.
     labels |= {key: key.partition(".")[2] for key in keys if re.fullmatch(r"optimizer\.[^.]+", key)}
-    terse = [_name(one, firsts, keys, labels, defaults=False) for one in firsts]
-    wordy = [_name(one, firsts, keys, labels, defaults=True) for one in firsts]
-    problems = [[code(one.settings.get(key, ABSENT)) for key in keys] for one in firsts]
-    result = []
-    for place, name in enumerate(terse):
-        same = [i for i, other in enumerate(terse) if other == name and problems[i] != problems[place]]
-        result.append(wordy[place] if same or not name else name)
-    return result
+    names = _Names(groups, keys, labels)
+    return names.told_apart([names.short(one) for one in groups])
 
 
-def _name(
-    one: Entry, others: Sequence[Entry], keys: Sequence[str], labels: Mapping[str, str], *, defaults: bool
-) -> str:
-    words = []
-    for key in by_name_first(keys):
-        value = one.settings.get(key, ABSENT)
-        if value == ABSENT:
-            continue
+def problem_names(groups: Sequence[Shown], keys: Sequence[str]) -> list[str]:
+    """Return a name per group from the keys that make problems, none twice; all empty without such keys."""
+    if not keys:
+        return [""] * len(groups)
+    shown = [key for key in keys if key != DATA_CONTENT or "data.name" not in keys]
+    names = _Names(groups, keys, shortest_keys(keys))
+    return names.told_apart([names.short(one, shown) for one in groups])
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Return the names, those that stand there twice with a number: `a`, `a (2)`."""
+    taken, found = set(names), []
+    seen: set[str] = set()
+    for name in names:
+        number, one = 1, name
+        while one in seen or (number > 1 and one in taken):
+            number += 1
+            one = f"{name} ({number})"
+        seen.add(one)
+        found.append(one)
+    assert len(seen) == len(names), "no name twice"
+    return found
+
+
+class _Names:
+    """The words from which names are made, for groups that differ in the same keys."""
+
+    def __init__(self, groups: Sequence[Shown], keys: Sequence[str], labels: Mapping[str, str]) -> None:
+        self._groups, self._keys, self._labels = groups, by_name_first(keys), labels
+        named = [f"{key.rpartition(' ')[0]}.name" for key in keys if key in CODE]
+        self._texts = short_texts(
+            [
+                *(one.settings[key] for one in groups for key in keys),
+                *(one.example.settings.get(key) for one in groups for key in named),
+            ]
+        )
+        self._one_code = sum(key in _CODES for key in keys) == 1
+        self._telling = {key: _Telling(key, groups) for key in keys}
+
+    def short(self, one: Shown, keys: Sequence[str] | None = None) -> str:
+        """Return a name without defaults, its numbers to four digits."""
+        return self._name(one, keys, digits=4, defaults=False) or self.whole(one)
+
+    def whole(self, one: Shown) -> str:
+        """Return a name with every option, its numbers to six digits."""
+        return self._name(one, digits=6, defaults=True) or _whole_name(one.example)
+
+    def exact(self, one: Shown) -> str:
+        """Return a name with every key that is there and its exact value."""
+        words = [
+            f"{self._labels[key]}={value if isinstance(value, str) else code(value)}"
+            for key in self._keys
+            if (value := one.settings[key]) is not ABSENT
+        ]
+        return printable(" ".join(words)) or self.whole(one)
+
+    def told_apart(self, names: Sequence[str]) -> list[str]:
+        """Return the names with longer ones in place of those that several groups share."""
+        found = list(names)
+        for longer in (self.whole, self.exact):
+            counts = Counter(found)
+            if len(counts) == len(found):
+                break
+            found = [
+                name if counts[name] == 1 else longer(one)
+                for name, one in zip(found, self._groups, strict=True)
+            ]
+        return distinct(found)
+
+    def _name(self, one: Shown, keys: Sequence[str] | None = None, *, digits: int, defaults: bool) -> str:
+        words = [
+            word
+            for key in self._keys
+            if (keys is None or key in keys) and (value := one.settings[key]) is not ABSENT
+            if (word := self._word(key, value, one, digits=digits, defaults=defaults))
+        ]
+        return printable(" ".join(words))
+
+    def _word(self, key: str, value: Any, one: Shown, *, digits: int, defaults: bool) -> str:
+        """Return what a name says of a key; empty when another word or the default says it."""
+        if is_recorded(key):
+            return self._recorded_word(key, value, one)
         if key.endswith(".name") and key.count(".") == 2 and key.startswith(("optimizer.", "scheduler.")):
-            continue  # the joined name of several tells it
-        if key in ("optimizer.name", "model.name", "data.name", "loss.name", "name"):
-            words.append(str(value).rpartition(":")[2])
-        elif key == "scheduler.name":
-            words.append("constant lr" if value is None else str(value).rpartition(":")[2])
-        elif key == "init.weight.name":
-            words.append(f"init={value or 'default'}")
-        elif key == "data.augment":
-            words.append("augment=" + ("+".join(str(part["name"]) for part in value) if value else "none"))
-        elif key.endswith(".groups") and key.startswith("optimizer."):
-            words.append(_groups(value))
-        elif ".match." in key:
-            continue  # which parameters an optimizer owns: too long for a name
-        elif defaults or _telling(key, one, others):
-            words.append(f"{labels[key]}={say(value, digits=6 if defaults else 4)}")
-    return " ".join(words)
+            return ""  # the joined name of several tells it
+        if key in _COMPONENTS:
+            return self._text(value)
+        if key == "scheduler.name":
+            return "constant lr" if value is None else self._text(value)
+        if key == "init.weight.name":
+            return f"init={self._text(value) if value else 'default'}"
+        if key == "data.augment" and not defaults:
+            return "augment=" + ("+".join(map(self._part_name, _parts(value))) if value else "none")
+        if key.endswith(".groups") and key.startswith("optimizer."):
+            return self._groups_word(value, digits)
+        if ".match." in key and not defaults:
+            return ""  # which parameters an optimizer owns: too long for a name
+        if defaults or self._telling[key].tells(one):
+            return f"{self._labels[key]}={say(self._shortened(value), digits=digits)}"
+        return ""
+
+    def _recorded_word(self, key: str, value: Any, one: Shown) -> str:
+        if key in _CODES:
+            section, _, _ = key.rpartition(" ")
+            name = f"{section}.name"
+            # The code alone differs: the component's name stands before it.
+            part = "" if name in self._keys else self._text(one.example.settings.get(name, ""))
+            return f"{part} {'code' if self._one_code else key} {code_digest(value)}".lstrip()
+        if key == DATA_CONTENT:
+            return f"{self._labels[key]}={'unknown' if value is None else str(value)[:_DIGEST_DIGITS]}"
+        if key == RAN_ENGINE:
+            return f"ran {value}"
+        if key == MACHINE:
+            return f"on {say_machine(value)}"
+        name = key.removeprefix(PACKAGE).removeprefix(VERSION)
+        return f"{name} {value}"
+
+    def _text(self, value: Any) -> str:
+        """Return a component's name with as much of its path as is needed; of several, each."""
+        return JOINT.join(self._texts.get(part, part) for part in str(value).split(JOINT))
+
+    def _part_name(self, part: Any) -> str:
+        return self._text(part.get("name") if isinstance(part, Mapping) else part)
+
+    def _shortened(self, value: Any) -> Any:
+        """Return a setting with its import paths shortened."""
+        if isinstance(value, str):
+            return self._texts.get(value, value)
+        if isinstance(value, Mapping):
+            return {key: self._shortened(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._shortened(item) for item in value]
+        return value
+
+    def _groups_word(self, value: Any, digits: int) -> str:
+        """Return parameter groups in words: `groups=(*.bias lr=0.5)`."""
+        said = []
+        for group in _parts(value):
+            if not isinstance(group, Mapping):
+                said.append(say(group))
+                continue
+            match = group.get("match") or {}
+            who = match.get("name") if isinstance(match, Mapping) and len(_given(match)) == 1 else None
+            options = [
+                f"{key}={say(self._shortened(item), digits=digits)}"
+                for key, item in group.items()
+                if key not in ("match", "label")
+            ]
+            said.append(" ".join([str(who or say(_given(match))), *options]))
+        return f"groups=({'; '.join(said)})" if said else "one group"
 
 
-def _groups(value: Any) -> str:
-    """Return parameter groups in words: `groups=(*.bias lr=0.5)`."""
-    said = []
-    for group in value or []:
-        match = group.get("match") or {}
-        who = match if isinstance(match, str) else match.get("name") or say(match)
-        options = [f"{k}={say(v, digits=4)}" for k, v in group.items() if k not in ("match", "label")]
-        said.append(" ".join([who, *options]))
-    return f"groups=({'; '.join(said)})" if said else "one group"
+def _parts(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value] if value else []
 
 
-def _telling(key: str, one: Entry, others: Sequence[Entry]) -> bool:
-    """Return whether an option's value belongs into a name: it differs among its like, or is no default."""
-    section, _, option = key.rpartition(".")
-    component = section if f"{section}.name" in one.settings else ""
-    if not component:
-        # What only some have, and is off there, tells nothing.
-        return bool(one.settings[key]) or all(key in other.settings for other in others)
-    name = one.settings[f"{component}.name"]
-    alike = [other for other in others if other.settings.get(f"{component}.name") == name]
-    if len({code(other.settings.get(key, ABSENT)) for other in alike}) > 1:
-        return True
-    if len(alike) == len(others):
-        return False
-    value = one.settings[key]
-    if section == "data":
-        return all(key in other.settings for other in others)
-    if not section.startswith("optimizer"):
-        return False
-    if option in ("label", "match"):
-        return False
-    if option == "lr":
-        return True
-    default = ((one.environment.get("optimizer_defaults") or {}).get(str(name)) or {}).get(option, ABSENT)
-    if default == ABSENT:
-        return bool(value)
-    return code(value) != code(list(default) if isinstance(default, tuple) else default)
+def _given(match: Any) -> Any:
+    """Return the conditions of a match that are given."""
+    if not isinstance(match, Mapping):
+        return match
+    return {key: item for key, item in match.items() if item is not None}
+
+
+class _Telling:
+    """Whether the value of one key belongs into the short names of groups.
+
+    It does where it differs among groups of the same component, or is no default.
+    """
+
+    def __init__(self, key: str, groups: Sequence[Shown]) -> None:
+        self._key = key
+        section, _, self._option = key.rpartition(".")
+        self._section = section
+        self._everywhere = all(one.settings[key] is not ABSENT for one in groups)
+        self._codes: dict[str, set[str]] = {}
+        for one in groups:
+            self._codes.setdefault(self._component(one), set()).add(code(one.settings[key]))
+
+    def _component(self, one: Shown) -> str:
+        """Return a text for the component that the option belongs to; empty when it belongs to none."""
+        name = f"{self._section}.name"
+        return one.example.code_of(name) if name in one.example.settings else ""
+
+    def tells(self, one: Shown) -> bool:
+        """Return whether the key's value belongs into a group's name."""
+        value, component = one.settings[self._key], self._component(one)
+        if not component:
+            # What only some have, and is off there, tells nothing.
+            return bool(value) or self._everywhere
+        if len(self._codes[component]) > 1:
+            return True
+        if len(self._codes) == 1:
+            return False
+        if self._section == "data":
+            return self._everywhere
+        if not self._section.startswith("optimizer") or self._option in ("label", "match"):
+            return False
+        if self._option == "lr":
+            return True
+        known = one.example.environment.get("optimizer_defaults")
+        own = (
+            known.get(str(one.example.settings[f"{self._section}.name"]))
+            if isinstance(known, Mapping)
+            else None
+        )
+        default = own.get(self._option, ABSENT) if isinstance(own, Mapping) else ABSENT
+        return bool(value) if default is ABSENT else code(value) != code(default)
 
 
 def _whole_name(one: Entry) -> str:
-    name = str(one.settings.get("optimizer.name", "?")).rpartition(":")[2]
+    name = JOINT.join(
+        short_texts([part])[part] for part in str(one.settings.get("optimizer.name", "?")).split(JOINT)
+    )
     lr = one.settings.get("optimizer.lr")
-    return name if lr is None else f"{name} lr={say(lr)}"
+    return printable(name if lr is None else f"{name} lr={say(lr)}")
 
 
 def by_name_first(keys: Sequence[str]) -> list[str]:
-    """Return the keys as a reader expects them: the optimizer's name, its lr, its other options, the rest."""
+    """Return the keys as a reader expects them: the optimizer's name, its lr, its other options, the rest.
+
+    A component's code follows its name.
+    """
 
     def rank(key: str) -> tuple[int, int]:
         section = next(
-            (i for i, prefix in enumerate(("optimizer.", "scheduler.", "model.")) if key.startswith(prefix)),
+            (
+                i
+                for i, name in enumerate(("optimizer", "scheduler", "model"))
+                if key.startswith((f"{name}.", f"{name} "))
+            ),
             3,
         )
-        return section, {"name": 0, "lr": 1}.get(key.rpartition(".")[2], 2)
+        last = -1 if key in _CODES else {"name": -2, "lr": 1}.get(key.rpartition(".")[2], 2)
+        return section, last
 
     return sorted(keys, key=rank)
 
 
-def problem_names(members: Sequence[Sequence[Entry]], keys: Sequence[str]) -> list[str]:
-    """Return a name per group from the keys that make problems; all empty where none does."""
-    firsts = [found[0] for found in members]
-    shown = [key for key in keys if key != "data content" or "data.name" not in keys]
-    labels = shortest_keys(shown)
-    return (
-        [_name(one, firsts, shown, labels, defaults=False) for one in firsts] if keys else [""] * len(firsts)
-    )
+# Values in words
+
+
+def short_texts(values: Iterable[Any]) -> dict[str, str]:
+    """Return for every text in some settings its shortest form that no other text has.
+
+    `/home/me/one/a.py:Foo` is `Foo`, beside another file's Foo `a.py:Foo`, beside another folder's
+    `one/a.py:Foo`. A registered name has one form.
+    """
+    found = dict.fromkeys(part for value in values for text in texts(value) for part in text.split(JOINT))
+    forms = {text: _forms(text) for text in found}
+    owners = Counter(form for text in found for form in dict.fromkeys(forms[text]))
+    return {text: next((form for form in forms[text] if owners[form] == 1), text) for text in found}
+
+
+def _forms(text: str) -> list[str]:
+    """Return what a text may be shortened to, the shortest first, itself last."""
+    path = split_import_path(text)
+    if path and not path.is_file:
+        parts = path.source.split(".")
+        tails = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        return [path.attribute, *(f"{tail}:{path.attribute}" for tail in tails)]
+    if path is None and not text.startswith("/"):
+        return [text]
+    folders = PurePath(path.source if path else text).parts
+    tails = ["/".join(folders[-n:]) for n in range(1, len(folders))]
+    end = f":{path.attribute}" if path else ""
+    return [*([path.attribute] if path else []), *(f"{tail}{end}" for tail in tails), text]
+
+
+def code_digest(files: Any) -> str:
+    """Return eight digits for recorded code: of the file's own SHA-256 where it is one file."""
+    if files is ABSENT or not isinstance(files, Mapping):
+        return "unknown"
+    digests = [str(digest) for digest in files.values()]
+    if len(digests) == 1:
+        return digests[0][:_DIGEST_DIGITS]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:_DIGEST_DIGITS]
+
+
+def say_machine(value: Any) -> str:
+    """Return processor, device and threads in words."""
+    if not isinstance(value, list):
+        return "an unknown machine"
+    processor, device, threads = value
+    said = [str(part) for part in (processor, device) if part is not None]
+    if threads is not None:
+        said.append(f"{threads} thread{'s' if threads != 1 else ''}")
+    return ", ".join(said) or "an unknown machine"
 
 
 def say(value: Any, *, digits: int = 6) -> str:
     """Return a setting as one would say it, its number to so many digits."""
-    if value == ABSENT:
-        return ABSENT
+    if value is ABSENT:
+        return str(ABSENT)
     if isinstance(value, Mapping):
-        return json.dumps(value)
+        return "{" + ", ".join(f"{key}: {say(item, digits=digits)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(say(item, digits=digits) for item in value) + "]"
     if isinstance(value, float):
         value = float(f"{value:.{digits}g}")
+    if isinstance(value, int) and not is_number(value) and not isinstance(value, bool):
+        return hex(value)  # hundreds of digits, which Python may refuse to write
     return format_value(value)
 
 
 def natural(value: Any) -> tuple[int, float, str]:
     """Return a sort key: numbers by size, then words."""
+    if value is ABSENT:
+        value = str(ABSENT)
     if isinstance(value, str):
         try:
             return (0, float(value), "")
@@ -151,12 +382,6 @@ def natural(value: Any) -> tuple[int, float, str]:
 
 def shortest_keys(keys: Sequence[str]) -> dict[str, str]:
     """Return for every dotted key its shortest tail that tells it from the others."""
-    labels = {}
-    for key in keys:
-        parts = key.split(".")
-        tails = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        others = [other for other in keys if other != key]
-        labels[key] = next(
-            (tail for tail in tails if not any(f".{other}".endswith(f".{tail}") for other in others)), key
-        )
-    return labels
+    tails = {key: [".".join(key.split(".")[n:]) for n in range(key.count("."), -1, -1)] for key in keys}
+    owners = Counter(tail for found in tails.values() for tail in found)
+    return {key: next((tail for tail in tails[key] if owners[tail] == 1), key) for key in keys}

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from trainer.compare.entries import Entry, is_number
+from trainer.compare.entries import Entry, code, is_number
 from trainer.compare.groups import Group, Grouping
 from trainer.compare.load import SWEEP, sweep_of
 from trainer.compare.measures import mode_of
-from trainer.compare.names import shortest_keys
+from trainer.compare.names import distinct, shortest_keys
 from trainer.plots.titles import format_value
 from trainer.statistics import ExpectedBest, Sensitivity, expected_best, sensitivity
 
@@ -97,11 +97,11 @@ def swept_keys(grouping: Grouping) -> list[str]:
 def families(grouping: Grouping, swept: Sequence[str], problem: str) -> list[Family]:
     """Return the groups of a problem by everything that is not swept."""
     rest = [key for key in grouping.keys if key not in swept]
-    members: dict[str, list[Group]] = defaultdict(list)
+    members: dict[tuple[str, ...], list[Group]] = defaultdict(list)
     for group in grouping.groups:
         if group.problem == problem:
-            members[repr([group.settings.get(key) for key in rest])].append(group)
-    names = [_without(found, swept) for found in members.values()]
+            members[tuple(code(group.settings[key]) for key in rest)].append(group)
+    names = distinct([_without(found, swept) for found in members.values()])
     if len(names) == 1:
         names = [""]
     return [Family(name, tuple(found)) for name, found in zip(names, members.values(), strict=True)]
@@ -245,10 +245,16 @@ def random_families(grouping: Grouping, *, asserted: bool = False) -> list[Famil
     numeric = [key for key in grouping.keys if any(is_number(g.settings.get(key)) for g in grouping.groups)]
     found = []
     for problem in grouping.problems:
-        for family in families(grouping, numeric, problem):
-            runs = [entry for group in family.groups for entry in group.entries]
-            if len(family.groups) >= 2 and (asserted or all(map(_drawn_at_random, runs))):
-                found.append(Family(family.name or family.groups[0].name.partition(" ")[0], family.groups))
+        drawn = [
+            family
+            for family in families(grouping, numeric, problem)
+            if len(family.groups) >= 2
+            and (
+                asserted or all(_drawn_at_random(entry) for group in family.groups for entry in group.entries)
+            )
+        ]
+        names = distinct([family.name or family.groups[0].name.partition(" ")[0] for family in drawn])
+        found += [Family(name, family.groups) for name, family in zip(names, drawn, strict=True)]
     return found
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
+
+from trainer.config.identity import may_differ
+from trainer.config.paths import split_import_path
 
 WIDTH = 74
 
-# Options that are about how a step is computed, not about which step it is.
-EXECUTION = frozenset({"fused", "foreach", "capturable", "differentiable"})
 STRUCTURE = frozenset({"name", "label", "match", "groups"})
 # Shown when the defaults are not known: zero, null or false is the default of each in torch.optim.
 COMMON = ("momentum", "dampening", "nesterov", "weight_decay", "amsgrad", "centered", "maximize")
@@ -33,18 +35,23 @@ def title(
         outputs: classes or targets.
         width: characters per line; lines break between the parts where they can.
     """
-    data = config.get("data", {})
-    parts = [f"{_model(config.get('model', {}), inputs, outputs)} on {_stem(data.get('name', '?'))}"]
+    data = _part(config.get("data"))
+    parts = [f"{_model(_part(config.get('model')), inputs, outputs)} on {part_name(data)}"]
     optimizers = [_optimizer(one, defaults) for one in _listed(config.get("optimizer"))]
     parts += [one + (" +" if i < len(optimizers) - 1 else "") for i, one in enumerate(optimizers)]
     schedulers = _listed(config.get("scheduler"))
     if schedulers:
-        parts.append(", then ".join(_stem(str(one["name"])) for one in schedulers))
+        parts.append(", then ".join(map(part_name, schedulers)))
     if batch := data.get("batch_size"):
         parts.append("full batch" if batch == "full" else f"batch {batch}")
     if (seed := config.get("seed")) is not None:
         parts.append(_seed(seed))
-    return _wrap([part for part in parts if part], width)
+    return _wrap([printable(part) for part in parts if part], width)
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, its control characters written out."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def format_value(value: Any) -> str:
@@ -59,22 +66,34 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
+def is_implementation(key: str) -> bool:
+    """Return whether a dotted key says how an optimizer's step is computed, as `optimizer.fused`."""
+    return key.startswith("optimizer.") and may_differ(key, "group")
+
+
+def part_name(part: Mapping[str, Any]) -> str:
+    """Return a component's name; of a user's own with its file, `/home/me/lion.py:Lion` as `lion.py:Lion`.
+
+    The file belongs to it: two files may hold classes of one name.
+    """
+    name = str(part.get("name", "?"))
+    path = split_import_path(name)
+    return f"{PurePath(path.source).name}:{path.attribute}" if path and path.is_file else name
+
+
+def _part(value: Any) -> Mapping[str, Any]:
+    """Return a component as a mapping; a name alone stands for one."""
+    return value if isinstance(value, Mapping) else {"name": value} if isinstance(value, str) else {}
+
+
 def _listed(value: Any) -> list[Mapping[str, Any]]:
     if value is None:
         return []
-    items = value if isinstance(value, list) else [value]
-    return [{"name": item} if isinstance(item, str) else item for item in items]
+    return list(map(_part, value if isinstance(value, list) else [value]))
 
 
-def _stem(name: str) -> str:
-    """Return the short name of a user's own component: `/home/me/lion.py:Lion` -> `Lion`."""
-    return name.rpartition(":")[2]
-
-
-def _model(model: Mapping[str, Any] | str, inputs: int | None, outputs: int | None) -> str:
-    if isinstance(model, str):
-        model = {"name": model}
-    name = _stem(str(model.get("name", "?")))
+def _model(model: Mapping[str, Any], inputs: int | None, outputs: int | None) -> str:
+    name = part_name(model)
     if name != "mlp":
         return name
     hidden = model.get("hidden")
@@ -87,15 +106,19 @@ def _model(model: Mapping[str, Any] | str, inputs: int | None, outputs: int | No
 
 
 def _optimizer(optimizer: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]] | None) -> str:
-    name = str(optimizer["name"])
-    options = {key: value for key, value in optimizer.items() if key not in STRUCTURE | EXECUTION}
+    name = str(optimizer.get("name", "?"))
+    options = {
+        key: value
+        for key, value in optimizer.items()
+        if key not in STRUCTURE and not is_implementation(f"optimizer.{key}")
+    }
     known = defaults.get(name) if defaults is not None else None
     if known is not None:
         shown = [key for key, value in options.items() if key != "lr" and not _same(value, known.get(key))]
     else:
         shown = [key for key in COMMON if options.get(key)]
     said = [f"{key}={format_value(options[key])}" for key in (["lr"] if "lr" in options else []) + shown]
-    return " ".join([_stem(name), *said])
+    return " ".join([part_name(optimizer), *said])
 
 
 def _same(value: Any, default: Any) -> bool:
