@@ -14,6 +14,7 @@ FLOORS = {
     2: {"data", "models", "losses", "init", "optimizers", "schedules", "engines", "problems"},
     3: {
         "catalog",
+        "imports",
         "anomaly",
         "metrics",
         "experiment",

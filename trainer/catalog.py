@@ -6,17 +6,11 @@ torch brings its new optimizers and schedules by itself. A builder's signature i
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
-import traceback
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -24,19 +18,18 @@ from torch.optim import Optimizer
 
 from trainer import losses, schedules
 from trainer.config import messages
-from trainer.config.identity import file_digest, source_files
 from trainer.config.load import Components, Draft, Loaded, check, load
 from trainer.config.paths import split_import_path
 from trainer.config.schema import is_import_path, schema_from_signature
 from trainer.data import augment, digits, image_folder, npz, torchvision_sets
 from trainer.errors import ConfigError, OptlabError, unknown_name
+from trainer.imports import find_object
 from trainer.init import INIT_FUNCTIONS
 from trainer.models import convolutional, dense, residual, torchvision_models
 from trainer.optimizers.build import check_options as check_optimizer
 from trainer.optimizers.build import torch_optimizers
 from trainer.optimizers.rules import REFUSED
 from trainer.optimizers.scratch import SCRATCH
-from trainer.seeding import global_stream
 
 Builder = Callable[..., Any]
 
@@ -139,33 +132,7 @@ def find(kind: str, name: str) -> Builder:
         return registry[name]
     if split_import_path(name) is None:
         raise unknown_name(kind, name, list(registry), key="name")
-    return find_object(name)
-
-
-def find_object(text: str) -> Builder:
-    """Return what an import path names: `/absolute/file.py:thing` or `package.module:thing`.
-
-    Raises:
-        ConfigError: it cannot be imported, is not there, or cannot be called; `key` is "name".
-    """
-    path = split_import_path(text)
-    assert path is not None, text
-    module = _import_file(Path(path.source)) if path.is_file else _import_module(path.source)
-    if not hasattr(module, path.attribute):
-        own = [
-            name
-            for name, thing in vars(module).items()
-            if getattr(thing, "__module__", "") == module.__name__
-        ]
-        raise ConfigError(
-            f"{path.source} has no {path.attribute!r}",
-            key="name",
-            expected=f"one of {', '.join(own)}" if own else "a class or a function that stands there",
-        )
-    found: Builder = getattr(module, path.attribute)
-    if not callable(found):
-        raise ConfigError(f"{text} is a {type(found).__name__}", key="name", expected="a class or a function")
-    return found
+    return find_object(name, kind)
 
 
 def optimizer_class(name: str) -> type[Optimizer]:
@@ -175,88 +142,6 @@ def optimizer_class(name: str) -> type[Optimizer]:
         expected = "a subclass of torch.optim.Optimizer"
         raise ConfigError(f"{name} is no optimizer", key="name", expected=expected)
     return found
-
-
-def _import_file(file: Path) -> ModuleType:
-    """Import a user's file under its own path as a name; again where it, or what it imports, has changed.
-
-    While it is imported its folder comes first in `sys.path`, as in `python file.py`. The modules that it
-    imports from there are not kept under their short names, which files of other folders may use as well.
-    """
-    module_name = f"optlab_user:{file}"
-    if not file.is_file():
-        raise ConfigError(
-            f"there is no file {file}", key="name", expected="a Python file, as my_file.py:Thing"
-        )
-    sources = {source: file_digest(source) for source in source_files(file)}
-    known = sys.modules.get(module_name)
-    if known is not None and vars(known).get(_SOURCES) == sources:
-        return known
-    spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    vars(module)[_SOURCES] = sources
-    sys.modules[module_name] = module
-    try:
-        # The same numbers whichever run of a process needs the file first.
-        with _folder_first(file.parent, sources), global_stream("import", 0):
-            spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[module_name]
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise _import_failure(str(file), error) from error
-    return module
-
-
-_SOURCES = "__optlab_sources__"
-
-
-@contextmanager
-def _folder_first(folder: Path, sources: Collection[Path]) -> Iterator[None]:
-    """Let modules of a folder be imported inside the block; forget those of `sources` by name afterwards."""
-    before = dict(sys.modules)
-    sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        with suppress(ValueError):  # the user's file may have taken it out
-            sys.path.remove(str(folder))
-        for name, module in list(sys.modules.items()):
-            source = getattr(module, "__file__", None)
-            if name not in before and source and Path(source) in sources and ":" not in name:
-                del sys.modules[name]
-
-
-def _import_module(name: str) -> ModuleType:
-    try:
-        with global_stream("import", 0):
-            return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or f"{name}.".startswith(f"{error.name}."):
-            raise ConfigError(
-                f"there is no module {name}", key="name", fix="install it, or say my_file.py:Thing"
-            ) from error
-        raise _import_failure(name, error) from error
-    except Exception as error:
-        raise _import_failure(name, error) from error
-
-
-def _import_failure(source: str, error: BaseException) -> ConfigError:
-    """Return the error that shows the user's own error and its line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, SyntaxError) and error.filename:
-        place = f"{error.filename}:{error.lineno}"
-    else:
-        ours = [frame for frame in frames if frame.filename == source] or frames[-1:]
-        place = f"{ours[-1].filename}:{ours[-1].lineno}" if ours else source
-    return ConfigError(
-        f"{source} cannot be imported: {type(error).__name__}: {error} ({place})",
-        key="name",
-        fix=f"mend {place}",
-    )
 
 
 def option_model(kind: str, name: str) -> type[BaseModel]:

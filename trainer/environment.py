@@ -38,6 +38,14 @@ def environment() -> dict[str, Any]:
     }
 
 
+def origin(folder: Path) -> dict[str, str]:
+    """Return who runs this process, on which host, and the absolute path of a run directory.
+
+    A run directory whose recorded origin is another one was received, copied or moved: see `resume --trust`.
+    """
+    return {"user": str(os.getuid()), "host": platform.node(), "path": str(folder.resolve())}
+
+
 @cache
 def package_version(name: str) -> str | None:
     """Return the installed version of a distribution; None when it is not installed."""

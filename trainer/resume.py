@@ -18,6 +18,7 @@ from trainer.config.identity import (
     config_differences,
     data_difference,
     describe_differences,
+    import_paths,
     recorded_code,
 )
 from trainer.config.load import Loaded, dump
@@ -25,7 +26,7 @@ from trainer.config.merge import parse_override
 from trainer.config.structure import Config
 from trainer.console import TrainingProgress, print_note
 from trainer.drawing import Draw, draw_run
-from trainer.environment import environment
+from trainer.environment import environment, origin
 from trainer.errors import BusyError, OptlabError, RunError
 from trainer.experiment import Experiment
 from trainer.launch import Launched
@@ -42,6 +43,7 @@ def resume(
     folder: Path,
     overrides: Sequence[str] = (),
     *,
+    trust: bool = False,
     progress: TrainingProgress | None = None,
     draw: Draw = draw_run,
 ) -> Launched:
@@ -50,6 +52,7 @@ def resume(
     Args:
         folder: the run directory.
         overrides: changes that leave the past as it was, as `train.epochs=20`.
+        trust: execute the files and packages that a received run names.
         progress: shows the run; None = quiet.
         draw: see `runner.run`.
 
@@ -64,9 +67,26 @@ def resume(
             f"{folder} {why}: it has no {rundir.CONFIG}",
             fix="say `optlab train CONFIG`: nothing was lost" if begun else "see `optlab runs`",
         )
-    saved = catalog.load_config(folder / rundir.CONFIG).config
+    saved = rundir.load_config(folder)
+    if not trust:
+        _refuse_code_of_others(folder, import_paths(saved))
     loaded = catalog.load_config(folder / rundir.CONFIG, overrides)
     return _go_on(loaded, saved, folder, progress, draw=draw)
+
+
+def _refuse_code_of_others(folder: Path, names: Sequence[str]) -> None:
+    """Raise RunError when a run directory that came from elsewhere names code that would be executed."""
+    former, present = rundir.read_environment(folder).get("origin"), origin(folder)
+    if not names or former == present:
+        return
+    known = former if isinstance(former, Mapping) else {}
+    other = ", ".join(
+        f"{key} {known.get(key, 'unknown')}" for key in present if known.get(key) != present[key]
+    )
+    raise RunError(
+        f"{folder} was made elsewhere ({other}), and resuming it executes {', '.join(names)}",
+        fix="read that code, then add --trust; or train a run of your own from its config",
+    )
 
 
 def resume_or_train(
@@ -93,7 +113,7 @@ def resume_or_train(
     """
     if rundir.read_status(folder) is None:
         return launch.launch(loaded, folder, progress=progress, material=material, judge=judge, draw=draw)
-    saved = catalog.load_config(folder / rundir.CONFIG).config
+    saved = rundir.load_config(folder)
     here = replace(loaded, config=_execute_as(saved, loaded.config, overrides))
     return _go_on(here, saved, folder, progress, material, judge, draw=draw)
 
@@ -398,4 +418,5 @@ def _remember(folder: Path, around: Mapping[str, Any], experiment: Experiment) -
     """Add to environment.json from where and in what surroundings the run went on."""
     now = environment() | {"step": experiment.progress.step, "device": str(experiment.device)}
     del now["format"]
-    rundir.write_json(folder / rundir.ENVIRONMENT, {**around, "resumed": [*around.get("resumed", []), now]})
+    resumed = [*around.get("resumed", []), now]
+    rundir.write_json(folder / rundir.ENVIRONMENT, {**around, "origin": origin(folder), "resumed": resumed})

@@ -24,7 +24,7 @@ from trainer.config.load import dump
 from trainer.console import TrainingProgress
 from trainer.device import sparing_collector
 from trainer.drawing import Draw, draw_run
-from trainer.environment import environment
+from trainer.environment import environment, origin
 from trainer.errors import OptlabError, StorageError
 from trainer.experiment import Experiment
 from trainer.loop import train
@@ -163,7 +163,7 @@ def write_opening(experiment: Experiment, folder: Path) -> None:
     for name in (rundir.CHECKPOINTS, rundir.PLOTS):
         rundir.make_folder(folder / name)
     rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config))
-    around = environment()
+    around = environment() | {"origin": origin(folder)}
     around["device"] = str(experiment.device)
     around["threads"] = torch.get_num_threads()
     around["data"] = {

@@ -16,7 +16,7 @@ import pytest
 from command import optlab
 from pydantic import BaseModel
 
-from trainer import catalog, launch
+from trainer import catalog, imports, launch
 from trainer.config.identity import (
     Code,
     _section_of,
@@ -326,11 +326,11 @@ def test_changed_neighbours_are_imported_again(tmp_path: Path) -> None:
     folder = tmp_path
     (folder / "model.py").write_text("from size import SIZE\ndef width():\n    return SIZE\n")
     (folder / "size.py").write_text("SIZE = 1\n")
-    assert catalog.find_object(f"{folder}/model.py:width")() == 1
+    assert imports.find_object(f"{folder}/model.py:width")() == 1
     assert "size" not in sys.modules
     (folder / "size.py").write_text("SIZE = 22\n")
     os.utime(folder / "size.py", (1, 1))
-    assert catalog.find_object(f"{folder}/model.py:width")() == 22
+    assert imports.find_object(f"{folder}/model.py:width")() == 22
 
 
 def test_two_folders_may_have_neighbours_of_one_name(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_two_folders_may_have_neighbours_of_one_name(tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "part.py").write_text("import helper\ndef get():\n    return helper.N\n")
         (tmp_path / str(number) / "helper.py").write_text(f"N = {number}\n")
-    found = [catalog.find_object(f"{tmp_path}/{number}/part.py:get")() for number in (1, 2)]
+    found = [imports.find_object(f"{tmp_path}/{number}/part.py:get")() for number in (1, 2)]
     assert found == [1, 2]
 
 

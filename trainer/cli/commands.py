@@ -20,6 +20,7 @@ import torch
 
 from trainer import catalog, console, drawing, interrupts, launch, rundir, runner
 from trainer.building import build_experiment
+from trainer.config.identity import components_in, named_code
 from trainer.config.json_schema import json_schema
 from trainer.config.load import dump, read
 from trainer.config.merge import parse_override
@@ -58,6 +59,8 @@ def train(
             "--force, --skip-existing and --resume exclude one another", expected="at most one of them"
         )
     draft = read(config, overrides)
+    if dry_run:
+        announce_code(*components_in(draft.tree.data))
     with drawing.beside(draft.wants_figures() and not dry_run) as draw:
         loaded = catalog.check_config(draft)  # torch imports its compiler here
         folder = run_dir or launch.folder_for(loaded, overrides, runs)
@@ -143,12 +146,19 @@ def _estimate(experiment: Experiment) -> str:
 
 def validate(config: Path, overrides: Sequence[str], *, as_json: bool) -> None:
     """Check a config as far as it goes without downloading."""
-    loaded = catalog.load_config(config, overrides)
-    experiment = build_experiment(loaded, download=False)
+    draft = read(config, overrides)
+    announce_code(*components_in(draft.tree.data))
+    experiment = build_experiment(catalog.check_config(draft), download=False)
     if as_json:
         console.print_json({"valid": True, "config": experiment.config.model_dump()})
     else:
         console.print_text(f"{config}: valid; {experiment.plan.steps} steps")
+
+
+def announce_code(*values: Any) -> None:
+    """Print which files and packages components that nobody has checked name: importing executes them."""
+    if names := named_code(*values):
+        console.print_note(f"imports and executes {', '.join(names)}")
 
 
 def prepare(name: str, options: Sequence[str]) -> None:

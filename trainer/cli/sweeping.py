@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from trainer import console, rundir
+from trainer.cli.commands import announce_code
 from trainer.cli.runs import SHARDS, SWEEP_COLUMNS
 from trainer.cli.sweep_plan import dry_run_of
 from trainer.compare import compare_runs
 from trainer.compare.table import render_table
+from trainer.config.identity import components_in
+from trainer.config.merge import parse_override
 from trainer.console import Column, SweepProgress
 from trainer.errors import BusyError, ConfigError, OptlabError, unknown_name
 from trainer.sweep.conduct import Conductor, Options
 from trainer.sweep.file import read_sweep
 from trainer.sweep.plan import DATA, Shelf, check_budgets, check_variants, resolve_objective
 from trainer.sweep.standing import Display, Finished, SweepState
-from trainer.sweep.structure import Sweep
+from trainer.sweep.structure import Sweep, Variant
 
 COMPARISON = "comparison"
 MOST_COMPARED = 400
@@ -47,6 +50,8 @@ def sweep(
     root = runs / read.config.name
     suffix = "" if options.shard is None else f"-{options.shard[0]}-of-{options.shard[1]}"
     shelf = Shelf(root / f"{DATA}{suffix}")
+    if dry_run:
+        announce_code(*(part for variant in read.variants.values() for part in _parts_of(variant)))
     facts = check_variants(read, shelf)
     for note in shelf.notes():
         console.print_note(note)
@@ -72,6 +77,12 @@ def sweep(
         with console.results_are_kept():
             _print_summary(summary, root)
     return code
+
+
+def _parts_of(variant: Variant) -> list[Any]:
+    """Return what a variant names as parts: components, its overrides' values, the values of its axes."""
+    values = [parse_override(text).value for text in variant.overrides]
+    return [*components_in(variant.tree.data), *values, *(axis.probes() for axis in variant.axes)]
 
 
 @contextmanager

@@ -121,6 +121,9 @@ def resume(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="What may change on the way: train.epochs=20"),
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Execute the code that a run made elsewhere names.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -136,7 +139,7 @@ def resume(
     """
     from trainer.cli.resume import resume as run_resume
 
-    raise typer.Exit(run_resume(run, overrides or [], quiet=quiet, as_json=as_json))
+    raise typer.Exit(run_resume(run, overrides or [], trust=trust, quiet=quiet, as_json=as_json))
 
 
 verb(rich_help_panel="Train")(sweep_verb.sweep)
@@ -145,6 +148,8 @@ verb(rich_help_panel="Train")(sweep_verb.sweep)
 @verb(rich_help_panel="Train")
 def validate(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a config without training: names, options, shapes, parameter groups. Downloads nothing.
+
+    Python files and packages that the config names are imported, which executes them; they are printed first.
 
     Examples:
 

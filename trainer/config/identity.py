@@ -20,6 +20,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from trainer.config.paths import split_import_path
+from trainer.config.slots import find_components
 from trainer.config.structure import OPTIONS, Component, Config, MayDiffer, SeedConfig, Verb, WithOptions
 
 
@@ -168,6 +169,21 @@ def import_paths(config: Config) -> list[str]:
     for optimizer in config.optimizer:
         texts += [text for group in optimizer.groups for text in _texts(group.options)]
     return [text for text in dict.fromkeys(texts) if split_import_path(text)]
+
+
+def named_code(*values: Any) -> list[str]:
+    """Return the files and modules of the import paths in values that nobody has checked.
+
+    Args:
+        values: components, options, values of an axis: plain values of any kind.
+    """
+    paths = (split_import_path(text) for value in values for text in _texts(value))
+    return list(dict.fromkeys(path.source for path in paths if path is not None))
+
+
+def components_in(config: Any) -> list[Any]:
+    """Return the components of a config's plain values, as written."""
+    return [component for _, _, component in find_components(config)]
 
 
 def _texts(value: Any) -> Iterator[str]:

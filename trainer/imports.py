@@ -1,0 +1,243 @@
+"""Imports what an import path names, once it is known that it can be a part of that kind (floor 3).
+
+A config is text that may come from anybody. Naming `os:system` or `shutil:rmtree` as a model must call
+nothing: what a path names is checked by its class or its signature before anything is called with a config's
+values. Importing a user's file executes it; `validate`, `--dry-run` and `resume` say so beforehand.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+import typing
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from trainer.config.identity import file_digest, source_files
+from trainer.config.paths import ImportPath, split_import_path
+from trainer.data.dataset import Dataset
+from trainer.errors import ConfigError
+from trainer.seeding import global_stream
+
+Builder = Callable[..., Any]
+
+# Modules of the standard library whose functions compute numbers and do nothing else.
+_ARITHMETIC = frozenset({"math", "operator", "statistics"})
+
+_CLASSES: dict[str, tuple[type, ...]] = {
+    "model": (nn.Module,),
+    "loss": (nn.Module,),
+    "optimizer": (Optimizer,),
+    "scheduler": (LRScheduler,),
+    "dataset": (Dataset,),
+}
+
+# Parameters by which a function of a package shows what it makes.
+_PARAMETERS = {
+    "model": {"input_shape", "num_classes"},
+    "loss": {"target", "targets"},
+    "scheduler": {"optimizer"},
+    "init": {"tensor"},
+}
+
+_EXPECTED = {
+    "model": "a torch.nn.Module class, or a function that takes input_shape or num_classes, or says in its "
+    "annotations that it returns a module",
+    "loss": "a torch.nn.Module class, or a function of (outputs, targets)",
+    "optimizer": "a subclass of torch.optim.Optimizer",
+    "scheduler": "a subclass of LRScheduler, or a function that takes optimizer",
+    "dataset": "a function that says in its annotations that it returns a trainer.data.dataset.Dataset",
+    "augmentation": "a class with the methods draw and apply",
+    "init": "a function that takes tensor, as those of torch.nn.init",
+}
+
+
+def find_object(text: str, kind: str | None = None) -> Builder:
+    """Return what an import path names: `/absolute/file.py:thing` or `package.module:thing`.
+
+    Args:
+        text: the path.
+        kind: of the component that it is to be; None = a function given as an option, as `lr_lambda`.
+
+    Raises:
+        ConfigError: it cannot be imported, is not there, or cannot be a part of that kind; `key` is "name".
+    """
+    path = split_import_path(text)
+    assert path is not None, text
+    if path.is_file:
+        module = _import_file(Path(path.source))
+    else:
+        _refuse_standard_library(path)
+        module = _import_module(path.source)
+    if not hasattr(module, path.attribute):
+        own = [
+            name
+            for name, thing in vars(module).items()
+            if getattr(thing, "__module__", "") == module.__name__
+        ]
+        raise ConfigError(
+            f"{path.source} has no {path.attribute!r}",
+            key="name",
+            expected=f"one of {', '.join(own)}" if own else "a class or a function that stands there",
+        )
+    found: Builder = getattr(module, path.attribute)
+    if not callable(found):
+        raise ConfigError(f"{text} is a {type(found).__name__}", key="name", expected="a class or a function")
+    written_there = path.is_file and getattr(found, "__module__", None) == module.__name__
+    if not written_there:
+        _refuse_misfit(found, text, kind)
+    return found
+
+
+def _refuse_standard_library(path: ImportPath) -> None:
+    top = path.source.split(".")[0]
+    if top in sys.stdlib_module_names and top not in _ARITHMETIC:
+        raise ConfigError(
+            f"{path.source} belongs to Python's standard library, which has no parts for experiments",
+            key="name",
+            expected="a file of yours, as my_file.py:Thing, or an installed package",
+        )
+
+
+def _refuse_misfit(found: Builder, text: str, kind: str | None) -> None:
+    """Raise ConfigError when something that a package holds cannot be a part of that kind."""
+    if kind is None:
+        origin = (getattr(found, "__module__", None) or "").split(".")[0]
+        if origin in sys.stdlib_module_names - _ARITHMETIC:
+            raise ConfigError(f"{text} comes from Python's standard library ({origin})", key="name")
+        return
+    if not _fits(found, kind):
+        raise ConfigError(
+            f"{text} cannot be a part of kind {kind}", key="name", expected=_EXPECTED.get(kind, "")
+        )
+
+
+def _fits(found: Builder, kind: str) -> bool:
+    if isinstance(found, type):
+        return issubclass(found, _CLASSES.get(kind, ())) or _has_methods(found, kind)
+    if not inspect.isfunction(found):
+        return False
+    if set(inspect.signature(found).parameters) & _PARAMETERS.get(kind, set()):
+        return True
+    try:
+        returned = typing.get_type_hints(found).get("return")
+    except Exception:  # an annotation that cannot be evaluated says nothing
+        return False
+    return isinstance(returned, type) and (
+        issubclass(returned, _CLASSES.get(kind, ())) or _has_methods(returned, kind)
+    )
+
+
+def _has_methods(cls: type, kind: str) -> bool:
+    wanted = {"augmentation": ("draw", "apply"), "scheduler": ("step", "state_dict")}.get(kind)
+    return wanted is not None and all(callable(getattr(cls, name, None)) for name in wanted)
+
+
+def _import_file(file: Path) -> ModuleType:
+    """Import a user's file under its own path as a name; again where it, or what it imports, has changed.
+
+    While it is imported its folder comes first in `sys.path`, as in `python file.py`. The modules that it
+    imports from there are not kept under their short names, which files of other folders may use as well.
+    """
+    module_name = f"optlab_user:{file}"
+    if _belongs_to_python(file):
+        raise ConfigError(
+            f"{file} belongs to an installation of Python",
+            key="name",
+            expected="a file of yours, or package.module:Thing for what an installed package holds",
+        )
+    if not file.is_file():
+        raise ConfigError(
+            f"there is no file {file}", key="name", expected="a Python file, as my_file.py:Thing"
+        )
+    sources = {source: file_digest(source) for source in source_files(file)}
+    known = sys.modules.get(module_name)
+    if known is not None and vars(known).get(_SOURCES) == sources:
+        return known
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    vars(module)[_SOURCES] = sources
+    sys.modules[module_name] = module
+    try:
+        # The same numbers whichever run of a process needs the file first.
+        with _folder_first(file.parent, sources), global_stream("import", 0):
+            spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[module_name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise _import_failure(str(file), error) from error
+    return module
+
+
+def _belongs_to_python(file: Path) -> bool:
+    """Return whether a file is in the library folder of some Python, whose modules go by their names."""
+    return any(
+        part in ("site-packages", "dist-packages") or (above.startswith("lib") and _LIBRARY.fullmatch(part))
+        for path in (file, file.resolve())
+        for above, part in pairwise(path.parts[:-1])
+    )
+
+
+_LIBRARY = re.compile(r"python\d+\.\d+t?")
+_SOURCES = "__optlab_sources__"
+
+
+@contextmanager
+def _folder_first(folder: Path, sources: Collection[Path]) -> Iterator[None]:
+    """Let modules of a folder be imported inside the block; forget those of `sources` by name afterwards."""
+    before = dict(sys.modules)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the user's file may have taken it out
+            sys.path.remove(str(folder))
+        for name, module in list(sys.modules.items()):
+            source = getattr(module, "__file__", None)
+            if name not in before and source and Path(source) in sources and ":" not in name:
+                del sys.modules[name]
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        with global_stream("import", 0):
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or f"{name}.".startswith(f"{error.name}."):
+            raise ConfigError(
+                f"there is no module {name}", key="name", fix="install it, or say my_file.py:Thing"
+            ) from error
+        raise _import_failure(name, error) from error
+    except Exception as error:
+        raise _import_failure(name, error) from error
+
+
+def _import_failure(source: str, error: BaseException) -> ConfigError:
+    """Return the error that shows the user's own error and its line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{error.filename}:{error.lineno}"
+    else:
+        ours = [frame for frame in frames if frame.filename == source] or frames[-1:]
+        place = f"{ours[-1].filename}:{ours[-1].lineno}" if ours else source
+    return ConfigError(
+        f"{source} cannot be imported: {type(error).__name__}: {error} ({place})",
+        key="name",
+        fix=f"mend {place}",
+    )
