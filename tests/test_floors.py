@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1] / "trainer"
 # The floor of every room; a room is a module or a package right below `trainer`.
 FLOORS = {
     0: {"errors", "seeding", "device", "interrupts", "streams"},
-    1: {"config", "records", "timetable", "selection", "matching"},
+    1: {"config", "records", "timetable", "selection", "matching", "user_code"},
     2: {"data", "models", "losses", "init", "optimizers", "schedules", "engines", "problems"},
     3: {
         "catalog",

@@ -7,11 +7,11 @@ file and line, before anything runs or is written.
 from __future__ import annotations
 
 import inspect
+import os
 import re
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,6 @@ from torch.optim import Optimizer
 from trainer import catalog
 from trainer.config.identity import code_of
 from trainer.config.load import Loaded
-from trainer.config.paths import split_import_path
 from trainer.config.structure import (
     Component,
     Config,
@@ -34,24 +33,27 @@ from trainer.config.structure import (
     SchedulerConfig,
 )
 from trainer.data.augment import Augmentation
+from trainer.data.augment_function import FunctionAugmentation, is_augmentation, require_augmentation
 from trainer.data.batches import Batches, eval_batches
+from trainer.data.check import check_dataset
 from trainer.data.dataset import Dataset, Splits, data_root, split_dataset
 from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
-from trainer.device import PRECISIONS, Clock, autocast, default_threads, resolve_device
+from trainer.device import PRECISIONS, Clock, autocast, check_threads, default_threads, resolve_device
 from trainer.engines.choice import PAYS_AFTER_STEPS, compiler, engine_class
 from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
 from trainer.experiment import Experiment, Plan
 from trainer.init import InitRule, initialize
 from trainer.losses import Loss, penalty
 from trainer.matching import matching, trainable
-from trainer.models.describe import check_shapes, multiplications
+from trainer.models.describe import check_shapes, materialize, multiplications, sparse_gradients
 from trainer.models.layers import feed_channels_last
-from trainer.optimizers.build import build_optimizer, needs_closure, resolve_implementation
+from trainer.optimizers.build import build_optimizer, kinds_of, needs_closure, resolve_implementation
 from trainer.optimizers.groups import Group, GroupSpec, assign_groups, assign_owners
 from trainer.optimizers.rules import refuse
 from trainer.schedules import Schedule, ScheduleSpec, build_schedule
 from trainer.seeding import generator, global_stream, seed_dropout, seed_globals
 from trainer.timetable import Rhythm, run_length
+from trainer.user_code import place_of, user_code, while_building
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,19 @@ def build_experiment(
     Raises:
         ConfigError, DataError: something does not fit; told with the place in the config.
     """
+    try:
+        return _build_experiment(loaded, download=download, material=material)
+    except (OptlabError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        failure = while_building(error, loaded.config.model_dump())
+        if failure is None:
+            raise
+        with located(loaded):
+            raise failure from error
+
+
+def _build_experiment(loaded: Loaded, *, download: bool, material: Material | None) -> Experiment:
     config = loaded.config
     seed_globals("construction", config.seed.init)
     with located(loaded):
@@ -119,20 +134,22 @@ def build_experiment(
     _check_last_batch(loaded, model, batches, prepare.output_shape, dataset.num_classes)
     with located(loaded):
         threads = config.train.threads or _suitable_threads(model, prepare.output_shape, batches.batch_size)
-        torch.set_num_threads(threads)
+        from_environment = config.train.threads is None and os.environ.get("OMP_NUM_THREADS") == str(threads)
+        what = f"OMP_NUM_THREADS={threads}" if from_environment else ""
+        torch.set_num_threads(check_threads(threads, what=what))
     model.to(device)
     if device.type == "cpu" and config.model.name in catalog.REGISTRIES["model"]:
         feed_channels_last(model, prepare.output_shape)
     seed_globals("construction", config.seed.init)  # what ran so far depends on what was known already
     with located(loaded, "loss"):
         loss = _build_loss(config.loss)
-        with _users_own(config.loss.name):
+        with user_code(config.loss.name):
             _try_loss(loss, some_targets, dataset.num_classes)
         if config.loss.name == "cross_entropy":
             _check_probabilities(splits.train.targets)
         model_penalty = _penalty(config, model)
 
-    optimizers, groups, implementations = _optimizers(loaded, model, device)
+    optimizers, groups, implementations = _optimizers(loaded, model, prepare.output_shape, device)
     closure = any(needs_closure(optimizer) for optimizer in optimizers.values())
     steps_per_epoch = -(-batches.batches_per_epoch // config.train.accumulate)
     plan = _plan(config, steps_per_epoch)
@@ -198,6 +215,11 @@ def located(loaded: Loaded, prefix: str = "") -> Iterator[None]:
 _TOO_LARGE = re.compile(r"[Oo]verflow|too big|too large|allocate|out of memory|MemoryError")
 
 
+def prefixed(problem: Problem, prefix: str) -> Problem:
+    """Return a problem with its key below another one."""
+    return replace(problem, key=".".join(part for part in (prefix, problem.key) if part))
+
+
 def _locate(loaded: Loaded, prefix: str, problem: Problem) -> Problem:
     key = ".".join(part for part in (prefix, problem.key) if part)
     where = problem.where or (loaded.where(key) if key else "")
@@ -214,24 +236,61 @@ def build_model(loaded: Loaded, input_shape: tuple[int, ...], num_classes: int) 
     """
     config = loaded.config
     with located(loaded, "model"), global_stream("init", config.seed.init):
-        model = _build("model", config.model, input_shape=input_shape, num_classes=num_classes)
-        if not isinstance(model, nn.Module):
-            raise ConfigError(
-                f"{config.model.name} gave a {type(model).__name__}", expected="a torch.nn.Module"
-            )
-        check_shapes(model, input_shape, num_classes)
+        model = make_model(config.model, input_shape, num_classes)
     if config.init is not None:
         with located(loaded, "init"):
             rules = _init_rules(model, config.init)
+            shapes = {name: value.shape for name, value in model.named_parameters()}
             initialize(model, rules, generator=generator("init", config.seed.init, 1))
+            for name, value in model.named_parameters():
+                if value.shape != shapes.get(name):
+                    raise ConfigError(
+                        f"the initialisation changed the shape of {name} to {list(value.shape)}"
+                    )
     return model
+
+
+def make_model(component: Component, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return a model with torch's own initial weights, checked against the shape of the samples.
+
+    Draws from torch's global generator.
+
+    Raises:
+        ConfigError: it cannot be built, or does not fit; keys are relative to the component.
+    """
+    model = _build("model", component, input_shape=input_shape, num_classes=num_classes)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"{component.name} gave a {type(model).__name__}", key="name", expected="a torch.nn.Module"
+        )
+    with user_code(component.name):
+        materialize(model, input_shape)
+        _check_parameters(model)
+        check_shapes(model, input_shape, num_classes)
+    return model
+
+
+def _check_parameters(model: nn.Module) -> None:
+    """Refuse a model whose parameters are not where and what the engines compute with."""
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if value.device.type != "cpu":
+            raise ConfigError(
+                f"{name} is on the device {value.device}",
+                key="name",
+                expected="a model built on the CPU; optlab moves it to train.device",
+            )
 
 
 def _load_dataset(data: DataConfig, *, download: bool) -> Dataset:
     options = catalog.arguments("dataset", data.name, data.options)
     if "download" in options:
         options["download"] = options["download"] and download
-    dataset: Dataset = catalog.find("dataset", data.name)(**options)
+    builder = catalog.find("dataset", data.name)
+    with user_code(data.name):
+        dataset: Dataset = builder(**options)
+    if data.name not in catalog.REGISTRIES["dataset"]:
+        with user_code(data.name):
+            check_dataset(dataset, data.name)
     return dataset
 
 
@@ -260,7 +319,7 @@ def _build(kind: str, component: Component, **context: Any) -> Any:
     wanted = inspect.signature(builder).parameters
     given = {name: value for name, value in context.items() if name in wanted}
     options = catalog.arguments(kind, component.name, component.options)
-    with _users_own(component.name):
+    with user_code(component.name):
         return builder(**options, **given)
 
 
@@ -270,26 +329,13 @@ def _build_loss(component: Component) -> Loss:
     if {"target", "targets"} & set(inspect.signature(builder).parameters):
         return partial(builder, **catalog.arguments("loss", component.name, component.options))
     loss: Loss = _build("loss", component)
-    return loss
-
-
-@contextmanager
-def _users_own(name: str) -> Iterator[None]:
-    """Tell a failure inside a user's own component in its words, with its line; ours are not to fail."""
-    try:
-        yield
-    except OptlabError:
-        raise
-    except Exception as error:
-        path = split_import_path(name)
-        if path is None:
-            raise
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [f" ({frame.filename}:{frame.lineno})" for frame in frames if frame.filename == path.source]
+    if not callable(loss):
         raise ConfigError(
-            f"{path.attribute} failed with {type(error).__name__}: {error}{lines[-1] if lines else ''}",
+            f"{component.name} gave a {type(loss).__name__}",
             key="name",
-        ) from error
+            expected="a function of (outputs, targets), or a builder that returns one",
+        )
+    return loss
 
 
 def _prepare_machine(config: Config) -> torch.device:
@@ -298,6 +344,8 @@ def _prepare_machine(config: Config) -> torch.device:
     The data's statistics and the first weights are computed by one thread, whatever trains: their last bits
     would differ between this run and the one of its saved config, where the number of threads is known.
     """
+    if config.train.threads is not None:
+        check_threads(config.train.threads)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(config.train.deterministic)
     return resolve_device(config.train.device)
@@ -320,9 +368,9 @@ def _mean_std(data: DataConfig, splits: Splits) -> dict[str, list[float]]:
 def _batches(
     config: Config, dataset: Dataset, splits: Splits, prepare: Prepare, device: torch.device
 ) -> Batches:
-    augment: list[Augmentation] = [
-        _build("augmentation", component, num_classes=dataset.num_classes)
-        for component in config.data.augment
+    augment = [
+        _augmentation(component, dataset.num_classes, f"augment.{number}")
+        for number, component in enumerate(config.data.augment)
     ]
     return Batches(
         splits.train,
@@ -338,6 +386,19 @@ def _batches(
     )
 
 
+def _augmentation(component: Component, num_classes: int, key: str) -> Augmentation:
+    """Return an augmentation; a user's function of `images` is the augmentation itself."""
+    try:
+        builder = catalog.find("augmentation", component.name)
+        if component.name not in catalog.REGISTRIES["augmentation"] and is_augmentation(builder):
+            options = catalog.arguments("augmentation", component.name, component.options)
+            return FunctionAugmentation(builder, options, component.name, num_classes)
+        found = _build("augmentation", component, num_classes=num_classes)
+        return require_augmentation(found, component.name)
+    except OptlabError as error:
+        raise type(error).of(prefixed(problem, key) for problem in error.problems) from error
+
+
 def _evaluation(
     config: Config, splits: Splits, prepare: Prepare, device: torch.device
 ) -> Callable[[str], Iterator[Any]]:
@@ -351,17 +412,31 @@ def _evaluation(
 
 def _try_loss(loss: Loss, targets: Tensor, num_classes: int) -> None:
     """Evaluate the loss once on zeros, so that targets of the wrong kind are told before the run."""
+    outputs = torch.zeros(len(targets), num_classes, dtype=torch.float32, requires_grad=True)
     try:
-        value = loss(torch.zeros(len(targets), num_classes), targets)
+        value = loss(outputs, targets)
     except (RuntimeError, ValueError, TypeError) as error:
         kind = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape[1:])}"
-        raise ConfigError(f"the loss refuses targets of kind {kind}: {error}", key="name") from error
+        place = place_of(error)
+        line = f" ({place})" if place else ""
+        raise ConfigError(f"the loss refuses targets of kind {kind}: {error}{line}", key="name") from error
     if not isinstance(value, Tensor) or value.ndim != 0:
         shape = f" of shape {list(value.shape)}" if isinstance(value, Tensor) else ""
         raise ConfigError(
             f"the loss gave a {type(value).__name__}{shape} for {len(targets)} samples",
             key="name",
             expected="a tensor with one number, the mean over the samples",
+        )
+    if not value.is_floating_point() or value.device != outputs.device:
+        kind = f"{str(value.dtype).removeprefix('torch.')} number on {value.device}"
+        raise ConfigError(
+            f"the loss gave a {kind}", key="name", expected="a real number on the outputs' device"
+        )
+    if not value.requires_grad:
+        raise ConfigError(
+            "the loss has no gradient: it does not depend on the outputs",
+            key="name",
+            expected="a number computed from the outputs by torch (without detach, item or no_grad)",
         )
 
 
@@ -415,7 +490,7 @@ def _conditions(match: Match) -> dict[str, Any]:
 
 
 def _optimizers(
-    loaded: Loaded, model: nn.Module, device: torch.device
+    loaded: Loaded, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
 ) -> tuple[dict[str, Optimizer], dict[str, Sequence[Group]], list[dict[str, bool]]]:
     """Return the optimizers and their groups by label, and each one's implementation (fused, foreach)."""
     configs = loaded.config.optimizer
@@ -433,6 +508,8 @@ def _optimizers(
     optimizers: dict[str, Optimizer] = {}
     groups: dict[str, Sequence[Group]] = {}
     implementations: list[dict[str, bool]] = []
+    own_model = loaded.config.model.name not in catalog.REGISTRIES["model"]  # the others' gradients are dense
+    sparse = sparse_gradients(model, input_shape) if own_model else set()
     for label, config, prefix in zip(labels, configs, prefixes, strict=True):
         with located(loaded, prefix):
             groups[label] = assign_groups(model, owned[label], _group_specs(config))
@@ -448,8 +525,12 @@ def _optimizers(
                 uses_scaler=PRECISIONS[loaded.config.train.precision] is torch.float16,
                 alone=len(configs) == 1,
             )
-            implementation = resolve_implementation(cls, options, device, torch.float32)
-            optimizers[label] = build_optimizer(cls, model, groups[label], options | implementation)
+            kinds = kinds_of({name: parameters[name] for name in owned[label]}, sparse)
+            implementation = resolve_implementation(cls, options, kinds)
+            with user_code(config.name):
+                optimizers[label] = build_optimizer(
+                    cls, model, groups[label], options | implementation, sparse=sparse
+                )
             implementations.append(implementation)
     return optimizers, groups, implementations
 

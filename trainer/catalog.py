@@ -21,7 +21,8 @@ from trainer.config import messages
 from trainer.config.load import Components, Draft, Loaded, check, load
 from trainer.config.paths import split_import_path
 from trainer.config.schema import is_import_path, schema_from_signature
-from trainer.data import augment, digits, image_folder, npz, torchvision_sets
+from trainer.config.slots import SLOTS
+from trainer.data import augment, augment_function, digits, image_folder, npz, torchvision_sets
 from trainer.errors import ConfigError, OptlabError, unknown_name
 from trainer.imports import find_object
 from trainer.init import INIT_FUNCTIONS
@@ -30,6 +31,7 @@ from trainer.optimizers.build import check_options as check_optimizer
 from trainer.optimizers.build import torch_optimizers
 from trainer.optimizers.rules import REFUSED
 from trainer.optimizers.scratch import SCRATCH
+from trainer.user_code import user_code
 
 Builder = Callable[..., Any]
 
@@ -117,6 +119,10 @@ _CONTEXT = (
 )
 
 
+# Keys of the config itself, which a builder's parameter of that name cannot be given.
+_RESERVED = {slot.kind: ("name", "options", *slot.own_keys()) for slot in SLOTS}
+
+
 def find(kind: str, name: str) -> Builder:
     """Return the builder of a component.
 
@@ -159,7 +165,10 @@ def _registered_model(kind: str, name: str) -> type[BaseModel]:
 
 def _model(kind: str, name: str) -> type[BaseModel]:
     optional = schedules.DERIVED.get(name, ()) if kind == "scheduler" else ()
-    return schema_from_signature(find(kind, name), drop=_CONTEXT, optional=optional)
+    drop = (*_CONTEXT, *augment_function.ARGUMENTS) if kind == "augmentation" else _CONTEXT
+    builder = find(kind, name)
+    with user_code(name):
+        return schema_from_signature(builder, drop=drop, optional=optional, reserved=_RESERVED[kind])
 
 
 def arguments(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,11 +182,16 @@ def arguments(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any
     for option, value in options.items():
         if option in fields and is_import_path(fields[option]) and value is not None:
             try:
-                named = [find_object(text) for text in ([value] if isinstance(value, str) else value)]
+                named = [_named(text) for text in (value if isinstance(value, list) else [value])]
             except OptlabError as error:
                 raise ConfigError.of(replace(problem, key=option) for problem in error.problems) from error
-            ready[option] = named[0] if isinstance(value, str) else named
+            ready[option] = named if isinstance(value, list) else named[0]
     return ready
+
+
+def _named(value: Any) -> Any:
+    """Return what an import path names; any other value as it is (an option may be `str | Callable`)."""
+    return find_object(value) if isinstance(value, str) and split_import_path(value) else value
 
 
 def check_options(kind: str, name: str, given: Mapping[Hashable, Any]) -> dict[str, Any]:

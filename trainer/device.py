@@ -53,6 +53,31 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def most_threads() -> int:
+    """Return how many threads a run may ask for: four for every core, or 256 on a small machine.
+
+    Each is a thread of the system with a stack of its own; torch does not survive what the system refuses.
+    """
+    return max(256, 4 * (os.cpu_count() or 1))
+
+
+def check_threads(threads: int, *, key: str = "train.threads", what: str = "") -> int:
+    """Return the number of threads; ConfigError when it is more than the machine may be asked for.
+
+    Args:
+        threads: how many.
+        key: who asks, for the message.
+        what: the value as the user wrote it; empty = the number.
+    """
+    if threads > most_threads():
+        raise ConfigError(
+            f"got {what or threads}",
+            key=key,
+            expected=f"1 to {most_threads()} on this machine, which has {os.cpu_count() or 1} cores",
+        )
+    return threads
+
+
 def default_threads(multiplications: int | None = None) -> int:
     """Return OMP_NUM_THREADS where the user has set it to a number, else one for small steps, else the cores.
 

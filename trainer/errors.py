@@ -75,6 +75,12 @@ class DataError(OptlabError):
     exit_code = 2
 
 
+class PartError(OptlabError):
+    """A component failed while a run was going on."""
+
+    exit_code = 1
+
+
 class RunError(OptlabError):
     """A run directory cannot be used as asked (it exists, is locked, is not writable, is not a run)."""
 

@@ -31,9 +31,16 @@ from trainer.losses import Loss
 from trainer.metrics import RunningMean, evaluate_split
 from trainer.optimizers.groups import Group
 from trainer.records import EvalRecord, Record, StepRecord
-from trainer.schedules import Schedule
+from trainer.schedules import Schedule, learning_rate
 from trainer.seeding import random_state, set_random_state
 from trainer.timetable import Rhythm
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether JSON can write a value, as it can every default that a config can restate."""
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 @dataclass(slots=True)
@@ -266,7 +273,7 @@ class Experiment:
     def log(self, output: StepOutput) -> StepRecord:
         """Return the record of the last update; reads its loss from the device. Call before the schedules."""
         values: dict[str, float | None] = {"loss": output.loss.item()}
-        values |= {name: float(group["lr"]) for name, group in self._lr_columns()}
+        values |= {name: learning_rate(group) for name, group in self._lr_columns()}
         if output.penalty is not None:
             values["penalty"] = output.penalty.item()
         if output.grad_norms is not None:
@@ -320,12 +327,14 @@ class Experiment:
         return [f"{kind}_{metric}" for kind in kinds for metric in metrics]
 
     def _lr_columns(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield `lr` or `lr.<label>` with the live parameter group."""
+        """Yield `lr` or `lr.<label>` with the live parameter group, empty where the optimizer regrouped."""
         several = len(self.optimizers) > 1
         for label, optimizer in self.optimizers.items():
-            for group, described in zip(optimizer.param_groups, self.groups[label], strict=True):
-                parts = [label] * several + [described.label] * bool(described.label)
-                yield ".".join(["lr", *parts]), group
+            described, live = self.groups[label], optimizer.param_groups
+            matched = live if len(live) == len(described) else [{}] * len(described)
+            for group, values in zip(described, matched, strict=True):
+                parts = [label] * several + [group.label] * bool(group.label)
+                yield ".".join(["lr", *parts]), values
 
     def _norm_columns(self) -> list[str]:
         return [f"grad_norm.{name}" for name, p in self.model.named_parameters() if p.requires_grad]
@@ -335,7 +344,7 @@ class Experiment:
         found = {}
         for config, optimizer in zip(self.config.optimizer, self.optimizers.values(), strict=True):
             parameters = inspect.signature(type(optimizer)).parameters.values()
-            found[config.name] = {p.name: p.default for p in parameters if p.default is not p.empty}
+            found[config.name] = {p.name: p.default for p in parameters if _is_plain(p.default)}
         return found
 
     # ---- state

@@ -12,7 +12,6 @@ import importlib.util
 import inspect
 import re
 import sys
-import traceback
 import typing
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +29,7 @@ from trainer.config.paths import ImportPath, split_import_path
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError
 from trainer.seeding import global_stream
+from trainer.user_code import place_of, user_code, what_happened
 
 Builder = Callable[..., Any]
 
@@ -50,6 +50,7 @@ _PARAMETERS = {
     "loss": {"target", "targets"},
     "scheduler": {"optimizer"},
     "init": {"tensor"},
+    "augmentation": {"images", "inputs"},
 }
 
 _EXPECTED = {
@@ -59,7 +60,7 @@ _EXPECTED = {
     "optimizer": "a subclass of torch.optim.Optimizer",
     "scheduler": "a subclass of LRScheduler, or a function that takes optimizer",
     "dataset": "a function that says in its annotations that it returns a trainer.data.dataset.Dataset",
-    "augmentation": "a class with the methods draw and apply",
+    "augmentation": "a class with the methods draw and apply, or a function of images",
     "init": "a function that takes tensor, as those of torch.nn.init",
 }
 
@@ -81,7 +82,9 @@ def find_object(text: str, kind: str | None = None) -> Builder:
     else:
         _refuse_standard_library(path)
         module = _import_module(path.source)
-    if not hasattr(module, path.attribute):
+    with user_code(text):
+        found: Builder | None = getattr(module, path.attribute, None)
+    if found is None:
         own = [
             name
             for name, thing in vars(module).items()
@@ -92,7 +95,6 @@ def find_object(text: str, kind: str | None = None) -> Builder:
             key="name",
             expected=f"one of {', '.join(own)}" if own else "a class or a function that stands there",
         )
-    found: Builder = getattr(module, path.attribute)
     if not callable(found):
         raise ConfigError(f"{text} is a {type(found).__name__}", key="name", expected="a class or a function")
     written_there = path.is_file and getattr(found, "__module__", None) == module.__name__
@@ -177,7 +179,7 @@ def _import_file(file: Path) -> ModuleType:
         with _folder_first(file.parent, sources), global_stream("import", 0):
             spec.loader.exec_module(module)
     except BaseException as error:
-        del sys.modules[module_name]
+        sys.modules.pop(module_name, None)
         if isinstance(error, KeyboardInterrupt):
             raise
         raise _import_failure(str(file), error) from error
@@ -224,20 +226,18 @@ def _import_module(name: str) -> ModuleType:
                 f"there is no module {name}", key="name", fix="install it, or say my_file.py:Thing"
             ) from error
         raise _import_failure(name, error) from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _import_failure(name, error) from error
 
 
 def _import_failure(source: str, error: BaseException) -> ConfigError:
     """Return the error that shows the user's own error and its line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, SyntaxError) and error.filename:
-        place = f"{error.filename}:{error.lineno}"
-    else:
-        ours = [frame for frame in frames if frame.filename == source] or frames[-1:]
-        place = f"{ours[-1].filename}:{ours[-1].lineno}" if ours else source
+    path = split_import_path(f"{source}:_")
+    place = place_of(error, path) or source
     return ConfigError(
-        f"{source} cannot be imported: {type(error).__name__}: {error} ({place})",
+        f"{source} cannot be imported: it {what_happened(error)} ({place})",
         key="name",
         fix=f"mend {place}",
     )

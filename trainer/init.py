@@ -14,8 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, OptlabError
 from trainer.seeding import stream_seed
+from trainer.user_code import place_of, what_happened
 
 Fill = Callable[..., object]
 """Fills the tensor that is its first argument, in place; torch's take `generator` too."""
@@ -113,6 +114,8 @@ def weight_histograms(model: nn.Module, bins: int = 60) -> dict[str, Histogram]:
 
 
 def _histogram(values: Tensor, bins: int) -> Histogram:
+    if values.is_complex():
+        values = torch.view_as_real(values)
     flat = values.detach().to("cpu", torch.float64).flatten()
     flat = flat[flat.isfinite()]
     low, high = (flat.min().item(), flat.max().item()) if len(flat) else (0.0, 0.0)
@@ -125,15 +128,19 @@ def _histogram(values: Tensor, bins: int) -> Histogram:
 def _fill(
     fill: Fill, name: str, parameter: Tensor, *, key: str, generator: torch.Generator, position: int
 ) -> None:
-    takes_generator = "generator" in inspect.signature(fill).parameters
     try:
+        takes_generator = "generator" in inspect.signature(fill).parameters
         # sparse_ shuffles with the global generator whatever it is given, and users' functions may draw there
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(stream_seed("init", generator.initial_seed(), position))
             fill(parameter, **({"generator": generator} if takes_generator else {}))
-    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+    except (OptlabError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        place = place_of(error)
+        words = f"{what_happened(error)} ({place})" if place else str(error)
         raise ConfigError(
-            f"cannot initialise {name} of shape {list(parameter.shape)}: {error}",
+            f"cannot initialise {name} of shape {list(parameter.shape)}: {words}",
             key=key,
             fix="choose another function, or match only the layers that it is for (init.layers)",
         ) from error

@@ -27,6 +27,7 @@ from trainer.errors import BusyError, RunError
 from trainer.experiment import Experiment
 from trainer.plots.titles import title
 from trainer.records import RunResult
+from trainer.schedules import learning_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +196,17 @@ def describe_groups(experiment: Experiment) -> list[str]:
     """Return a line per parameter group: optimizer, group, tensors, numbers, learning rate, other options."""
     lines = []
     for label, optimizer in experiment.optimizers.items():
-        for group, live in zip(experiment.groups[label], optimizer.param_groups, strict=True):
+        described, groups = experiment.groups[label], optimizer.param_groups
+        if len(described) != len(groups):
+            lines.append(f"group {label}: the optimizer made {len(groups)} groups of its own")
+            continue
+        for group, live in zip(described, groups, strict=True):
             own = " ".join(f"{key}={value}" for key, value in group.options.items() if key != "lr")
             name = f"{label}/{group.label}" if group.label else label
-            lines.append(
-                f"group {name}: {len(group.names)} tensors, {group.parameters:,} parameters, "
-                f"lr={float(live.get('initial_lr', live['lr'])):g} {own}".rstrip()
-            )
+            rate = learning_rate({"lr": live.get("initial_lr", live.get("lr"))})
+            told = [f"{len(group.names)} tensors", f"{group.parameters:,} parameters"]
+            told += [f"lr={rate:g}"] if rate is not None else []
+            lines.append(f"group {name}: {', '.join(told)} {own}".rstrip())
     return lines
 
 

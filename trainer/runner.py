@@ -25,11 +25,12 @@ from trainer.console import TrainingProgress
 from trainer.device import sparing_collector
 from trainer.drawing import Draw, draw_run
 from trainer.environment import environment, origin
-from trainer.errors import OptlabError, StorageError
+from trainer.errors import StorageError
 from trainer.experiment import Experiment
 from trainer.loop import train
 from trainer.recorder import Recorder, RunLog, StatusFile
 from trainer.records import EvalRecord, Record, RunResult, Status, StepRecord
+from trainer.user_code import as_error
 
 Judge = Callable[[EvalRecord], bool]
 
@@ -99,11 +100,16 @@ def run(
             save_figures(folder, experiment.config.log.plots, draw)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            words = "interrupted twice" if interrupted else f"{type(error).__name__}: {error}"
-            log.write(words if isinstance(error, OptlabError) or interrupted else traceback.format_exc())
+            failure = None if interrupted else as_error(error, experiment.config.model_dump())
+            words = str(failure or "interrupted twice")
+            if failure is not None and failure is not error:
+                log.write("".join(traceback.format_exception(error)))
+            log.write(words)
             with suppress(StorageError):  # the first error is the one to tell
                 status.write("interrupted" if interrupted else "failed", message=words)
-            raise
+            if failure is None or failure is error:
+                raise
+            raise failure from error
         log.write(f"{outcome}{': ' + message if message else ''}")
         status.write(outcome, message=message)
     return result

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from trainer.errors import ConfigError
 from trainer.matching import trainable
 from trainer.optimizers.build import (
+    Kind,
     build_optimizer,
     check_options,
     needs_closure,
@@ -25,7 +26,6 @@ from trainer.optimizers.groups import Group, GroupSpec, assign_groups
 from trainer.optimizers.rules import REFUSED, refuse
 from trainer.optimizers.scratch import SCRATCH
 
-CPU = torch.device("cpu")
 ALL = torch_optimizers()
 
 
@@ -99,12 +99,12 @@ def test_only_lbfgs_needs_a_closure() -> None:
 def test_what_the_user_left_open_is_chosen_fastest_first(
     cls: type[Optimizer], options: dict[str, Any], expected: dict[str, bool]
 ) -> None:
-    assert resolve_implementation(cls, options, CPU, torch.float32) == expected
+    assert resolve_implementation(cls, options) == expected
 
 
 def test_what_torch_does_not_accept_is_not_chosen() -> None:
     # torch has no fused kernel for complex numbers.
-    assert not resolve_implementation(torch.optim.Adam, {}, CPU, torch.complex64)["fused"]
+    assert not resolve_implementation(torch.optim.Adam, {}, [Kind(dtype=torch.complex64)])["fused"]
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "NAdam", "Rprop"])
@@ -119,7 +119,7 @@ def test_all_implementations_are_one_rule(name: str) -> None:
             optimizer.step()
         return [p.detach() for p in net.parameters()]
 
-    known = resolve_implementation(ALL[name], {}, CPU, torch.float32)
+    known = resolve_implementation(ALL[name], {})
     plain = trained(**dict.fromkeys(known, False))
     for switch in known:
         torch.testing.assert_close(trained(**{**dict.fromkeys(known, False), switch: True}), plain)
@@ -145,7 +145,7 @@ def test_a_users_class_that_asks_for_a_list_gets_one() -> None:
 def test_a_users_class_may_pass_options_on() -> None:
     assert option_names(Noisy)[:3] == ["noise", "lr", "momentum"]
     assert option_names(Renamed) == ["lr", "weights"]
-    assert resolve_implementation(Noisy, {}, CPU, torch.float32) == {"fused": True, "foreach": False}
+    assert resolve_implementation(Noisy, {}) == {"fused": True, "foreach": False}
     net = model()
     groups = groups_of(net, GroupSpec({"name": "*.bias"}, None, {"lr": 0.5}))
     optimizer = build_optimizer(Noisy, net, groups, {"noise": 0.0, "momentum": 0.9})

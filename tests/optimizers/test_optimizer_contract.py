@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from trainer.optimizers.build import (
     NOT_PER_GROUP,
+    Kind,
     build_optimizer,
     needs_closure,
     option_names,
@@ -195,7 +196,7 @@ def test_is_the_class_used_by_hand(name: str) -> None:
     cls = OPTIMIZERS[name]
     options = settings(name)
     problem = Problem(matrices_only=cls is torch.optim.Muon)
-    chosen = resolve_implementation(cls, options, torch.device("cpu"), torch.float32)
+    chosen = resolve_implementation(cls, options)
     by_hand = cls(problem.model.parameters(), **options, **chosen)
     problem.train(by_hand, range(12))
     assert same(problem.weights(), trained(name, options))
@@ -283,7 +284,7 @@ def test_on_a_gpu_the_fastest_is_chosen_and_the_rule_is_the_same(name: str) -> N
     if not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU")
     cls = OPTIMIZERS[name]
-    chosen = resolve_implementation(cls, settings(name), torch.device("cuda"), torch.float32)
+    chosen = resolve_implementation(cls, settings(name), [Kind(torch.device("cuda"))])
     assert sum(chosen.values()) == bool(chosen), "torch has no fast implementation of a known switch"
     problem = Problem(matrices_only=cls is torch.optim.Muon)
     problem.model.cuda()

@@ -26,7 +26,7 @@ from trainer.bench.task import LOG_EVERY, Setting, Task
 from trainer.building import build_experiment
 from trainer.data.dataset import data_root
 from trainer.data.torchvision_sets import mnist
-from trainer.device import default_threads, sparing_collector
+from trainer.device import check_threads, default_threads, sparing_collector
 from trainer.errors import OptlabError
 from trainer.experiment import Experiment
 from trainer.loop import train
@@ -130,7 +130,7 @@ def _serve(pipe: Connection, name: str, root: Path | None, setting: Setting, fol
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the pipe
     if setting.threads and hasattr(os, "sched_setaffinity"):  # not every peer can be told a number of threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])
-    torch.set_num_threads(setting.threads or default_threads())
+    torch.set_num_threads(check_threads(setting.threads or default_threads(), key="--threads"))
     with suppress(EOFError, OSError):  # the parent has hung up
         try:
             run, note, fell_back = _made(name, root, setting, folder)

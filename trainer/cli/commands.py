@@ -19,19 +19,20 @@ from typing import Any
 import torch
 
 from trainer import catalog, console, drawing, interrupts, launch, rundir, runner
-from trainer.building import build_experiment
+from trainer.building import build_experiment, make_model
 from trainer.config.identity import components_in, named_code
 from trainer.config.json_schema import json_schema
 from trainer.config.load import dump, read
 from trainer.config.merge import parse_override
 from trainer.config.paths import absolute_import_path
+from trainer.config.structure import Component
 from trainer.console import Column
 from trainer.data.cache import cache_folder
 from trainer.data.dataset import data_root
 from trainer.environment import compare_with_lock, environment
 from trainer.errors import BusyError, ConfigError, OptlabError, RunError, unknown_name
 from trainer.experiment import Experiment
-from trainer.models.describe import check_shapes, layer_table
+from trainer.models.describe import layer_table
 from trainer.records import RunResult
 from trainer.resume import resume_or_train, train_or_resume
 from trainer.seeding import global_stream
@@ -256,13 +257,9 @@ def show(
     layers: list[Any] = []
     if kind == "model":
         input_shape = _shape(shape) if shape else _default_input(name)
+        component = Component.model_validate({"name": name, "options": _options("model", name, options)})
         with global_stream("init", 0):
-            builder = catalog.find("model", name)
-            context = {"input_shape": input_shape, "num_classes": classes}
-            wanted = inspect.signature(builder).parameters
-            given = {key: value for key, value in context.items() if key in wanted}
-            network = builder(**given, **_options("model", name, options))
-        check_shapes(network, input_shape, classes)
+            network = make_model(component, input_shape, classes)
         layers = layer_table(network, input_shape)
     if as_json:
         described = [asdict(layer) for layer in layers]

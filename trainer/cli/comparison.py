@@ -101,7 +101,7 @@ def _write(found: Comparison, output: Path, ending: str, figure: str | None, for
     """Write one figure, one table, or everything, and say where."""
     if ending in TABLES:
         paths, content = [output], render_table(found.groups, found.targets, TABLES[ending])
-        output.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(output.parent)
         rundir.write_atomically(output, content)
     elif ending:
         if not found.figures:
@@ -110,13 +110,25 @@ def _write(found: Comparison, output: Path, ending: str, figure: str | None, for
         name = figure or next((one for one in names if one.startswith("val_loss")), names[0])
         if name not in names:
             raise unknown_name("figure", name, names, key="--figure")
-        output.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(output.parent)
         rundir.write_atomically(output, render(found.figures[name], ending))
         paths = [output]
     else:
+        _make_folder(output)
         paths = found.save(output, formats)
     for path in paths:
         console.print_note(f"wrote {path}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the folder {folder}: {error.strerror}",
+            key="--output",
+            fix="name a folder that can be written to, not one below a file",
+        ) from error
 
 
 def _print(found: Comparison) -> None:

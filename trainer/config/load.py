@@ -313,7 +313,8 @@ def _check_component(
         for problem in error.problems:
             found.add((*path, "name"), problem)
         return
-    clash = [key for key, info in model.model_fields.items() if key in own_keys and info.is_required()]
+    reserved = (*own_keys, "options")
+    clash = [key for key, info in model.model_fields.items() if key in reserved and info.is_required()]
     if clash:
         what = f"{name} asks for {', '.join(clash)}, which is a key of the config itself"
         found.add((*path, "name"), Problem(what, fix="rename that parameter"))

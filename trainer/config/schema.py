@@ -102,7 +102,11 @@ class Options(BaseModel):
 
 
 def schema_from_signature(
-    builder: Callable[..., Any], *, drop: Collection[str] = DROPPED, optional: Collection[str] = ()
+    builder: Callable[..., Any],
+    *,
+    drop: Collection[str] = DROPPED,
+    optional: Collection[str] = (),
+    reserved: Collection[str] = (),
 ) -> type[BaseModel]:
     """Derive the option model of a builder from its signature and docstring.
 
@@ -114,6 +118,8 @@ def schema_from_signature(
         builder: a class, a function or a `functools.partial` of one.
         drop: parameters that the caller gives itself.
         optional: required parameters that may be left unset, because the caller fills them then.
+        reserved: names that a config cannot give an option; the builder keeps its default there. A required
+            parameter of such a name stays in the model, for the caller to refuse.
 
     Raises:
         ConfigError: the builder has no readable signature; `key` is "name".
@@ -122,6 +128,8 @@ def schema_from_signature(
     fields: dict[str, tuple[Any, FieldInfo]] = {}
     for parameter, namespace in _parameters(builder):
         if parameter.name in drop or parameter.name.startswith("_") or parameter.name in fields:
+            continue
+        if parameter.name in reserved and parameter.default is not parameter.empty:
             continue
         field = _field(parameter, namespace, descriptions.get(parameter.name, ""))
         if field is not None and field[1].is_required() and parameter.name in optional:

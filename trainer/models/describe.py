@@ -1,24 +1,24 @@
 """What a network looks like from outside: its layers, and whether it fits the data (room: models).
 
-Both questions are answered by a forward pass on torch's meta device, where tensors have shapes and no
-numbers: nothing is computed, no random number is drawn, and neither weights nor batch-norm statistics change.
+Both questions are answered by a forward pass of a copy, on torch's meta device where that is possible:
+tensors have shapes there and no numbers. The model itself stays as it is: weights, buffers, attributes and
+generators. The global random number generators are put back.
 """
 
 from __future__ import annotations
 
 import copy
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from trainer.errors import ConfigError
 from trainer.seeding import preserved
+from trainer.user_code import place_of, what_happened
 
 BATCH = 2
 """Samples of the probe: batch normalisation refuses to train on one."""
@@ -120,40 +120,145 @@ class _Trace:
     result: object = None
 
 
+def materialize(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+    """Give lazy layers (`nn.LazyLinear` ...) their parameters, by one forward pass in evaluation mode.
+
+    Draws their initial values from torch's global generator, as torch does.
+
+    Raises:
+        ConfigError: samples of `input_shape` do not pass through the model, or it does not call a lazy layer.
+    """
+    if not any(is_lazy(tensor) for tensor in _tensors(model)):
+        return
+    trace = _Trace({}, [])
+    try:
+        with _mode(model, training=False), _watched(model, trace), torch.no_grad():
+            model(torch.zeros((BATCH, *input_shape), dtype=torch.float32))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise _misfit(input_shape, trace, error) from error
+    left = [name for name, layer in model.named_modules() if any(map(is_lazy, _tensors(layer)))]
+    if left:
+        raise ConfigError(
+            f"layer {left[-1]} is lazy, and the model's forward function does not call it: its parameters "
+            "have no shape",
+            key="name",
+            fix="call the layer in forward, or give it its number of inputs (nn.Linear for nn.LazyLinear)",
+        )
+
+
+def sparse_gradients(model: nn.Module, input_shape: tuple[int, ...]) -> set[str]:
+    """Return the names of the parameters whose gradients are sparse (`nn.Embedding(sparse=True)`).
+
+    Found by a backward pass of a copy; where that cannot be made, by the layers' `sparse` attribute.
+    """
+    names = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, layer in model.named_modules()
+        if getattr(layer, "sparse", False) is True
+        for name, _ in layer.named_parameters(recurse=False)
+    }
+    try:
+        twin = _copy(model)
+        with _quiet_random(), torch.enable_grad():
+            output = twin(torch.zeros((BATCH, *input_shape), dtype=torch.float32))
+            output.real.sum().backward()
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # what does not work shows in the run
+        return names
+    gradients = {name: parameter.grad for name, parameter in twin.named_parameters()}
+    return names | {
+        name for name, gradient in gradients.items() if gradient is not None and gradient.is_sparse
+    }
+
+
 def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, batch: int) -> _Trace:
-    """Run a forward pass without numbers; where that fails, with numbers on a copy, whose error counts.
+    """Run a copy's forward pass without numbers; where that fails, with numbers, and then its error counts.
 
     Code that looks at values cannot run on the meta device, so a refusal there alone proves nothing.
     """
-    try:
-        return _meta_forward(model, (batch, *input_shape), training=training)
-    except Exception:
-        return _real_forward(model, (batch, *input_shape), training=training)
-
-
-def _meta_forward(model: nn.Module, shape: tuple[int, ...], *, training: bool) -> _Trace:
+    shape = (batch, *input_shape)
     trace = _Trace({}, [])
-    meta = torch.device("meta")
-    state = {name: tensor.detach().to(meta) for name, tensor in _state(model)}
-    with _mode(model, training), _watched(model, trace), _quiet_random(), meta, torch.no_grad():
-        trace.result = functional_call(model, state, (torch.zeros(shape),))
+    try:
+        twin = _copy(model, device="meta")
+        with torch.device("meta"):
+            _forward(twin, shape, trace, training=training)
+        return trace
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        trace = _Trace({}, [])
+    with _copied(model) as twin:
+        try:
+            _forward(twin, shape, trace, training=training)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise _misfit(input_shape, trace, error) from error
     return trace
 
 
-def _real_forward(model: nn.Module, shape: tuple[int, ...], *, training: bool) -> _Trace:
-    trace = _Trace({}, [])
-    twin = copy.deepcopy(model).cpu()
+def _forward(model: nn.Module, shape: tuple[int, ...], trace: _Trace, *, training: bool) -> None:
+    with _mode(model, training), _watched(model, trace), _quiet_random(), torch.no_grad():
+        trace.result = model(torch.zeros(shape, dtype=torch.float32))
+
+
+def _copy(model: nn.Module, device: str = "") -> nn.Module:
+    """Return a copy that shares nothing with the model, with parameters and buffers on `device`."""
+    memo: dict[int, object] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Generator):  # which Python's copy refuses
+                memo[id(value)] = value.clone_state()
+            elif isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    if device:
+        for parameter in model.parameters():
+            memo[id(parameter)] = nn.Parameter(parameter.detach().to(device), parameter.requires_grad)
+        for buffer in model.buffers():
+            memo[id(buffer)] = buffer.detach().to(device)
+    return copy.deepcopy(model, memo)
+
+
+@contextmanager
+def _copied(model: nn.Module) -> Iterator[nn.Module]:
+    """Give a copy for the block; of a model that cannot be copied (it holds a lock, a file) itself.
+
+    Its tensors and the attributes of its modules are put back then, but not what these refer to.
+    """
     try:
-        with _mode(twin, training), _watched(twin, trace), _quiet_random(), torch.no_grad():
-            trace.result = twin(torch.zeros(shape))
-    except Exception as error:
-        raise _misfit(shape[1:], trace, error) from error
-    return trace
+        twin = _copy(model)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        pass
+    else:
+        yield twin
+        return
+    tensors = [(tensor, tensor.detach().clone()) for tensor in _tensors(model)]
+    kept = ("_parameters", "_buffers", "_modules")
+    attributes = [
+        (module, dict(vars(module)), {name: dict(vars(module)[name]) for name in kept})
+        for module in model.modules()
+    ]
+    try:
+        yield model
+    finally:
+        for module, values, holders in attributes:
+            vars(module).clear()
+            vars(module).update(values)
+            for name, content in holders.items():
+                vars(module)[name].clear()
+                vars(module)[name].update(content)
+        with torch.no_grad():
+            for tensor, value in tensors:
+                tensor.copy_(value)
 
 
-def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
 
 
 @contextmanager
@@ -203,15 +308,15 @@ def _watched(model: nn.Module, trace: _Trace) -> Iterator[None]:
             handle.remove()
 
 
-def _misfit(input_shape: tuple[int, ...], trace: _Trace, error: Exception) -> ConfigError:
+def _misfit(input_shape: tuple[int, ...], trace: _Trace, error: BaseException) -> ConfigError:
     """Return the error that names the innermost layer that was entered and not left."""
     name, layer, shapes = trace.inside[-1] if trace.inside else ("", None, [])
     place = f"layer {name} ({type(layer).__name__})" if name else "its forward function"
     received = f", which received {' and '.join(_readable(shape) for shape in shapes)}" if shapes else ""
-    reason = str(error).partition("\n")[0]
+    line = place_of(error)
     return ConfigError(
         f"samples of shape {list(input_shape)} do not pass through the model: {place}{received}, "
-        f"failed with {type(error).__name__}: {reason}{_users_line(error)}",
+        f"{what_happened(error)}{f' ({line})' if line else ''}",
         key="name",
         expected=_takes(layer),
         fix="change the images' size (data.resize, data.pad) or choose a model that fits them",
@@ -234,14 +339,3 @@ def _takes(layer: nn.Module | None) -> str:
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
         return f"{layer.num_features} channels, and more than one value of each"
     return ""
-
-
-def _users_line(error: Exception) -> str:
-    """Return ` (file:line)` of the last frame outside torch and this room; empty when there is none."""
-    torch_folder, here = str(Path(torch.__file__).parent), str(Path(__file__).parent)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((torch_folder, here, "<"))
-    ]
-    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""

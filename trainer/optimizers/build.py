@@ -10,7 +10,8 @@ import inspect
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from trainer.errors import ConfigError, unknown_name
 from trainer.matching import trainable
 from trainer.optimizers.groups import Group
 from trainer.seeding import preserved
+from trainer.user_code import first_line, place_of, what_happened
 
 CPU = torch.device("cpu")
 
@@ -47,6 +49,42 @@ _WORDINGS = (
     ("epsilon", "eps"),
 )
 """How torch's messages name an option when not by its name, tried in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What an implementation has to work for: some parameters of a model and their gradients.
+
+    Args:
+        device, dtype: of the parameters.
+        sparse: whether their gradients are sparse.
+        example: the name of one of them, for messages.
+    """
+
+    device: torch.device = CPU
+    dtype: torch.dtype = torch.float32
+    sparse: bool = False
+    example: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        """Return it as messages say it: empty for dense real gradients on the CPU."""
+        if self.sparse:
+            return f"the sparse gradients of {self.example}"
+        if self.dtype.is_complex:
+            return f"the complex parameter {self.example}"
+        return ""
+
+
+def kinds_of(parameters: Mapping[str, Tensor], sparse: Collection[str] = ()) -> list[Kind]:
+    """Return the kinds that there are among parameters, each once.
+
+    Args:
+        parameters: by full name.
+        sparse: names of those with sparse gradients.
+    """
+    kinds = [Kind(value.device, value.dtype, name in sparse, name) for name, value in parameters.items()]
+    return list(dict.fromkeys(kinds))
+
 
 _COUNTS: Mapping[type[Optimizer], Mapping[str, int]] = {
     torch.optim.LBFGS: {"max_iter": 100_000, "max_eval": 1_000_000, "history_size": 10_000}
@@ -88,16 +126,14 @@ def check_options(
     cls: type[Optimizer],
     options: Mapping[str, Any],
     *,
-    device: torch.device = CPU,
-    dtype: torch.dtype = torch.float32,
+    kind: Kind = Kind(),
 ) -> None:
     """Build the class on a tiny matrix and take a step: torch's own ranges, told before the run.
 
     Args:
         cls: any torch.optim.Optimizer class.
         options: its keywords.
-        device: where the run's parameters lie (`fused` is not there for all).
-        dtype: their type.
+        kind: of the run's parameters (`fused` is not there for all).
 
     Raises:
         ConfigError: torch's words, `key` the option to blame where the words or their like name it.
@@ -105,19 +141,26 @@ def check_options(
     for name in options:
         if name not in option_names(cls):
             raise unknown_name(f"option of {cls.__name__}", name, option_names(cls), key=name)
-    _check_ranges(cls, options, dtype)
+    _check_ranges(cls, options, kind.dtype)
     # These two depend on where the step runs (see `rules.refuse`), not on their range.
     settings = {
         name: value for name, value in options.items() if name not in ("capturable", "differentiable")
     }
     try:
-        _trial(cls, settings, device, dtype)
-    except Exception as error:  # whatever a constructor or a step may raise, also a user's own class
-        words = str(error) or type(error).__name__
+        _trial(cls, settings, kind)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a constructor or a step may raise, also a user's own class
+        words = first_line(error) if isinstance(error, Exception) else what_happened(error)
+        words = words or type(error).__name__
+        place = place_of(error)
+        chosen = next((name for name in IMPLEMENTATIONS if options.get(name)), "")
         raise ConfigError(
-            f"{cls.__name__}: {words}",
-            key=_blamed(words, options, option_names(cls)),
-            fix=f"`optlab show optimizer {cls.__name__}` lists its options" if _is_torchs(cls) else "",
+            f"{cls.__name__}: {words}"
+            + (f" (with {kind})" if str(kind) else "")
+            + (f" ({place})" if place else ""),
+            key=chosen if str(kind) and chosen else _blamed(words, options, option_names(cls)),
+            fix=_fix(cls, kind, chosen),
         ) from error
 
 
@@ -134,25 +177,38 @@ def _check_ranges(cls: type[Optimizer], options: Mapping[str, Any], dtype: torch
             raise ConfigError(f"got {options[name]}", key=name, expected=f"from 1 to {most:,}")
 
 
+def _fix(cls: type[Optimizer], kind: Kind, chosen: str) -> str:
+    if str(kind) and chosen:
+        return f"leave out {chosen}: what works is chosen then"
+    if kind.sparse:
+        return "choose an optimizer that takes them (SGD, Adagrad), or build the layer with sparse=False"
+    return f"`optlab show optimizer {cls.__name__}` lists its options" if _is_torchs(cls) else ""
+
+
 def resolve_implementation(
-    cls: type[Optimizer], options: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+    cls: type[Optimizer], options: Mapping[str, Any], kinds: Collection[Kind] = (Kind(),)
 ) -> dict[str, bool]:
     """Return the values of `fused` and `foreach` to build with, those that the class knows.
 
     What the user set (not None) stays. What is left open is tried in this order: fused, foreach, neither;
-    the first that torch accepts on this device and dtype is taken, and the other one is False.
+    the first that torch accepts for all kinds of parameters is taken, and the other one is False.
     """
     known = [name for name in IMPLEMENTATIONS if name in option_names(cls)]
     chosen = {name: bool(options[name]) for name in known if options.get(name) is not None}
     for name in known:
         if name not in chosen:
-            attempt = dict.fromkeys(known, False) | chosen | {name: True}
-            chosen[name] = not any(chosen.values()) and _accepts(cls, {**options, **attempt}, device, dtype)
+            attempt = {**options, **dict.fromkeys(known, False), **chosen, name: True}
+            chosen[name] = not any(chosen.values()) and all(_accepts(cls, attempt, kind) for kind in kinds)
     return {name: chosen[name] for name in known}
 
 
 def build_optimizer(
-    cls: type[Optimizer], model: nn.Module, groups: Sequence[Group], options: Mapping[str, Any]
+    cls: type[Optimizer],
+    model: nn.Module,
+    groups: Sequence[Group],
+    options: Mapping[str, Any],
+    *,
+    sparse: Collection[str] = (),
 ) -> Optimizer:
     """Build an optimizer over the model's parameters, in the given groups.
 
@@ -161,21 +217,26 @@ def build_optimizer(
         model: holds the parameters, already on their device.
         groups: who has which parameters and options, from `assign_groups`.
         options: the class's keywords; lists stand for tuples, fused and foreach None or absent = chosen.
+        sparse: names of parameters with sparse gradients.
 
     Raises:
-        ConfigError: options that torch refuses, for all or (`groups.N.<option>`) for one group.
+        ConfigError: options that torch refuses, for all or (`groups.N.<option>`) for one group; an optimizer
+            that does not hold the model's parameters.
     """
     parameters = trainable(model)
-    first = parameters[groups[0].names[0]]
-    check_options(cls, options, device=first.device, dtype=first.dtype)
+    owned = {name: parameters[name] for group in groups for name in group.names}
+    kinds = kinds_of(owned, sparse)
+    chosen = resolve_implementation(cls, options, kinds)
+    for kind in kinds:
+        check_options(cls, {**options, **chosen}, kind=kind)
     for index, group in enumerate(groups):
         _check_group(cls, index, group, options)
-    chosen = resolve_implementation(cls, options, first.device, first.dtype)
     members = [
         {"params": [parameters[name] for name in group.names], **_arguments(cls, group.options)}
         for group in groups
     ]
     optimizer = cls(members, **_arguments(cls, {**options, **chosen}))
+    _check_holds(cls, optimizer, owned)
     for index, group in enumerate(groups):
         for name in group.options:
             if name not in optimizer.defaults:
@@ -183,6 +244,29 @@ def build_optimizer(
                     index, name, f"{cls.__name__} does not keep it per group and would ignore it"
                 )
     return optimizer
+
+
+def _check_holds(cls: type[Optimizer], optimizer: object, owned: Mapping[str, Tensor]) -> None:
+    """Refuse an optimizer that is none, or whose groups do not hold the parameters that it was given."""
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"{cls.__name__} gave a {type(optimizer).__name__}", key="name", expected="an optimizer"
+        )
+    if not hasattr(optimizer, "param_groups"):
+        raise ConfigError(
+            f"{cls.__name__} has no param_groups",
+            key="name",
+            fix="call super().__init__(params, defaults) in its __init__",
+        )
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    lost = [name for name, parameter in owned.items() if id(parameter) not in held]
+    if lost:
+        raise ConfigError(
+            f"{cls.__name__} does not hold {len(lost)} of the {len(owned)} parameters that it was given, "
+            f"{lost[0]} among them",
+            key="name",
+            expected="an optimizer over the parameters themselves, no copies",
+        )
 
 
 def state_bytes(optimizers: Iterable[Optimizer]) -> int:
@@ -243,28 +327,27 @@ def _not_per_group(index: int, name: str, reason: str) -> ConfigError:
     )
 
 
-def _trial(
-    cls: type[Optimizer], options: Mapping[str, Any], device: torch.device, dtype: torch.dtype
-) -> None:
+def _trial(cls: type[Optimizer], options: Mapping[str, Any], kind: Kind) -> None:
     """Build on one 2 x 2 matrix (Muon takes nothing else) and take one step; leave no trace."""
+    device, dtype = kind.device, kind.dtype
     drawn_from = [device] if device.type == "cuda" else []
     with preserved(), torch.random.fork_rng(devices=drawn_from), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         matrix = nn.Parameter(torch.eye(2, device=device, dtype=dtype))
         optimizer = cls([matrix], **_arguments(cls, options))
         matrix.grad = torch.ones_like(matrix)
+        if kind.sparse:  # as an embedding's: whole rows
+            matrix.grad = matrix.grad.to_sparse(1)
         if needs_closure(cls):
             optimizer.step(lambda: 1.0)
         else:
             optimizer.step()
 
 
-def _accepts(
-    cls: type[Optimizer], options: Mapping[str, Any], device: torch.device, dtype: torch.dtype
-) -> bool:
+def _accepts(cls: type[Optimizer], options: Mapping[str, Any], kind: Kind) -> bool:
     try:
-        _trial(cls, options, device, dtype)
-    except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError):
+        _trial(cls, options, kind)
+    except Exception:  # of torch's, and of users' own classes
         return False
     return True
 

@@ -7,7 +7,7 @@ is logged, is not this room's business.
 
 from trainer.schedules.build import DERIVED, ScheduleSpec, build_schedule, derived_options
 from trainer.schedules.rules import OWN_SCHEDULERS, SCHEDULES, InverseTime, Piecewise, torch_schedulers
-from trainer.schedules.schedule import Schedule
+from trainer.schedules.schedule import Schedule, learning_rate
 
 __all__ = [
     "DERIVED",
@@ -19,5 +19,6 @@ __all__ = [
     "ScheduleSpec",
     "build_schedule",
     "derived_options",
+    "learning_rate",
     "torch_schedulers",
 ]

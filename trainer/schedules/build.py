@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
 
 from trainer.errors import ConfigError, Problem
-from trainer.schedules.schedule import Chain, Schedule
+from trainer.schedules.schedule import Chain, Schedule, learning_rate
+from trainer.user_code import place_of, what_happened
 
 REHEARSED = 10_000
 """Intervals that are tried out before the run (0.1 s); a fault beyond them shows only in the run."""
@@ -77,6 +78,13 @@ def build_schedule(
             spec, with its index before it in a list (`1.until`).
     """
     assert specs, "no schedule is no Schedule"
+    if any(learning_rate(group) is None for group in optimizer.param_groups):
+        raise ConfigError(
+            f"{type(optimizer).__name__} has no learning rate in its parameter groups: there is nothing to "
+            "schedule",
+            key=_prefix(specs, 0) + "name",
+            fix="say scheduler=null, or choose an optimizer with an lr",
+        )
     problems = _misplaced(specs, length)
     for index, spec in enumerate(specs):
         problems += _momentum(optimizer, spec, _prefix(specs, index))
@@ -249,18 +257,29 @@ class _StandIn(Optimizer):
 
     def __init__(self, original: Optimizer) -> None:
         groups = [
-            {name: copy.deepcopy(value) for name, value in group.items() if name != "params"}
+            {name: _copy(value) for name, value in group.items() if name != "params"}
             | {"params": [nn.Parameter(torch.zeros(1))]}
             for group in original.param_groups
         ]
-        super().__init__(groups, copy.deepcopy(original.defaults))
+        super().__init__(groups, {name: _copy(value) for name, value in original.defaults.items()})
+
+
+def _copy(value: Any) -> Any:
+    """Return a copy; the value itself where that fails (a user's optimizer may keep a lock in its groups)."""
+    try:
+        return copy.deepcopy(value)
+    except Exception:
+        return value
 
 
 def _rehearse(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int | None) -> None:
     """Run the schedule on a stand-in, so that what would fail in the middle of the run is told before it."""
     stand_in = _StandIn(optimizer)
     # Copies: a user's callable may count its calls.
-    copies = [dataclasses.replace(spec, options=copy.deepcopy(dict(spec.options))) for spec in specs]
+    copies = [
+        dataclasses.replace(spec, options={name: _copy(value) for name, value in spec.options.items()})
+        for spec in specs
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scheduler = _assemble(stand_in, copies, length)
@@ -272,9 +291,15 @@ def _rehearse(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int |
                 return
             try:
                 scheduler.step()
-            except Exception as error:  # torch's arithmetic, or a user's function
-                words = f"{type(error).__name__}: {error}"
-                raise _fault(specs, interval + 1, f"fails with {words}") from error
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # torch's arithmetic, or a user's function
+                raise _fault(specs, interval + 1, _in_words(error)) from error
+
+
+def _in_words(error: BaseException) -> str:
+    place = place_of(error)
+    return what_happened(error) + (f" ({place})" if place else "")
 
 
 def _fault(specs: Sequence[ScheduleSpec], interval: int, what: str) -> ConfigError:
@@ -316,9 +341,13 @@ def _part(optimizer: Optimizer, spec: ScheduleSpec, remaining: int | None, *, ke
         raise ConfigError.of(
             [Problem(p.what, key + p.key, p.where, p.expected, p.fix) for p in error.problems]
         ) from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         words = str(error) or type(error).__name__
         blamed = [name for name in (*options, *known) if name in words]
+        if place_of(error) or not isinstance(error, Exception):
+            words = _in_words(error)
         raise ConfigError(f"{spec.name}: {words}", key=key + (blamed[0] if blamed else "name")) from error
     if not isinstance(scheduler, LRScheduler):
         raise ConfigError(

@@ -11,6 +11,14 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau, SequentialLR
 
 
+def learning_rate(group: Mapping[str, Any]) -> float | None:
+    """Return a parameter group's learning rate; None where it has none, as a user's optimizer may."""
+    rate = group.get("lr")
+    if isinstance(rate, Tensor):
+        return rate.item() if rate.numel() == 1 and not rate.is_complex() else None
+    return float(rate) if isinstance(rate, int | float) else None
+
+
 class Schedule:
     """The schedule of one optimizer, as the loop uses it.
 

@@ -435,6 +435,9 @@ def _throw_away(spec: RunSpec) -> None:
 
 def _death(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
-        name = signal.Signals(-exit_code).name
+        named = {
+            one.value: one.name for one in signal.Signals
+        }  # of the real-time signals only two have names
+        name = named.get(-exit_code, f"signal {-exit_code}")
         return f"its process was killed ({name}" + ("; out of memory?)" if name == "SIGKILL" else ")")
     return f"its process ended with exit code {exit_code}"

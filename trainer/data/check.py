@@ -1,0 +1,88 @@
+"""Checks a data set that a user's own function returned, before anything is computed from it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trainer.data.dataset import Dataset, Split
+from trainer.errors import DataError
+
+_EXPECTED = "a trainer.data.dataset.Dataset, as make_dataset(Split(x, y), Split(x, y), class_names) returns"
+
+
+def check_dataset(found: object, name: str) -> None:
+    """Raise DataError when something is not a data set as the rest of the program takes it.
+
+    Args:
+        found: what the function returned.
+        name: of the function, for the message.
+    """
+    if not isinstance(found, Dataset):
+        raise DataError(f"{name} gave a {type(found).__name__}", key="name", expected=_EXPECTED)
+    names = found.class_names
+    if names is not None and not (
+        isinstance(names, tuple) and names and all(isinstance(one, str) for one in names)
+    ):
+        raise _wrong(name, f"class_names are {str(names)[:80]}", "a tuple of texts, or None for real targets")
+    if not isinstance(found.digest, str):
+        raise _wrong(name, f"digest is a {type(found.digest).__name__}", "a text; make_dataset computes it")
+    for part in ("train", "test"):
+        split = getattr(found, part)
+        if not isinstance(split, Split):
+            raise _wrong(name, f"{part} is a {type(split).__name__}", "a trainer.data.dataset.Split")
+        _check_inputs(name, f"{part}.inputs", split.inputs)
+        _check_targets(name, f"{part}.targets", split.targets, None if names is None else len(names))
+    train, test = found.train, found.test
+    if train.inputs.shape[1:] != test.inputs.shape[1:]:
+        raise _wrong(
+            name,
+            f"training samples have the shape {list(train.inputs.shape[1:])}, test samples "
+            f"{list(test.inputs.shape[1:])}",
+            "one shape",
+        )
+    if train.targets.shape[1:] != test.targets.shape[1:] or train.targets.dtype != test.targets.dtype:
+        raise _wrong(name, "the targets of training and test differ in their kind", "one kind")
+
+
+def _check_inputs(name: str, part: str, inputs: object) -> None:
+    expected = "a tensor on the CPU, uint8 or float32, [N, C, H, W] or [N, D], with at least one sample"
+    if not isinstance(inputs, Tensor):
+        raise _wrong(name, f"{part} is a {type(inputs).__name__}", expected)
+    fits = inputs.dtype in (torch.uint8, torch.float32) and inputs.ndim in (2, 4) and inputs.numel()
+    if not fits or inputs.device.type != "cpu" or inputs.layout != torch.strided:
+        raise _wrong(name, f"{part} is {_described(inputs)}", expected)
+    if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
+        raise _wrong(name, f"{part} holds NaN or infinity", "finite numbers")
+
+
+def _check_targets(name: str, part: str, targets: object, classes: int | None) -> None:
+    expected = (
+        "a tensor on the CPU: int64 [N], classes"
+        if classes is not None
+        else "a tensor on the CPU: float32 [N, K], real targets (class_names is None)"
+    )
+    if not isinstance(targets, Tensor):
+        raise _wrong(name, f"{part} is a {type(targets).__name__}", expected)
+    if classes is None:
+        fits = targets.dtype == torch.float32 and targets.ndim == 2 and targets.shape[1] > 0
+    elif targets.is_floating_point():  # probabilities
+        fits = targets.dtype == torch.float32 and targets.ndim == 2 and targets.shape[1] == classes
+    else:
+        fits = targets.dtype == torch.int64 and targets.ndim == 1
+    if not fits or targets.device.type != "cpu":
+        raise _wrong(name, f"{part} is {_described(targets)}", expected)
+    if targets.is_floating_point():
+        if not bool(targets.isfinite().all()):
+            raise _wrong(name, f"{part} holds NaN or infinity", "finite numbers")
+    elif classes is not None and not bool(((targets >= 0) & (targets < classes)).all()):
+        low, high = (int(end) for end in targets.aminmax())
+        raise _wrong(name, f"{part} goes from {low} to {high}", f"classes from 0 to {classes - 1}")
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} on {tensor.device}"
+
+
+def _wrong(name: str, what: str, expected: str) -> DataError:
+    return DataError(f"{name}: {what}", key="name", expected=expected)
