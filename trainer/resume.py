@@ -30,6 +30,7 @@ from trainer.environment import environment, origin
 from trainer.errors import BusyError, OptlabError, RunError
 from trainer.experiment import Experiment
 from trainer.launch import Launched
+from trainer.user_code import running
 
 # Lengths that a schedule takes from the run's: held against the checkpoint, not against the config.
 _LENGTHS = ("T_max", "total_steps")
@@ -215,7 +216,8 @@ def _go_on(
         finished = status["status"] in rundir.FINISHED and not changed
         if finished and (result := rundir.read_result(folder)):
             return Launched(folder, result, skipped=True)
-        recorder, found = _restore(folder, experiment)
+        with running(experiment.config.model_dump()):
+            recorder, found = _restore(folder, experiment)
         notes += found
         if recorder is None:
             message = "no step was saved: begins at step 0"

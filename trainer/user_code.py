@@ -65,6 +65,21 @@ def user_code(name: str, *, key: str = "name") -> Iterator[None]:
         raise ConfigError(words, key=key) from error
 
 
+@contextmanager
+def running(config: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what is raised inside the block, but our own errors and a Ctrl-C, into a `PartError`.
+
+    Args:
+        config: of the experiment that is stepped, evaluated, saved or loaded there.
+    """
+    try:
+        yield
+    except (OptlabError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise as_error(error, config) from error
+
+
 def as_error(error: BaseException, config: Mapping[str, Any]) -> OptlabError:
     """Return the error to report for whatever stopped a run while it was going on.
 

@@ -36,6 +36,7 @@ from trainer.models.describe import layer_table
 from trainer.records import RunResult
 from trainer.resume import resume_or_train, train_or_resume
 from trainer.seeding import global_stream
+from trainer.user_code import running
 
 EXIT_CODES = {"completed": 0, "early_stopped": 0, "diverged": 3}
 
@@ -136,11 +137,12 @@ def _estimate(experiment: Experiment) -> str:
     if steps is None:
         return f"{experiment.plan.seconds:g} s of training, and the evaluations"
     began, done = time.perf_counter(), 0
-    for batches in islice(experiment.remaining_batches(), 200):
-        experiment.engine.step(batches)
-        done += 1
-        if time.perf_counter() - began > 1:
-            break
+    with running(experiment.config.model_dump()):
+        for batches in islice(experiment.remaining_batches(), 200):
+            experiment.engine.step(batches)
+            done += 1
+            if time.perf_counter() - began > 1:
+                break
     seconds = (time.perf_counter() - began) / max(done, 1) * steps
     return f"{console.format_seconds(seconds)} of training (from {done} steps just tried)"
 
