@@ -161,7 +161,7 @@ def sparse_gradients(model: nn.Module, input_shape: tuple[int, ...]) -> set[str]
     }
     try:
         twin = _copy(model)
-        with _quiet_random(), torch.enable_grad():
+        with preserved(), torch.enable_grad():
             output = twin(torch.zeros((BATCH, *input_shape), dtype=torch.float32))
             output.real.sum().backward()
     except KeyboardInterrupt:
@@ -201,7 +201,7 @@ def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, ba
 
 
 def _forward(model: nn.Module, shape: tuple[int, ...], trace: _Trace, *, training: bool) -> None:
-    with _mode(model, training), _watched(model, trace), _quiet_random(), torch.no_grad():
+    with _mode(model, training), _watched(model, trace), preserved(), torch.no_grad():
         trace.result = model(torch.zeros(shape, dtype=torch.float32))
 
 
@@ -271,13 +271,6 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, was in before:
             module.training = was
-
-
-@contextmanager
-def _quiet_random() -> Iterator[None]:
-    """Put the global generators back afterwards (users' forward functions may draw from them)."""
-    with preserved():
-        yield
 
 
 @contextmanager
