@@ -129,7 +129,9 @@ def test_digits_are_scikit_learns_and_split_the_same_for_everybody() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"not compressed", gzip.compress(b"1,2\n3,4\n"), gzip.compress(b"1,x")]
+    "content",
+    [None, b"not compressed", gzip.compress(b"1,2\n3,4\n"), gzip.compress(b"1,x")],
+    ids=["absent", "not compressed", "two numbers", "no number"],  # compressed bytes hold the time
 )
 def test_digits_come_from_scikit_learn_itself_where_its_file_is_not_the_known_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
