@@ -4,7 +4,15 @@ import math
 
 from trainer.config.structure import EarlyStopping
 from trainer.records import EvalRecord
-from trainer.selection import Best, Patience, better_direction, improves
+from trainer.selection import (
+    Best,
+    Patience,
+    SelectionRule,
+    best_setting,
+    better_direction,
+    improves,
+    setting_value,
+)
 
 
 def record(step: int, **values: float | None) -> EvalRecord:
@@ -52,3 +60,26 @@ def test_both_go_on_from_their_state() -> None:
     best2.load_state_dict(best.state_dict())
     patience2.load_state_dict(patience.state_dict())
     assert (best2, patience2) == (best, patience)
+
+
+def test_a_setting_is_worth_the_mean_or_median_of_its_runs_and_nothing_when_one_diverged() -> None:
+    mean, median = SelectionRule("val_loss", "min"), SelectionRule("val_loss", "min", "median")
+    assert setting_value([1.0, 2.0, 6.0], mean) == 3.0
+    assert setting_value([1.0, 2.0, 6.0], median) == 2.0
+    assert setting_value([1.0, math.nan, 6.0], median) == math.inf
+    assert setting_value([math.inf, 1.0], SelectionRule("val_accuracy", "max")) == -math.inf
+    assert setting_value([], mean) is None
+    assert str(median) == "lowest median over seeds of val_loss at the best checkpoint"
+
+
+def test_of_equal_settings_the_smallest_is_the_best_in_whichever_order_they_are_listed() -> None:
+    settings = [
+        ({"lr": 0.1, "kind": "b"}, 0.9), ({"kind": "a", "lr": 1}, 0.9), ({"lr": 0.01, "kind": "b"}, 0.9),
+        ({"lr": 1e-9, "kind": "a"}, 0.8), ({"lr": 1e-9, "kind": "b"}, math.inf),
+        ({"lr": 0, "kind": "a"}, None),
+    ]  # fmt: skip
+    assert best_setting(settings, "max") == 1, "by kind first, as its name comes first"
+    assert best_setting(settings[::-1], "max") == 4
+    assert best_setting(settings, "min") == 3
+    assert best_setting([({"lr": 1}, None), ({"lr": 2}, -math.inf)], "max") is None
+    assert best_setting([({"lr": 2}, 0.5), ({"lr": None}, 0.5), ({"lr": "x"}, 0.5)], "max") == 0

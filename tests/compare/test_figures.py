@@ -243,7 +243,7 @@ def test_sensitivity_knows_the_width_and_the_edge(write_run: Any, tmp_path: Path
     assert (row["good_from"], row["good_to"], row["width_decades"]) == (0.01, 0.1, pytest.approx(1))
     assert row["diverged_runs"] == 1
     assert found.tuning_lines == (
-        "best lr=0.1; within 5 % of it from 0.01 to 0.1 (1 decade wide); 4 values tried",
+        "best lr=0.1; mean within 5 % of the best from 0.01 to 0.1 (1 decade wide); 4 values tried",
     )
     assert compared(tmp_path, within=0.001).sensitivity["good_from"][0] == 0.1
     assert "sensitivity.optimizer.lr" in found.figures

@@ -18,7 +18,7 @@ def test_sensitivity_finds_the_best_and_the_good_range():
         mode="max",
     )
     assert found.settings == (1e-4, 0.001, 0.01, 0.1, 1.0)
-    assert found.mean == pytest.approx((0.87, 0.82, 0.87, 0.90, 0.60))
+    assert found.centre == pytest.approx((0.87, 0.82, 0.87, 0.90, 0.60))
     assert (found.best, found.best_at_edge) == (0.1, False)
     # 5 % of 0.90: good from 0.855 on; 1e-4 is good too, but 0.001 lies between
     assert (found.good_from, found.good_to, found.good_at_edge) == (0.01, 0.1, False)
@@ -39,7 +39,7 @@ def test_the_best_on_the_edge_of_the_grid_is_flagged():
 def test_a_setting_where_a_run_diverged_is_never_best():
     found = sensitivity({0.01: [0.5, 0.5], 0.1: [0.4, 0.4], 1.0: [0.1, NAN]}, mode="min", within=10.0)
     assert (found.best, found.best_at_edge) == (0.1, False)
-    assert found.mean[2] is None
+    assert found.centre[2] is None
     assert found.diverged == (0, 0, 1)
     assert found.n == (2, 2, 2)
     assert found.good_to == 0.1

@@ -150,6 +150,6 @@ def _print(found: Comparison) -> None:
     for place, line in enumerate(lines):
         console.print_text(("" if place else "\n") + console.clean(line))
     if found.tuning_lines:
-        console.print_text("\nSensitivity")
+        console.print_text(console.clean(f"\nSensitivity ({found.selection})"))
         for line in found.tuning_lines:
             console.print_text(console.clean(line))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ from trainer.cli.commands import announce_code
 from trainer.cli.runs import SHARDS, SWEEP_COLUMNS
 from trainer.cli.sweep_plan import dry_run_of
 from trainer.compare import compare_runs
-from trainer.compare.table import render_table
+from trainer.compare.table import caption, render_table, with_half_width
 from trainer.config.identity import components_in
 from trainer.config.merge import parse_override
 from trainer.console import Column, SweepProgress
@@ -21,6 +22,7 @@ from trainer.errors import BusyError, ConfigError, OptlabError, unknown_name
 from trainer.sweep.conduct import Conductor, Options
 from trainer.sweep.file import read_sweep
 from trainer.sweep.plan import DATA, Shelf, check_budgets, check_variants, resolve_objective
+from trainer.sweep.results import CONFIDENCE
 from trainer.sweep.standing import Display, Finished, SweepState
 from trainer.sweep.structure import Sweep, Variant
 
@@ -191,7 +193,7 @@ def _state_rows(state: SweepState) -> Iterator[Sequence[Any]]:
 def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
     """Print a row per variant, the advice on edges, and where everything lies."""
     columns = [Column("variant"), Column("settings", "right"), Column("runs", "right"), Column("outcomes")]
-    columns += [Column("best"), Column("at"), Column("test accuracy (mean +- std)"), Column("n", "right")]
+    columns += [Column("best"), Column("at"), Column("test acc %"), Column("n", "right")]
     metric = (summary["objective"] or {}).get("metric")
     rows, advice = [], []
     for name, part in summary["variants"].items():
@@ -206,13 +208,15 @@ def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
                 ", ".join(f"{count} {status}" for status, count in part["statuses"].items()),
                 f"{metric} {best[metric]:.4g}" if best else None,
                 ", ".join(f"{key}={console.format_cell(value, '')}" for key, value in at.items()) or None,
-                _mean_and_deviation(told) if told else None,
-                len(told["values"]) if told else None,
+                _mean_and_half_width(told, final["n"]) if told else None,
+                final["n"] if told else None,
             ]
         )
         advice += [f"{name}: {text}" for text in part["edges"]]
     used = [i for i, column in enumerate(columns) if i < 4 or any(row[i] is not None for row in rows)]
     console.table([columns[i] for i in used], [[row[i] for i in used] for row in rows])
+    if any(row[6] is not None for row in rows):
+        console.print_text(caption(CONFIDENCE, overhead=False))
     for text in advice:
         console.print_text(text)
     counts = summary["runs"]
@@ -220,6 +224,10 @@ def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
     console.print_text(f"{summary['status']}: {told}; {root}")
 
 
-def _mean_and_deviation(told: Mapping[str, Any]) -> str:
-    deviation = f" +- {100 * told['std']:.2f}" if told["std"] is not None else " (one seed)"
-    return f"{100 * told['mean']:.2f}%{deviation}"
+def _mean_and_half_width(told: Mapping[str, Any], n: int) -> str:
+    """Return the mean with its interval in per cent; of fewer runs than there are, the count instead."""
+    half = math.nan if told["low"] is None else 50 * (told["high"] - told["low"])
+    said = with_half_width(100 * told["mean"], half)
+    if len(told["values"]) < n:
+        return f"{said} ({len(told['values'])} of {n})"
+    return f"{said} (one seed)" if n == 1 else said

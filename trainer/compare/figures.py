@@ -53,7 +53,7 @@ def draw_all(
         grouping: the groups.
         frame: as `measures.run_frame` returns it, with the targets.
         targets: whose times are drawn.
-        search: what runs at several settings tell of tuning.
+        search: what runs at several settings show of tuning.
         options: of the curves.
         look: size and weight.
         random_search: take the runs for a random search.
@@ -111,7 +111,7 @@ def _sensitivities(search: Search, look: Look) -> dict[str, Figure]:
         suffix = suffixes[problem]
         for (where, key), found in search.sensed.items():
             if where == problem:
-                figure = draw_sensitivity(found, key, search.metric, members, look=look)
+                figure = draw_sensitivity(found, key, search.selection, members, look=look)
                 _add(figures, f"sensitivity.{file_name(key)}{suffix}", figure)
         if len(search.swept) < 2:
             continue
@@ -119,28 +119,24 @@ def _sensitivities(search: Search, look: Look) -> dict[str, Figure]:
         named = _suffixes([family.name for family in families])
         for family in families:
             keys = search.swept[0], search.swept[1]
-            drawn = draw_heat_map(family, search.frame, search.metric, keys, look=look)
+            drawn = draw_heat_map(family, search.selection, keys, search.swept, look=look)
             if drawn is not None:
                 _add(figures, f"heat_map{named[family.name]}{suffix}", drawn)
     return figures
 
 
 def _budgets(search: Search, look: Look, *, asserted: bool) -> dict[str, Figure]:
-    grouping, frame = search.grouping, search.frame
-    names = ("best_val_accuracy", "best_val_loss", "final_train_loss")
-    metric = next((name for name in names if bool(frame[name].notna().any())), None)
-    families = tuning.random_families(grouping, asserted=asserted)
-    if metric is None:
-        return {}
+    grouping, selection = search.grouping, search.selection
+    families = tuning.random_families(grouping, selection, asserted=asserted)
     figures = {}
     suffixes = _suffixes(grouping.problems)
     for problem in grouping.problems:
         here = [family for family in families if family.groups[0].problem == problem]
-        found = {family.name: tuning.budget_curve(family, frame, metric) for family in here}
+        found = {family.name: tuning.budget_curve(family, selection) for family in here}
         curves = {name: curve for name, curve in found.items() if curve is not None}
         if curves:
             members = [group for family in here for group in family.groups]
-            figures[f"budget{suffixes[problem]}"] = draw_budget(curves, metric, members, look=look)
+            figures[f"budget{suffixes[problem]}"] = draw_budget(curves, selection, members, look=look)
     return figures
 
 

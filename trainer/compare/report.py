@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from trainer.compare.measures import (
     run_frame,
     timed_on,
 )
+from trainer.compare.objective import Selection, selection_of
 from trainer.compare.table import plain_records, render_table
 from trainer.compare.verdicts import ALL_PAIRS, check_confidence, heading, summary_lines, verdicts
 from trainer.errors import unknown_name
@@ -52,6 +53,7 @@ class Comparison:
         metric: the result by which the differences are taken, as `test_accuracy`.
         confidence: of each group's interval, and of all intervals of differences together.
         targets: the targets whose times were taken.
+        selection: how the settings of a swept key are compared, and why so.
         tuning_lines: the sensitivity in words.
         notes: what was left out, what the groups should not differ in, what could not be drawn.
         figures: by name, as `val_loss`; empty when none were wanted.
@@ -65,6 +67,7 @@ class Comparison:
     metric: str
     confidence: float
     targets: tuple[Target, ...]
+    selection: Selection
     tuning_lines: tuple[str, ...]
     notes: tuple[str, ...]
     figures: Mapping[str, Figure] = field(default_factory=dict)
@@ -83,6 +86,7 @@ class Comparison:
             "compared": list(self.grouping.keys),
             "groups": plain_records(self.groups),
             "differences": plain_records(self.differences),
+            "selection": asdict(self.selection.rule) | {"source": self.selection.source},
             "sensitivity": plain_records(self.sensitivity),
             "runs": plain_records(self.runs),
             "notes": list(self.notes),
@@ -157,7 +161,8 @@ def compare_runs(
         by: dotted keys that make the groups, as `optimizer.name`; none = all that differs.
         targets: as `val_accuracy=0.95`; times to each are taken.
         metric: the result that is tested, as `test_accuracy` or `val_loss`; None = the test at the chosen
-            checkpoint where all runs read it, else validation.
+            checkpoint where all runs read it, else validation. A result that is given and is not of the test
+            also compares the settings of a swept key, instead of the objective of the runs' sweep.
         against: name of the group that the others are held against; None = all pairs of up to five groups.
         bootstrap: percentile bootstrap instead of Student's t for paired differences.
         confidence: of each group's interval, and of all intervals of differences together, in (0, 1).
@@ -188,12 +193,10 @@ def compare_runs(
             f"more than {ALL_PAIRS} groups: each is compared with the group of the best mean. The same seeds "
             "chose that group, so its mean is too good on average; train the best groups again on fresh seeds"
         )
-    trials, trial_frame = grouping, frame
-    if len(searched) < len(found):
-        trials = group_runs(searched, by)
-        trial_frame = run_frame(trials)
-    selected = _metric(metric, trial_frame) if metric else _selection_metric(trial_frame)
-    search = tuning.search_of(trials, trial_frame, selected, within=within, confidence=confidence)
+    trials = group_runs(searched, by) if len(searched) < len(found) else grouping
+    tried = [entry for group in trials.groups for entry in group.entries]
+    selection = selection_of(tried, judged if metric else None)
+    search = tuning.search_of(trials, selection, within=within, confidence=confidence)
     if not any(note.endswith("pruned") for note in notes):  # their trials were counted elsewhere
         notes += search.unequal()
     figures: dict[str, Figure] = {}
@@ -213,6 +216,7 @@ def compare_runs(
         metric=judged,
         confidence=confidence,
         targets=goals,
+        selection=selection,
         tuning_lines=tuple(search.lines()),
         notes=tuple(dict.fromkeys(notes)),
         figures=figures,
@@ -255,12 +259,6 @@ def _metric(name: str, frame: pd.DataFrame) -> str:
         if candidate in known:
             return candidate
     raise unknown_name("result", name, known, key="--metric")
-
-
-def _selection_metric(frame: pd.DataFrame) -> str:
-    """Return the validation result by which settings are chosen: the test is not for choosing."""
-    order = ("final_val_accuracy", "final_val_loss", "final_train_loss")
-    return next((name for name in order if bool(frame[name].notna().any())), order[-1])
 
 
 def _missing(frame: pd.DataFrame) -> list[str]:

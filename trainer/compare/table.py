@@ -30,10 +30,10 @@ _SHOWN = ("final_val_loss", "final_val_accuracy", "best_val_loss", "best_val_acc
 Columns = dict[str, list[str]]
 
 
-def caption(confidence: float) -> str:
-    """Return what a table's ± means."""
-    share = f"{100 * confidence:.4g} %"
-    return f"mean ± half-width of the {share} Student t interval over seeds (overhead: Welch t), each alone"
+def caption(confidence: float, *, overhead: bool = True) -> str:
+    """Return what ± means in a table, with a column of overheads or without."""
+    share, welch = f"{100 * confidence:.4g} %", " (overhead: Welch t)" if overhead else ""
+    return f"mean ± half-width of the {share} Student t interval over seeds{welch}, each alone"
 
 
 def sections(table: pd.DataFrame, targets: Sequence[Target] = ()) -> tuple[Columns, list[Columns]]:

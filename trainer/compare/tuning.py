@@ -7,16 +7,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
-import yaml
 
-from trainer.compare.entries import Entry, code, is_number
+from trainer.compare.entries import code, is_number
 from trainer.compare.groups import Group, Grouping
-from trainer.compare.load import SWEEP, sweep_of
-from trainer.compare.measures import mode_of
 from trainer.compare.names import distinct, shortest_keys
+from trainer.compare.objective import Selection
 from trainer.plots.titles import format_value
+from trainer.selection import best_setting
 from trainer.statistics import ExpectedBest, Sensitivity, expected_best, sensitivity
 
 
@@ -35,26 +33,24 @@ class Family:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Search:
-    """What runs at several settings tell of tuning.
+    """What runs at several settings show of tuning.
 
     Args:
         grouping: the groups, one per setting.
-        frame: as `measures.run_frame` returns it.
-        metric: the result by which settings are judged.
+        selection: how settings are compared.
         swept: keys with three numbers or more.
         sensed: by problem and key, the sensitivity of each family.
     """
 
     grouping: Grouping
-    frame: pd.DataFrame
-    metric: str
+    selection: Selection
     swept: tuple[str, ...]
     sensed: Mapping[tuple[str, str], Mapping[str, Sensitivity]]
 
     def table(self) -> pd.DataFrame:
         """Return a row per problem, key and family; empty when nothing was swept."""
         frames = [
-            sensitivity_frame(found, key, self.metric).assign(problem=problem)
+            sensitivity_frame(found, key, self.selection).assign(problem=problem)
             for (problem, key), found in self.sensed.items()
         ]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
@@ -70,7 +66,7 @@ class Search:
                 said = ", ".join(f"{name} at {count}" for name, count in counts.items())
                 head = f"{problem}: " if problem else ""
                 notes.append(
-                    f"{head}unequal tuning: {said} settings; what was tried more often has the better chance"
+                    f"{head}unequal tuning: {said} settings; more settings give a better chance of a good one"
                 )
         return notes
 
@@ -115,10 +111,17 @@ def _without(groups: Sequence[Group], swept: Sequence[str]) -> str:
     return " ".join(words) or groups[0].name
 
 
+def best_group(groups: Sequence[Group], swept: Sequence[str], selection: Selection) -> Group | None:
+    """Return the best of the groups of a family, as a sweep chooses its best setting; None without one."""
+    settings = [{key: group.settings.get(key) for key in swept} for group in groups]
+    worths = map(selection.worth, groups)
+    place = best_setting(zip(settings, worths, strict=True), selection.rule.mode)
+    return None if place is None else groups[place]
+
+
 def sensitivities(
     grouping: Grouping,
-    frame: pd.DataFrame,
-    metric: str,
+    selection: Selection,
     key: str,
     swept: Sequence[str],
     *,
@@ -133,8 +136,7 @@ def sensitivities(
 
     Args:
         grouping: the groups.
-        frame: as `measures.run_frame` returns it.
-        metric: a result column, as `final_val_loss`.
+        selection: how settings are compared.
         key: the swept key, as `optimizer.lr`.
         swept: all swept keys.
         within: tolerated loss as a share of the best mean's size.
@@ -143,57 +145,61 @@ def sensitivities(
     """
     found = {}
     for family in families(grouping, swept, problem):
-        values: dict[float, list[float]] = {}
-        for group in family.groups:
-            if not is_number(group.settings.get(key)):
-                continue
-            setting = float(group.settings[key])
-            results = results_of_group(frame, group, metric)
-            if results and (setting not in values or better(results, values[setting], metric)):
-                values[setting] = results
+        values = {
+            place[0]: selection.values(group)
+            for place, group in tuned(family, (key,), swept, selection).items()
+        }
         if len(values) >= 3:
+            best = best_group(family.groups, swept, selection)
             found[family.name] = sensitivity(
-                values, mode=mode_of(metric), within=within, confidence=confidence
+                values,
+                mode=selection.rule.mode,
+                within=within,
+                confidence=confidence,
+                over_seeds=selection.rule.over_seeds,
+                candidates=() if best is None else (float(best.settings[key]),),
             )
     return found
 
 
-def results_of_group(frame: pd.DataFrame, group: Group, metric: str) -> list[float]:
-    """Return a group's results; NaN for runs that diverged."""
-    runs = frame[(frame["problem"] == group.problem) & (frame["group"] == group.name)]
-    runs = runs[(runs["status"] == "diverged") | runs[metric].notna()]
-    return [float(value) for value in runs[metric]]
+def tuned(
+    family: Family, keys: Sequence[str], swept: Sequence[str], selection: Selection
+) -> dict[tuple[float, ...], Group]:
+    """Return by the values of some swept keys the best of a family's groups that have them.
+
+    Where none of those can be chosen, it is one whose runs diverged or lack a seed.
+    """
+    members: dict[tuple[float, ...], list[Group]] = defaultdict(list)
+    for group in family.groups:
+        place = [group.settings.get(key) for key in keys]
+        if all(map(is_number, place)) and selection.values(group):
+            members[tuple(float(str(value)) for value in place)].append(group)
+    return {place: best_group(groups, swept, selection) or groups[0] for place, groups in members.items()}
 
 
-def better(first: Sequence[float], second: Sequence[float], metric: str) -> bool:
-    """Return whether the first results have the better mean; one with a diverged run is the worst."""
-    a, b = float(np.mean(first)), float(np.mean(second))
-    if not math.isfinite(a) or not math.isfinite(b):
-        return math.isfinite(a)
-    return a > b if mode_of(metric) == "max" else a < b
-
-
-def search_of(
-    grouping: Grouping, frame: pd.DataFrame, metric: str, *, within: float, confidence: float
-) -> Search:
-    """Return what runs tell of tuning; see `sensitivities` for the arguments."""
+def search_of(grouping: Grouping, selection: Selection, *, within: float, confidence: float) -> Search:
+    """Return what runs show of tuning; see `sensitivities` for the arguments."""
     swept = swept_keys(grouping)
     found = {
         (problem, key): sensitivities(
-            grouping, frame, metric, key, swept, within=within, confidence=confidence, problem=problem
+            grouping, selection, key, swept, within=within, confidence=confidence, problem=problem
         )
         for problem in grouping.problems
         for key in swept
     }
-    return Search(grouping, frame, metric, tuple(swept), {place: one for place, one in found.items() if one})
+    kept = {place: one for place, one in found.items() if one}
+    return Search(grouping, selection, tuple(swept), kept)
 
 
-def sensitivity_frame(found: Mapping[str, Sensitivity], key: str, metric: str) -> pd.DataFrame:
+def sensitivity_frame(found: Mapping[str, Sensitivity], key: str, selection: Selection) -> pd.DataFrame:
     """Return a row per family: the best value of the key, the range within x % of it, and edge flags."""
+    rule = selection.rule
     return pd.DataFrame(
         [
             {
-                "family": name, "key": key, "metric": metric, "best": one.best,
+                "family": name, "key": key, "metric": rule.metric, "mode": rule.mode,
+                "over_seeds": rule.over_seeds, "evaluation": rule.evaluation, "best": one.best,
+                "best_value": None if one.best is None else one.centre[one.settings.index(one.best)],
                 "best_at_edge": one.best_at_edge, "good_from": one.good_from, "good_to": one.good_to,
                 "width_decades": one.width_decades, "good_at_edge": one.good_at_edge, "within": one.within,
                 "values": len(one.settings), "diverged_runs": sum(one.diverged),
@@ -210,18 +216,18 @@ def sensitivity_lines(found: Mapping[str, Sensitivity], key: str) -> list[str]:
     for name, one in found.items():
         head = f"{name}: " if name else ""
         if one.best is None or one.good_from is None or one.good_to is None:
-            lines.append(f"{head}every {label} had runs that diverged")
+            lines.append(f"{head}no best {label}: every value had runs that diverged or were missing")
             continue
         width = (
             ""
             if one.width_decades is None
             else f" ({one.width_decades:.2g} decade{'s' * (one.width_decades != 1)} wide)"
         )
-        said = (
-            f"{head}best {label}={format_value(one.best)}; within {100 * one.within:.3g} % of it from "
-            f"{format_value(one.good_from)} to {format_value(one.good_to)}{width}; "
-            f"{len(one.settings)} values tried"
-        )
+        share, ends = f"within {100 * one.within:.3g} % of the best", (one.good_from, one.good_to)
+        good = f"{one.over_seeds} {share} from {' to '.join(map(format_value, ends))}{width}"
+        if one.good_from == one.good_to:
+            good = f"no neighbouring value has a {one.over_seeds} {share}"
+        said = f"{head}best {label}={format_value(one.best)}; {good}; {len(one.settings)} values tried"
         if one.best_at_edge:
             said += "; THE BEST IS ON THE EDGE of what was tried: a better one may lie outside"
         elif one.good_at_edge:
@@ -233,67 +239,48 @@ def sensitivity_lines(found: Mapping[str, Sensitivity], key: str) -> list[str]:
 # Random search
 
 
-def random_families(grouping: Grouping, *, asserted: bool = False) -> list[Family]:
+def random_families(grouping: Grouping, selection: Selection, *, asserted: bool = False) -> list[Family]:
     """Return the families whose runs were drawn at random, so that a budget curve means something.
 
     The runs' sweep says so: `strategy: random`, without pruning, in the sweep.yaml above them.
 
     Args:
         grouping: the groups.
+        selection: which runs were.
         asserted: take the user's word for all.
     """
     numeric = [key for key in grouping.keys if any(is_number(g.settings.get(key)) for g in grouping.groups)]
     found = []
     for problem in grouping.problems:
-        drawn = [
-            family
-            for family in families(grouping, numeric, problem)
-            if len(family.groups) >= 2
-            and (
-                asserted or all(_drawn_at_random(entry) for group in family.groups for entry in group.entries)
-            )
-        ]
+        drawn = []
+        for family in families(grouping, numeric, problem):
+            paths = {entry.run.path for group in family.groups for entry in group.entries}
+            if len(family.groups) >= 2 and (asserted or paths <= selection.random):
+                drawn.append(family)
         names = distinct([family.name or family.groups[0].name.partition(" ")[0] for family in drawn])
         found += [Family(name, family.groups) for name, family in zip(names, drawn, strict=True)]
     return found
 
 
-def _drawn_at_random(entry: Entry) -> bool:
-    folder = sweep_of(entry.run)
-    if folder is None:
-        return False
-    try:
-        plan = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    # Pruned trials have no result: the best of the others is not that of k random ones.
-    return isinstance(plan, Mapping) and plan.get("strategy") == "random" and not plan.get("prune")
-
-
-def budget_curve(family: Family, frame: pd.DataFrame, metric: str) -> ExpectedBest | None:
+def budget_curve(family: Family, selection: Selection) -> ExpectedBest | None:
     """Return the expected best of k trials; None with fewer than two.
 
-    A trial is a group: the mean over its seeds. One with a diverged run counts as guessing: accuracy
-    1 / classes, loss ln(classes), or the worst of the others where the number of classes is not known.
+    A trial is a group. One with a diverged run counts as guessing: accuracy 1 / classes, loss ln(classes), or
+    the worst of the others where the number of classes is not known.
 
     Args:
         family: groups of a random search.
-        frame: as `measures.run_frame` returns it.
-        metric: a validation result, as `best_val_accuracy`: the test is not for choosing.
+        selection: how settings are compared.
     """
-    found = [
-        float(np.mean(results))
-        for group in family.groups
-        if (results := results_of_group(frame, group, metric))
-    ]
+    found = [value for group in family.groups if (value := selection.worth(group)) is not None]
     finite = [value for value in found if math.isfinite(value)]
     if len(found) < 2 or not finite:
         return None
     around = family.groups[0].entries[0].environment.get("data") or {}
     classes = around.get("num_classes")
-    large = mode_of(metric) == "max"
+    large = selection.rule.mode == "max"
     guess = min(finite) if large else max(finite)
     if isinstance(classes, int) and classes > 1:
         guess = min(guess, 1 / classes) if large else max(guess, math.log(classes))
     values = [value if math.isfinite(value) else guess for value in found]
-    return expected_best(values, list(range(1, len(values) + 1)), mode=mode_of(metric))
+    return expected_best(values, list(range(1, len(values) + 1)), mode=selection.rule.mode)

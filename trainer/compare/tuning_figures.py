@@ -8,38 +8,45 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trainer.compare.curves import common_title
-from trainer.compare.entries import is_number
 from trainer.compare.groups import Group
 from trainer.compare.looks import LOOKS, Look, legend, line_for, new_figure, scale_x, scale_y, settings
-from trainer.compare.tuning import Family, better, results_of_group
+from trainer.compare.objective import Selection
+from trainer.compare.tuning import Family, tuned
 from trainer.plots.style import Array, format_number, limits
+from trainer.selection import setting_value
 from trainer.statistics import ExpectedBest, Sensitivity
+
+
+def _factor(selection: Selection) -> int:
+    """Return by what values are multiplied to be shown: accuracies are shown in per cent."""
+    return 100 if selection.rule.metric.endswith("accuracy") else 1
 
 
 def draw_sensitivity(
     found: Mapping[str, Sensitivity],
     key: str,
-    metric: str,
+    selection: Selection,
     groups: Sequence[Group],
     *,
     look: Look = LOOKS["screen"],
 ) -> Figure:
-    """Draw the mean result against a swept key: intervals, good range, and settings that diverged."""
-    factor = 100 if metric.endswith("accuracy") else 1
+    """Draw the result against a swept key: intervals, good range, and settings that diverged."""
+    factor = _factor(selection)
     settings_ = sorted({value for one in found.values() for value in one.settings})
     above = [value for value in settings_ if value > 0]
     log_x = settings_[0] >= 0 and bool(above) and above[-1] / above[0] >= 10
     # A log axis has no 0: where the key was swept from 0 on, it stands a decade left of the rest.
     zero = above[0] / 10 if log_x and settings_[0] == 0 else 0.0
-    means = [m for one in found.values() for m in one.mean if m is not None]
-    log_y = not metric.endswith("accuracy") and bool(means) and min(means) > 0
+    means = [m for one in found.values() for m in one.centre if m is not None]
+    log_y = factor == 1 and bool(means) and min(means) > 0
     with settings(look):
         parts = [f"bar on the axis: within {100 * next(iter(found.values())).within:.3g} % of the best"]
+        if any(low is not None for one in found.values() for low in one.low):
+            parts.append("vertical lines: t interval of each mean")
         parts += ["X: runs diverged"] if any(map(any, (one.diverged for one in found.values()))) else []
         parts += ["ring: best on the edge of the grid"] if any(o.best_at_edge for o in found.values()) else []
         heading = f"{common_title(groups)}\n{' · '.join(parts)}"
@@ -70,7 +77,7 @@ def draw_sensitivity(
         for place, one in enumerate(found.values()):
             handles.append(_draw_family(axes, one, place, factor, look, zero))
         axes.set_xlabel(key + (", logarithmic" if log_x else "") + (" but for 0" if zero else ""))
-        axes.set_ylabel(metric.replace("_", " ") + (" (%)" if factor == 100 else ""))
+        axes.set_ylabel(selection.label + (" (%)" if factor == 100 else ""))
         legend(figure, handles, [name or "all" for name in found], look)
     return figure
 
@@ -79,7 +86,7 @@ def _draw_family(axes: Any, one: Sensitivity, place: int, factor: float, look: L
     line = line_for(place, look)
     low_edge, high_edge = axes.get_ylim()
     x = np.array([value or zero for value in one.settings])
-    y = np.array([math.nan if m is None else factor * m for m in one.mean])
+    y = np.array([math.nan if m is None else factor * m for m in one.centre])
     low = np.array([math.nan if v is None else factor * v for v in one.low])
     high = np.array([math.nan if v is None else factor * v for v in one.high])
     # A setting with diverged runs has no mean: the line breaks there.
@@ -111,41 +118,39 @@ def _draw_family(axes: Any, one: Sensitivity, place: int, factor: float, look: L
 
 def draw_heat_map(
     family: Family,
-    frame: pd.DataFrame,
-    metric: str,
+    selection: Selection,
     keys: tuple[str, str],
+    swept: Sequence[str],
     *,
     look: Look = LOOKS["screen"],
 ) -> Figure | None:
-    """Draw the mean result over two swept keys; None when fewer than two values of one of them were run.
+    """Draw the result over two swept keys; None when fewer than two values of one of them were run.
 
-    A cell with diverged runs says how many and has no colour: a mean over the others would flatter it.
+    A cell with diverged runs says how many and has no colour: the others are the better ones.
 
     Args:
         family: groups that differ in these keys.
-        frame: as `measures.run_frame` returns it.
-        metric: a result column.
+        selection: how settings are compared.
         keys: across, and upwards; where less than half of the grid was run (a search), points are drawn.
+        swept: all swept keys; a cell is the best of its settings in the others.
         look: size and weight.
     """
-    cells: dict[tuple[float, float], list[float]] = {}
-    for group in family.groups:
-        place = tuple(group.settings.get(key) for key in keys)
-        if all(map(is_number, place)):
-            results = results_of_group(frame, group, metric)
-            where = float(str(place[0])), float(str(place[1]))
-            if results and (where not in cells or better(results, cells[where], metric)):
-                cells[where] = results
+    cells: dict[tuple[float, float], list[float]] = {
+        (place[0], place[1]): selection.values(group)
+        for place, group in tuned(family, keys, swept, selection).items()
+    }
     across, up = (sorted({place[i] for place in cells}) for i in (0, 1))
     if len(across) < 2 or len(up) < 2:
         return None
-    factor = 100 if metric.endswith("accuracy") else 1
+    factor = _factor(selection)
     means = np.full((len(up), len(across)), np.nan)
     for (x, y), found in cells.items():
-        means[up.index(y), across.index(x)] = factor * float(np.mean(found))
+        worth = setting_value(found, selection.rule)
+        if worth is not None and math.isfinite(worth):
+            means[up.index(y), across.index(x)] = factor * worth
     with settings(look):
         named = f"{family.name}: " if family.name else ""
-        shown = metric.replace("_", " ") + (" (%)" if factor == 100 else "")
+        shown = selection.label + (" (%)" if factor == 100 else "")
         figure, (axes,) = new_figure(f"{common_title(family.groups)}\n{named}{shown}", look)
         if 2 * len(cells) < means.size:
             _scatter(axes, means, cells, across, up, look, accuracy=factor == 100)
@@ -226,17 +231,17 @@ def _write_cells(
 
 def draw_budget(
     curves: Mapping[str, ExpectedBest],
-    metric: str,
+    selection: Selection,
     groups: Sequence[Group],
     *,
     look: Look = LOOKS["screen"],
 ) -> Figure:
     """Draw the expected best of k random trials with its interval, one line per family."""
-    factor = 100 if metric.endswith("accuracy") else 1
+    factor = _factor(selection)
     with settings(look):
         heading = (
-            f"{common_title(groups)}\nexpected best of k random trials · band: 95 % bootstrap interval, "
-            "too narrow as k nears the number of trials"
+            f"{common_title(groups)}\nexpected best of k random trials · band: nominal 95 % bootstrap "
+            "interval; it covers less as k approaches the number of trials"
         )
         figure, (axes,) = new_figure(heading, look)
         last = max(one.budgets[-1] for one in curves.values())
@@ -256,8 +261,7 @@ def draw_budget(
             )  # fmt: skip
             handles.append(handle)
         axes.set_xlabel("trials k, logarithmic")
-        axes.set_ylabel(
-            f"expected best {metric.partition('_')[2].replace('_', ' ')}" + (" (%)" if factor == 100 else "")
-        )
+        name = selection.rule.metric.replace("_", " ")
+        axes.set_ylabel(f"expected best {name}" + (" (%)" if factor == 100 else ""))
         legend(figure, handles, [f"{name} ({one.n} trials)" for name, one in curves.items()], look)
     return figure

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trainer.statistics.intervals import Floats, Mode, check_mode, check_share, finite, mean_interval
+from trainer.statistics.intervals import (
+    Floats,
+    Mode,
+    Statistic,
+    check_mode,
+    check_share,
+    finite,
+    mean_interval,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,23 +26,25 @@ class Sensitivity:
 
     Args:
         settings: in increasing order.
-        mean: mean over seeds; None where a run diverged, for a mean over the others would flatter it.
-        low, high: ends of the mean's Student t interval; None also with one seed.
+        centre: mean or median over seeds; None where a run diverged, as the others are the better ones.
+        low, high: ends of the mean's Student t interval, of each setting alone; None also with one seed, and
+            of a median.
         n: runs.
         diverged: runs whose value was NaN or infinite.
-        best: the setting with the best mean, the smallest of equals; None when every setting diverged.
+        best: the candidate with the best centre, the smallest of equals; None when all of them diverged.
         best_at_edge: the best is the first or last setting, so a better one may lie outside; a lowest setting
             of 0 is no edge, since rates, decays and the like go no lower.
-        good_from, good_to: ends of the unbroken range of settings around the best whose means are within
-            `within` of the best one's; None when every setting diverged.
+        good_from, good_to: ends of the unbroken range of settings around the best whose centres are within
+            `within` of the best one's; None when there is no best.
         good_at_edge: that range touches the first or last setting, so it may be wider.
         width_decades: log10(good_to / good_from), between settings that were tried; None where a setting
-            is <= 0 or every one diverged.
-        within: tolerated loss as a share of the best mean's size.
+            is <= 0 or there is no best.
+        within: tolerated loss as a share of the best centre's size.
+        over_seeds: `mean` or `median`.
     """
 
     settings: tuple[float, ...]
-    mean: tuple[float | None, ...]
+    centre: tuple[float | None, ...]
     low: tuple[float | None, ...]
     high: tuple[float | None, ...]
     n: tuple[int, ...]
@@ -46,6 +56,7 @@ class Sensitivity:
     good_at_edge: bool
     width_decades: float | None
     within: float
+    over_seeds: Statistic = "mean"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,16 +87,20 @@ def sensitivity(
     mode: Mode,
     within: float = 0.05,
     confidence: float = 0.95,
+    over_seeds: Statistic = "mean",
+    candidates: Collection[float] | None = None,
 ) -> Sensitivity:
-    """Return how the mean result depends on a setting, how wide the good range is, and whether it was found.
+    """Return how the result depends on a setting, how wide the good range is, and whether it was found.
 
-    Good means: no worse than the best mean by more than `within` times its absolute value.
+    Good means: no worse than the best centre by more than `within` times its absolute value.
 
     Args:
         values_by_setting: per setting the results of its seeds; NaN or infinite = diverged.
         mode: `min` where small is good, `max` where large is.
         within: tolerated share, >= 0.
         confidence: nominal coverage of the intervals, in (0, 1).
+        over_seeds: what is taken of a setting's results, `mean` or `median`.
+        candidates: settings of which one can be the best; None = all.
 
     Raises:
         ValueError: no settings, a setting without values, or one that is not finite.
@@ -104,12 +119,20 @@ def sensitivity(
         None if lost else mean_interval(row, confidence=confidence)
         for row, lost in zip(rows, diverged, strict=True)
     ]
-    means = [math.nan if found is None else found.estimate for found in intervals]
+    centres = [math.nan if found is None else found.estimate for found in intervals]
+    if over_seeds == "median":
+        centres = [
+            math.nan if lost else float(np.median(row)) for row, lost in zip(rows, diverged, strict=True)
+        ]
+    eligible = [
+        centre if candidates is None or setting in candidates else math.nan
+        for setting, centre in zip(settings, centres, strict=True)
+    ]
     best = first = last = None
-    if not all(map(math.isnan, means)):
-        best = int(np.nanargmin(means) if mode == "min" else np.nanargmax(means))
-        slack = within * abs(means[best])
-        good = [abs(mean - means[best]) <= slack for mean in means]
+    if not all(map(math.isnan, eligible)):
+        best = int(np.nanargmin(eligible) if mode == "min" else np.nanargmax(eligible))
+        slack = within * abs(centres[best])
+        good = [abs(centre - centres[best]) <= slack for centre in centres]
         first = last = best
         while first > 0 and good[first - 1]:
             first -= 1
@@ -119,11 +142,12 @@ def sensitivity(
     width = None
     if first is not None and last is not None and settings[0] > 0:
         width = math.log10(settings[last] / settings[first])
+    ends = intervals if over_seeds == "mean" else [None] * len(rows)
     return Sensitivity(
         settings,
-        tuple(None if found is None else found.estimate for found in intervals),
-        tuple(None if found is None else found.low for found in intervals),
-        tuple(None if found is None else found.high for found in intervals),
+        tuple(None if math.isnan(centre) else centre for centre in centres),
+        tuple(None if found is None else found.low for found in ends),
+        tuple(None if found is None else found.high for found in ends),
         tuple(len(row) for row in rows),
         diverged,
         None if best is None else settings[best],
@@ -133,6 +157,7 @@ def sensitivity(
         first == edges[0] or last == edges[1],
         width,
         within,
+        over_seeds,
     )
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer import rundir
+from trainer import rundir, selection
 from trainer.records import RunResult, Status
+from trainer.selection import run_value, setting_value
+from trainer.statistics import mean_interval
 from trainer.sweep.plan import RunSpec
 from trainer.sweep.space import edge
 from trainer.sweep.structure import Objective, Variant
@@ -21,6 +23,7 @@ from trainer.sweep.structure import Objective, Variant
 RESULTS = "results.csv"
 SUMMARY = "summary.json"
 BEST = "best.yaml"
+CONFIDENCE = 0.95
 DONE: tuple[Status, ...] = ("completed", "early_stopped", "diverged", "pruned")
 
 
@@ -45,16 +48,8 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def value_of(outcome: Outcome, objective: Objective) -> float | None:
-    """Return what a run is worth: the objective at the checkpoint that validation chose, as its test is.
-
-    Divergence is the worst there can be, never a gap; None = the run failed or was pruned.
-    """
-    if outcome.status == "diverged":
-        return -math.inf if objective.direction == "max" else math.inf
-    moment = outcome.result and (outcome.result.best or outcome.result.final)
-    if outcome.status not in ("completed", "early_stopped") or not moment:
-        return None
-    return moment.values.get(objective.metric)
+    """Return what a run is worth (see `selection.run_value`); None = the run failed or was pruned."""
+    return run_value(outcome.status, outcome.result, objective.rule)
 
 
 @dataclass(slots=True)
@@ -69,24 +64,22 @@ class Setting:
         """Return its worth over all seeds; None while one is missing, failed or pruned."""
         found = [value_of(self.outcomes[seed], objective) for seed in seeds if seed in self.outcomes]
         values = [value for value in found if value is not None]
-        if len(values) < len(seeds):
-            return None
-        if not all(map(math.isfinite, values)):
-            return next(value for value in values if not math.isfinite(value))
-        return statistics.fmean(values) if objective.over_seeds == "mean" else statistics.median(values)
+        return setting_value(values, objective.rule) if len(values) == len(seeds) else None
 
 
 def best_setting(
     settings: Iterable[Setting], seeds: Sequence[int], objective: Objective
 ) -> tuple[Setting, float] | None:
-    """Return the best setting and its worth; the earlier one of equals; None when none ended well."""
-    best: tuple[Setting, float] | None = None
-    sign = 1 if objective.direction == "max" else -1
-    for setting in settings:
-        value = setting.value(seeds, objective)
-        if value is not None and math.isfinite(value) and (best is None or sign * value > sign * best[1]):
-            best = (setting, value)
-    return best
+    """Return the best setting and its worth; None when none ended well. See `selection.best_setting`."""
+    known = list(settings)
+    values = [setting.value(seeds, objective) for setting in known]
+    pairs = zip((setting.values for setting in known), values, strict=True)
+    place = selection.best_setting(pairs, objective.direction)
+    if place is None:
+        return None
+    value = values[place]
+    assert value is not None
+    return known[place], value
 
 
 def rows(runs: Iterable[tuple[RunSpec, Outcome | None]], axes: Sequence[str]) -> list[dict[str, Any]]:
@@ -173,19 +166,31 @@ def summarise(
 
 
 def _final(finals: Mapping[int, Outcome]) -> dict[str, Any]:
+    """Return a winner's test results: mean, ends of its t interval and standard deviation over seeds.
+
+    Where some of the runs diverged, the mean is that of the others, which are the better ones: it has no
+    interval, and `n` says how many runs there were.
+    """
     found: dict[str, Any] = {
         "n": len(finals),
         "statuses": dict(sorted(Counter(outcome.status for outcome in finals.values()).items())),
+        "confidence": CONFIDENCE,
     }
     for metric in ("loss", "accuracy"):
         values = [
             float(value)
             for outcome in finals.values()
-            if outcome.result
-            and outcome.result.test
-            and (value := outcome.result.test.get(metric)) is not None
+            if outcome.status != "diverged" and outcome.result and outcome.result.test
+            if (value := outcome.result.test.get(metric)) is not None and math.isfinite(float(value))
         ]
         if values:
-            deviation = statistics.stdev(values) if len(values) > 1 else None
-            found[f"test_{metric}"] = {"mean": statistics.fmean(values), "std": deviation, "values": values}
+            interval = mean_interval(values, confidence=CONFIDENCE)
+            whole = len(values) == len(finals)
+            found[f"test_{metric}"] = {
+                "mean": interval.estimate,
+                "low": interval.low if whole else None,
+                "high": interval.high if whole else None,
+                "std": statistics.stdev(values) if len(values) > 1 else None,
+                "values": values,
+            }
     return found

@@ -19,7 +19,7 @@ from trainer.config.merge import parse_override
 from trainer.config.positions import Tree
 from trainer.config.structure import Count, Section, Seed
 from trainer.errors import ConfigError, OptlabError, Problem
-from trainer.selection import better_direction
+from trainer.selection import SelectionRule, better_direction
 from trainer.sweep.space import Axis
 
 Strategy = Literal["grid", "random", "qmc", "tpe", "gp"]
@@ -60,6 +60,11 @@ class Objective(Section):
     def direction(self) -> Literal["min", "max"]:
         """The mode, or what the metric implies."""
         return self.mode or better_direction(self.metric)
+
+    @property
+    def rule(self) -> SelectionRule:
+        """What a run and a setting are worth: the metric at the best checkpoint, over the seeds."""
+        return SelectionRule(self.metric, self.direction, self.over_seeds)
 
 
 class SweepConfig(Section):

@@ -1,0 +1,137 @@
+"""By which rule settings are compared: the objective of the runs' sweep, else a stated default (floor 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from trainer.compare.entries import Entry
+from trainer.compare.groups import Group
+from trainer.compare.load import SWEEP, is_final, sweep_of
+from trainer.compare.measures import mode_of
+from trainer.selection import SelectionRule, run_value, setting_value
+from trainer.sweep.structure import Objective
+
+_DEFAULTS = ("val_accuracy", "val_loss", "train_loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """How settings are compared, and why so.
+
+    Args:
+        rule: what a run and a setting are worth.
+        source: where the rule comes from, in words.
+        seeds: by a run's path, the seeds on which its sweep compares settings.
+        random: paths of the runs whose settings their sweep drew at random.
+    """
+
+    rule: SelectionRule
+    source: str
+    seeds: Mapping[Path, frozenset[str]] = field(default_factory=dict)
+    random: frozenset[Path] = frozenset()
+
+    def __str__(self) -> str:
+        return f"best = {self.rule}; {self.source}"
+
+    @property
+    def label(self) -> str:
+        """The metric in words, as `val accuracy at the best checkpoint`."""
+        return f"{self.rule.metric.replace('_', ' ')} at {self.rule.place}"
+
+    def value(self, entry: Entry) -> float | None:
+        """Return what a run is worth: infinitely bad where it diverged, None without a value."""
+        return run_value(str(entry.run.status["status"]), entry.run.result, self.rule)
+
+    def values(self, group: Group) -> list[float]:
+        """Return the values of the runs of a group that have one."""
+        return [value for one in group.entries if (value := self.value(one)) is not None]
+
+    def worth(self, group: Group) -> float | None:
+        """Return what a group is worth; None where a seed is missing on which its sweep compares settings."""
+        wanted = frozenset[str]().union(*(self.seeds.get(one.run.path, ()) for one in group.entries))
+        known = {one.seed for one in group.entries if self.value(one) is not None}
+        return setting_value(self.values(group), self.rule) if wanted <= known else None
+
+
+def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selection:
+    """Return how the settings of runs are compared.
+
+    It is the objective of their sweep, as its sweep.yaml states it. Runs of no sweep, or of sweeps with
+    different objectives, are compared as a sweep does by default: by the mean over seeds of val_accuracy
+    (else val_loss, else train_loss) at each run's best checkpoint.
+
+    Args:
+        entries: the runs.
+        metric: a result that the user asked for and that is used instead, as `final_val_loss` (at the last
+            evaluation) or `best_val_loss`; a test result is not, because the test is not for choosing.
+    """
+    sweeps = {one.run.path: sweep_of(one.run) for one in entries}
+    plans = {folder: _read(folder) for folder in dict.fromkeys(sweeps.values()) if folder is not None}
+    random = frozenset(
+        path for path, folder in sweeps.items() if folder is not None and _is_random(plans[folder])
+    )
+    place, _, name = (metric or "").partition("_")
+    if place in ("final", "best"):
+        rule = SelectionRule(name, mode_of(name), evaluation="last" if place == "final" else "best")
+        return Selection(rule, f"asked for as {metric}", {}, random)
+    rules = {folder: _rule(plan) for folder, plan in plans.items()}
+    stated = {None if folder is None else rules[folder] for folder in sweeps.values()}
+    found = next(iter(stated)) if len(stated) == 1 else None
+    if found is None:
+        reason = "the runs belong to no sweep with an objective"
+        if len(stated) > 1:
+            reason = "their sweeps have different objectives"
+            if None in stated:
+                reason = "not all runs belong to a sweep with an objective"
+        return Selection(_default(entries), f"the default, as {reason}", {}, random)
+    names = ", ".join(sorted({folder.name for folder in plans}))
+    seeds = {
+        one.run.path: _seeds(plans[folder])
+        for one in entries
+        if (folder := sweeps[one.run.path]) is not None and not is_final(one.run)
+    }
+    return Selection(found, f"the objective of the sweep{'s' * (len(plans) > 1)} {names}", seeds, random)
+
+
+def _read(folder: Path) -> Mapping[str, Any]:
+    """Return a sweep's sweep.yaml; empty where it cannot be read or is something else."""
+    try:
+        plan = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return plan if isinstance(plan, Mapping) else {}
+
+
+def _rule(plan: Mapping[str, Any]) -> SelectionRule | None:
+    try:
+        return Objective.model_validate(plan.get("objective")).rule
+    except ValidationError:
+        return None
+
+
+def _seeds(plan: Mapping[str, Any]) -> frozenset[str]:
+    seeds = plan.get("seeds")
+    return frozenset(map(str, seeds)) if isinstance(seeds, list) else frozenset()
+
+
+def _is_random(plan: Mapping[str, Any]) -> bool:
+    # Pruned trials have no result: the best of the others is not that of k random ones.
+    return plan.get("strategy") == "random" and not plan.get("prune")
+
+
+def _default(entries: Sequence[Entry]) -> SelectionRule:
+    """Return the default rule: the first metric that a run measured."""
+    rules = [SelectionRule(name, mode_of(name)) for name in _DEFAULTS]
+    for rule in rules:
+        for one in entries:
+            value = run_value(str(one.run.status["status"]), one.run.result, rule)
+            if value is not None and math.isfinite(value):
+                return rule
+    return rules[-1]
