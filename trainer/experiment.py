@@ -29,6 +29,7 @@ from trainer.device import Clock
 from trainer.engines.eager import EagerEngine, StepOutput
 from trainer.losses import Loss
 from trainer.metrics import RunningMean, evaluate_split
+from trainer.optimizers.build import describe_implementation
 from trainer.optimizers.groups import Group
 from trainer.records import EvalRecord, Record, StepRecord
 from trainer.schedules import Schedule, learning_rate
@@ -118,6 +119,7 @@ class Experiment:
         anomaly: what was not finite at the last step, where the config asks for it; the run ends there.
         stop_requested: set from outside (a signal) to end the run after the current step.
         compile_seconds: what compiling the step took; None = it was not tried.
+        messages: what the run has to tell and nobody has read yet; whoever reads them clears them.
     """
 
     config: Config
@@ -144,12 +146,17 @@ class Experiment:
     stop_requested: bool = False
     compile_seconds: float | None = None
     anomaly: str | None = None
+    messages: list[str] = field(default_factory=list)
     _mean: RunningMean = field(init=False)
     _ended: bool = False
     _evaluated_at: int | None = None
     _checkpoint_seconds: float = 0.0
     _next_due: int = 0  # the step before which nothing is
     _beginning: dict[str, Any] | None = None  # the state as built, of a compiled run that goes on
+    _eager_from: int | None = None  # the step at which a compiled run went on eager
+    _agreed_at: int = 0  # the step of the last check of compiled steps
+    _checks: int = 0
+    _last_batches: Sequence[Batch] | None = None
 
     def __post_init__(self) -> None:
         self._mean = RunningMean(classes=self.classes)
@@ -164,24 +171,64 @@ class Experiment:
         """
         if self.config.train.engine != "compiled" or self.compile_seconds is not None:
             return None
+        if self._eager_from is not None:
+            self.compile_seconds = 0.0
+            return f"the steps run eager, as they did from step {self._eager_from} on"
         began = time.perf_counter()
         now = None if self._beginning is None else copy.deepcopy(self.state_dict())
         try:
             if self._beginning is not None:  # where the check comes to what it came to when the run began
                 self._load(self._beginning)
-            reason = self.engine.compile(chain.from_iterable(self._steps_of(epoch, 0) for epoch in count()))
+            steps = chain.from_iterable(self._steps_of(epoch, 0) for epoch in count())
+            reason = self.engine.compile(steps, beside={"augmentations": self.batches.augmentations})
         finally:
             if now is not None:
                 self._load(now)
         self._beginning = None
         self.compile_seconds = round(time.perf_counter() - began, 3)
-        if reason is None:
-            return f"compiled the step in {self.compile_seconds:.1f} s; it agrees with eager's"
-        return f"the steps run eager: {reason}"
+        if reason is not None:
+            return f"the steps run eager: {reason}"
+        self._agreed_at = self.progress.step
+        return (
+            f"compiled the step in {self.compile_seconds:.1f} s; compared {self.engine.checked} "
+            "(rounding differs, so a long run can end elsewhere)"
+        )
+
+    def _check_compiled(self, batches: Sequence[Batch] | None = None) -> None:
+        """See that compiled steps still do what eager's do; where they do not, go on eager.
+
+        What was trained since the last check stays as it is, and the message says so: going back would need a
+        checkpoint, and a difference may be no more than the rounding of an unusual step.
+        """
+        if not self.engine.ready:
+            return
+        reason, step = self.engine.check(batches), self.progress.step
+        if reason is not None:
+            self._eager_from = step
+            self.messages.append(
+                f"the steps run eager from step {step} on: {reason}. Compiled steps last agreed at "
+                f"step {self._agreed_at}; train again with train.engine=eager to be sure of those since"
+            )
+        elif batches is not None:
+            self._agreed_at = step
+            self._checks += 1
 
     def is_compiled(self) -> bool:
         """Return whether the steps run compiled."""
         return self.engine.ready
+
+    def engine_used(self) -> str:
+        """Return how the steps ran: `eager`, `compiled`, or `compiled until step N`."""
+        if self._eager_from is not None:
+            return f"compiled until step {self._eager_from}"
+        return "compiled" if self.is_compiled() else "eager"
+
+    def describe_checks(self) -> str | None:
+        """Return what the checks of compiled steps during the run came to; None where there were none."""
+        if not self._checks or not self.engine.ready:
+            return None
+        evaluations = f"{self._checks} evaluation{'' if self._checks == 1 else 's'}"
+        return f"checked the compiled step again at {evaluations}; in all compared {self.engine.checked}"
 
     def finished(self) -> bool:
         """Return whether the run's length is reached, or someone asked it to stop."""
@@ -209,6 +256,7 @@ class Experiment:
     def advance(self, batches: Sequence[Batch], output: StepOutput) -> Due:
         """Count a completed update; return what is due after it."""
         now = self.progress
+        self._last_batches = batches
         now.step += 1
         now.batch += len(batches)
         now.samples += self._mean.add(output.loss, [targets for _, targets in batches], output.outputs)
@@ -283,7 +331,12 @@ class Experiment:
         return record
 
     def evaluate(self) -> EvalRecord:
-        """Evaluate the splits, tell the plateau schedules, and begin a new running mean."""
+        """Evaluate the splits, tell the plateau schedules, and begin a new running mean.
+
+        Compiled steps are checked against eager's before, and their Python state after: evaluating a model
+        may change that too.
+        """
+        self._check_compiled(self._last_batches)
         values = self._mean.values()
         self._mean.reset()
         if self.config.train.eval_train:
@@ -296,6 +349,7 @@ class Experiment:
                 assert metric is not None
                 schedule.observe(metric)
         self._evaluated_at = self.progress.step
+        self._check_compiled()
         record: EvalRecord = self.here(EvalRecord, values)
         return record
 
@@ -339,6 +393,11 @@ class Experiment:
     def _norm_columns(self) -> list[str]:
         return [f"grad_norm.{name}" for name, p in self.model.named_parameters() if p.requires_grad]
 
+    def describe_implementations(self) -> list[str]:
+        """Return a line per optimizer that says which of torch's implementations makes its updates."""
+        lines = map(describe_implementation, self.optimizers.values())
+        return list(dict.fromkeys(line for line in lines if line is not None))
+
     def optimizer_defaults(self) -> dict[str, dict[str, Any]]:
         """Return every optimizer's default options by its config name, so that titles show what differs."""
         found = {}
@@ -357,6 +416,7 @@ class Experiment:
             "evaluated_at": self._evaluated_at,
             "ended": self._ended,
             "anomaly": self.anomaly,
+            "eager_from": self._eager_from,
             "model": self.model.state_dict(),
             "optimizers": {label: optimizer.state_dict() for label, optimizer in self.optimizers.items()},
             "schedules": [schedule.state_dict() for schedule in self.schedules],
@@ -385,6 +445,7 @@ class Experiment:
         self._evaluated_at = state["evaluated_at"]
         self._next_due = 0
         self.anomaly = state["anomaly"]
+        self._eager_from = state.get("eager_from")  # checkpoints of earlier releases have none
         self.model.load_state_dict(state["model"])
         for label, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][label])

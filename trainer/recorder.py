@@ -261,7 +261,7 @@ class Recorder:
             optimizer_state_bytes=state_bytes(self.experiment.optimizers.values()),
             parameters=sum(p.numel() for p in self.experiment.model.parameters() if p.requires_grad),
             best_metric=self.best.metric if self.best else None,
-            engine="compiled" if self.experiment.is_compiled() else "eager",
+            engine=self.experiment.engine_used(),
             compile_seconds=self.experiment.compile_seconds,
             message=message,
         )

@@ -98,7 +98,7 @@ class RunResult:
         optimizer_state_bytes: what the optimizers remember between steps.
         parameters: number of trainable parameters.
         best_metric: the metric that chose `best`, as `val_accuracy`.
-        engine: how the steps ran, `eager` or `compiled`.
+        engine: how the steps ran: `eager`, `compiled`, or `compiled until step N` and eager from there.
         compile_seconds: what compiling took before the first step, in no other time; None = not compiled.
         message: why it ended, where the status alone does not say it.
     """

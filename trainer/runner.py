@@ -82,6 +82,8 @@ def run(
         (folder / rundir.SUMMARY).unlink(missing_ok=True)  # of a run that is made longer
         for note in start.notes if start else ():
             log.note(note)
+        for line in experiment.describe_implementations():
+            log.write(line)
         try:
             with ExitStack() as stack:
                 recorder.open(stack)
@@ -94,6 +96,8 @@ def run(
                 else:
                     message = _reason(outcome, recorder)
                 recorder.finish()
+            if words := experiment.describe_checks():
+                log.write(words)
             test = recorder.read_test(outcome)
             result = recorder.result(outcome, test, message)
             rundir.write_json(folder / rundir.SUMMARY, result.as_dict())
@@ -129,6 +133,7 @@ def _follow(
         outcome = recorder.take(record)
         if isinstance(record, EvalRecord):
             log.evaluation(record)
+            _tell(experiment, log)
         if progress and isinstance(record, StepRecord | EvalRecord):
             progress.update(record)
         if not outcome and judge and _is_judged(record, experiment) and judge(record):
@@ -140,7 +145,15 @@ def _follow(
         record = experiment.evaluate()
         recorder.take(record)
         log.evaluation(record)
+        _tell(experiment, log)
     return outcome or ("completed" if experiment.is_complete() else "interrupted")
+
+
+def _tell(experiment: Experiment, log: RunLog) -> None:
+    """Tell what the experiment has to say, as that its steps run eager from here on."""
+    for message in experiment.messages:
+        log.note(message)
+    experiment.messages.clear()
 
 
 def _is_judged(record: Record, experiment: Experiment) -> TypeGuard[EvalRecord]:

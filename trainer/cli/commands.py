@@ -128,7 +128,7 @@ def _dry_run(experiment: Experiment, folder: Path) -> None:
         "estimate": _estimate(experiment),
     }
     console.print_pairs("# plan", pairs)
-    for line in launch.describe_groups(experiment):
+    for line in [*launch.describe_groups(experiment), *experiment.describe_implementations()]:
         console.print_text(line)
 
 

@@ -96,6 +96,11 @@ class Batches:
         self.samples_per_epoch = total - total % self.batch_size if drop_last else total
         self.batches_per_epoch = -(-self.samples_per_epoch // self.batch_size)
 
+    @property
+    def augmentations(self) -> Sequence[Augmentation]:
+        """The augmentations, in their order."""
+        return self._augment
+
     def order(self, epoch: int) -> Tensor:
         """Return the samples' numbers in the order of an epoch: int64 [samples_per_epoch], on the CPU."""
         total = len(self.split) * self._repeat

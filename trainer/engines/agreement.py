@@ -116,6 +116,20 @@ def _by_rounding(moved: Mapping[str, Evidence], wanted: Mapping[str, Evidence]) 
     return dict.fromkeys(shares, 0.0) if crossed else shares
 
 
+def deviation(found: Mapping[str, Evidence], wanted: Mapping[str, Evidence]) -> float:
+    """Return the largest difference of an element as a share of the largest element of its kind."""
+    largest: dict[str, float] = {}
+    for evidence in wanted.values():
+        here = _finite(evidence.value).abs().max().item()
+        largest[evidence.kind] = max(largest.get(evidence.kind, 0.0), here)
+    shares = [
+        (_finite(found[name].value) - _finite(evidence.value)).abs().max().item()
+        / max(largest[evidence.kind], 1e-30)
+        for name, evidence in wanted.items()
+    ]
+    return max(shares, default=0.0)
+
+
 def _shares(found: Mapping[str, Evidence], wanted: Mapping[str, Evidence]) -> dict[str, float]:
     """Return the values' largest differences as shares of their largest elements.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from trainer.engines.eager import EagerEngine, MicroBatch
 
@@ -36,7 +36,9 @@ def _eager_because(reason: str) -> type[EagerEngine]:
     class Uncompiled(EagerEngine):
         """An eager engine in place of a compiled one that cannot be imported."""
 
-        def compile(self, steps: Iterable[Sequence[MicroBatch]]) -> str | None:
+        def compile(
+            self, steps: Iterable[Sequence[MicroBatch]], *, beside: Mapping[str, object] | None = None
+        ) -> str | None:
             """Return why the steps run eager."""
             return reason
 

@@ -1,32 +1,38 @@
 """The compiled training step: the same arithmetic as the eager engine's, traced once and run as one program.
 
 `compile` traces forward, loss and gradients (and the update, where `updates` knows it) with make_fx over fake
-tensors and hands the graph to Inductor; there are no guards, and no Python between the operations. It then
-holds a few steps against the eager engine's, and takes everything back. What cannot be traced runs eager, as
-the parent class does it: batches of another shape, steps whose gradients are measured. Knows no config.
+tensors and hands the graph to Inductor; there are no guards, and no Python between the operations. So it
+refuses models whose Python code depends on more than parameters, buffers and batches, or changes more than
+these (`python_state`). It then checks a few steps against the eager engine's, and restores the state. What
+cannot be traced runs eager, as the parent class does it: batches of another shape, steps whose gradients are
+measured. `check` repeats the check later in the run. Knows no config.
 """
 
 from __future__ import annotations
 
 import copy
 import operator
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.optim import Optimizer
 
 from trainer.engines import pooling, products
-from trainer.engines.agreement import EXACT, ROUGH, Agreement, Evidence
+from trainer.engines.agreement import EXACT, ROUGH, Agreement, Evidence, deviation
 from trainer.engines.choice import compiler
 from trainer.engines.eager import EagerEngine, MicroBatch, StepOutput
+from trainer.engines.python_state import PythonState, is_own
 from trainer.engines.scalars import compute_once
 from trainer.engines.step_hooks import has_hooks, has_own_step
 from trainer.engines.updates import Update, update_of
+from trainer.seeding import random_state, set_random_state
 
 _OPTIONS: dict[str, Any] = {
     "fallback_random": True,
@@ -46,6 +52,8 @@ _MOVED = 2.0**-18
 """By what share inputs are moved to see what rounding does: residual networks' outputs differ by 5e-6."""
 
 Program = Callable[[list[Any]], Sequence[Tensor]]
+
+_numpy_random: Any = numpy.random  # its global generator
 
 
 class CompiledEngine(EagerEngine):
@@ -74,18 +82,36 @@ class CompiledEngine(EagerEngine):
         self._rates: dict[float, Tensor] = {}
         self._kept: list[Tensor] = []
         self._known: Sequence[object] | None = None  # the dictionaries that `_kept` is from
+        self._watched = PythonState()
+        self._own: dict[str, object] = {}  # what else may change in a step, and is restored
+        self._draws = False  # whether a forward or backward pass drew from Python's or numpy's generator
+        self._compared_steps, self._deviation = 0, 0.0
+        self._checking = False
 
     @property
     def ready(self) -> bool:
         """Whether steps run compiled: `compile` has succeeded."""
         return self._program is not None
 
-    def compile(self, steps: Iterable[Sequence[MicroBatch]]) -> str | None:
-        """Trace and compile the step, and hold it against eager on `steps`; nothing has changed afterwards.
+    @property
+    def checked(self) -> str:
+        """What was compared with eager's in the last check, and how far apart it was."""
+        parts = ["loss", "outputs", *(["buffers"] if self._constants else []), "gradients"]
+        if self.whole_step:
+            parts[-1:] = ["optimizer state", "updates"]
+        steps = f"{self._compared_steps} step{'' if self._compared_steps == 1 else 's'}"
+        words = f"{', '.join(parts[:-1])} and {parts[-1]} of {steps} against eager"
+        return f"{words}: largest relative deviation {self._deviation:.1g}"
+
+    def compile(
+        self, steps: Iterable[Sequence[MicroBatch]], *, beside: Mapping[str, object] | None = None
+    ) -> str | None:
+        """Trace and compile the step, and check it against eager on `steps`; nothing has changed afterwards.
 
         Args:
             steps: the micro-batches of steps, with those of the first one all of the usual shape; it may be
                 endless, for a few are taken.
+            beside: name -> what the making of `steps` may change; it is restored.
 
         Returns:
             Why the steps will run eager; None when they will run compiled.
@@ -94,28 +120,82 @@ class CompiledEngine(EagerEngine):
             return "compiled steps are for CPUs, in float32 or bfloat16"
         if compiler() is None:
             return "there is no C++ compiler (g++ or clang++, or the environment's CXX)"
-        steps = iter(steps)
-        first = next(steps)
+        own = {type(one).__name__: one for one in self.optimizers if is_own(one)}
+        self._own = {**own, **(beside or {})}
+        if reason := self._unfit():
+            return reason
         self.whole_step = (
             self.whole_step
-            and len(first) == 1
             and not self._momentum_is_scheduled()
             and not any(map(has_own_step, self.optimizers))
-            and not self._have_hooks()
         )
-        inputs, targets = first[0]
-        with self._restored():
-            try:
+        self.whole_step = self.whole_step and not self._have_hooks()
+        program: Program | None = None
+        try:
+            with self._restored():
+                steps = iter(steps)
+                first = next(steps)
+                self.whole_step = self.whole_step and len(first) == 1
+                inputs, targets = first[0]
                 self._raise_least_lrs()
                 super().step(first)  # the optimizers' states are made in their first step
-                program = self._traced(inputs, targets)
-                reason = self._disagreement(program, first, steps)
-            except Exception as error:  # whatever a model does that cannot be traced
-                words = str(error).strip().splitlines() or [""]
-                reason = f"the step cannot be compiled: {type(error).__name__}: {words[0]}"
+                reason = self._python_changed()
+                if reason is None:
+                    program = self._traced(inputs, targets)
+                    reason = self._disagreement(program, first, steps)
+        except Exception as error:  # whatever a model does that cannot be traced
+            words = str(error).strip().splitlines() or [""]
+            reason = f"the step cannot be compiled: {type(error).__name__}: {words[0]}"
         if reason is None:
             self._use(program, inputs, targets)
         return reason
+
+    def check(self, batches: Sequence[MicroBatch] | None = None) -> str | None:
+        """Check the compiled step once more, from the present state; it is the same afterwards.
+
+        Args:
+            batches: a step's micro-batches; None = look only whether Python state has changed.
+
+        Returns:
+            Why the steps will run eager from now on; None when they go on as they are.
+        """
+        program = self._program
+        if program is None:
+            return None
+        reason = self._python_changed()
+        if reason is None and batches is not None and self._fits(*batches[0]) and self._is_finite():
+            layout = self._layout
+            with self._restored():
+                self._raise_least_lrs()
+                reason = self._compare(Agreement(), program, batches) or self._python_changed()
+            self._program, self._layout = program, layout
+        if reason is not None:
+            self._program = None
+        return reason
+
+    def _unfit(self) -> str | None:
+        """Return why the model's Python code cannot be left out of the steps; notes its state if it can."""
+        values = [*self._named.values(), *self._constants.values()]
+        roots = {"model": self.model, "loss": self.loss, "penalty": self.penalty}
+        self._watched = PythonState.of(roots, known=values)
+        if self._watched.outside:
+            return f"the model's code depends on {self._watched.outside}"
+        if self._watched.opaque:
+            return f"the model's code can reach {self._watched.opaque}, whose changes cannot be seen"
+        if opaque := PythonState.of(self._own, known=values).opaque:
+            return f"a check could not restore {opaque}"
+        return None
+
+    def _python_changed(self) -> str | None:
+        if self._draws:
+            return "the model draws from Python's or numpy's random generator"
+        change = self._watched.change()
+        return (
+            None if change is None else f"the model's code changes {change}, which a compiled step would not"
+        )
+
+    def _is_finite(self) -> bool:
+        return all(bool(p.isfinite().all()) for p in self.parameters)
 
     def _momentum_is_scheduled(self) -> bool:
         """Whether OneCycleLR or CyclicLR changes the momentum: they leave its bounds in the groups."""
@@ -157,7 +237,7 @@ class CompiledEngine(EagerEngine):
     ) -> tuple[Tensor, Tensor]:
         """Run the compiled gradients where the batch has the shape they were compiled for."""
         if self.whole_step or not self._fits(inputs, targets):
-            return super()._forward_backward(inputs, targets, share, first=first)
+            return self._watched_pass(inputs, targets, share, first=first)
         assert self._program is not None
         if first:
             self._forget_gradients()
@@ -170,6 +250,18 @@ class CompiledEngine(EagerEngine):
             else:
                 parameter.grad.add_(gradient)
         return loss * share if share != 1.0 else loss, outputs
+
+    def _watched_pass(
+        self, inputs: Tensor, targets: Tensor, share: float, *, first: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Run eager's gradients, and see in a check whether they draw from generators that no program has."""
+        if not self._checking:
+            return super()._forward_backward(inputs, targets, share, first=first)
+        before = random.getstate(), _numpy_random.get_state()
+        found = super()._forward_backward(inputs, targets, share, first=first)
+        after = random.getstate(), _numpy_random.get_state()
+        self._draws = self._draws or repr(before) != repr(after)
+        return found
 
     def _groups(self) -> Iterator[tuple[Update, Optimizer, dict[str, Any]]]:
         for update, optimizer in zip(self._updates, self.optimizers, strict=True):
@@ -282,10 +374,14 @@ class CompiledEngine(EagerEngine):
     @contextmanager
     def _restored(self) -> Iterator[None]:
         """Give model, optimizers, gradients and random numbers their former state after the block."""
-        taken = self._snapshot()
+        taken, own = self._snapshot(), PythonState.of(self._own, known=self._watched.known)
+        self._checking, self._draws = True, False
         try:
             yield
         finally:
+            self._checking = False
+            self._watched.restore()
+            own.restore()
             self._restore(taken)
 
     def _snapshot(self) -> dict[str, Any]:
@@ -294,7 +390,7 @@ class CompiledEngine(EagerEngine):
             "model": {name: value.detach().clone() for name, value in values.items()},
             "gradients": [copy.deepcopy(p.grad) for p in self.parameters],
             "optimizers": [_optimizer_state(optimizer) for optimizer in self.optimizers],
-            "random": torch.get_rng_state(),
+            "random": random_state(),
         }
 
     def _restore(self, taken: Mapping[str, Any]) -> None:
@@ -315,40 +411,48 @@ class CompiledEngine(EagerEngine):
                 for key in group.keys() - former.keys() - {"params"}:
                     del group[key]
                 group.update(copy.deepcopy(former))
-        torch.set_rng_state(taken["random"])
+        set_random_state(taken["random"])
 
     def _disagreement(
         self, program: Program, first: Sequence[MicroBatch], others: Iterable[Sequence[MicroBatch]]
     ) -> str | None:
         """Return in what the compiled steps differ from eager's; None = in nothing but rounding."""
         agreement = Agreement()
+        self._compared_steps, self._deviation = 0, 0.0
         usual = _layout(*first[0])
         for batches in islice(chain([first], others), _MOST_STEPS):
             if _layout(*batches[0]) != usual:  # it runs eager
                 continue
-            self._forget_former_steps()
-            start = self._snapshot()
-            wanted = self._evidence(super().step(batches), start["model"])
-            random = torch.get_rng_state()
-            if any(self._constants[name] is not value for name, value in self.model.named_buffers()):
-                return "the model replaces its buffers instead of writing into them"
-            self._restore(start)
-            try:
-                moved = self._evidence(super().step(_moved(batches)), start["model"])
-            except Exception:  # of a model that looks at its inputs
-                moved = wanted
-            self._restore(start)
-            self._use(program, *first[0])
-            try:
-                found = self._evidence(self.step(batches), start["model"])
-            finally:
-                self._program = None
-            if not torch.equal(random, torch.get_rng_state()):
-                return "the compiled step draws other random numbers than eager"
-            reason = agreement.compare(found, wanted, moved)
+            reason = self._compare(agreement, program, batches) or self._python_changed()
             if reason is not None or agreement.is_sure():
                 return reason
         return agreement.never_agreed()
+
+    def _compare(self, agreement: Agreement, program: Program, batches: Sequence[MicroBatch]) -> str | None:
+        """Make one step eager and compiled; return in what they differ by more than rounding may move it."""
+        self._program = None
+        self._forget_former_steps()
+        start = self._snapshot()
+        wanted = self._evidence(super().step(batches), start["model"])
+        drawn = torch.get_rng_state()
+        if any(self._constants[name] is not value for name, value in self.model.named_buffers()):
+            return "the model replaces its buffers instead of writing into them"
+        self._restore(start)
+        try:
+            moved = self._evidence(super().step(_moved(batches)), start["model"])
+        except Exception:  # of a model that looks at its inputs
+            moved = wanted
+        self._restore(start)
+        self._use(program, *batches[0])
+        try:
+            found = self._evidence(self.step(batches), start["model"])
+        finally:
+            self._program = None
+        if not torch.equal(drawn, torch.get_rng_state()):
+            return "the compiled step draws other random numbers than eager"
+        self._compared_steps += 1
+        self._deviation = max(self._deviation, deviation(found, wanted))
+        return agreement.compare(found, wanted, moved)
 
     def _forget_former_steps(self) -> None:
         """Take back all sums over gradients, for a mistake of one step is small beside them."""

@@ -5,7 +5,7 @@ Knows nothing of epochs, schedules, logging or devices; it updates the parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -86,11 +86,26 @@ class EagerEngine:
         """Whether steps run compiled."""
         return False
 
-    def compile(self, steps: Iterable[Sequence[MicroBatch]]) -> str | None:
+    @property
+    def checked(self) -> str:
+        """What a compiling engine compared with eager steps."""
+        return ""
+
+    def compile(
+        self, steps: Iterable[Sequence[MicroBatch]], *, beside: Mapping[str, object] | None = None
+    ) -> str | None:
         """Prepare for steps like these: nothing to do here.
 
         Returns:
-            Why a compiling engine's steps will run eager; None where all is as it should be.
+            Why a compiling engine's steps will run eager; None where they will run as they should.
+        """
+        return None
+
+    def check(self, batches: Sequence[MicroBatch] | None = None) -> str | None:
+        """Check that steps still run as they should: nothing to do here.
+
+        Returns:
+            Why a compiling engine's steps will run eager from now on; None where nothing changes.
         """
         return None
 

@@ -202,6 +202,32 @@ def resolve_implementation(
     return {name: chosen[name] for name in known}
 
 
+def describe_implementation(optimizer: Optimizer) -> str | None:
+    """Return which of torch's implementations of its rule an optimizer uses; None where there is but one.
+
+    With neither `fused` nor `foreach` given, torch itself takes the loop over parameters on a CPU and foreach
+    on a GPU. The implementations round differently.
+    """
+    known = [name for name in IMPLEMENTATIONS if name in optimizer.defaults]
+    name = type(optimizer).__name__
+    if not known or not _is_torchs(type(optimizer)):
+        return None
+    on_cpu = all(p.device.type == "cpu" for group in optimizer.param_groups for p in group["params"])
+    default = "loop" if on_cpu else "foreach"
+    used = next((one for one in known if optimizer.defaults[one]), "loop")
+    if used == default:
+        return f"{name}: torch's default implementation ({_IMPLEMENTATION_NAMES[used]})"
+    options = {one: one == default for one in known}
+    settings = ", ".join(f"{one}: {str(value).lower()}" for one, value in options.items())
+    return (
+        f"{name}: torch's {_IMPLEMENTATION_NAMES[used]} implementation; "
+        f"`{settings}` gives torch's default ({_IMPLEMENTATION_NAMES[default]}) bit for bit"
+    )
+
+
+_IMPLEMENTATION_NAMES = {"fused": "fused", "foreach": "foreach", "loop": "a loop over the parameters"}
+
+
 def build_optimizer(
     cls: type[Optimizer],
     model: nn.Module,

@@ -1,0 +1,480 @@
+"""What a model's Python code can read and change besides parameters and buffers.
+
+A traced program holds what Python read while it was traced, and none of what it changed. So everything that
+the code can reach is found: attributes of modules and other objects, containers, tensors outside the graph,
+globals, closures and class attributes, by following the names that the code uses. It is compared later and
+can be put back. Code whose result depends on more than that (random numbers, the time, files) is an obstacle.
+
+Code of torch, numpy, the standard library and this package is not followed.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import enum
+import random
+import re
+import sys
+import types
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import PurePath
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+_MOST_OBJECTS = 200_000  # comparing them takes a tenth of a second, at every evaluation
+
+_FOLLOWED = {"collections", "functools", "types", "itertools", "dataclasses", "argparse"}  # of the stdlib
+_NOT_FOLLOWED = (set(sys.stdlib_module_names) - _FOLLOWED) | {"torch", "torchvision", "numpy", "trainer"}
+
+_OUTSIDE = {"random", "time", "datetime", "secrets", "uuid", "os", "posix", "socket", "subprocess", "_random"}
+"""Modules whose functions return something else at every call, or at every run."""
+
+_OUTSIDE_BUILTINS = {"open", "input", "eval", "exec", "globals", "locals", "__import__", "id"}
+
+_ATOMS = (
+    *(type(None), bool, int, float, complex, str, bytes, range, slice, type(...), type(NotImplemented)),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format, numpy.dtype, numpy.generic),
+    *(enum.Enum, PurePath, weakref.ref, types.CodeType),
+)
+_GENERATORS = (random.Random, numpy.random.Generator, numpy.random.RandomState, numpy.random.BitGenerator)
+_ALWAYS_CALLED = {"forward", "backward", "setup_context"}
+_NEVER_CALLED = {
+    "__repr__",
+    "__str__",
+    "__reduce__",
+    "__reduce_ex__",
+    "__getstate__",
+    "__setstate__",
+    "__del__",
+}
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Something that can change.
+
+    Args:
+        name: what it is called in messages.
+        read: returns its content, of which only the outermost level is copied.
+        write: puts content back.
+        content: what it was.
+    """
+
+    name: str
+    read: Callable[[], Any]
+    write: Callable[[Any], None]
+    content: Any
+
+    def change(self) -> str | None:
+        now = self.read()
+        if _same(now, self.content):
+            return None
+        if isinstance(now, dict) and isinstance(self.content, dict):
+            for key in [*self.content, *now]:
+                if not _same(now.get(key, _MISSING), self.content.get(key, _MISSING)):
+                    return f"{self.name}.{key}" if isinstance(key, str) else f"{self.name}[{key!r}]"
+        return self.name
+
+
+@dataclass(slots=True)
+class PythonState:
+    """The state that Python code can reach from some objects.
+
+    Args:
+        known: tensors that are looked after elsewhere.
+
+    Attributes:
+        outside: what the code's result depends on beside its state; None = nothing was found.
+        opaque: what cannot be compared and put back; None = nothing.
+    """
+
+    known: Iterable[Tensor] = ()
+    outside: str | None = None
+    opaque: str | None = None
+    _places: list[_Place] = field(default_factory=list)
+    _seen: dict[int, Any] = field(default_factory=dict)
+    _todo: list[tuple[Any, str]] = field(default_factory=list)
+    _names: set[str] = field(default_factory=set)
+    _globals: set[tuple[int, str]] = field(default_factory=set)
+    _classes: list[type] = field(default_factory=list)
+    _modules: list[types.ModuleType] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, roots: Mapping[str, Any], *, known: Iterable[Tensor] = ()) -> PythonState:
+        """Return the state as it is now.
+
+        Args:
+            roots: name for messages -> object.
+            known: see the class.
+        """
+        state = cls(known=tuple(known))
+        state._seen = {id(tensor): tensor for tensor in state.known}
+        state._todo = [(value, name) for name, value in roots.items()]
+        while state._todo or state._reached_by_name():
+            value, name = state._todo.pop()
+            if id(value) not in state._seen:
+                state._seen[id(value)] = value
+                state._visit(value, name)
+            if len(state._seen) > _MOST_OBJECTS:
+                state.opaque = f"more than {_MOST_OBJECTS:,} objects can be reached from its code"
+                break
+        return state
+
+    def change(self) -> str | None:
+        """Return the name of something that has changed; None = nothing has."""
+        found = next((found for place in self._places if (found := place.change())), None)
+        return found and re.sub(r"\.(_modules|_buffers|_parameters)\.", ".", found)  # as users name them
+
+    def restore(self) -> None:
+        """Put everything back as it was."""
+        for place in self._places:
+            if place.change():
+                place.write(place.content)
+
+    # ---- values
+
+    def _visit(self, value: Any, name: str) -> None:
+        if isinstance(value, _ATOMS):
+            return
+        if isinstance(value, Tensor):
+            self._visit_tensor(value, name)
+        elif isinstance(value, numpy.ndarray):
+            self._add(name, value.copy, partial(_fill_array, value))
+            if value.dtype.hasobject:
+                self._hide(f"{name} (an array of objects)")
+        elif isinstance(value, (*_GENERATORS, torch.Generator)):
+            self._depend(f"the random generator {name}")
+        elif isinstance(value, types.ModuleType):
+            self._visit_module(value)
+        elif isinstance(value, type):
+            self._visit_class(value, constructed=True)
+        elif isinstance(value, types.FunctionType):
+            self._visit_function(value, name)
+        elif isinstance(value, types.MethodType):
+            self._push(value.__self__, name)
+            self._push(value.__func__, name)
+        elif isinstance(value, types.BuiltinFunctionType | types.MethodWrapperType):
+            self._visit_builtin(value, name)
+        elif isinstance(value, staticmethod | classmethod):
+            self._push(value.__func__, name)
+        elif isinstance(value, property):
+            self._push(value.fget, name)
+        else:
+            self._visit_object(value, name)
+
+    def _visit_tensor(self, tensor: Tensor, name: str) -> None:
+        if tensor.device.type != "meta":
+            self._add(name, partial(_content_of, tensor), partial(_fill_tensor, tensor))
+        if vars(tensor):
+            self._visit_dict(vars(tensor), name)
+
+    def _visit_object(self, value: Any, name: str) -> None:
+        """Visit a container or an instance of a class."""
+        kind = type(value)
+        is_container = True
+        if isinstance(value, dict):
+            self._visit_dict(value, name)
+        elif isinstance(value, list):
+            self._add(name, partial(list, value), partial(_fill_list, value))
+            self._push_all(value, name)
+        elif isinstance(value, deque | set | bytearray):
+            self._add(name, partial(_copied, value), partial(_fill, value))
+            self._push_all(value if not isinstance(value, bytearray) else (), name)
+        elif isinstance(value, tuple | frozenset):
+            self._push_all(value, name)
+        elif isinstance(value, partial):
+            self._push_all((value.func, value.args, value.keywords), name)
+        elif isinstance(value, types.MappingProxyType):
+            self._push_all(value.values(), name)
+        else:
+            is_container = False
+        root = _root(kind)
+        if not is_container and _is_stream(kind):
+            self._hide(f"{name} (a {kind.__name__})")
+        of_torch = root == "torch" and not kind.__module__.startswith("torch._")
+        is_followed = root not in _NOT_FOLLOWED | {"builtins"} or isinstance(value, nn.Module)
+        if not is_followed and (is_container or not of_torch):
+            return
+        self._visit_class(kind, constructed=False)
+        attributes, slots = _attributes_of(value), list(_slots(kind))
+        if attributes is not None:
+            self._visit_dict(attributes, name)
+        if root in _NOT_FOLLOWED:
+            return
+        if slots:
+            self._add(name, partial(_read_slots, value, slots), partial(_write_slots, value))
+            self._push_all(_read_slots(value, slots).values(), name)
+        if not is_container and not slots and attributes is None:
+            self._hide(f"{name} (a {kind.__name__})")
+
+    def _visit_dict(self, value: dict[Any, Any], name: str) -> None:
+        self._add(name, partial(dict, value), partial(_fill_dict, value))
+        for key, item in value.items():
+            self._push(item, f"{name}.{key}" if isinstance(key, str) else f"{name}[{key!r}]")
+
+    # ---- code
+
+    def _visit_function(self, function: types.FunctionType, name: str) -> None:
+        for cell in function.__closure__ or ():
+            self._add(f"a variable around {name}", partial(_read_cell, cell), partial(_write_cell, cell))
+            self._push(_read_cell(cell), f"a variable around {name}")
+        self._push_all((*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()), name)
+        if vars(function):
+            self._visit_dict(vars(function), function.__qualname__)
+        if (function.__module__ or "").partition(".")[0] not in _NOT_FOLLOWED:
+            self._visit_code(function.__code__, function.__globals__, function.__qualname__)
+
+    def _visit_code(self, code: types.CodeType, around: dict[str, Any], name: str) -> None:
+        for instruction in dis.get_instructions(code):
+            if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+                self._depend(f"the global {instruction.argval}, which {name} sets")
+            elif instruction.opname == "IMPORT_NAME":
+                self._visit_import(str(instruction.argval), name)
+            elif instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                self._visit_global(str(instruction.argval), around, name)
+        self._names |= set(code.co_names)
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                self._visit_code(constant, around, name)
+
+    def _visit_global(self, key: str, around: dict[str, Any], name: str) -> None:
+        if key in around:
+            if (id(around), key) not in self._globals:
+                self._globals.add((id(around), key))
+                read, write = partial(around.get, key, _MISSING), partial(around.__setitem__, key)
+                self._add(f"the global {key}", read, write)
+            self._push(around[key], f"the global {key}")
+        elif key in _OUTSIDE_BUILTINS and hasattr(builtins, key):
+            self._depend(f"{key}(), which {name} calls")
+
+    def _visit_import(self, module: str, name: str) -> None:
+        if module in sys.modules:
+            self._push(sys.modules[module], module)
+        else:
+            self._hide(f"the module {module}, which {name} imports")
+
+    def _visit_module(self, module: types.ModuleType) -> None:
+        name = module.__name__
+        if name.partition(".")[0] in _OUTSIDE or name.startswith("numpy.random"):
+            self._depend(f"the module {name}")
+        else:
+            self._modules.append(module)
+
+    def _visit_builtin(self, function: Any, name: str) -> None:
+        owner = getattr(function, "__self__", None)
+        if isinstance(owner, types.ModuleType) and owner is not builtins:
+            if owner.__name__.partition(".")[0] in _OUTSIDE:
+                self._depend(f"{owner.__name__}.{function.__name__}")
+        elif owner is not None and owner is not builtins:
+            self._push(owner, name)
+
+    def _visit_class(self, kind: type, *, constructed: bool) -> None:
+        if kind.__module__.partition(".")[0] in _OUTSIDE:
+            self._depend(f"{kind.__module__}.{kind.__qualname__}")
+        for base in kind.__mro__:
+            if _root(base) in _NOT_FOLLOWED | _FOLLOWED | {"builtins"}:
+                continue
+            if not any(base is known for known in self._classes):
+                self._classes.append(base)
+                self._add(base.__qualname__, partial(_attributes, base), partial(_set_attributes, base))
+                for key, item in _attributes(base).items():
+                    if not _is_code(item):
+                        self._push(item, f"{base.__qualname__}.{key}")
+            if constructed:
+                self._push_all([vars(base)[key] for key in ("__init__", "__new__") if key in vars(base)], "")
+
+    def _reached_by_name(self) -> bool:
+        """Add what the code found so far may take from classes and modules by its names; False = nothing."""
+        for base in self._classes:
+            for key, item in vars(base).items():
+                called = key in self._names or key in _ALWAYS_CALLED or _is_special(key)
+                if called and _is_code(item):
+                    self._push(item, f"{base.__qualname__}.{key}")
+        for module in self._modules:
+            followed = module.__name__.partition(".")[0] not in _NOT_FOLLOWED
+            for key in self._names & vars(module).keys():
+                item = vars(module)[key]
+                if id(item) in self._seen:
+                    continue
+                if followed:
+                    self._visit_global(key, vars(module), module.__name__)
+                elif isinstance(item, types.ModuleType):
+                    self._push(item, key)
+        self._todo = [(value, name) for value, name in self._todo if id(value) not in self._seen]
+        return bool(self._todo)
+
+    # ---- findings
+
+    def _add(self, name: str, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
+        try:
+            self._places.append(_Place(name, read, write, read()))
+        except Exception:  # a tensor without storage, say
+            self._hide(name)
+
+    def _push(self, value: Any, name: str) -> None:
+        if not isinstance(value, _ATOMS):
+            self._todo.append((value, name))
+
+    def _push_all(self, values: Iterable[Any], name: str) -> None:
+        for number, value in enumerate(values):
+            self._push(value, f"{name}[{number}]" if name else getattr(value, "__qualname__", ""))
+
+    def _depend(self, what: str) -> None:
+        self.outside = self.outside or what
+
+    def _hide(self, what: str) -> None:
+        self.opaque = self.opaque or what
+
+
+def is_own(thing: object) -> bool:
+    """Return whether an object's class is a user's or another package's, not torch's or this package's."""
+    return _root(type(thing)) not in _NOT_FOLLOWED
+
+
+def _root(kind: type) -> str:
+    return str(getattr(kind, "__module__", "")).partition(".")[0]
+
+
+def _attributes_of(value: Any) -> dict[str, Any] | None:
+    """Return an object's `__dict__` without running a user's `__getattr__`; None where there is none."""
+    try:
+        found = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _is_stream(kind: type) -> bool:
+    """Whether instances are open files, or iterators whose position cannot be read."""
+    root = _root(kind)
+    return root == "_io" or (root in ("builtins", "itertools") and hasattr(kind, "__next__"))
+
+
+def _is_code(item: object) -> bool:
+    return isinstance(item, types.FunctionType | staticmethod | classmethod | property)
+
+
+def _is_special(name: str) -> bool:
+    """Whether Python itself calls methods of this name, but for those that no forward pass calls."""
+    return name.startswith("__") and name.endswith("__") and name not in _NEVER_CALLED
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two contents are the same: the same objects, or equal plain values."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return one.dtype == other.dtype and one.shape == other.shape and _bytes(one) == _bytes(other)
+    if isinstance(one, numpy.ndarray):
+        same_kind = bool(one.dtype == other.dtype) and one.shape == other.shape
+        return same_kind and one.tobytes() == other.tobytes()
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(map(_same, one.values(), other.values()))
+    if isinstance(one, list | tuple | deque):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, float | complex):
+        return repr(one) == repr(other)
+    if isinstance(one, bool | int | str | bytes | bytearray | range | slice | PurePath):
+        return bool(one == other)
+    if isinstance(one, set | frozenset):
+        return {id(item) for item in one} == {id(item) for item in other} or _equal_atoms(one, other)
+    return False
+
+
+def _equal_atoms(one: Iterable[Any], other: Iterable[Any]) -> bool:
+    return all(isinstance(item, _ATOMS) for item in one) and bool(one == other)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+def _content_of(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def _fill_tensor(tensor: Tensor, content: Tensor) -> None:
+    with torch.no_grad():
+        tensor.detach().copy_(content)
+
+
+def _fill_array(array: Any, content: Any) -> None:
+    array[...] = content
+
+
+def _fill_list(target: list[Any], content: list[Any]) -> None:
+    target[:] = content
+
+
+def _fill_dict(target: dict[Any, Any], content: dict[Any, Any]) -> None:
+    target.clear()
+    target.update(content)
+
+
+def _copied(value: Any) -> Any:
+    return value.copy()
+
+
+def _fill(target: Any, content: Any) -> None:
+    target.clear()
+    if isinstance(target, set):
+        target.update(content)
+    else:
+        target.extend(content)
+
+
+def _read_cell(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty
+        return _MISSING
+
+
+def _write_cell(cell: Any, content: Any) -> None:
+    if content is _MISSING:
+        del cell.cell_contents
+    else:
+        cell.cell_contents = content
+
+
+def _slots(kind: type) -> Iterator[str]:
+    for base in kind.__mro__:
+        slots = vars(base).get("__slots__", ())
+        yield from (slots,) if isinstance(slots, str) else slots
+
+
+def _read_slots(value: Any, slots: Iterable[str]) -> dict[str, Any]:
+    found = {name: getattr(value, name, _MISSING) for name in slots if not name.startswith("__")}
+    return {name: item for name, item in found.items() if item is not _MISSING}
+
+
+def _write_slots(value: Any, content: dict[str, Any]) -> None:
+    for name, item in content.items():
+        object.__setattr__(value, name, item)
+
+
+def _attributes(kind: type) -> dict[str, Any]:
+    """Return a class's own attributes, without those that Python keeps there."""
+    return {
+        key: item for key, item in vars(kind).items() if not (key.startswith("__") and key.endswith("__"))
+    }
+
+
+def _set_attributes(kind: type, content: dict[str, Any]) -> None:
+    for key in _attributes(kind).keys() - content.keys():
+        delattr(kind, key)
+    for key, item in content.items():
+        if vars(kind).get(key, _MISSING) is not item:
+            setattr(kind, key, item)
