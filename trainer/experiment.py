@@ -228,7 +228,7 @@ class Experiment:
         if not self._checks or not self.engine.ready:
             return None
         evaluations = f"{self._checks} evaluation{'' if self._checks == 1 else 's'}"
-        return f"checked the compiled step again at {evaluations}; in all compared {self.engine.checked}"
+        return f"checked the compiled steps at {evaluations}; in all compared {self.engine.checked}"
 
     def finished(self) -> bool:
         """Return whether the run's length is reached, or someone asked it to stop."""

@@ -231,3 +231,41 @@ class Evaluated(Base):
         if not self.training:
             self.evaluations += 1
         return 1 + 0.01 * self.evaluations
+
+
+class CountingOptimizer(torch.optim.SGD):
+    """Takes smaller steps the more it has taken."""
+
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        super().__init__(params, lr=lr)
+        self.taken = 0
+
+    def step(self, closure: Any = None) -> Any:
+        self.taken += 1
+        self.param_groups[0]["lr"] = 0.1 / self.taken
+        return super().step(closure)
+
+
+class CountingAugmentation:
+    """Adds more the more batches it has seen."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def check(self, split: Any, *, key: str) -> None:
+        pass
+
+    def draw(self, count: int, shape: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        self.seen.append(count)
+        return {}
+
+    def apply(self, images: Tensor, targets: Tensor, params: Any) -> tuple[Tensor, Tensor]:
+        return images + 0.01 * len(self.seen) + 0.01 * random.random(), targets
+
+
+LOSSES: list[int] = []
+
+
+def counting_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    LOSSES.append(1)
+    return nn.functional.cross_entropy(outputs, targets) * (1 + 0.01 * len(LOSSES))

@@ -16,6 +16,7 @@ from same_run import differences
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer import build_experiment, load_config
 from trainer.engines.choice import compiler, engine_class
 from trainer.engines.compiled import CompiledEngine
 from trainer.engines.python_state import PythonState
@@ -33,16 +34,31 @@ ALL = [
 LENGTH = ["train.epochs=2", "log.every=1"]
 
 
-def run(folder: Path, name: str, engine: str) -> Path:
+def run(folder: Path, name: str, engine: str, *overrides: str) -> Path:
     sys.modules.pop(f"optlab_user:{MODELS}", None)  # its globals are a new process's
-    model = f"model={{name: '{MODELS}:{name}'}}"
-    train(write_tiny(folder), model, f"train.engine={engine}", *LENGTH, run_dir=folder / engine)
+    given = [f"model={{name: '{MODELS}:{name}'}}", f"train.engine={engine}", *LENGTH, *overrides]
+    train(write_tiny(folder), *given, run_dir=folder / engine)
     return folder / engine
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_model_with_python_state_is_trained_as_eager_trains_it(name: str, tmp_path: Path) -> None:
     eager, compiled = (run(tmp_path, name, engine) for engine in ("eager", "compiled"))
+    assert "the steps run eager: " in (compiled / "train.log").read_text()
+    assert differences(eager, compiled) == []
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"optimizer={{name: '{MODELS}:CountingOptimizer'}}",
+        f"data.augment=[{{name: '{MODELS}:CountingAugmentation'}}]",
+        f"loss={{name: '{MODELS}:counting_loss'}}",
+    ],
+    ids=["optimizer", "augmentation", "loss"],
+)
+def test_a_check_restores_what_other_parts_keep(override: str, tmp_path: Path) -> None:
+    eager, compiled = (run(tmp_path, "Counter", engine, override) for engine in ("eager", "compiled"))
     assert "the steps run eager: " in (compiled / "train.log").read_text()
     assert differences(eager, compiled) == []
 
@@ -60,7 +76,7 @@ def test_a_compiled_run_is_checked_again_at_every_evaluation(tmp_path: Path) -> 
     log = (run(tmp_path, "Base", "compiled") / "train.log").read_text()
     assert "compared loss, outputs, optimizer state and updates of 3 steps against eager" in log
     assert "largest relative deviation" in log
-    assert "checked the compiled step again at 2 evaluations" in log
+    assert "checked the compiled steps at 2 evaluations" in log
 
 
 class Scaled(nn.Linear):
@@ -131,3 +147,17 @@ def test_without_a_private_name_of_torch_runs_are_eager_and_say_so(
     assert engine_class("eager").__name__ == "EagerEngine"
     log = (run(tmp_path, "Base", "compiled") / "train.log").read_text()
     assert "the steps run eager: this release of torch lacks what compiling needs" in log
+
+
+def test_a_resumed_run_stays_eager_where_compiled_steps_had_stopped_agreeing(tmp_path: Path) -> None:
+    config = write_tiny(tmp_path)
+    experiment = build_experiment(load_config(config, ["train.engine=compiled"]))
+    state = experiment.state_dict()
+    assert state["eager_from"] is None
+    experiment.load_state_dict(state | {"eager_from": 3})
+    assert experiment.compile() == "the steps run eager, as they did from step 3 on"
+    assert experiment.compile() is None
+    assert experiment.engine_used() == "compiled until step 3"
+    older = {key: value for key, value in state.items() if key != "eager_from"}
+    experiment.load_state_dict(older)
+    assert experiment.engine_used() == "eager"

@@ -51,8 +51,13 @@ class Evidence:
 
 @dataclass(slots=True)
 class Agreement:
-    """Steps made in two ways, compared one by one."""
+    """Steps made in two ways, compared one by one.
 
+    Args:
+        bound: the largest share by which a gradient may differ in one step, whatever rounding is seen to do.
+    """
+
+    bound: float = 2 * ROUGH
     _steps: int = 0
     _least: dict[str, float] = field(default_factory=dict)  # the values' smallest differences so far
     _least_moved: dict[str, float] = field(default_factory=dict)  # and those that rounding alone makes
@@ -80,7 +85,7 @@ class Agreement:
     def _limit(self, evidence: Evidence) -> float:
         if evidence.limit <= EXACT:
             return evidence.limit
-        return min(max(evidence.limit, _TWICE * self._most_moved), 2 * ROUGH)
+        return min(max(evidence.limit, _TWICE * self._most_moved), self.bound)
 
     def is_sure(self) -> bool:
         """Return whether steps enough were compared, and every value has agreed in one of them."""
