@@ -53,7 +53,7 @@ def test_a_run_repeats_in_one_process_and_resumes_in_the_middle_of_an_epoch(tmp_
     train(config, *DRAWING, rhythm, run_dir=two)
     assert differences(one, two) == []
     disturb()
-    assert optlab("resume", stopped, "--quiet").code == 0
+    assert optlab("resume", stopped, "--trust", "--quiet").code == 0
     assert differences(one, stopped) == []
     again = tmp_path / "again"
     train(one / "config.yaml", run_dir=again)  # where everything that `auto` became is known
