@@ -31,16 +31,26 @@ def compare(
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="Result to test, as val_loss; else test, else validation.", metavar="RESULT"),
+        typer.Option(
+            help="Result to test and to compare settings by, as val_loss; default: test, else validation.",
+            metavar="RESULT",
+        ),
     ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="GROUP", help="Hold all groups against this one.")
+        str | None,
+        typer.Option(
+            metavar="GROUP", help="Compare all groups with this one: fewer pairs, narrower intervals."
+        ),
     ] = None,
     bootstrap: Annotated[
         bool,
-        typer.Option("--bootstrap", help="Bootstrap paired intervals (too narrow at few seeds)."),
+        typer.Option(
+            "--bootstrap", help="Bootstrap paired intervals, which cover less than they say at few seeds."
+        ),
     ] = False,
-    confidence: Annotated[float, typer.Option(help="Of all intervals, between 0 and 1.")] = 0.95,
+    confidence: Annotated[
+        float, typer.Option(help="Of each group's interval, and of all intervals of differences together.")
+    ] = 0.95,
     x: Annotated[str, typer.Option("--x", help="step, epoch, samples or seconds.")] = "step",
     scale: Annotated[
         str | None,

@@ -54,8 +54,8 @@ BANDS = {
     "std": "band: ±1 standard deviation",
     "min_max": "band: lowest to highest",
     "quantiles": "band: quartiles",
-    "t": "band: 95 % interval of the mean (Student t)",
-    "bootstrap": "band: 95 % bootstrap interval",
+    "t": "band: 95 % interval of the mean at each place alone (Student t)",
+    "bootstrap": "band: nominal 95 % bootstrap interval at each place alone",
 }
 OVERLAID = 7
 PANELS = 20

@@ -104,7 +104,7 @@ def _read(folder: Path) -> Mapping[str, Any]:
     """Return a sweep's sweep.yaml; empty where it cannot be read or is something else."""
     try:
         plan = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return plan if isinstance(plan, Mapping) else {}
 

@@ -111,7 +111,7 @@ def draw_profile(
     with settings(look):
         figure, (axes,) = new_figure(
             f"performance profile over {len(times)} problems · {unit} to {target}\n"
-            "only the leader can be read off: the order of the others depends on who takes part",
+            "read the best group only: the order of the others depends on which groups are included",
             look,
         )
         last = max(float(profile.tau[-1]) * 1.1, 1.5)

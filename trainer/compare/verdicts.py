@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -104,11 +105,7 @@ def verdicts(
         raise unknown_name(
             "group", against, list(dict.fromkeys(g.name for g in grouping.groups)), key="--against"
         )
-    values: dict[str, dict[str, Values]] = {problem: {} for problem in grouping.problems}
-    for group in grouping.groups:
-        runs = frame[(frame["problem"] == group.problem) & (frame["group"] == group.name)]
-        if found := _by_seed(runs, metric):
-            values[group.problem][group.name] = found
+    values = _by_seed(grouping, frame, metric)
     family = _family(values, metric, against)
     pairs = [
         _compare(
@@ -120,13 +117,22 @@ def verdicts(
     return _frame(pairs, metric, confidence, max(family.comparisons, 1))
 
 
-def _by_seed(runs: pd.DataFrame, metric: str) -> dict[str, float]:
-    """Return the value per seed, averaged over pooled runs; NaN where one diverged.
+def _by_seed(grouping: Grouping, frame: pd.DataFrame, metric: str) -> dict[str, dict[str, Values]]:
+    """Return by problem and group the value per seed, averaged over pooled runs; NaN where one diverged.
 
-    Runs that ended well without the metric say nothing about it and are left out.
+    Runs that ended well without the metric say nothing about it and are left out, and so are groups of them.
     """
-    runs = runs[(runs["status"] == "diverged") | runs[metric].notna()]
-    return {str(seed): float(found[metric].mean(skipna=False)) for seed, found in runs.groupby("seed")}
+    runs = frame[(frame["status"] == "diverged") | frame[metric].notna()]
+    found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for problem, group, seed, value in zip(
+        runs["problem"], runs["group"], runs["seed"], runs[metric], strict=True
+    ):
+        found[problem, group][str(seed)].append(value)
+    values: dict[str, dict[str, Values]] = {problem: {} for problem in grouping.problems}
+    for one in grouping.groups:
+        if seeds := found.get((one.problem, one.name)):
+            values[one.problem][one.name] = {seed: float(np.mean(each)) for seed, each in seeds.items()}
+    return values
 
 
 def _family(values: Mapping[str, Mapping[str, Values]], metric: str, against: str | None) -> _Family:
@@ -134,17 +140,19 @@ def _family(values: Mapping[str, Mapping[str, Values]], metric: str, against: st
     pairs: list[tuple[str, str, str]] = []
     comparisons = 0
     for problem, groups in values.items():
-        every = list(combinations(groups, 2))
+        several = sum(len(found) > 1 for found in groups.values())
+        counted = several * (several - 1) // 2
         if against is not None:
             others = [name for name in groups if name != against] if against in groups else []
-            chosen = candidates = [(name, against) for name in others]
+            chosen = [(name, against) for name in others]
+            counted = sum(len(groups[name]) > 1 for name in others if len(groups[against]) > 1)
         elif len(groups) <= ALL_PAIRS:
-            chosen = candidates = every
+            chosen = list(combinations(groups, 2))
         else:
             best = _best(groups, metric)
-            chosen, candidates = [(name, best) for name in groups if name != best], every
+            chosen = [(name, best) for name in groups if name != best]
         pairs += [(problem, a, b) for a, b in chosen]
-        comparisons += sum(min(len(groups[a]), len(groups[b])) > 1 for a, b in candidates)
+        comparisons += counted
     return _Family(tuple(pairs), comparisons)
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -363,6 +364,7 @@ def _signed_magnitudes(differences: Floats, rounding: float) -> Floats:
     return np.sign(kept) * places
 
 
+@lru_cache(maxsize=1024)
 def _detectable_errors(df: float, *, alpha: float, power: float) -> float:
     """Return the minimum detectable difference in standard errors: the noncentrality that gives `power`."""
     check_share(alpha, "alpha")

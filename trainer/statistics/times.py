@@ -127,8 +127,8 @@ def performance_profile(times: ArrayLike) -> Profile:
 
     rho_s(tau) = share of problems p with t[p, s] <= tau * min_s t[p, s] (Dolan & More 2002, Mathematical
     Programming 91:201). The value at tau = 1 is the share of wins (ties count for each), the last one the
-    share solved at all. With three solvers or more, only the leader can be read off: the order of the others
-    depends on who takes part (Gould & Scott 2016, ACM Transactions on Mathematical Software 43:15).
+    share solved at all. With three solvers or more, read the best one only: the order of the others depends
+    on which solvers are included (Gould & Scott 2016, ACM Transactions on Mathematical Software 43:15).
 
     Args:
         times: times > 0 [problems, solvers], infinity = not solved.
