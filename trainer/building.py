@@ -32,6 +32,7 @@ from trainer.config.structure import (
     OptimizerConfig,
     SchedulerConfig,
 )
+from trainer.data.arrays import dataset_of
 from trainer.data.augment import Augmentation
 from trainer.data.augment_function import FunctionAugmentation, is_augmentation, require_augmentation
 from trainer.data.batches import Batches, eval_batches
@@ -153,7 +154,7 @@ def _build_experiment(loaded: Loaded, *, download: bool, material: Material | No
     closure = any(needs_closure(optimizer) for optimizer in optimizers.values())
     steps_per_epoch = -(-batches.batches_per_epoch // config.train.accumulate)
     plan = _plan(config, steps_per_epoch)
-    schedules = _schedules(loaded, optimizers, plan, steps_per_epoch)
+    schedules = _schedules(loaded, optimizers, plan, steps_per_epoch, has_val=splits.val is not None)
     scaler = GradScaler(device.type) if PRECISIONS[config.train.precision] is torch.float16 else None
     precision = autocast(device, config.train.precision)
     engine_name = _engine_name(config, device, plan)
@@ -290,6 +291,7 @@ def _load_dataset(data: DataConfig, *, download: bool) -> Dataset:
         dataset: Dataset = builder(**options)
     if data.name not in catalog.REGISTRIES["dataset"]:
         with user_code(data.name):
+            dataset = dataset_of(dataset, where=data.name)
             check_dataset(dataset, data.name)
     return dataset
 
@@ -555,7 +557,12 @@ def _plan(config: Config, steps_per_epoch: int) -> Plan:
 
 
 def _schedules(
-    loaded: Loaded, optimizers: Mapping[str, Optimizer], plan: Plan, steps_per_epoch: int
+    loaded: Loaded,
+    optimizers: Mapping[str, Optimizer],
+    plan: Plan,
+    steps_per_epoch: int,
+    *,
+    has_val: bool,
 ) -> list[Schedule]:
     configs = loaded.config.scheduler
     if not configs:
@@ -568,7 +575,7 @@ def _schedules(
                 options=catalog.arguments("scheduler", config.name, config.options),
                 interval=config.interval,
                 warmup=config.warmup,
-                monitor=_monitor(loaded.config, config),
+                monitor=_monitor(config, has_val=has_val),
                 until=config.until,
             )
             for config in configs
@@ -579,9 +586,9 @@ def _schedules(
         return [build_schedule(optimizer, specs, length=length) for optimizer in optimizers.values()]
 
 
-def _monitor(config: Config, scheduler: SchedulerConfig) -> str | None:
+def _monitor(scheduler: SchedulerConfig, *, has_val: bool) -> str | None:
     if scheduler.monitor is None and scheduler.name == "ReduceLROnPlateau":
-        return "val_loss" if config.data.val_size else "train_loss"
+        return "val_loss" if has_val else "train_loss"
     return scheduler.monitor
 
 
@@ -600,7 +607,7 @@ def _check_metrics(loaded: Loaded, experiment: Experiment) -> None:
             continue
         if metric.startswith("val_") and not has_val:
             raise ConfigError(
-                f"{metric} needs a validation split, and data.val_size is 0",
+                f"{metric} needs a validation split, and there is none (data.val_size is 0)",
                 key=key,
                 where=loaded.where(key),
                 fix="say data.val_size=0.1, or another number of images",

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
+import select
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,7 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
 MAX_NODES = 20_000
 MAX_TEXT = 5_000
+PIPE_SECONDS = 10.0
 
 KeyPath = tuple[Hashable, ...]
 
@@ -109,11 +112,14 @@ def read_file(path: Path) -> Tree:
     name = display_name(path)
     origin = Origin(name, path.absolute().parent)
     try:
-        if not path.is_file():
+        if path.is_fifo():  # as `optlab train <(generate)` gives it
+            content = _read_pipe(path, name)
+        elif not path.is_file():
             what = "this is not a file" if path.exists() else "there is no such file"
             raise ConfigError(what, where=name, expected="a YAML file")
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        else:
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot read it: {getattr(error, 'strerror', None) or error}", where=name
@@ -132,6 +138,24 @@ def read_file(path: Path) -> Tree:
     if len(content) > MAX_BYTES:
         raise _too_large(name)
     return parse_mapping(text, origin)
+
+
+def _read_pipe(path: Path, name: str) -> bytes:
+    """Read a pipe to its end, or one byte more than a config may have; nobody waits for a silent one."""
+    content = b""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
+        while len(content) <= MAX_BYTES:
+            if not select.select([pipe], [], [], PIPE_SECONDS)[0]:
+                raise ConfigError(
+                    f"nothing came through this pipe for {PIPE_SECONDS:g} s",
+                    where=name,
+                    expected="a YAML file, or a pipe that somebody writes to",
+                )
+            part = pipe.read(MAX_BYTES + 1 - len(content))
+            if not part:
+                break
+            content += part
+    return content
 
 
 def parse_mapping(text: str, origin: Origin) -> Tree:

@@ -1,8 +1,8 @@
 """Decoded data sets on disk, so that a later run reads plain arrays instead of decoding again (floor 2).
 
-A file holds a line of JSON and then the bytes of four arrays. It is found by what it was decoded from,
-checked against the digest of what it holds, and may be deleted at any time. Nothing here can stop a run:
-without a usable file or folder a set is decoded as if there were no cache.
+A file holds a line of JSON and then the bytes of two arrays for every split. It is found by what it was
+decoded from, checked against the digest of what it holds, and may be deleted at any time. Nothing here can
+stop a run: without a usable file or folder a set is decoded as if there were no cache.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from trainer.data.dataset import Dataset, Split, make_dataset, user_cache
+from trainer.data.files import check_file
 from trainer.device import usable_cores
 
-FORMAT = 1  # raise it when the file changes, or when a reader decodes the same source to something else
+FORMAT = 2  # raise it when the file changes, or when a reader decodes the same source to something else
 _TYPES = {"uint8": np.uint8, "int64": np.int64, "float32": np.float32}
 _ALIGNMENT = 64  # bytes; a cache line of the processor
 _MAX_HEADER = 2**24  # bytes; the names of 65,536 classes take less
@@ -46,7 +47,8 @@ def cached(
     """Return a data set from the cache when the same content was decoded before, else decode and keep it.
 
     Args:
-        sources: the files that it is decoded from; their content decides, not their names or times.
+        sources: the files that it is decoded from; their content decides, not their names or times. One that
+            is no regular file, or is larger than the memory, is refused before it is read.
         decode: reads the sources; what it raises passes through.
         variant: what else the result depends on: the reader's name, then its options.
 
@@ -54,6 +56,8 @@ def cached(
         The set; its `notes` tell of a damaged file that was replaced, or of one that could not be written.
     """
     try:
+        for source in sources:
+            check_file(source)
         key = source_key(sources, variant)
         file = cache_folder() / f"{key}.set"
     except (OSError, RuntimeError):  # a source cannot be read, which `decode` will explain; or nobody's home
@@ -99,7 +103,8 @@ def source_key(sources: Sequence[Path], variant: Sequence[str | int | None]) -> 
 
 
 def _tensors(dataset: Dataset) -> list[Tensor]:
-    return [dataset.train.inputs, dataset.train.targets, dataset.test.inputs, dataset.test.targets]
+    splits = [dataset.train, dataset.test, *([dataset.val] if dataset.val is not None else [])]
+    return [tensor for split in splits for tensor in (split.inputs, split.targets)]
 
 
 def _read(file: Path, key: str) -> Dataset:
@@ -107,6 +112,7 @@ def _read(file: Path, key: str) -> Dataset:
 
     It is read, not mapped: on a network's disk a mapped file that somebody deletes kills the process.
     """
+    check_file(file)
     content = np.fromfile(file, np.uint8)
     start = content[:_MAX_HEADER].tobytes()
     at = start.index(b"\n") + 1
@@ -121,8 +127,10 @@ def _read(file: Path, key: str) -> Dataset:
         at = end
     if at != len(content):
         raise ValueError(f"it has {len(content):,} bytes, and its header says {at:,}")
-    inputs, targets, test_inputs, test_targets = tensors
-    dataset = make_dataset(Split(inputs, targets), Split(test_inputs, test_targets), header["class_names"])
+    train, test, *val = [Split(*tensors[at : at + 2]) for at in range(0, len(tensors), 2)]
+    dataset = make_dataset(
+        train, test, header["class_names"], val=val[0] if val else None, notes=header["notes"]
+    )
     if dataset.digest != header["digest"]:
         raise ValueError("its content does not fit its checksum")
     return dataset
@@ -135,6 +143,7 @@ def _write(file: Path, key: str, dataset: Dataset) -> None:
         "key": key,
         "digest": dataset.digest,
         "class_names": dataset.class_names,
+        "notes": dataset.notes,
         "tensors": [[str(t.dtype).removeprefix("torch."), list(t.shape)] for t in _tensors(dataset)],
     }
     file.parent.mkdir(parents=True, exist_ok=True)

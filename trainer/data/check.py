@@ -27,22 +27,27 @@ def check_dataset(found: object, name: str) -> None:
         raise _wrong(name, f"class_names are {str(names)[:80]}", "a tuple of texts, or None for real targets")
     if not isinstance(found.digest, str):
         raise _wrong(name, f"digest is a {type(found.digest).__name__}", "a text; make_dataset computes it")
-    for part in ("train", "test"):
+    for part in ("train", "test", "val"):
         split = getattr(found, part)
+        if split is None and part == "val":
+            continue
         if not isinstance(split, Split):
             raise _wrong(name, f"{part} is a {type(split).__name__}", "a trainer.data.dataset.Split")
         _check_inputs(name, f"{part}.inputs", split.inputs)
         _check_targets(name, f"{part}.targets", split.targets, None if names is None else len(names))
-    train, test = found.train, found.test
-    if train.inputs.shape[1:] != test.inputs.shape[1:]:
+        _check_like_training(name, part, found.train, split)
+
+
+def _check_like_training(name: str, part: str, train: Split, other: Split) -> None:
+    if train.inputs.shape[1:] != other.inputs.shape[1:]:
         raise _wrong(
             name,
-            f"training samples have the shape {list(train.inputs.shape[1:])}, test samples "
-            f"{list(test.inputs.shape[1:])}",
+            f"training samples have the shape {list(train.inputs.shape[1:])}, {part} samples "
+            f"{list(other.inputs.shape[1:])}",
             "one shape",
         )
-    if train.targets.shape[1:] != test.targets.shape[1:] or train.targets.dtype != test.targets.dtype:
-        raise _wrong(name, "the targets of training and test differ in their kind", "one kind")
+    if train.targets.shape[1:] != other.targets.shape[1:] or train.targets.dtype != other.targets.dtype:
+        raise _wrong(name, f"the targets of training and {part} differ in their kind", "one kind")
 
 
 def _check_inputs(name: str, part: str, inputs: object) -> None:

@@ -50,7 +50,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """A training and a test split of one shape.
+    """A training and a test split of one shape, and a validation split where the data set has its own.
 
     Args:
         train: what is learnt from (validation is taken off it by `split_dataset`).
@@ -58,6 +58,7 @@ class Dataset:
         class_names: one name per class, in the order of the labels; None = real targets (regression).
         digest: SHA-256 of the content, in hex; equal for equal data wherever they came from.
         notes: what is worth telling of how it was read.
+        val: the validation split that the data set itself has; None = it is taken off `train`.
     """
 
     train: Split
@@ -65,6 +66,7 @@ class Dataset:
     class_names: tuple[str, ...] | None
     digest: str
     notes: tuple[str, ...] = ()
+    val: Split | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -86,14 +88,22 @@ class Splits:
     test: Split
 
 
-def make_dataset(train: Split, test: Split, class_names: Sequence[str] | None) -> Dataset:
+def make_dataset(
+    train: Split,
+    test: Split,
+    class_names: Sequence[str] | None,
+    *,
+    val: Split | None = None,
+    notes: Sequence[str] = (),
+) -> Dataset:
     """Return the data set with the digest of its content."""
     names = None if class_names is None else tuple(class_names)
     digest = hashlib.sha256(repr(names).encode())
-    for tensor in (train.inputs, train.targets, test.inputs, test.targets):
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return Dataset(train, test, names, digest.hexdigest())
+    for split in (train, test, val):
+        for tensor in (split.inputs, split.targets) if split is not None else ():
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return Dataset(train, test, names, digest.hexdigest(), tuple(notes), val)
 
 
 def data_root(root: str | Path | None) -> Path:
@@ -175,7 +185,7 @@ def split_dataset(
     Copies of the training split (`repeat`) are made by `Batches`, which needs no memory for them.
 
     Args:
-        dataset: where from; its test split passes unchanged.
+        dataset: where from; its test split and its own validation split pass unchanged.
         val_size: samples to take off: a count from 1, or a fraction below 1; 0 = none.
         val_from: `random` draws them by `split_seed`; `end` takes the last ones. Both keep the file's order.
         split_seed: seed of the validation draw and of the order that `limit` cuts.
@@ -183,11 +193,19 @@ def split_dataset(
             class gives all classes); null = all, in the file's order.
 
     Raises:
-        DataError: a split would be empty, or `limit` is more than there is.
+        DataError: a split would be empty, `limit` is more than there is, or `val_size` asks for a second
+            validation split.
     """
+    if dataset.val is not None and val_size:
+        raise DataError(
+            f"the data set has a validation split of its own ({len(dataset.val):,} samples)",
+            key="val_size",
+            expected="0: with its own split, nothing is taken off the training split",
+            fix="say data.val_size=0, or leave the validation arrays out of the data",
+        )
     total = len(dataset.train)
     count = _val_count(val_size, total)
-    train, val = dataset.train, None
+    train, val = dataset.train, dataset.val
     if count and val_from == "end":
         val = Split(train.inputs[total - count :], train.targets[total - count :])
         train = Split(train.inputs[: total - count], train.targets[: total - count])

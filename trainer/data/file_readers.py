@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.dataset import Split, check_labels
+from trainer.data.files import check_file
 from trainer.errors import DataError
 
 AGAIN = "delete the file and run `optlab prepare` for this data set, which fetches it again"
@@ -40,6 +41,7 @@ def read_idx(path: Path, dims: int) -> Tensor:
     """
     start = 4 + 4 * dims
     try:
+        check_file(path)
         content = np.fromfile(path, np.uint8)  # unlike bytes it can be written to, so nothing is copied
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -194,9 +196,10 @@ def read_svhn(path: Path) -> Split:
     """Return one .mat file of SVHN's cropped digits; the label 10 becomes 0."""
     from scipy.io import loadmat
 
+    raw = _read_bytes(path)
     try:
-        _check_mat(path.read_bytes())
-        content = loadmat(path)
+        _check_mat(raw)
+        content = loadmat(io.BytesIO(raw))
         images, labels = np.asarray(content["X"]), np.asarray(content["y"]).reshape(-1)
     except Exception as error:  # a damaged .mat file raises nearly anything
         raise DataError(f"no SVHN file: {error!r}", where=str(path), fix=AGAIN) from error
@@ -254,6 +257,7 @@ def _whole_bz2(content: bytes) -> bytes:
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        check_file(path)
         return path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
