@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.config.positions import MAX_BYTES, MAX_DEPTH, Origin, parse, read_file
+from trainer.config import positions
+from trainer.config.positions import MAX_BYTES, MAX_DEPTH, Origin, Tree, parse, read_file
 from trainer.errors import ConfigError
 
 HERE = Origin("x.yaml", Path("/somewhere"))
@@ -177,6 +182,38 @@ def test_files_that_cannot_be_read(folder: Path) -> None:
             read_file(path)
     with pytest.raises(ConfigError):
         read_file(Path("a\0b"))
+
+
+def written_to_a_pipe(folder: Path, *parts: bytes) -> Tree:
+    """Read a named pipe that another thread opens late and writes to in parts."""
+    os.mkfifo(folder / "pipe")
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError), (folder / "pipe").open("wb", buffering=0) as pipe:
+            for part in parts:
+                time.sleep(0.02)
+                pipe.write(part)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        return read_file(folder / "pipe")
+    finally:
+        writer.join()
+
+
+def test_a_config_may_come_through_a_pipe(folder: Path) -> None:
+    assert written_to_a_pipe(folder, b"a: 1\n", b"b: ", b"2\n").data == {"a": 1, "b": 2}
+
+
+def test_a_pipe_is_read_to_a_bound_and_not_waited_for_without_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
+        written_to_a_pipe(folder, *[bytes(1 << 16)] * 40)
+    monkeypatch.setattr(positions, "PIPE_SECONDS", 0.01)
+    with pytest.raises(ConfigError, match="nothing came through this pipe"):
+        read_file(folder / "pipe")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(folder: Path) -> None:

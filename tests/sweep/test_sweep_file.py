@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_sweeps import BASE, run, write
 
@@ -14,7 +15,15 @@ from trainer.config.run_id import run_id
 from trainer.config.structure import SeedConfig
 from trainer.errors import OptlabError
 from trainer.sweep.file import read_sweep
-from trainer.sweep.plan import SWEEP_FILE, extras, grid_settings
+from trainer.sweep.plan import (
+    SWEEP_FILE,
+    Shelf,
+    check_variants,
+    extras,
+    grid_settings,
+    open_material,
+    resolve_objective,
+)
 from trainer.sweep.results import BEST, RESULTS, SUMMARY
 from trainer.sweep.standing import PROGRESS
 from trainer.sweep.structure import FINAL, RESERVED_NAMES, load_variant, override_texts, value_text
@@ -274,3 +283,19 @@ def test_no_variant_takes_the_name_of_what_a_sweep_writes() -> None:
     written = {FINAL, COMPARISON, SWEEP_FILE, RESULTS, SUMMARY, BEST, PROGRESS, rundir.LOCK}
     of_a_run = {rundir.STATUS, rundir.CONFIG, rundir.ENVIRONMENT}
     assert written | of_a_run == RESERVED_NAMES
+
+
+def test_workers_share_the_validation_split_that_a_data_set_has(tmp_path: Path) -> None:
+    x, y = np.arange(240, dtype=np.uint8).reshape(60, 4), np.arange(60) % 3
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9], x_val=x[:6], y_val=y[:6])
+    base = BASE.replace("name: digits, limit: 200, val_size: 200", "name: npz, path: a.npz, limit: 40")
+    sweep = read_sweep(write(tmp_path, HEAD + VARIANTS + "axes: {optimizer.lr: [0.1, 1]}\n", base))
+    shelf = Shelf(tmp_path / "shelf")
+    facts = check_variants(sweep, shelf)
+    objective = resolve_objective(sweep, facts)
+    assert objective is not None
+    assert objective.metric == "val_accuracy"
+    shared = open_material(shelf.put(load_variant(sweep.variants["sgd"], {"optimizer.lr": 1}, 0, COMPONENTS)))
+    assert shared.splits.val is not None
+    assert shared.splits.val.targets.tolist() == y[:6].tolist()
+    assert len(shared.splits.train) == 40

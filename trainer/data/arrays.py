@@ -25,8 +25,13 @@ Layout = Literal["auto", "nhwc", "nchw"]
 TargetType = Literal["auto", "classes", "real"]
 
 
-def check_keys(names: set[str], where: str) -> tuple[str, ...]:
+def check_keys(names: set[str], where: str, how: str) -> tuple[str, ...]:
     """Return the names of the arrays to read: the four, and the two of a validation split where it is there.
+
+    Args:
+        names: those that are there.
+        where: the file or function that they are from.
+        how: how to write or return the four, for the message.
 
     Raises:
         DataError: one of the four is missing, or one of the two without the other.
@@ -37,8 +42,7 @@ def check_keys(names: set[str], where: str) -> tuple[str, ...]:
             f"no array {', '.join(missing)}",
             where=where,
             expected=f"arrays {', '.join(KEYS)}, and {' and '.join(VAL_KEYS)} for a validation split",
-            fix=f"it has {', '.join(sorted(names)) or 'none'}; "
-            "write it with np.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)",
+            fix=f"it has {', '.join(sorted(names)) or 'none'}; {how}",
         )
     val = [key for key in VAL_KEYS if key in names]
     if len(val) == 1:
@@ -61,7 +65,7 @@ def from_arrays(
     """Return the data set of x_train, y_train, x_test, y_test and, where they are there, x_val and y_val.
 
     Args:
-        arrays: by name.
+        arrays: by name, those that `check_keys` asks for.
         where: the file or function that they are from.
         layout: where the channels of 4-dimensional inputs are.
         target_type: what integer targets are; `auto` takes them for classes and says so in a note.
@@ -69,10 +73,10 @@ def from_arrays(
         unused: names of arrays that stand beside these; a note says so.
 
     Raises:
-        DataError: an array is missing, of another type, length or shape, has NaN or infinity, or labels
-            outside the training classes.
+        DataError: an array is of another type, length or shape, has NaN or infinity, or labels outside the
+            training classes.
     """
-    keys = check_keys(set(arrays), where)
+    keys = tuple(key for key in (*KEYS, *VAL_KEYS) if key in arrays)
     parts = [key.removeprefix("x_") for key in keys if key.startswith("x_")]
     for key in keys:
         if arrays[key].ndim == 0:
@@ -126,7 +130,7 @@ def dataset_of(made: Any, *, where: str) -> Dataset:
     if not isinstance(made, Mapping):
         raise _unusable(f"it returned {_described(made)}", where)
     arrays = {str(key): _array(value, f"{where}: {key}") for key, value in made.items()}
-    keys = check_keys(set(arrays), where)
+    keys = check_keys(set(arrays), where, "return all of them")
     return from_arrays(
         {key: arrays[key] for key in keys},
         where=where,

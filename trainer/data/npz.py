@@ -72,7 +72,8 @@ def _read_arrays(file: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
     try:
         with zipfile.ZipFile(file) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
-            keys = check_keys(names, str(file))
+            how = "write it with np.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)"
+            keys = check_keys(names, str(file), how)
             for entry in archive.infolist():
                 if entry.file_size > max(_SWOLLEN_BYTES, _SWOLLEN_RATIO * entry.compress_size):
                     raise DataError(
