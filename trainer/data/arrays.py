@@ -116,8 +116,8 @@ def dataset_of(made: Any, *, where: str) -> Dataset:
     """Return what a user's own function returned as a data set.
 
     Args:
-        made: a `Dataset`, which passes as it is; a mapping with the names of an .npz file (x_train ...); or pairs of inputs and
-            targets: (x_train, y_train), (x_test, y_test). NumPy arrays or torch tensors.
+        made: a `Dataset`, which passes as it is; a mapping with the names of an .npz file (x_train ...); or
+            pairs of inputs and targets: (x_train, y_train), (x_test, y_test). NumPy arrays or torch tensors.
         where: the function.
 
     Raises:
@@ -163,9 +163,8 @@ def _described(value: Any) -> str:
 
 def _unusable(what: str, where: str) -> DataError:
     return DataError(
-        what,
+        f"{where}: {what}",
         key="name",
-        where=where,
         expected="(x_train, y_train), (x_test, y_test); or a dict of x_train, y_train, x_test, y_test (and "
         "x_val, y_val); or a trainer.data.dataset.Dataset",
         fix="return NumPy arrays or torch tensors: inputs uint8 or float, targets integers or floats",

@@ -46,6 +46,9 @@ def _check_like_training(name: str, part: str, train: Split, other: Split) -> No
             f"{list(other.inputs.shape[1:])}",
             "one shape",
         )
+    if train.inputs.dtype != other.inputs.dtype:  # pixels are scaled by their type
+        kinds = f"{train.inputs.dtype} and {other.inputs.dtype}"
+        raise _wrong(name, f"the inputs of training and {part} differ in their type: {kinds}", "one type")
     if train.targets.shape[1:] != other.targets.shape[1:] or train.targets.dtype != other.targets.dtype:
         raise _wrong(name, f"the targets of training and {part} differ in their kind", "one kind")
 
