@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parents[1] / "trainer"
 
 # The floor of every room; a room is a module or a package right below `trainer`.
 FLOORS = {
-    0: {"errors", "seeding", "device", "interrupts", "streams"},
-    1: {"config", "records", "timetable", "selection", "matching", "user_code"},
+    0: {"errors", "seeding", "device", "interrupts", "reading", "streams"},
+    1: {"config", "records", "files", "timetable", "selection", "matching", "user_code"},
     2: {"data", "models", "losses", "init", "optimizers", "schedules", "engines", "problems"},
     3: {
         "catalog",
@@ -20,6 +20,9 @@ FLOORS = {
         "experiment",
         "building",
         "rundir",
+        "run_files",
+        "claim",
+        "ownership",
         "checkpoint",
         "statistics",
         "plots",

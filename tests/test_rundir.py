@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import TINY
 
-from trainer import rundir
+from trainer import files, rundir
 from trainer.errors import RunError, StorageError
 from trainer.records import format_header, format_row, read_table
 
@@ -109,7 +110,7 @@ def test_what_is_no_run_is_said_so(tmp_path: Path) -> None:
 
 def test_a_run_killed_before_its_tables_were_there_can_be_read(tmp_path: Path) -> None:
     rundir.write_json(tmp_path / rundir.STATUS, {"format": 1, "status": "running"})
-    (tmp_path / rundir.CONFIG).write_text("name: killed\n")
+    (tmp_path / rundir.CONFIG).write_text(f"format: 1\n{TINY}")
     run = rundir.load_run(tmp_path)
     assert (run.status["status"], run.steps, run.epochs, run.result) == ("interrupted", {}, {}, None)
     assert rundir.find_runs([tmp_path]) == [tmp_path]
@@ -118,8 +119,8 @@ def test_a_run_killed_before_its_tables_were_there_can_be_read(tmp_path: Path) -
 def test_a_new_table_has_its_header_from_the_first_instant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rundir, "open", _refuse, raising=False)
-    monkeypatch.setattr(rundir, "write_atomically", lambda path, data: path.write_bytes(data))
+    monkeypatch.setattr(files, "open", _refuse, raising=False)
+    monkeypatch.setattr(files, "write_atomically", lambda path, data, guard: path.write_bytes(data))
     with pytest.raises(StorageError, match=r"steps\.csv"):
         rundir.Table(tmp_path / "steps.csv", ["step"])
     assert read_table(tmp_path / "steps.csv") == {"step": []}

@@ -583,9 +583,11 @@ def test_force_throws_a_run_away_and_skip_existing_trains_what_is_unfinished(
 ) -> None:
     folder = tmp_path / "run"
     train(config, "train.steps=2", run_dir=folder)
-    (folder / "plots/mine.png").write_text("old")
+    (folder / "plots/mine.png").write_text("the user's own")
+    (folder / "plots/lr.png").write_text("of the run that is thrown away")
     assert optlab("train", config, "--run-dir", folder, "--quiet", "--force").code == 0
-    assert not (folder / "plots/mine.png").exists()
+    assert (folder / "plots/mine.png").read_text() == "the user's own"
+    assert not (folder / "plots/lr.png").exists()
     assert rows(folder / "epochs.csv")[-1]["step"] == LAST_STEP
     status = json.loads((folder / "status.json").read_text())
     (folder / "status.json").write_text(json.dumps(status | {"status": "failed"}))

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 
 from trainer.errors import RunError, StorageError
-from trainer.rundir import write_atomically
+from trainer.files import Guard, make_folder, write_atomically
+from trainer.reading import read_regular
 
 FORMAT = 1
+_MOST_BYTES = 1 << 40  # the machine's memory is the bound; a device or a FIFO is never read
 LAST = "last.pt"
 PREVIOUS = "previous.pt"
 BEST = "best.pt"
@@ -63,11 +65,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         DamagedError: it is absent, damaged, holds more than tensors and plain values, or has another format.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path, _MOST_BYTES)
     except FileNotFoundError as error:
         raise DamagedError(f"there is no checkpoint at {path}") from error
-    except OSError as error:
-        raise DamagedError(f"cannot read {path}: {error.strerror}") from error
+    except RunError as error:
+        raise DamagedError(str(error)) from error
     try:
         _refuse_packed(content)
         with warnings.catch_warnings():  # torch warns of pickles that it then refuses
@@ -153,9 +155,13 @@ class Writer:
 
     What cannot be written stays pending and is tried again with the next one. The content is made while the
     caller waits (its clock stands), because that takes the processor; writing and syncing only take time.
+
+    Args:
+        guard: called just before a checkpoint takes its place; raises when the run is another process's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, guard: Guard | None = None) -> None:
+        self._guard = guard
         self._pending: dict[Path, _Job] = {}
         self._thread: threading.Thread | None = None
         self._failure: StorageError | None = None
@@ -195,13 +201,9 @@ class Writer:
         # In order, up to the first failure: last.pt must never be ahead of the best.pt that it speaks of.
         for path, job in list(self._pending.items()):
             try:
-                job.path.parent.mkdir(exist_ok=True)
-                write_atomically(job.path, job.content, former=job.former, proved=True)
-            except (StorageError, OSError) as error:
-                self._failure = (
-                    error
-                    if isinstance(error, StorageError)
-                    else StorageError(f"cannot write {path}: {error.strerror}")
-                )
+                make_folder(job.path.parent)
+                write_atomically(job.path, job.content, former=job.former, proved=True, guard=self._guard)
+            except StorageError as error:
+                self._failure = error
                 return
             del self._pending[path]

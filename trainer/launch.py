@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import interrupts, rundir, runner
+from trainer import interrupts, ownership, rundir, runner
 from trainer.building import Material, build_experiment, load_material
 from trainer.config.identity import (
     Code,
@@ -67,7 +67,7 @@ def launch(
     Args:
         loaded: the config.
         folder: the run directory; made once everything is known to fit.
-        force: empty a directory that holds a run.
+        force: replace the run that a directory holds; its files are deleted when the new one has begun.
         skip_existing: leave a finished run of the same config alone and return its result.
         wait: let another process that writes there finish first (with `skip_existing`).
         progress: shows the run; None = quiet.
@@ -79,7 +79,7 @@ def launch(
         BusyError: another process writes there, and this one is not to wait.
         RunError: the directory is taken or not writable.
     """
-    refuse_other_files(folder)
+    ownership.refuse_foreign(folder)
     if not force:
         if skip_existing and material is None and rundir.is_finished(folder):
             material = load_material(loaded)  # a finished run is the wanted one only if its data are these
@@ -89,16 +89,15 @@ def launch(
     experiment = build_experiment(loaded, material=material)
     interrupts.check()  # torch's imports may have swallowed it; nothing has been written yet
     rundir.prepare_root(folder.parent)
-    with rundir.locked(folder, wait=wait):
+    with rundir.locked(folder, wait=wait) as claim:
         # Another process may have trained it while this one was building.
         if not force and (
             found := _existing(loaded, folder, skip_existing, busy=True, data_digest=experiment.data_digest)
         ):
             return Launched(folder, found, skipped=True)
-        rundir.clear(folder)
         if progress:
             announce(experiment, progress)
-        result = runner.run(experiment, folder, progress=progress, judge=judge, draw=draw)
+        result = runner.run(experiment, claim, progress=progress, judge=judge, draw=draw)
     return Launched(folder, result, skipped=False)
 
 
@@ -169,15 +168,6 @@ def environment_differences(folder: Path, code: Code, data_digest: str | None) -
         return [f"{rundir.ENVIRONMENT} cannot be read, so code and data cannot be compared"]
     lines = code_changes(recorded_code(recorded), code)
     return lines if data_digest is None else lines + data_difference(recorded, data_digest)
-
-
-def refuse_other_files(folder: Path) -> None:
-    """Raise RunError when a directory holds something else than a run; no option throws that away."""
-    if folder.is_dir() and rundir.read_status(folder) is None and rundir.has_begun(folder):
-        raise RunError(
-            f"{folder} holds files that are not a run's",
-            fix="choose another --run-dir; --force throws away runs, never other files",
-        )
 
 
 def announce(experiment: Experiment, progress: TrainingProgress) -> None:

@@ -15,13 +15,16 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 
 from trainer import checkpoint, rundir
 from trainer.console import TrainingProgress, print_note
+from trainer.environment import package_version
 from trainer.errors import RunError, StorageError
 from trainer.experiment import Experiment
+from trainer.files import no_follow
 from trainer.init import weight_histograms
 from trainer.optimizers.build import state_bytes
 from trainer.records import (
@@ -35,19 +38,22 @@ from trainer.records import (
 )
 from trainer.selection import Best, Patience, moment_of
 
+_MOST_OF_MESSAGE = 20_000  # characters; the log has all of it
+
 
 class Recorder:
     """Writes one run's records into its directory, and remembers what they amount to.
 
     Args:
         experiment: what is trained.
-        folder: the run directory, locked by this process.
+        claim: the run directory, locked by this process.
         log: the run in words.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, log: RunLog) -> None:
+    def __init__(self, experiment: Experiment, claim: rundir.Claim, log: RunLog) -> None:
         self.experiment = experiment
-        self.folder = folder
+        self.folder = claim.folder
+        self._guard = claim.check
         train_config = experiment.config.train
         has_val = experiment.splits.val is not None
         self.best = Best(experiment.select_metric()) if has_val else None
@@ -58,7 +64,7 @@ class Recorder:
         self._began = time.monotonic()
         self._histograms: list[dict[str, Any]] = []
         self._log = log
-        self._writer = checkpoint.Writer()
+        self._writer = checkpoint.Writer(self._guard)
         self._saved_at: int | None = None
         self._troubles: dict[str, str] = {}
         self._sizes: Mapping[str, int] = {}
@@ -88,7 +94,8 @@ class Recorder:
         stack.callback(self._epochs.close)
 
     def _table(self, name: str, columns: Sequence[str]) -> rundir.Table:
-        return rundir.Table(self.folder / name, [*POSITION_COLUMNS, *columns], self._sizes.get(name))
+        names = [*POSITION_COLUMNS, *columns]
+        return rundir.Table(self.folder / name, names, self._sizes.get(name), guard=self._guard)
 
     def take(self, record: Record) -> Status | None:
         """Write a record down; return the outcome when the run is to end here."""
@@ -146,13 +153,14 @@ class Recorder:
 
     def _save_histograms(self) -> None:
         if self._histograms:
-            rundir.write_json(self.folder / rundir.HISTOGRAMS, {"format": 1, "moments": self._histograms})
+            content = {"format": 1, "moments": self._histograms}
+            rundir.write_json(self.folder / rundir.HISTOGRAMS, content, guard=self._guard)
 
     def save(self) -> None:
         """Begin to write last.pt unless this step's is there; what fails is told, and tried again.
 
         Raises:
-            VanishedError: the run directory is gone.
+            VanishedError: the run directory is gone, or another process's now.
         """
         failure = self._writer.wait()
         self._report("checkpoints", failure)
@@ -198,7 +206,9 @@ class Recorder:
         }
 
     def _report(self, source: str, failure: StorageError | None) -> None:
-        """Tell of a trouble with the disk once, and of its end."""
+        """Tell of a trouble with the disk once, and of its end; raise one that no later try mends."""
+        if isinstance(failure, rundir.VanishedError):
+            raise failure
         trouble = str(failure) if failure else ""
         if trouble != self._troubles.get(source, ""):
             words = f"{trouble}\n  the run goes on, and tries again" if trouble else "the disk is well again"
@@ -276,31 +286,55 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 class StatusFile:
-    """status.json: how the run stands, with times and the error."""
+    """status.json: how the run stands, with times and the error, and whose it is.
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / rundir.STATUS
+    Args:
+        claim: the run directory, locked by this process.
+        new: whether a new run begins there; else the one that is there goes on.
+    """
+
+    def __init__(self, claim: rundir.Claim, *, new: bool = False) -> None:
+        self._claim = claim
         self._started = _now()
+        former = None if new else rundir.read_status(claim.folder)
+        self.uuid: str = (former or {}).get("uuid") or uuid4().hex
 
     def write(self, status: Status, *, message: str = "") -> None:
-        """Say how the run stands now."""
-        ended = None if status == "running" else _now()
-        fields = {"format": 1, "status": status, "started": self._started, "ended": ended, "message": message}
-        rundir.write_json(self._path, fields)
+        """Say how the run stands now.
+
+        Raises:
+            StorageError: the disk will not take it, or the run is another process's now.
+        """
+        fields = {
+            "format": 1,
+            "optlab": package_version("optlab"),
+            "uuid": self.uuid,
+            "writer": self._claim.name,
+            "status": status,
+            "started": self._started,
+            "ended": None if status == "running" else _now(),
+            "message": message[:_MOST_OF_MESSAGE],
+        }
+        rundir.write_json(self._claim.folder / rundir.STATUS, fields, guard=self._claim.check)
+        self._claim.sign()
 
 
 class RunLog:
     """train.log: the run in words, one line each; the progress display shows notes as well."""
 
-    def __init__(self, folder: Path, progress: TrainingProgress | None) -> None:
-        self._path = folder / rundir.LOG
+    def __init__(self, claim: rundir.Claim, progress: TrainingProgress | None) -> None:
+        self._path = claim.folder / rundir.LOG
+        self._guard = claim.check
         self._progress = progress
 
     def write(self, text: str) -> None:
         """Append a line with the time; a full disk does not stop the run here."""
         try:
-            with open(self._path, "a", encoding="utf-8") as file:
+            self._guard()
+            with open(self._path, "a", encoding="utf-8", errors="backslashreplace", opener=no_follow) as file:
                 file.write(f"{_now()} {text.rstrip()}\n")
+        except StorageError:  # what is written next raises it
+            return
         except OSError:
             if self._progress:
                 self._progress.note(f"cannot write {self._path}")

@@ -12,9 +12,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ConfigDict
+
 from trainer.errors import RunError
+from trainer.reading import read_regular
 
 FORMAT = 1
+_MOST_TABLE_BYTES = 4 << 30
+_MOST_HEADER_BYTES = 1 << 20
+_MOST_COLUMNS = 20_000  # gradient norms take one per parameter tensor
+_AS_READ = ConfigDict(strict=True, extra="ignore")  # keys of later releases are left out
 
 Status = Literal["running", "completed", "early_stopped", "diverged", "pruned", "interrupted", "failed"]
 Cell = float | int | None
@@ -80,6 +87,8 @@ class Moment:
     train_seconds: float
     values: Mapping[str, float | None]
 
+    __pydantic_config__ = _AS_READ
+
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
@@ -124,15 +133,11 @@ class RunResult:
     message: str = ""
     format: int = field(default=FORMAT)
 
+    __pydantic_config__ = _AS_READ
+
     def as_dict(self) -> dict[str, Any]:
         """Return the result as plain dicts and numbers, ready for JSON."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> RunResult:
-        """Rebuild a result from what `as_dict` gave; KeyError or TypeError when it is something else."""
-        moments = {name: Moment(**fields[name]) if fields[name] else None for name in ("final", "best")}
-        return cls(**{**fields, **moments})
 
 
 def format_row(columns: Sequence[str], row: Mapping[str, Cell]) -> str:
@@ -162,15 +167,24 @@ def read_table(path: Path) -> dict[str, list[float | None]]:
         RunError: the file is absent, empty, or a whole line does not fit the header.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
+        content = read_regular(path, _MOST_TABLE_BYTES)
+    except FileNotFoundError as error:
         raise RunError(f"cannot read {path}: {error.strerror}", fix="is this a run directory?") from error
+    _refuse_foreign(path, content)
+    text = content.decode("utf-8", errors="replace")
     whole = text[: text.rfind("\n") + 1]
-    lines = list(csv.reader(io.StringIO(whole)))
+    try:
+        lines = list(csv.reader(io.StringIO(whole)))
+    except csv.Error as error:
+        raise RunError(f"{path} is damaged: {error}") from error
     if not lines:
         raise RunError(f"{path} has no header line", expected="a CSV file that optlab wrote")
     header, *rows = lines
     columns: dict[str, list[float | None]] = {name: [] for name in header}
+    if len(columns) < len(header):
+        raise RunError(f"{path} has a column twice", expected="a CSV file that optlab wrote")
+    if len(columns) > _MOST_COLUMNS:
+        raise RunError(f"{path} has {len(columns):,} columns", expected=f"at most {_MOST_COLUMNS:,}")
     for number, cells in enumerate(rows, start=2):
         if len(cells) != len(header):
             raise RunError(f"{len(cells)} cells where the header has {len(header)}", where=f"{path}:{number}")
@@ -178,5 +192,16 @@ def read_table(path: Path) -> dict[str, list[float | None]]:
             try:
                 columns[name].append(float(cell) if cell else None)
             except ValueError as error:
-                raise RunError(f"{cell!r} is not a number", key=name, where=f"{path}:{number}") from error
+                raise RunError(
+                    f"{cell[:40]!r} is not a number", key=name[:80], where=f"{path}:{number}"
+                ) from error
     return columns
+
+
+def _refuse_foreign(path: Path, content: bytes) -> None:
+    """Refuse what no table of ours is, before lists are made of it: NUL bytes, a header without end."""
+    header = content.find(b"\n", 0, _MOST_HEADER_BYTES)
+    if header < 0 and len(content) >= _MOST_HEADER_BYTES:
+        raise RunError(f"{path} has a header of more than {_MOST_HEADER_BYTES:,} bytes")
+    if b"\0" in content:
+        raise RunError(f"{path} is damaged: it has NUL bytes")

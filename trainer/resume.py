@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer import catalog, checkpoint, launch, rundir, runner
+from trainer import catalog, checkpoint, launch, ownership, rundir, runner
 from trainer.building import Material, build_experiment
 from trainer.config.identity import (
     code_changes,
@@ -61,13 +61,8 @@ def resume(
         RunError: there is no run, it is being written, no checkpoint can be read, or the past would change.
         ConfigError, DataError: the experiment does not fit any more.
     """
-    if not (folder / rundir.CONFIG).is_file():
-        begun = folder.is_dir() and not rundir.has_begun(folder) and any(folder.iterdir())
-        why = "was killed before it began" if begun else "is not a run directory"
-        raise RunError(
-            f"{folder} {why}: it has no {rundir.CONFIG}",
-            fix="say `optlab train CONFIG`: nothing was lost" if begun else "see `optlab runs`",
-        )
+    ownership.require_run(folder)
+    ownership.recover(folder)
     saved = rundir.load_config(folder)
     if not trust:
         _refuse_code_of_others(folder, import_paths(saved))
@@ -114,6 +109,9 @@ def resume_or_train(
     """
     if rundir.read_status(folder) is None:
         return launch.launch(loaded, folder, progress=progress, material=material, judge=judge, draw=draw)
+    ownership.refuse_foreign(folder)
+    ownership.require_run(folder)
+    ownership.recover(folder)
     saved = rundir.load_config(folder)
     here = replace(loaded, config=_execute_as(saved, loaded.config, overrides))
     return _go_on(here, saved, folder, progress, material, judge, draw=draw)
@@ -195,13 +193,13 @@ def _go_on(
     draw: Draw,
 ) -> Launched:
     status = rundir.read_status(folder) or {"status": "interrupted"}
-    with rundir.locked(folder):
+    with rundir.locked(folder) as claim:
         if status["status"] == "diverged":
             raise RunError(
                 f"{folder} diverged: {status.get('message', '')}",
                 fix="train it with other values; there is nothing to go on with",
             )
-        rundir.remove_leftovers(folder)
+        ownership.remove_leftovers(folder)
         experiment = build_experiment(loaded, material=material)
         _refuse_changes(saved, experiment)
         changed = saved.model_dump() != experiment.config.model_dump()
@@ -230,10 +228,10 @@ def _go_on(
             launch.announce(experiment, progress)
         if recorder is not None:
             if changed:
-                rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config))
+                rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config), guard=claim.check)
             _remember(folder, around, experiment)
         start = runner.Start(recorder, [*notes, message])
-        done = runner.run(experiment, folder, progress=progress, start=start, judge=judge, draw=draw)
+        done = runner.run(experiment, claim, progress=progress, start=start, judge=judge, draw=draw)
     return Launched(folder, done, skipped=False)
 
 

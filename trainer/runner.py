@@ -18,7 +18,7 @@ from typing import Any, TypeGuard
 
 import torch
 
-from trainer import interrupts, rundir
+from trainer import interrupts, ownership, rundir
 from trainer.anomaly import find_anomaly
 from trainer.config.load import dump
 from trainer.console import TrainingProgress
@@ -27,6 +27,7 @@ from trainer.drawing import Draw, draw_run
 from trainer.environment import environment, origin
 from trainer.errors import StorageError
 from trainer.experiment import Experiment
+from trainer.files import Guard
 from trainer.loop import train
 from trainer.recorder import Recorder, RunLog, StatusFile
 from trainer.records import EvalRecord, Record, RunResult, Status, StepRecord
@@ -50,7 +51,7 @@ class Start:
 
 def run(
     experiment: Experiment,
-    folder: Path,
+    claim: rundir.Claim,
     *,
     progress: TrainingProgress | None = None,
     start: Start | None = None,
@@ -61,7 +62,7 @@ def run(
 
     Args:
         experiment: freshly built, or with the state of a checkpoint loaded.
-        folder: the run directory; empty but for its lock, or the one that the checkpoint is from.
+        claim: the run directory, locked by this process. A run that is new replaces the one that is there.
         progress: shows the run while it goes on; None = quiet.
         start: where to go on from; None = the run is new.
         judge: asked after every evaluation but the first and the last whether the run is pruned here.
@@ -70,15 +71,20 @@ def run(
     Raises:
         StorageError: the disk would not take a file; what was written stays readable.
     """
-    log = RunLog(folder, progress)
-    status = StatusFile(folder)
-    recorder = Recorder(experiment, folder, log)
+    folder = claim.folder
+    goes_on = start is not None and start.recorder is not None
+    log = RunLog(claim, progress)
+    status = StatusFile(claim, new=not goes_on)
+    recorder = Recorder(experiment, claim, log)
     with stop_on_signals(experiment) as received:
-        if start and start.recorder:
+        if start is not None and start.recorder is not None:
             recorder.restore(start.recorder, rundir.read_histograms(folder))
         else:
-            write_opening(experiment, folder)
+            opening = ownership.make_opening(folder, status.uuid)
+            write_opening(experiment, opening)
+            ownership.settle_opening(opening)
         status.write("running")
+        ownership.complete_opening(folder)  # only now a former run's files are deleted
         (folder / rundir.SUMMARY).unlink(missing_ok=True)  # of a run that is made longer
         for note in start.notes if start else ():
             log.note(note)
@@ -100,8 +106,8 @@ def run(
                 log.write(words)
             test = recorder.read_test(outcome)
             result = recorder.result(outcome, test, message)
-            rundir.write_json(folder / rundir.SUMMARY, result.as_dict())
-            save_figures(folder, experiment.config.log.plots, draw)
+            rundir.write_json(folder / rundir.SUMMARY, result.as_dict(), guard=claim.check)
+            save_figures(folder, experiment.config.log.plots, draw, guard=claim.check)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             failure = None if interrupted else as_error(error, experiment.config.model_dump())
@@ -179,8 +185,6 @@ def _reason(outcome: Status, recorder: Recorder) -> str:
 
 def write_opening(experiment: Experiment, folder: Path) -> None:
     """Write what is known before the first step: config, environment, the user's component files."""
-    for name in (rundir.CHECKPOINTS, rundir.PLOTS):
-        rundir.make_folder(folder / name)
     rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config))
     around = environment() | {"origin": origin(folder)}
     around["device"] = str(experiment.device)
@@ -197,13 +201,15 @@ def write_opening(experiment: Experiment, folder: Path) -> None:
     rundir.write_json(folder / rundir.ENVIRONMENT, around)
 
 
-def save_figures(folder: Path, formats: Sequence[str], draw: Draw = draw_run) -> list[Path]:
+def save_figures(
+    folder: Path, formats: Sequence[str], draw: Draw = draw_run, *, guard: Guard | None = None
+) -> list[Path]:
     """Draw a run's figures into its directory, and return their paths."""
     target = folder / rundir.PLOTS
     pictures = draw(folder, formats)
     rundir.make_folder(target)
     for picture in pictures:
-        rundir.write_atomically(target / picture.name, picture.content)
+        rundir.write_atomically(target / picture.name, picture.content, guard=guard)
     return [target / picture.name for picture in pictures]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from trainer import catalog, console, drawing, interrupts, launch, rundir, runner
+from trainer import catalog, console, drawing, interrupts, launch, ownership, rundir, runner
 from trainer.building import build_experiment, make_model
 from trainer.config.identity import components_in, named_code
 from trainer.config.json_schema import json_schema
@@ -66,6 +66,7 @@ def train(
     with drawing.beside(draft.wants_figures() and not dry_run) as draw:
         loaded = catalog.check_config(draft)  # torch imports its compiler here
         folder = run_dir or launch.folder_for(loaded, overrides, runs)
+        ownership.refuse_root(folder, runs)
         if dry_run:
             _dry_run(build_experiment(loaded), folder)
             return 0
@@ -199,6 +200,7 @@ def plot(folders: Sequence[Path], formats: Sequence[str]) -> None:
     if wrong:
         raise ConfigError(f"unknown figure format {min(wrong)!r}", expected="png, svg or pdf")
     for folder in folders:
+        ownership.require_run(folder)
         for path in runner.save_figures(folder, list(formats)):
             console.print_text(str(path))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer import drawing, launch, rundir
+from trainer import drawing, launch, ownership, rundir
 from trainer.cli.commands import announce_code, finish
 from trainer.config.identity import components_in
 from trainer.config.load import read
@@ -14,6 +14,7 @@ from trainer.resume import resume as go_on
 
 def resume(run: Path, overrides: Sequence[str], *, trust: bool, quiet: bool, as_json: bool) -> int:
     """Go on with a run and return the exit code."""
+    ownership.require_run(run)
     saved = run / rundir.CONFIG
     wanted = False
     if saved.is_file():

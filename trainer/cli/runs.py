@@ -22,6 +22,8 @@ SWEEP_COLUMNS = (
     Column("of", "right"),
     Column("best so far"),
 )
+UNREADABLE = "unreadable"
+REASON_COLUMN = Column("reason")
 RUN_COLUMNS = (
     Column("run"),
     Column("status"),
@@ -35,7 +37,7 @@ RUN_COLUMNS = (
 
 
 def list_runs(folders: Sequence[Path], *, sort: str, as_json: bool) -> None:
-    """Print a row per run; a damaged one is named on stderr and left out."""
+    """Print a row per run; one whose files cannot be read has the status `unreadable`, and the reason."""
     titles = [column.title for column in RUN_COLUMNS]
     column = sort.removeprefix("-")
     if column not in titles:
@@ -46,27 +48,29 @@ def list_runs(folders: Sequence[Path], *, sort: str, as_json: bool) -> None:
     if not as_json:
         for folder in folders:
             _print_sweep(folder)
-    rows = []
-    for folder in rundir.find_runs(folders):
-        try:
-            rows.append(_run_row(folder))
-        except OptlabError as error:
-            console.print_error(error)
+    rows = [_run_row(folder) for folder in rundir.find_runs(folders)]
     known = [row for row in rows if row[column] is not None]
     known.sort(key=lambda row: row[column], reverse=sort.startswith("-"))
     rows = known + [row for row in rows if row[column] is None]
     if as_json:
         console.print_json(rows)
     else:
-        console.table(RUN_COLUMNS, [[row[title] for title in titles] for row in rows])
+        shown = [*titles, *(["reason"] if any(row["reason"] for row in rows) else [])]
+        columns = [*RUN_COLUMNS, REASON_COLUMN][: len(shown)]
+        console.table(columns, [[row[title] for title in shown] for row in rows])
 
 
 def _run_row(folder: Path) -> dict[str, Any]:
-    status = rundir.read_status(folder)
-    assert status is not None, "find_runs looks for status.json"
     row: dict[str, Any] = dict.fromkeys(column.title for column in RUN_COLUMNS)
-    row |= {"run": str(folder), "status": status["status"]}
-    result = rundir.read_result(folder)
+    row |= {"run": str(folder), "reason": None}
+    try:
+        row["status"] = rundir.load_status(folder)["status"]
+        # Where a run was killed while it replaced another one, the summary is the other's.
+        begins = row["status"] in ("running", "interrupted") and rundir.opening_of(folder)
+        result = None if begins else rundir.read_result(folder)
+    except OptlabError as error:
+        fault = error.problems[0]
+        return row | {"status": UNREADABLE, "reason": "; ".join(filter(None, (fault.what, fault.fix)))}
     if result is None:
         return row
     final = result.final.values if result.final else {}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 FORMAT: Literal[1] = 1
 
@@ -54,6 +54,21 @@ SAVING = MayDiffer(group=True, skip=True, resume=True)
 RECORDS = MayDiffer(name=True, group=True)
 # How long a run goes on: a longer one begins alike.
 LENGTH = MayDiffer(resume=True)
+
+
+def _stays_below(name: str) -> str:
+    """Return a name that is a folder below another, or folders in one another: `mnist`, `lessons/mnist`."""
+    if not name.isprintable():
+        raise ValueError("a name has printable characters only")
+    for part in name.split("/"):
+        if part in ("", ".", ".."):
+            raise ValueError("a name stays below --runs: no '..', and no '/' at an end")
+        if len(part.encode()) > 255:
+            raise ValueError("a name has at most 255 bytes, which is what a file system takes")
+    return name
+
+
+FolderName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_stays_below)]
 
 
 class Section(BaseModel):
@@ -398,8 +413,8 @@ class Config(Section):
     """One experiment, complete."""
 
     format: Literal[1] = Field(FORMAT, description="Version of this file's format.")
-    name: Annotated[str, MayDiffer(group=True)] = Field(
-        "experiment", min_length=1, max_length=200, description="Name of the experiment: runs/<name>/."
+    name: Annotated[FolderName, MayDiffer(group=True)] = Field(
+        "experiment", description="Name of the experiment: runs/<name>/."
     )
     seed: Annotated[SeedConfig, MayDiffer(group=True)] = Field(
         SeedConfig(), description="One seed for all streams, or one per stream."

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from trainer import interrupts, rundir
+from trainer import interrupts, ownership, rundir
 from trainer.errors import BusyError, RunError
 from trainer.recorder import StatusFile
 from trainer.sweep import results, standing
@@ -350,8 +350,8 @@ class Conductor:
         message = f"its process was lost twice: {why}"
         if flight.spec.folder.is_dir():
             try:
-                with rundir.locked(flight.spec.folder):
-                    StatusFile(flight.spec.folder).write("failed", message=message)
+                with rundir.locked(flight.spec.folder) as claim:
+                    StatusFile(claim).write("failed", message=message)
             except BusyError:
                 self._leave(flight)
                 return
@@ -430,7 +430,7 @@ class Conductor:
 
 def _throw_away(spec: RunSpec) -> None:
     with rundir.locked(spec.folder):
-        rundir.clear(spec.folder)
+        ownership.clear(spec.folder)
 
 
 def _death(exit_code: int | None) -> str:
