@@ -29,10 +29,11 @@ def read_regular(path: Path, limit: int) -> bytes:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise RunError(f"cannot read {path}: {_reason(error)}") from error
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise RunError(f"cannot read {path}: it is not a regular file")
     with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise RunError(f"cannot read {path}: it is not a regular file")
         size = found.st_size
         if size > limit:
             raise RunError(f"cannot read {path}: it has {size:,} bytes", expected=f"at most {limit:,}")

@@ -7,9 +7,9 @@ are kept or left out: a later release may have added them. A later `format` is r
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
@@ -38,7 +38,13 @@ _MIB = 1 << 20
 _MOST_NODES = 100_000
 _MOST_SHOWN = 200
 
-T = TypeVar("T")
+
+class _Versioned(Protocol):
+    @property
+    def format(self) -> int: ...
+
+
+Fields = TypeVar("Fields", bound=_Versioned)
 
 
 class _AsRead(BaseModel):
@@ -167,7 +173,7 @@ def read_histograms(path: Path) -> list[dict[str, Any]]:
     return moments
 
 
-def _read(path: Path, parse: Any, limit: int) -> Any:
+def _read(path: Path, parse: Callable[[bytes], Fields], limit: int) -> Fields:
     """Read a JSON file.
 
     Raises:
@@ -177,7 +183,7 @@ def _read(path: Path, parse: Any, limit: int) -> Any:
     return _parse(path, parse, read_regular(path, limit))
 
 
-def _parse(path: Path, parse: Any, content: bytes) -> Any:
+def _parse(path: Path, parse: Callable[[bytes], Fields], content: bytes) -> Fields:
     try:
         fields = parse(content)
     except (ValidationError, ValueError, RecursionError) as error:
