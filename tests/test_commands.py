@@ -195,8 +195,10 @@ def test_runs_names_a_damaged_run_and_goes_on(runs: Path, tmp_path: Path) -> Non
     (tmp_path / "runs/a/seed=0/summary.json").write_text('{"status": "comp')
     done = optlab("runs", tmp_path / "runs", "--json")
     assert done.code == 0
-    assert "summary.json is damaged" in done.err
-    assert len(done.json) == 2
+    assert len(done.json) == 3
+    unreadable = [row for row in done.json if row["status"] == "unreadable"]
+    assert [row["run"] for row in unreadable] == [str(tmp_path / "runs/a/seed=0")]
+    assert "summary.json is damaged" in unreadable[0]["reason"]
 
 
 def test_plot_draws_from_the_tables_alone(runs: Path) -> None:

@@ -211,7 +211,7 @@ def refuse_format(path: Path, found: Any, release: Any) -> None:
     """Raise the error for a format that is not this release's."""
     by = f"optlab {release[:40]}" if isinstance(release, str) else "a later release of optlab"
     raise RunError(
-        f"{path} has format {str(found)[:40]!r}",
+        f"{path} has format {found!r:.40}",
         expected=f"format {FORMAT}",
         fix=f"read it with {by}",
     )
@@ -256,7 +256,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ) from error
     except (ValueError, RecursionError, OverflowError, yaml.YAMLError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RunError(f"{place} is damaged: {reason[:_MOST_SHOWN]}") from error
+        raise RunError(f"cannot read {place}: {reason[:_MOST_SHOWN]}") from error
     if not isinstance(config, dict):
         raise RunError(f"{place} is damaged: it is no mapping")
     if config.get("format", FORMAT) != FORMAT:

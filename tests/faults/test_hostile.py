@@ -195,7 +195,7 @@ def test_fuzzed_run_files(
         shutil.copytree(run, tmp_path / "copy")
     content = damaged((run / name).read_bytes(), position, piece, cut)
     survives(lambda path: rundir.load_run(path.parent), tmp_path / "copy" / name, content)
-    rundir.read_environment(tmp_path / "copy")
+    survives(lambda path: rundir.read_environment(path.parent), tmp_path / "copy" / name, content)
 
 
 def laughs(levels: int) -> str:

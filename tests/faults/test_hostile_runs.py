@@ -125,7 +125,7 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_listed(good: Path, tm
     status = {row["run"]: (row["status"], row["reason"]) for row in listed.json}
     assert status[str(world.runs / "good")] == ("completed", None)
     assert {found == "unreadable" for found, reason in status.values() if reason} == {True}
-    assert sum(found == "unreadable" for found, _ in status.values()) >= 30
+    assert sum(found == "unreadable" for found, _ in status.values()) >= 25
     table = optlab("runs", world.runs)
     assert "unreadable" in table.out
     assert "read it with optlab 9.1" in table.out
