@@ -81,7 +81,7 @@ def run(
             recorder.restore(start.recorder, rundir.read_histograms(folder))
         else:
             opening = ownership.make_opening(folder, status.uuid)
-            write_opening(experiment, opening)
+            write_opening(experiment, opening, origin(folder))
             ownership.settle_opening(opening)
         status.write("running")
         ownership.complete_opening(folder)  # only now a former run's files are deleted
@@ -183,10 +183,16 @@ def _reason(outcome: Status, recorder: Recorder) -> str:
     return ""
 
 
-def write_opening(experiment: Experiment, folder: Path) -> None:
-    """Write what is known before the first step: config, environment, the user's component files."""
+def write_opening(experiment: Experiment, folder: Path, made_by: Mapping[str, str]) -> None:
+    """Write what is known before the first step: config, environment, the user's component files.
+
+    Args:
+        experiment: what is about to be trained.
+        folder: where the files go until the run begins.
+        made_by: see `environment.origin`, of the run directory.
+    """
     rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config))
-    around = environment() | {"origin": origin(folder)}
+    around = environment() | {"origin": dict(made_by)}
     around["device"] = str(experiment.device)
     around["threads"] = torch.get_num_threads()
     around["data"] = {

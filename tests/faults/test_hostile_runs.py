@@ -94,7 +94,7 @@ class World:
         if verb == "plot":
             return optlab("plot", self.hostile)
         if verb == "resume":
-            return optlab("resume", self.hostile, "train.epochs=2", "--quiet")
+            return optlab("resume", self.hostile, "train.epochs=2", "--quiet", "--trust")
         return optlab("train", self.config, "--run-dir", self.hostile, "--quiet", verb)
 
     def check(self, case: str, verb: str, done: Done | None) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 from trainer import console, rundir
 from trainer.console import Column
 from trainer.errors import OptlabError, RunError, unknown_name
+from trainer.reading import read_regular
 
 SHARDS = ".shards"
+_MOST_PROGRESS_BYTES = 16 << 20
 SWEEP_COLUMNS = (
     Column("variant"),
     Column("running", "right"),
@@ -88,7 +90,7 @@ def _run_row(folder: Path) -> dict[str, Any]:
 def _print_sweep(folder: Path) -> None:
     """Print how the sweep in a folder stands, where it is one: what its own display shows."""
     try:
-        state = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        state = json.loads(read_regular(folder / "progress.json", _MOST_PROGRESS_BYTES))
         keys = ("name", "running", "done", "diverged", "pruned", "failed", "planned", "best")
         rows = [[variant[key] for key in keys] for variant in state["variants"]]
         going = state["status"] == "running"
@@ -99,7 +101,7 @@ def _print_sweep(folder: Path) -> None:
             words.append(f"{state['runs_per_minute']:.3g} runs/min")
         if going and state["left_seconds"] is not None:
             words.append(f"left {console.format_seconds(state['left_seconds'])}")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OptlabError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return
     console.table(SWEEP_COLUMNS, rows)
     console.print_text("; ".join(words) + "\n")
