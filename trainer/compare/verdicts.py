@@ -312,13 +312,18 @@ def summary_lines(table: pd.DataFrame, *, percent: bool) -> list[str]:
     return lines
 
 
+def _signed(value: float) -> str:
+    """Return a number to three digits with its sign, large ones without an exponent."""
+    return f"{value:+,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:+.3g}"
+
+
 def _lines(row: Mapping[Any, Any], factor: float, unit: str, *, ranks: bool) -> list[str]:
     head = f"{row['problem'] + ': ' if row['problem'] else ''}{row['a']} minus {row['b']}: "
     details = [f"{row['method']}, n={row['n']}"] if row["n"] else []
     if not math.isnan(row["difference"]):
-        head += f"{factor * row['difference']:+.3g}{unit}"
+        head += f"{_signed(factor * row['difference'])}{unit}"
         if not math.isnan(row["low"]):
-            head += f" [{factor * row['low']:+.3g}, {factor * row['high']:+.3g}]"
+            head += f" [{_signed(factor * row['low'])}, {_signed(factor * row['high'])}]"
         head += ": "
     if not math.isnan(row["p_adjusted"]):
         details.append(f"{'adjusted ' if row['comparisons'] > 1 else ''}p = {row['p_adjusted']:.3g}")
@@ -326,7 +331,7 @@ def _lines(row: Mapping[Any, Any], factor: float, unit: str, *, ranks: bool) -> 
         name = "Cohen's d_z" if row["method"].startswith("paired") else "Hedges' g"
         details.append(f"{name} = {row['effect_size']:.2g}")
     if not math.isnan(row["minimum_detectable"]):
-        found = f"{factor * row['minimum_detectable']:.3g}{unit}"
+        found = f"{_signed(factor * row['minimum_detectable']).removeprefix('+')}{unit}"
         details.append(f"minimum detectable difference (power 0.8 at this spread): {found}")
     lines = [head + row["verdict"]]
     if details:
