@@ -10,7 +10,7 @@ Alternatives that were not chosen: Holm's correction has no simple intervals. Tu
 spread for all groups; where two groups had ten times the spread of the others, Tukey's family-wise error was
 9 % instead of 5 % and Bonferroni's 0.5 % (5 groups, 3 to 10 seeds, the other means unequal). A multivariate t
 needs the covariance of the pairs, which 3 to 10 seeds do not determine. There is also little to gain: for 3
-or 5 equal groups with normal noise of one spread, Bonferroni's family-wise error was 4.5 to 5.0 %.
+or 5 equal groups with normal noise of one spread, Bonferroni's family-wise error was 4.3 to 5.0 %.
 
 Student's t assumes normal differences. Skewed noise of the same distribution in both groups cancels in the
 difference (family-wise error 1 to 3 %). It does not cancel where the groups' distributions differ: where two
