@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up .venv with the development tools, check style and types, and run the tests.
-# Further arguments go to pytest: scripts/test.sh tests/config -k merge. Without any, two to four tests run at a time.
+# Further arguments go to pytest: scripts/test.sh tests/config -k merge; with -n 2 two tests run at a time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh dev
@@ -8,8 +8,4 @@ source scripts/setup.sh dev
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"
-if [ $# -eq 0 ]; then
-  set -- --numprocesses=auto --maxprocesses=4 --dist=worksteal
-  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # else every process takes all cores
-fi
 exec "$venv/bin/python" -m pytest "$@"
