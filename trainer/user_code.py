@@ -147,12 +147,13 @@ def what_happened(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's text; empty when it has none or cannot be written."""
+    """Return the first line of an exception's text, escaped; empty when it has none or cannot be written."""
     try:
         lines = str(error).strip().splitlines()
     except Exception:  # a user's exception may fail to describe itself
         return ""
-    return lines[0][:_MOST_CHARACTERS] if lines else ""
+    line = lines[0][:_MOST_CHARACTERS] if lines else ""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 def place_of(error: BaseException, path: ImportPath | None = None) -> Place | None:

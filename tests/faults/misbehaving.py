@@ -186,7 +186,8 @@ class Part(torch.optim.SGD):
     "optimizer: groups of its own": """\
 class Part(torch.optim.SGD):
     def __init__(self, params, lr: float = 0.05):
-        super().__init__([{"params": [p]} for group in params for p in group["params"]], lr)
+        flat = [p for one in params for p in (one["params"] if isinstance(one, dict) else [one])]
+        super().__init__([{"params": [p]} for p in flat], lr)
 """,
     "optimizer: more groups at step 20": """\
 class Part(torch.optim.SGD):
@@ -207,7 +208,8 @@ class Part(torch.optim.Optimizer):
     "optimizer: copies": """\
 class Part(torch.optim.SGD):
     def __init__(self, params, lr: float = 0.1):
-        super().__init__([nn.Parameter(p.detach().clone()) for group in params for p in group["params"]], lr)
+        flat = [p for one in params for p in (one["params"] if isinstance(one, dict) else [one])]
+        super().__init__([nn.Parameter(p.detach().clone()) for p in flat], lr)
 """,
     "optimizer: state that cannot be saved": """\
 class Part(torch.optim.SGD):

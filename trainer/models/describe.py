@@ -183,8 +183,7 @@ def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, ba
     trace = _Trace({}, [])
     try:
         twin = _copy(model, device="meta")
-        with torch.device("meta"):
-            _forward(twin, shape, trace, training=training)
+        _forward(twin, shape, trace, training=training, device="meta")
         return trace
     except KeyboardInterrupt:
         raise
@@ -200,8 +199,11 @@ def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, ba
     return trace
 
 
-def _forward(model: nn.Module, shape: tuple[int, ...], trace: _Trace, *, training: bool) -> None:
-    with _mode(model, training), _watched(model, trace), preserved(), torch.no_grad():
+def _forward(
+    model: nn.Module, shape: tuple[int, ...], trace: _Trace, *, training: bool, device: str = "cpu"
+) -> None:
+    # The generators' states are tensors: they are taken outside of the meta device.
+    with preserved(), torch.device(device), _mode(model, training), _watched(model, trace), torch.no_grad():
         trace.result = model(torch.zeros(shape, dtype=torch.float32))
 
 
