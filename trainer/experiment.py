@@ -156,7 +156,7 @@ class Experiment:
     _eager_from: int | None = None  # the step at which a compiled run went on eager
     _agreed_at: int = 0  # the step of the last check of compiled steps
     _checks: int = 0
-    _last_batches: Sequence[Batch] | None = None
+    _last_batches: Sequence[Batch] | None = None  # of the last step of the usual shape
 
     def __post_init__(self) -> None:
         self._mean = RunningMean(classes=self.classes)
@@ -202,6 +202,7 @@ class Experiment:
         """
         if not self.engine.ready:
             return
+        compared = self.engine.compared_steps
         reason, step = self.engine.check(batches), self.progress.step
         if reason is not None:
             self._eager_from = step
@@ -209,7 +210,7 @@ class Experiment:
                 f"the steps run eager from step {step} on: {reason}. Compiled steps last agreed at "
                 f"step {self._agreed_at}; train again with train.engine=eager to be sure of those since"
             )
-        elif batches is not None:
+        elif self.engine.compared_steps > compared:
             self._agreed_at = step
             self._checks += 1
 
@@ -256,7 +257,8 @@ class Experiment:
     def advance(self, batches: Sequence[Batch], output: StepOutput) -> Due:
         """Count a completed update; return what is due after it."""
         now = self.progress
-        self._last_batches = batches
+        if batches[0][1].shape[0] == self.batches.batch_size:  # the last of an epoch may be smaller
+            self._last_batches = batches
         now.step += 1
         now.batch += len(batches)
         now.samples += self._mean.add(output.loss, [targets for _, targets in batches], output.outputs)

@@ -91,7 +91,7 @@ class CompiledEngine(EagerEngine):
         self._watched = PythonState()
         self._own: dict[str, object] = {}  # what else may change in a step, and is restored
         self._draws = False  # whether a forward or backward pass drew from Python's or numpy's generator
-        self._compared_steps, self._deviation = 0, 0.0
+        self._compared, self._deviation = 0, 0.0
         self._checking = False
 
     @property
@@ -100,12 +100,17 @@ class CompiledEngine(EagerEngine):
         return self._program is not None
 
     @property
+    def compared_steps(self) -> int:
+        """How many steps were compared with eager ones so far."""
+        return self._compared
+
+    @property
     def checked(self) -> str:
         """What was compared with eager's in the last check, and how far apart it was."""
         parts = ["loss", "outputs", *(["buffers"] if self._constants else []), "gradients"]
         if self.whole_step:
             parts[-1:] = ["optimizer state", "updates"]
-        steps = f"{self._compared_steps} step{'' if self._compared_steps == 1 else 's'}"
+        steps = f"{self._compared} step{'' if self._compared == 1 else 's'}"
         words = f"{', '.join(parts[:-1])} and {parts[-1]} of {steps} against eager"
         return f"{words}: largest relative deviation {self._deviation:.1g}"
 
@@ -426,7 +431,7 @@ class CompiledEngine(EagerEngine):
     ) -> str | None:
         """Return in what the compiled steps differ from eager's; None = in nothing but rounding."""
         agreement = Agreement()
-        self._compared_steps, self._deviation = 0, 0.0
+        self._compared, self._deviation = 0, 0.0
         usual = _layout(*first[0])
         for batches in islice(chain([first], others), _MOST_STEPS):
             if _layout(*batches[0]) != usual:  # it runs eager
@@ -471,7 +476,7 @@ class CompiledEngine(EagerEngine):
             self._program = None
         if not torch.equal(drawn, torch.get_rng_state()):
             return "the compiled step draws other random numbers than eager"
-        self._compared_steps += 1
+        self._compared += 1
         self._deviation = max(self._deviation, deviation(found, wanted))
         return agreement.compare(found, wanted, moved)
 

@@ -87,6 +87,11 @@ class EagerEngine:
         return False
 
     @property
+    def compared_steps(self) -> int:
+        """How many steps a compiling engine compared with eager ones so far."""
+        return 0
+
+    @property
     def checked(self) -> str:
         """What a compiling engine compared with eager steps."""
         return ""
