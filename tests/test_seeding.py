@@ -89,8 +89,8 @@ def test_a_data_set_draws_the_same_for_every_seed(tmp_path: Path) -> None:
         "def shifted():\n"
         "    found = digits()\n"
         "    shift = random.random() + numpy.random.rand() + torch.rand(()).item()\n"
-        "    inputs = found.train.inputs.float() / 255 + shift\n"
-        "    return replace(found, train=replace(found.train, inputs=inputs), digest=str(shift))\n"
+        "    parts = [replace(one, inputs=one.inputs / 255 + shift) for one in (found.train, found.test)]\n"
+        "    return replace(found, train=parts[0], test=parts[1], digest=str(shift))\n"
     )
     config = write_tiny(tmp_path)
     found = set()
