@@ -135,3 +135,26 @@ def test_t_interval_covers_what_it_says_at_length(n, confidence):
     intervals = [mean_interval(row, confidence=confidence) for row in samples]
     covered = sum(found.low <= 0 <= found.high for found in intervals)
     assert stats.binomtest(covered, len(samples), confidence).pvalue > 0.001
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 50])
+def test_stated_coverage_grows_with_the_confidence_up_to_what_the_extremes_cover(n):
+    stated = [stated_coverage(n, confidence=confidence) for confidence in (0.95, 0.98, 1 - 0.05 / 6, 0.999)]
+    assert stated == sorted(stated)
+    assert stated[-1] <= 1 - 2.0 ** (1 - n)  # no interval ends outside the values
+    for wrong in ({"confidence": 0.9}, {"confidence": 0.99, "statistic": "median"}):
+        with pytest.raises(ValueError, match="not measured"):
+            stated_coverage(n, **wrong)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("n", [3, 5, 10])
+@pytest.mark.parametrize("comparisons", [3, 10])
+def test_bootstrap_covers_what_is_stated_at_higher_confidence(n, comparisons):
+    samples, confidence = np.random.default_rng(n).normal(size=(3000, n)), 1 - 0.05 / comparisons
+    intervals = [
+        bootstrap_interval(row, confidence=confidence, resamples=4000, seed=index)
+        for index, row in enumerate(samples)
+    ]
+    covered = sum(found.low <= 0 <= found.high for found in intervals) / len(samples)
+    assert covered == pytest.approx(stated_coverage(n, confidence=confidence), abs=0.02)
