@@ -9,11 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib
 import pytest
 from command import optlab, train, write_tiny
 
-from trainer import drawing
+from trainer import drawing, runner
+from trainer.building import build_experiment
+from trainer.catalog import load_config
 from trainer.errors import RunError
+from trainer.plots.run import DRAWINGS
 
 FIGURES = ["loss.png", "loss_logx.png", "accuracy.png", "lr.png"]
 
@@ -58,11 +62,65 @@ def test_what_other_packages_print_does_no_harm(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('hello from elsewhere')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     here = drawing.draw_run(run, ["png"])
     with drawing.beside(True) as draw:
         monkeypatch.setattr(drawing, "draw_run", None)
         assert draw(run, ["png"]) == here
+
+
+def _fail(curves: object) -> None:
+    raise ValueError("the font is gone\nand more")
+
+
+def test_a_figure_that_cannot_be_drawn_is_a_warning_of_a_run_and_an_error_of_plot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.device.usable_cores", lambda: 1)
+    monkeypatch.setitem(DRAWINGS, "lr", _fail)
+    folder = tmp_path / "run"
+    done = optlab("train", write_tiny(tmp_path), "log.plots=[png]", "--run-dir", folder, "--json")
+    assert done.code == 0
+    assert done.json["status"] == "completed"
+    assert "warning: the figure lr could not be drawn: ValueError: the font is gone\n" in done.err
+    assert "the figure lr could not be drawn" in (folder / "train.log").read_text()
+    others = sorted(set(FIGURES) - {"lr.png"})
+    assert sorted(path.name for path in (folder / "plots").iterdir()) == others
+    skipped = optlab("train", write_tiny(tmp_path), "log.plots=[png]", "--run-dir", folder, "--skip-existing")
+    assert "finished: skipped" in skipped.err
+    done = optlab("plot", folder)
+    assert done.code == 1
+    assert sorted(Path(line).name for line in done.out.split()) == others
+    assert done.err.count("\n") == 1
+    assert f"{folder}: the figure lr could not be drawn" in done.err
+
+
+def test_whatever_fails_in_drawing_a_run_is_completed(tmp_path: Path) -> None:
+    def draw(folder: Path, formats: object) -> list[drawing.Picture]:
+        raise ImportError("no backend")
+
+    experiment = build_experiment(load_config(write_tiny(tmp_path), ["log.plots=[png]"]))
+    (tmp_path / "run").mkdir()
+    assert runner.run(experiment, tmp_path / "run", draw=draw).status == "completed"
+    assert "no figure could be drawn: ImportError: no backend" in (tmp_path / "run/train.log").read_text()
+
+
+def test_the_users_own_settings_of_matplotlib_change_nothing(run: Path) -> None:
+    plain = drawing.draw_run(run, ["png"])
+    own = {"text.usetex": True, "savefig.dpi": 1e6, "font.size": 40, "axes.facecolor": "red"}
+    with matplotlib.rc_context(own):
+        assert drawing.draw_run(run, ["png"]) == plain
+        assert matplotlib.rcParams["font.size"] == 40
+
+
+def test_the_environment_of_matplotlib_fails_no_command(tmp_path: Path) -> None:
+    (tmp_path / "rc").write_bytes(b"backend: nonsense\nfont.size: \xff\n")
+    around = os.environ | {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": str(tmp_path / "rc")}
+    script = "import sys; from trainer.cli import script; sys.argv[0] = 'optlab'; script()"
+    command = [sys.executable, "-c", script, "landscape", "booth", "--no-gif", "--steps", "3", "--no-tune"]
+    done = subprocess.run([*command, "-o", str(tmp_path)], capture_output=True, text=True, env=around)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "booth.png").exists()
 
 
 @pytest.mark.parametrize(("wanted", "cores"), [(False, 2), (True, 1)])

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1] / "trainer"
 
 # The floor of every room; a room is a module or a package right below `trainer`.
 FLOORS = {
-    0: {"errors", "seeding", "device", "interrupts", "reading", "streams"},
+    0: {"errors", "seeding", "device", "interrupts", "reading", "streams", "process_state", "kernel_cache"},
     1: {"config", "records", "files", "timetable", "selection", "matching", "user_code"},
     2: {"data", "models", "losses", "init", "optimizers", "schedules", "engines", "problems"},
     3: {

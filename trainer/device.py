@@ -103,12 +103,14 @@ class Clock:
     """Adds up the seconds spent between `start` and `stop`; waits for the GPU at both ends.
 
     While a clock is stopped nothing counts, so that evaluation, logging and checkpointing never appear in
-    the training time.
+    the training time. Nor does the time for which the whole process was stopped (SIGSTOP, Ctrl-Z): see
+    `skip_stop`. While the machine sleeps, the system's own clock stands still.
     """
 
     def __init__(self, device: torch.device, elapsed: float = 0.0) -> None:
         self._device = device
         self._started: float | None = None
+        self._ticked = 0.0
         self.elapsed = elapsed
 
     def _now(self) -> float:
@@ -120,6 +122,21 @@ class Clock:
         """Begin or go on counting."""
         assert self._started is None, "the clock runs already"
         self._started = self._now()
+
+    def tick(self) -> None:
+        """Note that the process runs; called after every step."""
+        self._ticked = time.perf_counter()
+
+    def skip_stop(self) -> None:
+        """Leave out the time since the last tick: the process was stopped in it, and goes on now (SIGCONT).
+
+        When it was stopped cannot be known, so up to a step of training is left out as well.
+        """
+        if self._started is None:
+            return
+        now = time.perf_counter()
+        self._started += now - max(self._ticked, self._started)
+        self._ticked = now
 
     def read(self) -> float:
         """Return the seconds counted so far, running or not, without waiting for the GPU."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer import rundir
+from trainer.errors import first_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,10 +30,12 @@ class Picture:
     Args:
         name: of the file, with its ending.
         content: the file's bytes.
+        failure: why it could not be drawn; then there is no content.
     """
 
     name: str
     content: bytes
+    failure: str = ""
 
 
 _ANSWER = b"\noptlab's pictures:\n"  # what comes before it on stdout, other packages have printed
@@ -42,6 +45,8 @@ Draw = Callable[[Path, Sequence[str]], list[Picture]]
 
 def draw_run(folder: Path, formats: Sequence[str]) -> list[Picture]:
     """Return all figures of the run in a directory, each in every format: png, svg, pdf.
+
+    A figure that cannot be drawn does not keep the others from being drawn.
 
     Raises:
         RunError: it is no run directory, or one of its files is damaged.
@@ -58,6 +63,9 @@ def draw_run(folder: Path, formats: Sequence[str]) -> list[Picture]:
     def keep(figure: Figure, path: Path) -> None:
         pictures.append(Picture(path.name, render(figure, path.suffix.removeprefix("."))))
 
+    def fail(name: str, error: Exception) -> None:
+        pictures.append(Picture(name, b"", f"the figure {name} could not be drawn: {first_line(error)}"))
+
     run = rundir.load_run(folder)
     around = rundir.read_environment(folder)
     data = around.get("data", {})
@@ -70,11 +78,14 @@ def draw_run(folder: Path, formats: Sequence[str]) -> list[Picture]:
         inputs=math.prod(data["input_shape"]) if "input_shape" in data else None,
         outputs=data.get("num_classes"),
     )
-    plot_run(curves, folder, formats=formats, save=keep)
+    plot_run(curves, folder, formats=formats, save=keep, failed=fail)
     moments = rundir.read_histograms(folder)
     for file_format in formats if moments else ():
         for name, shown in (("init_histograms", moments[:1]), ("histograms", moments)):
-            plot_histograms(title(run.config), shown, folder / f"{name}.{file_format}", save=keep)
+            try:
+                plot_histograms(title(run.config), shown, folder / f"{name}.{file_format}", save=keep)
+            except Exception as error:
+                fail(f"{name}.{file_format}", error)
     return pictures
 
 

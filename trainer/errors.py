@@ -97,6 +97,10 @@ class StorageError(OptlabError):
     exit_code = 1
 
 
+class FigureError(OptlabError):
+    """A figure could not be drawn."""
+
+
 class OutputError(OptlabError):
     """A result could not be written to stdout.
 
@@ -110,6 +114,14 @@ class OutputError(OptlabError):
         self.reason = reason
         self.closed = closed
         self.exit_code = 141 if closed else 1  # 141 is what the shell makes of SIGPIPE
+
+
+def first_line(error: Exception) -> str:
+    """Return an error of another package in one line: its own message, or its type and the first line."""
+    if isinstance(error, OptlabError):
+        return str(error)
+    words = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {words[0]}".rstrip(": ")
 
 
 _MOST_CHOICES = 40  # of the 90 models, the first ones are ours; `optlab list` names them all

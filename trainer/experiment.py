@@ -257,6 +257,7 @@ class Experiment:
     def advance(self, batches: Sequence[Batch], output: StepOutput) -> Due:
         """Count a completed update; return what is due after it."""
         now = self.progress
+        self.clock.tick()
         if batches[0][1].shape[0] == self.batches.batch_size:  # the last of an epoch may be smaller
             self._last_batches = batches
         now.step += 1

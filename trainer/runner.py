@@ -25,7 +25,7 @@ from trainer.console import TrainingProgress
 from trainer.device import sparing_collector
 from trainer.drawing import Draw, draw_run
 from trainer.environment import environment, origin
-from trainer.errors import StorageError
+from trainer.errors import FigureError, OptlabError, RunError, StorageError, first_line
 from trainer.experiment import Experiment
 from trainer.files import Guard
 from trainer.loop import train
@@ -107,7 +107,7 @@ def run(
             test = recorder.read_test(outcome)
             result = recorder.result(outcome, test, message)
             rundir.write_json(folder / rundir.SUMMARY, result.as_dict(), guard=claim.check)
-            save_figures(folder, experiment.config.log.plots, draw, guard=claim.check)
+            _draw(folder, experiment.config.log.plots, draw, log, claim.check)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             failure = None if interrupted else as_error(error, experiment.config.model_dump())
@@ -207,23 +207,63 @@ def write_opening(experiment: Experiment, folder: Path, made_by: Mapping[str, st
     rundir.write_json(folder / rundir.ENVIRONMENT, around)
 
 
-def save_figures(
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What came of drawing a run's figures.
+
+    Args:
+        paths: those that were written.
+        failures: a line for every one that could not be drawn or written.
+    """
+
+    paths: Sequence[Path]
+    failures: Sequence[str]
+
+
+def _draw(folder: Path, formats: Sequence[str], draw: Draw, log: RunLog, guard: Guard) -> None:
+    """Draw the figures; what fails is a warning, for the run is complete without them."""
+    try:
+        failures = draw_figures(folder, formats, draw, guard=guard).failures
+    except RunError as error:
+        failures = [str(error)]
+    for words in failures:
+        log.note(f"warning: {words}")
+
+
+def draw_figures(
     folder: Path, formats: Sequence[str], draw: Draw = draw_run, *, guard: Guard | None = None
-) -> list[Path]:
-    """Draw a run's figures into its directory, and return their paths."""
+) -> Figures:
+    """Draw a run's figures into its directory.
+
+    Raises:
+        RunError: it is no run directory, or one of its files is damaged.
+    """
     target = folder / rundir.PLOTS
-    pictures = draw(folder, formats)
-    rundir.make_folder(target)
+    paths, failures = [], []
+    try:
+        pictures = draw(folder, formats)
+        rundir.make_folder(target)
+    except RunError:
+        raise
+    except Exception as error:  # whatever matplotlib raises
+        return Figures([], [f"no figure could be drawn: {first_line(error)}"])
     for picture in pictures:
-        rundir.write_atomically(target / picture.name, picture.content, guard=guard)
-    return [target / picture.name for picture in pictures]
+        try:
+            if picture.failure:
+                raise FigureError(picture.failure)
+            rundir.write_atomically(target / picture.name, picture.content, guard=guard)
+            paths.append(target / picture.name)
+        except OptlabError as error:
+            failures.append(str(error))
+    return Figures(paths, failures)
 
 
 @contextmanager
 def stop_on_signals(experiment: Experiment) -> Iterator[list[int]]:
     """Turn SIGINT, SIGTERM and SIGHUP into a request to stop after the step; a second SIGINT leaves at once.
 
-    SIGHUP, which says that the terminal is gone, stays ignored where `nohup` has it ignored.
+    SIGHUP, which says that the terminal is gone, stays ignored where `nohup` has it ignored. After SIGCONT
+    the time for which the process was stopped is left out of the training time.
 
     Yields the list of signals received. Outside the main thread signals are left alone.
     """
@@ -243,6 +283,7 @@ def stop_on_signals(experiment: Experiment) -> Iterator[list[int]]:
         numbers.append(signal.SIGHUP)
     interrupts.check()
     former = {number: signal.signal(number, handle) for number in numbers}
+    former[signal.SIGCONT] = signal.signal(signal.SIGCONT, lambda *_: experiment.clock.skip_stop())
     try:
         yield received
     finally:

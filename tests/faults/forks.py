@@ -68,6 +68,7 @@ class Forks:
         kill_at: float | None = None,
         signal_at_step: tuple[int, int] | None = None,
         again_after: float | None = None,
+        pause_at_step: tuple[int, float] | None = None,
         strike: tuple[str, int] | None = None,
         slow: float = 0.0,
         slow_from: int = 1,
@@ -81,6 +82,7 @@ class Forks:
             kill_at: SIGKILL after so many things done, and that fraction of a thing (a millisecond).
             signal_at_step: (step, signal): send it when that training step has begun.
             again_after: seconds after which it is sent again, and again where a busy machine merged the two.
+            pause_at_step: (step, seconds): stop it (SIGSTOP) when that step has begun, for so long.
             strike: (phase, count): the process kills itself when it enters that phase for that time.
             slow: seconds that every training step takes, from step `slow_from` on.
             hold_at: training step that waits until there is a file `go` in the folder.
@@ -109,6 +111,10 @@ class Forks:
         pid = int(self._line())
         if kill_at is not None:
             self._send(pid, marks, slice(2, 6), kill_at, signal.SIGKILL)
+        if pause_at_step is not None:
+            self._send(pid, marks, slice(6, 8), pause_at_step[0], signal.SIGSTOP)
+            time.sleep(pause_at_step[1])
+            os.kill(pid, signal.SIGCONT)
         if signal_at_step is not None:
             self._send(pid, marks, slice(6, 8), *signal_at_step)
             pause = again_after

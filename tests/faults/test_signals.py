@@ -1,9 +1,11 @@
-"""SIGINT and SIGTERM finish the step and save; a second SIGINT leaves at once; both can be resumed."""
+"""SIGINT, SIGTERM and SIGHUP finish the step and save; a second SIGINT leaves at once; all can be resumed."""
 
 from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,9 @@ def step_of(run: Path) -> int:
     return step
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_ends_the_step_and_the_run_can_be_resumed(
     forks: Forks, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -60,3 +64,38 @@ def test_a_second_sigint_leaves_at_once(forks: Forks, tmp_path: Path) -> None:
     assert (found.status["status"], found.status["message"]) == ("interrupted", "interrupted twice")
     assert optlab("resume", run, "--quiet").code == 0
     assert differences(tmp_path / "whole", run) == []
+
+
+def test_the_time_for_which_a_process_is_stopped_is_not_training_time(forks: Forks, tmp_path: Path) -> None:
+    config = write_tiny(tmp_path)
+    ended = forks.run(tmp_path, "train", config, *LONG, "run", pause_at_step=(6, 3.0), slow=0.02)
+    assert ended.code == 0, ended.err
+    assert ended.seconds > 3
+    result = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert 21 * 0.02 * 0.9 < result["train_seconds"] < 3
+    assert result["total_seconds"] > 3
+
+
+def test_ctrl_c_that_an_import_swallows_ends_the_command_before_anything_is_written(tmp_path: Path) -> None:
+    """The first SIGINT is swallowed by a component's file; the run must not begin in spite of it."""
+    part = tmp_path / "part.py"
+    part.write_text(
+        "import os, signal, torch\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except BaseException:\n"
+        "    print('swallowed', flush=True)\n"
+        "class Part(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr: float = 0.1):\n"
+        "        super().__init__(params, lr=lr)\n"
+    )
+    optimizer = f"optimizer={{name: '{part}:Part'}}"
+    arguments = ["train", write_tiny(tmp_path), optimizer, "--run-dir", tmp_path / "run"]
+    script = "import sys; from trainer.cli import script; sys.argv[0] = 'optlab'; script()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert "swallowed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 130
+    assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import time
 import types
 import typing
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,7 +30,15 @@ from trainer.console import Column
 from trainer.data.cache import cache_folder
 from trainer.data.dataset import data_root
 from trainer.environment import compare_with_lock, environment
-from trainer.errors import BusyError, ConfigError, OptlabError, RunError, unknown_name
+from trainer.errors import (
+    BusyError,
+    ConfigError,
+    FigureError,
+    OptlabError,
+    Problem,
+    RunError,
+    unknown_name,
+)
 from trainer.experiment import Experiment
 from trainer.models.describe import layer_table
 from trainer.records import RunResult
@@ -65,10 +73,11 @@ def train(
         announce_code(*components_in(draft.tree.data))
     with drawing.beside(draft.wants_figures() and not dry_run) as draw:
         loaded = catalog.check_config(draft)  # torch imports its compiler here
-        folder = run_dir or launch.folder_for(loaded, overrides, runs)
+        shown = run_dir or launch.folder_for(loaded, overrides, runs)
+        folder = shown.absolute()  # a component may change the working directory
         ownership.refuse_root(folder, runs)
         if dry_run:
-            _dry_run(build_experiment(loaded), folder)
+            _dry_run(build_experiment(loaded), shown)
             return 0
         with launch.shown(quiet) as progress:
             if resume:
@@ -84,8 +93,8 @@ def train(
                 except BusyError:
                     if not skip_existing:
                         raise
-                    return _leave_busy(folder, as_json=as_json)
-    return finish(done, as_json=as_json)
+                    return _leave_busy(shown, as_json=as_json)
+    return finish(replace(done, folder=shown), as_json=as_json)
 
 
 def _leave_busy(folder: Path, *, as_json: bool) -> int:
@@ -199,10 +208,15 @@ def plot(folders: Sequence[Path], formats: Sequence[str]) -> None:
     wrong = set(formats) - {"png", "svg", "pdf"}
     if wrong:
         raise ConfigError(f"unknown figure format {min(wrong)!r}", expected="png, svg or pdf")
+    problems = []
     for folder in folders:
         ownership.require_run(folder)
-        for path in runner.save_figures(folder, list(formats)):
-            console.print_text(str(path))
+        figures = runner.draw_figures(folder, list(formats))
+        for path in figures.paths:
+            console.print_text(console.one_line(str(path)))
+        problems += [Problem(words, where=str(folder)) for words in figures.failures]
+    if problems:
+        raise FigureError.of(problems)
 
 
 def list_components(kind: str | None, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from trainer import console, rundir
 from trainer.compare import Comparison, compare_runs
 from trainer.compare.table import caption, render_table, sections
 from trainer.console import Column
-from trainer.errors import ConfigError, unknown_name
+from trainer.errors import ConfigError, FigureError, unknown_name
 from trainer.plots.style import render
 
 PICTURES = ("png", "svg", "pdf")
@@ -111,7 +111,10 @@ def _write(found: Comparison, output: Path, ending: str, figure: str | None, for
         if name not in names:
             raise unknown_name("figure", name, names, key="--figure")
         _make_folder(output.parent)
-        rundir.write_atomically(output, render(found.figures[name], ending))
+        try:
+            rundir.write_atomically(output, render(found.figures[name], ending))
+        except FigureError as error:
+            raise FigureError(f"cannot draw {output}: {error}") from error
         paths = [output]
     else:
         _make_folder(output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trainer import drawing, launch, ownership, rundir
@@ -22,5 +23,6 @@ def resume(run: Path, overrides: Sequence[str], *, trust: bool, quiet: bool, as_
         wanted = draft.wants_figures()
         announce_code(*components_in(draft.tree.data))
     with launch.shown(quiet) as progress, drawing.beside(wanted) as draw:
-        done = go_on(run, overrides, trust=trust, progress=progress, draw=draw)
-    return finish(done, as_json=as_json)
+        # A component may change the working directory.
+        done = go_on(run.absolute(), overrides, trust=trust, progress=progress, draw=draw)
+    return finish(replace(done, folder=run), as_json=as_json)

@@ -18,7 +18,7 @@ from trainer.compare.table import caption, render_table, with_half_width
 from trainer.config.identity import components_in
 from trainer.config.merge import parse_override
 from trainer.console import Column, SweepProgress
-from trainer.errors import BusyError, ConfigError, OptlabError, unknown_name
+from trainer.errors import BusyError, ConfigError, FigureError, first_line, unknown_name
 from trainer.sweep.conduct import Conductor, Options
 from trainer.sweep.file import read_sweep
 from trainer.sweep.plan import DATA, Shelf, check_budgets, check_variants, resolve_objective
@@ -49,7 +49,8 @@ def sweep(
     read = read_sweep(file, overrides)
     options = Options(workers, _known(only, read), _parts(shard, read), fail_fast)
     check_budgets(read)
-    root = runs / read.config.name
+    shown = runs / read.config.name
+    root = shown.absolute()  # a component may change the working directory
     suffix = "" if options.shard is None else f"-{options.shard[0]}-of-{options.shard[1]}"
     shelf = Shelf(root / f"{DATA}{suffix}")
     if dry_run:
@@ -59,7 +60,7 @@ def sweep(
         console.print_note(note)
     objective = resolve_objective(read, facts)
     if dry_run:
-        dry_run_of(read, root, facts, shelf, options, as_json=as_json)
+        dry_run_of(read, shown, facts, shelf, options, as_json=as_json)
         return 0
     rundir.prepare_root(root)
     with ExitStack() as stack:
@@ -72,12 +73,12 @@ def sweep(
         code = conductor.run()
         summary = conductor.write_files()
     if figures and code in (0, 4) and not suffix:
-        _compare(root, summary["runs"]["done"])
+        _compare(shown, summary["runs"]["done"])
     if as_json:
-        console.print_json({"sweep": str(root)} | summary)
+        console.print_json({"sweep": str(shown)} | summary)
     else:
         with console.results_are_kept():
-            _print_summary(summary, root)
+            _print_summary(summary, shown)
     return code
 
 
@@ -109,11 +110,14 @@ def _compare(root: Path, runs: int) -> None:
     folder = root / COMPARISON
     try:
         found = compare_runs(root)
-        found.save(folder, ["png"])
+        rundir.make_folder(folder)
         table = render_table(found.groups, found.targets, "markdown")
         rundir.write_atomically(folder / "table.md", table.rstrip() + "\n")
-    except OptlabError as error:
-        console.print_note(f"no comparison: {error}")
+        found.save(folder, ["png"])
+    except FigureError as error:
+        console.print_note(f"warning: {error}")
+    except Exception as error:  # the sweep is complete without it
+        console.print_note(f"no comparison: {first_line(error)}")
         return
     for note in found.notes:
         console.print_note(f"note: {note}")

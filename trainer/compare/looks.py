@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from trainer.errors import ConfigError
+from trainer.plots import style
 from trainer.plots.style import DPI, FIGURE_INCHES, LINES, SETTINGS, Line, format_axis
 
 StyleName = Literal["screen", "slides", "paper", "print"]
@@ -71,7 +71,7 @@ def settings(look: Look) -> AbstractContextManager[None]:
         "lines.linewidth": look.line,
         "lines.markersize": 3.2 * look.line,
     }
-    return matplotlib.rc_context(own)
+    return style.settings(own)
 
 
 def new_figure(heading: str, look: Look, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:

@@ -33,7 +33,7 @@ from trainer.compare.measures import (
 from trainer.compare.objective import Selection, selection_of
 from trainer.compare.table import plain_records, render_table
 from trainer.compare.verdicts import ALL_PAIRS, check_confidence, heading, summary_lines, verdicts
-from trainer.errors import unknown_name
+from trainer.errors import FigureError, Problem, unknown_name
 from trainer.plots.style import render
 from trainer.rundir import Run
 from trainer.statistics.curves import BandKind
@@ -101,14 +101,22 @@ class Comparison:
 
         Returns:
             All paths, in the order of writing.
+
+        Raises:
+            FigureError: with every figure that could not be drawn; all else is written.
         """
         place = Path(folder)
+        problems: list[Problem] = []
         place.mkdir(parents=True, exist_ok=True)
         paths = []
         for name, figure in self.figures.items():
             for file_format in formats:
-                paths.append(place / f"{name}.{file_format}")
-                rundir.write_atomically(paths[-1], render(figure, file_format))
+                path = place / f"{name}.{file_format}"
+                try:
+                    rundir.write_atomically(path, render(figure, file_format))
+                    paths.append(path)
+                except FigureError as error:
+                    problems.append(Problem(f"cannot draw {path}: {error}"))
         texts = {
             f"table.{ending}": render_table(self.groups, self.targets, file_format)
             for ending, file_format in (("csv", "csv"), ("md", "markdown"), ("tex", "latex"))
@@ -118,6 +126,8 @@ class Comparison:
         for name, text in texts.items():
             paths.append(place / name)
             rundir.write_atomically(paths[-1], text)
+        if problems:
+            raise FigureError.of(problems)
         return paths
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.optim import Optimizer
 
+from trainer import kernel_cache
 from trainer.engines import pooling, products
 from trainer.engines.agreement import EXACT, ROUGH, Agreement, Evidence, deviation
 from trainer.engines.choice import compiler
@@ -131,6 +132,8 @@ class CompiledEngine(EagerEngine):
             return "compiled steps are for CPUs, in float32 or bfloat16"
         if compiler() is None:
             return "there is no C++ compiler (g++ or clang++, or the environment's CXX)"
+        if (problem := kernel_cache.unwritable()) is not None:
+            return problem
         own = {type(one).__name__: one for one in self.optimizers if is_own(one)}
         self._own = {**own, **(beside or {})}
         if reason := self._unfit():

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trainer import kernel_cache
 from trainer.errors import ConfigError, unknown_name
 from trainer.matching import trainable
 from trainer.optimizers.groups import Group
@@ -138,6 +139,7 @@ def check_options(
     Raises:
         ConfigError: torch's words, `key` the option to blame where the words or their like name it.
     """
+    kernel_cache.build_first_optimizer()
     for name in options:
         if name not in option_names(cls):
             raise unknown_name(f"option of {cls.__name__}", name, option_names(cls), key=name)

@@ -65,6 +65,7 @@ def plot_run(
     *,
     formats: Sequence[str] = ("png",),
     save: Callable[[Figure, Path], None] | None = None,
+    failed: Callable[[str, Exception], None] | None = None,
 ) -> list[Path]:
     """Draw every figure for which the run has data; return the paths in the order of drawing.
 
@@ -75,18 +76,24 @@ def plot_run(
         folder: where the files go; it is made when it is not there.
         formats: png, svg or pdf, one file of each.
         save: how a figure reaches its path; None = plain writing (`style.write`).
+        failed: takes the name of a figure that cannot be drawn, and why; None = the error is raised.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, draw in DRAWINGS.items():
-        with settings():
-            figure = draw(curves)
-        if figure is None:
-            continue
-        for file_format in formats:
-            path = folder / f"{name}.{file_format}"
-            (save or write)(figure, path)
-            paths.append(path)
+        try:
+            with settings():
+                figure = draw(curves)
+            if figure is None:
+                continue
+            for file_format in formats:
+                path = folder / f"{name}.{file_format}"
+                (save or write)(figure, path)
+                paths.append(path)
+        except Exception as error:
+            if failed is None:
+                raise
+            failed(name, error)
     return paths
 
 

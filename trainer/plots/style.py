@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
+
+from trainer.errors import FigureError, first_line
 
 Array = NDArray[np.float64]
 
@@ -91,16 +94,30 @@ def new_figure(heading: str) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def settings() -> Any:
-    """Return the context in which figures are drawn and written; the caller's own settings come back."""
-    return matplotlib.rc_context(SETTINGS)
+@contextmanager
+def settings(own: Mapping[Any, Any] = SETTINGS) -> Iterator[None]:
+    """Draw and write figures with these settings, and matplotlib's defaults for all others.
+
+    The user's own (a matplotlibrc that wants LaTeX, a font that is not there) come back afterwards.
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(own)
+        yield
 
 
 def render(figure: Figure, file_format: str) -> bytes:
-    """Return the figure as png, svg or pdf; the same figure gives the same bytes."""
+    """Return the figure as png, svg or pdf; the same figure gives the same bytes.
+
+    Raises:
+        FigureError: matplotlib cannot draw it.
+    """
     content = io.BytesIO()
-    with settings():
-        figure.savefig(content, format=file_format, metadata=METADATA[file_format])
+    try:
+        with settings():
+            figure.savefig(content, format=file_format, metadata=METADATA[file_format])
+    except Exception as error:
+        raise FigureError(first_line(error)) from error
     return content.getvalue()
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from trainer import catalog, rundir
+from trainer import catalog, process_state, rundir
 from trainer.building import Material, build_experiment, load_material
 from trainer.config.identity import Code, code_of, config_differences
 from trainer.config.load import Loaded, dump
@@ -125,6 +125,7 @@ def extras(sweep: Sweep, variant: Variant, stage: Stage) -> list[str]:
     return laid
 
 
+@process_state.preserved()
 def load_run_config(sweep: Sweep, spec: RunSpec, more: Sequence[str] = ()) -> Loaded:
     """Return the checked config of a run."""
     variant = sweep.variants[spec.variant]
@@ -253,6 +254,7 @@ def check_variants(sweep: Sweep, shelf: Shelf) -> dict[str, Facts]:
     return facts
 
 
+@process_state.preserved()
 def _try(sweep: Sweep, variant: Variant, values: Mapping[str, Any], shelf: Shelf) -> Experiment:
     laid = extras(sweep, variant, "search")
     loaded = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, laid)
@@ -260,6 +262,7 @@ def _try(sweep: Sweep, variant: Variant, values: Mapping[str, Any], shelf: Shelf
         return build_experiment(loaded, material=shelf.material(loaded))
 
 
+@process_state.preserved()
 def _facts(sweep: Sweep, variant: Variant, values: Mapping[str, Any], experiment: Experiment) -> Facts:
     laid = [text for text in extras(sweep, variant, "search") if not text.startswith("train.test=")]
     config = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, laid).config

@@ -7,7 +7,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from trainer import catalog, launch, rundir
+from trainer import catalog, launch, process_state, rundir
 from trainer.building import Material
 from trainer.config.identity import code_changes, code_of
 from trainer.config.load import Loaded
@@ -33,8 +33,15 @@ class Trainer:
         self._materials: dict[Path, Material] = {}
 
     def train(self, task: Task) -> Reply:
-        """Train one run; what goes wrong is told in the reply, `running` where another process trains it."""
+        """Train one run; what goes wrong is told in the reply, `running` where another process trains it.
+
+        What a component changes in the process does not reach the next run.
+        """
         _reset_peak_memory()
+        with process_state.preserved(), process_state.user_files_executed_anew():
+            return self._reply(task)
+
+    def _reply(self, task: Task) -> Reply:
         try:
             variant = self._variants[task.variant]
             loaded = load_variant(variant, task.values, task.seed, catalog.COMPONENTS, task.overrides)
