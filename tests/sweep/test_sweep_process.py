@@ -27,10 +27,14 @@ class Changes(torch.optim.SGD):
         sys.path.insert(0, "/nowhere")
         print("printed by a component")
 
+    calls = 0
+
     def step(self, closure=None):
-        torch.use_deterministic_algorithms(True)
-        torch.set_grad_enabled(False)
-        torch.set_default_dtype(torch.float64)
+        self.calls += 1
+        if self.calls > 2:
+            torch.use_deterministic_algorithms(True)
+            torch.set_default_dtype(torch.float64)
+            torch.set_grad_enabled(False)
         return super().step(closure)
 """
 
