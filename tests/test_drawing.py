@@ -13,8 +13,7 @@ import matplotlib
 import pytest
 from command import optlab, train, write_tiny
 
-from trainer import drawing, runner
-from trainer.building import build_experiment
+from trainer import drawing, launch
 from trainer.catalog import load_config
 from trainer.errors import RunError
 from trainer.plots.run import DRAWINGS
@@ -99,9 +98,8 @@ def test_whatever_fails_in_drawing_a_run_is_completed(tmp_path: Path) -> None:
     def draw(folder: Path, formats: object) -> list[drawing.Picture]:
         raise ImportError("no backend")
 
-    experiment = build_experiment(load_config(write_tiny(tmp_path), ["log.plots=[png]"]))
-    (tmp_path / "run").mkdir()
-    assert runner.run(experiment, tmp_path / "run", draw=draw).status == "completed"
+    loaded = load_config(write_tiny(tmp_path), ["log.plots=[png]"])
+    assert launch.launch(loaded, tmp_path / "run", draw=draw).result.status == "completed"
     assert "no figure could be drawn: ImportError: no backend" in (tmp_path / "run/train.log").read_text()
 
 

@@ -25,7 +25,7 @@ from trainer.console import TrainingProgress
 from trainer.device import sparing_collector
 from trainer.drawing import Draw, draw_run
 from trainer.environment import environment, origin
-from trainer.errors import FigureError, OptlabError, RunError, StorageError, first_line
+from trainer.errors import FigureError, RunError, StorageError, first_line
 from trainer.experiment import Experiment
 from trainer.files import Guard
 from trainer.loop import train
@@ -253,7 +253,7 @@ def draw_figures(
                 raise FigureError(picture.failure)
             rundir.write_atomically(target / picture.name, picture.content, guard=guard)
             paths.append(target / picture.name)
-        except OptlabError as error:
+        except (FigureError, StorageError) as error:
             failures.append(str(error))
     return Figures(paths, failures)
 
