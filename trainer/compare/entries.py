@@ -6,12 +6,10 @@ text (a file's name, a number of four digits) is for reading and decides nothing
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cached_property
 from typing import Any
 
 from trainer import rundir
@@ -44,7 +42,7 @@ _SECTIONS = ("optimizer", "scheduler", "init", "loss", "model", "data")
 CODE = tuple(f"{section} code" for section in _SECTIONS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A run with its config as flat settings.
 
@@ -52,43 +50,83 @@ class Entry:
         run: as read.
         settings: value by dotted key; one optimizer alone has `optimizer.lr`, several `optimizer.<label>.lr`.
             Code, packages, data and machine follow, each under a key with a space.
+        codes: the settings' codes, see `code`.
         seed: the seeds of its random streams, in one word; runs are paired by it.
         environment: environment.json; empty when it could not be read.
     """
 
     run: Run
     settings: Mapping[str, Any]
+    codes: Mapping[str, str]
     seed: str
     environment: Mapping[str, Any]
-
-    @cached_property
-    def codes(self) -> Mapping[str, str]:
-        """The settings' codes by key."""
-        return {key: code(value) for key, value in self.settings.items()}
 
     def code_of(self, key: str) -> str:
         """Return the code of a setting, also of one that is absent."""
         return self.codes.get(key, _CODE_OF_ABSENT)
 
-    def identity(self) -> str:
-        """Return a digest that is equal for runs that are equal in everything recorded, also the seed."""
-        content = "\n".join(f"{key} = {one}" for key, one in sorted(self.codes.items()))
-        return hashlib.sha256(f"{self.seed}\n{content}".encode()).hexdigest()
+
+def entries_of(runs: Iterable[Run]) -> list[Entry]:
+    """Return runs with their settings."""
+    flatten = _Flattening()
+    return [_entry(run, flatten) for run in runs]
 
 
-def entry(run: Run) -> Entry:
-    """Return a run with its settings."""
+def _entry(run: Run, flatten: _Flattening) -> Entry:
     seed = run.config.get("seed", 0)
-    streams = list(seed.values()) if isinstance(seed, Mapping) else [seed]
-    words = list(map(str, streams))
+    words = list(map(str, seed.values() if isinstance(seed, Mapping) else [seed]))
     word = words[0] if len(set(words)) == 1 else "-".join(words)
     environment = rundir.read_environment(run.path)
     settings: dict[str, Any] = {}
-    for key, value in (*_flat(run.config), *_identity(run, environment)):
-        while key in settings:  # a label or an option with a dot in its name: both settings count
-            key += "'"
-        settings[key] = value
-    return Entry(run, settings, word, environment)
+    codes: dict[str, str] = {}
+    parts = [flatten.section(str(name), value) for name, value in run.config.items() if name != "seed"]
+    for found in (*parts, flatten.coded(_identity(run, environment))):
+        if settings.keys().isdisjoint(found.settings):
+            settings.update(found.settings)
+            codes.update(found.codes)
+            continue
+        for key, value in found.settings.items():
+            free = _free(key, settings)
+            settings[free], codes[free] = value, found.codes[key]
+    return Entry(run, settings, codes, word, environment)
+
+
+def _free(key: str, settings: Mapping[str, Any]) -> str:
+    """Return a key that is not taken: a label or an option with a dot in its name hides no other setting."""
+    while key in settings:
+        key += "'"
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    """Some settings and their codes, both by key; `source` is what they were made from."""
+
+    settings: dict[str, Any]
+    codes: dict[str, str]
+    source: Any = None
+
+
+class _Flattening:
+    """Makes settings from configs, each section that several runs share once."""
+
+    def __init__(self) -> None:
+        self._sections: dict[tuple[str, int], _Flat] = {}
+
+    def section(self, name: str, value: Any) -> _Flat:
+        """Return a section's settings. The objects are kept, so that no other gets the number of one."""
+        known = self._sections.get((name, id(value)))
+        if known is None:
+            known = replace(self.coded(_flat(name, value)), source=value)
+            self._sections[name, id(value)] = known
+        return known
+
+    def coded(self, settings: Iterable[tuple[str, Any]]) -> _Flat:
+        """Return settings with their codes."""
+        found: dict[str, Any] = {}
+        for key, value in settings:
+            found[_free(key, found)] = value
+        return _Flat(found, {key: code(value) for key, value in found.items()})
 
 
 def is_recorded(key: str) -> bool:
@@ -98,18 +136,15 @@ def is_recorded(key: str) -> bool:
     )
 
 
-def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for section, value in config.items():
-        if section == "seed":
-            continue
-        if section == "optimizer":
-            yield from _listed("optimizer", value)
-        elif section == "scheduler":
-            yield from _listed("scheduler", value) if value else [("scheduler.name", None)]
-        elif section == "init" and value is None:
-            yield "init.weight.name", None
-        else:
-            yield from _leaves(str(section), value)
+def _flat(section: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if section == "optimizer":
+        yield from _listed("optimizer", value)
+    elif section == "scheduler":
+        yield from _listed("scheduler", value) if value else [("scheduler.name", None)]
+    elif section == "init" and value is None:
+        yield "init.weight.name", None
+    else:
+        yield from _leaves(section, value)
 
 
 def _listed(section: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -232,7 +267,7 @@ def differing(entries: Sequence[Entry]) -> list[str]:
 
 def differs(key: str, entries: Iterable[Entry]) -> bool:
     """Return whether runs have different values of a key."""
-    return len({one.code_of(key) for one in entries}) > 1
+    return len({one.codes.get(key, _CODE_OF_ABSENT) for one in entries}) > 1
 
 
 def is_number(value: Any) -> bool:

@@ -24,7 +24,7 @@ from trainer.compare.entries import (
     code,
     differing,
     differs,
-    entry,
+    entries_of,
     is_recorded,
 )
 from trainer.compare.names import (
@@ -114,9 +114,10 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ()) -> Grouping:
     Raises:
         ConfigError: a key that no run has.
     """
-    entries, notes = _without_doubles([entry(run) for run in runs])
+    entries = entries_of(runs)
     assert entries, "needs runs"
     differ = differing(entries)
+    entries, notes = _without_doubles(entries, differ)
     chosen = _resolve(by, entries)
     if chosen:
         keys = list(dict.fromkeys(key for key in chosen if key in differ)) or chosen[:1]
@@ -319,8 +320,7 @@ def _flags(entries: Sequence[Entry], keys: Sequence[str], problem_keys: Sequence
         notes.append(
             f"runs of one config were trained with different code and are groups of their own: {said}"
         )
-    rhythm = [key for key in differing(entries) if key.startswith("train.eval_every")]
-    if rhythm:
+    if any(key.startswith("train.eval_every") for key in keys):
         notes.append(
             "the runs were evaluated at different rhythms, which moves times to a target and the best"
         )
@@ -394,12 +394,12 @@ def _apart(keys: Sequence[str], groups: Sequence[Group]) -> str:
     return said
 
 
-def _without_doubles(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+def _without_doubles(entries: Sequence[Entry], differ: Sequence[str]) -> tuple[list[Entry], list[str]]:
     """Leave out runs that are in everything recorded the same as an earlier one."""
-    kept: dict[str, Entry] = {}
+    kept: dict[tuple[str, ...], Entry] = {}
     notes = []
     for one in entries:
-        first = kept.setdefault(one.identity(), one)
+        first = kept.setdefault((one.seed, *map(one.code_of, differ)), one)
         if first is not one:
             notes.append(
                 f"left out {one.run.path}: the same config, code and seed as {first.run.path}, "

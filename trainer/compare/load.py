@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ def find(paths: Iterable[str | Path]) -> Found:
     Raises:
         RunError: a path does not exist, or no run is left.
     """
+    _sweep_above.cache_clear()
     folders = _folders(paths)
     places = rundir.find_runs(folders)
     if not places:
@@ -75,14 +78,20 @@ def find(paths: Iterable[str | Path]) -> Found:
 
 def sweep_of(run: Run) -> Path | None:
     """Return the directory of the sweep that a run belongs to; None when it was trained alone."""
-    folders = run.path.resolve().parents
-    return next((folder for folder in folders if (folder / SWEEP).is_file()), None)
+    return _sweep_above(run.path.parent)
 
 
 def is_final(run: Run) -> bool:
     """Return whether a run is a sweep's winner on fresh seeds: `<sweep>/final/<variant>/<run>`."""
     sweep = sweep_of(run)
-    return sweep is not None and run.path.resolve().relative_to(sweep).parts[0] == FINAL
+    return sweep is not None and os.path.realpath(run.path).startswith(f"{sweep / FINAL}{os.sep}")
+
+
+@lru_cache(maxsize=1 << 14)  # asked several times per run, and thousands of runs lie in one folder
+def _sweep_above(folder: Path) -> Path | None:
+    """Return the nearest folder that holds a sweep, at or above the given one; `find` looks anew."""
+    whole = Path(os.path.realpath(folder))
+    return next((one for one in (whole, *whole.parents) if os.path.isfile(one / SWEEP)), None)
 
 
 def _folders(paths: Iterable[str | Path]) -> list[Path]:

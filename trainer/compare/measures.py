@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trainer.compare.entries import Entry
+from trainer.compare.entries import Entry, code
 from trainer.compare.groups import Group, Grouping
 from trainer.errors import ConfigError
 from trainer.statistics import Interval, mean_interval, summary_of_times, time_to_target, welch_difference
@@ -124,6 +125,14 @@ def _run_row(group: Group, entry: Entry, targets: Sequence[Target]) -> dict[str,
     return row | {"run": str(entry.run.path)}
 
 
+def group_rows(frame: pd.DataFrame) -> dict[tuple[str, str], NDArray[np.intp]]:
+    """Return the places of each group's rows by problem and group, in one pass over a frame."""
+    places: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, key in enumerate(zip(frame["problem"], frame["group"], strict=True)):
+        places[key].append(place)
+    return {key: np.array(found, dtype=np.intp) for key, found in places.items()}
+
+
 def results_of(frame: pd.DataFrame) -> list[str]:
     """Return the result columns that hold anything, as `final_val_loss` and `test_accuracy`."""
     columns = [f"{place}_{name}" for place in ("final", "best") for name in METRICS]
@@ -147,25 +156,46 @@ def group_frame(
         confidence: of each interval alone, in (0, 1).
     """
     rows = []
+    # Arrays, not frames: taking a group's rows out of a frame costs more than all that is done with them.
+    columns = {str(name): frame[name].to_numpy() for name in frame}
+    places = group_rows(frame)
+    results = results_of(frame)
+    times = {
+        (group.problem, group.name): _finite(columns["ms_per_step"][places[group.problem, group.name]])
+        for group in grouping.groups
+    }
+    conditions = {(group.problem, group.name): _conditions(group) for group in grouping.groups}
+    plain: dict[Any, list[Group]] = defaultdict(list)
+    for group in filter(_is_plain_sgd, grouping.groups):
+        plain[conditions[group.problem, group.name]].append(group)
     for group in grouping.groups:
-        runs = frame[(frame["problem"] == group.problem) & (frame["group"] == group.name)]
+        key = group.problem, group.name
+        runs = {name: values[places[key]] for name, values in columns.items()}
         row: dict[str, Any] = {
-            "problem": group.problem, "group": group.name, "n": len(runs), "diverged": group.diverged,
+            "problem": group.problem, "group": group.name, "n": len(places[key]), "diverged": group.diverged,
             "confidence": confidence,
         }  # fmt: skip
-        for name in results_of(frame):
+        for name in results:
             interval = mean_of(runs[name], confidence)
-            whole = interval is not None and interval.n == len(runs)
+            whole = interval is not None and interval.n == len(places[key])
             row[name] = interval.estimate if interval else math.nan
             row[f"{name}_low"] = interval.low if interval and whole else None
             row[f"{name}_high"] = interval.high if interval and whole else None
             row[f"{name}_n"] = interval.n if interval else 0
         for target in targets:
             for unit in UNITS:
-                times = summary_of_times(runs[f"{unit} to {target}"].to_numpy())
-                row[f"{unit} to {target}"] = times.median
-            row[f"reached {target}"] = times.reached
-        row |= _step_time(group, grouping, frame, confidence)
+                reached = summary_of_times(runs[f"{unit} to {target}"])
+                row[f"{unit} to {target}"] = reached.median
+            row[f"reached {target}"] = reached.reached
+        # A group whose machines are mixed is timed like none, not even like itself.
+        condition = conditions[key]
+        base = plain[condition] if condition is not None else []
+        row |= _step_time(
+            times[key],
+            [times[one.problem, one.name] for one in base],
+            confidence,
+            is_base=any(one is group for one in base),
+        )
         row["state_bytes"] = int(runs["state_bytes"].max())
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -182,29 +212,33 @@ def mean_of(values: Iterable[float], confidence: float) -> Interval | None:
 
 
 def _step_time(
-    group: Group, grouping: Grouping, frame: pd.DataFrame, confidence: float
+    own: NDArray[np.float64], base: Sequence[NDArray[np.float64]], confidence: float, *, is_base: bool
 ) -> dict[str, float | None]:
-    """Return milliseconds per step, and what of them goes beyond plain SGD, each with its interval."""
-    base = [one for one in grouping.groups if _is_plain_sgd(one) and _timed_alike(one, group)]
-    # Plain SGD does the same work at any rate; a group of it has no overhead over itself.
-    own, plain = _step_times([group], frame), _step_times(base, frame)
+    """Return milliseconds per step, and what of them goes beyond plain SGD, each with its interval.
+
+    Args:
+        own: the group's milliseconds per step, by run.
+        base: those of the groups of plain SGD that were timed alike.
+        confidence: of the intervals.
+        is_base: the group is one of these: plain SGD does the same work at any rate.
+    """
     none: tuple[float, float | None, float | None] = (math.nan, None, None)
     time, over = none, none
     if own.size:
         mean = mean_interval(own, confidence=confidence)
         time = mean.estimate, mean.low, mean.high
-    if group in base:
+    if is_base:
         over = 0.0, None, None
-    elif own.size and plain.size:
-        more = welch_difference(own, plain, confidence=confidence)
+    elif own.size and any(found.size for found in base):
+        more = welch_difference(own, np.concatenate(base), confidence=confidence)
         over = more.estimate, more.low, more.high
     names = [f"{name}{end}" for name in ("ms_per_step", "overhead_ms") for end in ("", "_low", "_high")]
     return dict(zip(names, (*time, *over), strict=True))
 
 
-def _step_times(groups: Sequence[Group], frame: pd.DataFrame) -> NDArray[np.float64]:
-    paths = {str(entry.run.path) for group in groups for entry in group.entries}
-    return frame[frame["run"].isin(paths)]["ms_per_step"].dropna().to_numpy(dtype=np.float64)
+def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
+    found = values.astype(np.float64)
+    return found[~np.isnan(found)]
 
 
 def _is_plain_sgd(group: Group) -> bool:
@@ -212,15 +246,12 @@ def _is_plain_sgd(group: Group) -> bool:
     return found.get("optimizer.name") == "SGD" and not found.get("optimizer.momentum")
 
 
-def _timed_alike(one: Group, other: Group) -> bool:
-    """Return whether two groups' steps differ in nothing that takes time but optimizer and schedule."""
-
-    def others(group: Group) -> dict[str, Any]:
-        chosen = ("optimizer.", "scheduler.")
-        return {key: value for key, value in group.settings.items() if not key.startswith(chosen)}
-
-    machines = {timed_on(entry) for group in (one, other) for entry in group.entries}
-    return one.problem == other.problem and others(one) == others(other) and len(machines) == 1
+def _conditions(group: Group) -> tuple[str, frozenset[tuple[str, str]], str] | None:
+    """Return all that takes time but optimizer and schedule; None where the group's machines differ."""
+    chosen = ("optimizer.", "scheduler.")
+    others = {key: code(value) for key, value in group.settings.items() if not key.startswith(chosen)}
+    machines = {timed_on(entry) for entry in group.entries}
+    return (group.problem, frozenset(others.items()), machines.pop()) if len(machines) == 1 else None
 
 
 def timed_on(entry: Entry) -> str:

@@ -239,16 +239,16 @@ def _stages(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[str]]:
     Where a sweep's winners were run on fresh seeds, those alone are compared: the best of the search's own
     runs were selected by their results, which are too good on average.
     """
-    finals = [run for run in runs if is_final(run)]
-    sweeps = {sweep_of(run) for run in finals}
-    searched = [run for run in runs if run not in finals]
-    trials = [run for run in searched if sweep_of(run) in sweeps]
-    if not finals or not trials:
+    final = [is_final(run) for run in runs]
+    sweeps = {sweep_of(run) for run, chosen in zip(runs, final, strict=True) if chosen}
+    trial = [not chosen and sweep_of(run) in sweeps for run, chosen in zip(runs, final, strict=True)]
+    if not any(final) or not any(trial):
         return list(runs), list(runs), []
-    compared = [run for run in runs if run not in trials]
+    compared = [run for run, tried in zip(runs, trial, strict=True) if not tried]
+    searched = [run for run, chosen in zip(runs, final, strict=True) if not chosen]
     note = (
-        f"the table and the tests use the {len(finals)} final runs on fresh seeds; "
-        f"the {len(trials)} runs of the search are used for sensitivity alone"
+        f"the table and the tests use the {sum(final)} final runs on fresh seeds; "
+        f"the {sum(trial)} runs of the search are used for sensitivity alone"
     )
     return compared, searched, [note]
 
