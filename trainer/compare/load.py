@@ -5,14 +5,15 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from trainer import rundir
 from trainer.errors import OptlabError, RunError
+from trainer.records import read_table
 from trainer.rundir import Run
 
 PRUNED = "its sweep pruned it"
@@ -31,6 +32,39 @@ class Found:
 
     runs: tuple[Run, ...]
     notes: tuple[str, ...]
+
+
+class StepTable(Mapping[str, list[float | None]]):
+    """A run's steps.csv by column, read again when a column is asked for.
+
+    Args:
+        path: the file, which could be read.
+        columns: its header.
+    """
+
+    def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
+        self._path, self._columns = path, columns
+
+    def __getitem__(self, column: str) -> list[float | None]:
+        if column not in self._columns:
+            raise KeyError(column)
+        place = self._path.stat()
+        return _table(self._path, place.st_mtime_ns, place.st_size)[column]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def __contains__(self, column: object) -> bool:
+        return column in self._columns
+
+
+@lru_cache(maxsize=8)
+def _table(path: Path, changed: int, size: int) -> dict[str, list[float | None]]:
+    """Read a table; `changed` and `size` tell its versions apart."""
+    return read_table(path)
 
 
 def find(paths: Iterable[str | Path]) -> Found:
@@ -65,7 +99,8 @@ def find(paths: Iterable[str | Path]) -> Found:
                 notes.append(f"left out {place}: {fault}")
             continue
         notes += [f"{place / table}: the last line is torn and was left out" for table in _torn(place)]
-        runs.append(run)
+        # Thousands of step tables take gigabytes, and only the curves of losses need them.
+        runs.append(replace(run, steps=StepTable(place / rundir.STEPS, tuple(run.steps))))
     if pruned:
         notes.append(f"left out {pruned} runs that their sweep pruned")
     if not runs:

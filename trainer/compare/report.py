@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,7 +140,7 @@ def load_runs(*paths: str | Path) -> list[Run]:
     found = find(paths)
     for note in found.notes:
         warnings.warn(note, stacklevel=2)
-    return list(found.runs)
+    return [replace(run, steps=dict(run.steps)) for run in found.runs]
 
 
 def compare_runs(

@@ -1,0 +1,48 @@
+"""Comparing thousands of runs: the work grows as their number does, not as its square."""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.compare import compare_runs
+
+
+def calls(folder: Path) -> int:
+    """Return how many functions a comparison without figures calls."""
+    profile = cProfile.Profile()
+    profile.enable()
+    compare_runs(folder, targets=["val_accuracy=0.5"], draw=False)
+    profile.disable()
+    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
+
+
+@pytest.mark.nightly
+def test_the_work_grows_as_the_number_of_runs_and_of_groups(write_run: Any, tmp_path: Path) -> None:
+    """Four times the groups take about four times the calls; each group with each other would be 16."""
+    for number in range(480):
+        folder = "few" if number < 96 else "many"
+        write_run(
+            f"{folder}/{number}", seed=number % 4, optimizer={"name": "SGD", "lr": 1e-3 * (1 + number // 4)}
+        )
+    compare_runs(tmp_path / "few", draw=False)  # imports and caches
+    few, many = calls(tmp_path / "few"), calls(tmp_path / "many")
+    assert many < 5 * few, f"{few} calls for 96 runs, {many} for 384"
+
+
+def test_steps_are_read_when_they_are_asked_for(write_run: Any, tmp_path: Path) -> None:
+    from trainer import load_runs
+    from trainer.compare.load import StepTable, find
+
+    path = write_run("x/a")
+    (run,) = find([path]).runs
+    assert isinstance(run.steps, StepTable)
+    (whole,) = load_runs(path)
+    assert dict(run.steps) == whole.steps
+    assert isinstance(whole.steps, dict)
+    assert run.steps.get("lr") == whole.steps["lr"]
+    assert run.steps.get("absent") is None
