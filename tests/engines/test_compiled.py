@@ -309,8 +309,10 @@ class Looking(nn.Module):
         self.words, self.share, self.refuses = nn.Embedding(4, 8), share, refuses
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if self.refuses and not torch.compiler.is_compiling() and get_proxy_mode() is None:
-            assert torch.equal(inputs, inputs.round())
+        looks = self.refuses and not torch.compiler.is_compiling() and get_proxy_mode() is None
+        # No assert: pytest's own code in its place keeps state, which is not compiled.
+        if looks and not torch.equal(inputs, inputs.round()):
+            raise ValueError("these are no numbers of words")
         outputs: Tensor = Leaning.apply(self.words(inputs.long()).mean(1), self.share)
         return outputs
 
