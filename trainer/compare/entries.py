@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from trainer import rundir
 from trainer.config.paths import split_import_path
 from trainer.rundir import Run
 
@@ -76,7 +75,7 @@ def _entry(run: Run, flatten: _Flattening) -> Entry:
     seed = run.config.get("seed", 0)
     words = list(map(str, seed.values() if isinstance(seed, Mapping) else [seed]))
     word = words[0] if len(set(words)) == 1 else "-".join(words)
-    environment = rundir.read_environment(run.path)
+    environment = run.environment
     settings: dict[str, Any] = {}
     codes: dict[str, str] = {}
     parts = [flatten.section(str(name), value) for name, value in run.config.items() if name != "seed"]

@@ -209,7 +209,7 @@ def _torn(place: Path) -> list[str]:
 
 def _mixed(runs: Sequence[Run]) -> list[str]:
     """Say where the runs come from different versions or machines."""
-    around = [rundir.read_environment(run.path) for run in runs]
+    around = [run.environment for run in runs]
     notes = []
     for name in ("optlab", "torch"):
         counted = Counter(str((one.get("versions") or {}).get(name, "unknown")) for one in around)
