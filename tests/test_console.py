@@ -130,6 +130,17 @@ def test_text_of_users_is_neither_markup_nor_obeyed(
     assert "\x07" not in terminal.getvalue()
 
 
+def test_what_others_wrote_makes_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(ConfigError("got a\nerror: another", where="a\nb.yaml"))
+    table([Column("run")], [["a\nb\x1b[31m"]])
+    print_json({"run": "a\x9b31m\x7f"})
+    said = capsys.readouterr()
+    assert said.err == "error: a\\nb.yaml: got a\n    error: another\n"
+    assert said.out.splitlines()[1] == "a\\nb\\x1b[31m"
+    assert "\x9b" not in said.out
+    assert json.loads(said.out[said.out.index("{") :]) == {"run": "a\x9b31m\x7f"}
+
+
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_an_error_fits_the_terminal(
     monkeypatch: pytest.MonkeyPatch, width: Callable[[int], None], columns: int
