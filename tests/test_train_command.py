@@ -630,8 +630,8 @@ def test_a_failure_in_the_middle_is_recorded(config: Path, tmp_path: Path, monke
             raise MemoryError("no more")
 
     monkeypatch.setattr(Experiment, "step_schedules", breaks)
-    with pytest.raises(MemoryError):
-        optlab("train", config, "--run-dir", tmp_path / "run", "--quiet")
+    done = optlab("train", config, "--run-dir", tmp_path / "run", "--quiet")
+    assert (done.code, "MemoryError: no more" in done.err, "Traceback" in done.err) == (1, True, False)
     status = json.loads((tmp_path / "run/status.json").read_text())
     assert status["status"] == "failed"
     assert "no more" in status["message"]
