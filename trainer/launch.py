@@ -165,7 +165,7 @@ def environment_differences(folder: Path, code: Code, data_digest: str | None) -
     """Return a line per source file, package and data set in which an existing run differs."""
     recorded = rundir.read_environment(folder)
     if not recorded:
-        return [f"{rundir.ENVIRONMENT} cannot be read, so code and data cannot be compared"]
+        return [f"{rundir.ENVIRONMENT} is missing, so code and data cannot be compared"]
     lines = code_changes(recorded_code(recorded), code)
     return lines if data_digest is None else lines + data_difference(recorded, data_digest)
 

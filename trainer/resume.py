@@ -208,9 +208,7 @@ def _go_on(
             _refuse_other_data(folder, around, experiment)
             notes = _other_environment(around, experiment)
         else:
-            notes = [
-                f"{rundir.ENVIRONMENT} cannot be read: whether code and data are the same is not checked"
-            ]
+            notes = [f"{rundir.ENVIRONMENT} is missing: whether code and data are the same is not checked"]
         finished = status["status"] in rundir.FINISHED and not changed
         if finished and (result := rundir.read_result(folder)):
             return Launched(folder, result, skipped=True)

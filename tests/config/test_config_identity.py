@@ -405,10 +405,16 @@ def test_other_data_under_the_same_path_are_another_run(tmp_path: Path) -> None:
     assert (done.code, "data content: SHA-256 was" in done.err) == (2, True), done.err
 
 
-def test_a_run_whose_environment_cannot_be_read_is_not_taken_for_this_one(full: Path, tmp_path: Path) -> None:
+def test_a_run_whose_environment_is_damaged_or_missing_is_not_taken_for_this_one(
+    full: Path, tmp_path: Path
+) -> None:
     shutil.copytree(full / "run", tmp_path / "run")
+    command = ("train", full / "full.yaml", "--skip-existing", "--run-dir", tmp_path / "run", "--quiet")
     (tmp_path / "run" / "environment.json").write_text("{")
-    done = optlab("train", full / "full.yaml", "--skip-existing", "--run-dir", tmp_path / "run", "--quiet")
+    done = optlab(*command)
+    assert (done.code, "environment.json is damaged" in done.err) == (2, True)
+    (tmp_path / "run" / "environment.json").unlink()
+    done = optlab(*command)
     assert (done.code, "cannot be compared" in done.err) == (2, True)
 
 

@@ -262,6 +262,10 @@ def test_notes_tell_what_an_override_dropped(folder: Path, components: Component
     assert loaded.notes == ["override 'optimizer.name=Adam' drops lr=0.01, momentum=0.9"]
 
 
+def is_folder_name(text: str) -> bool:
+    return text.isprintable() and all(part not in ("", ".", "..") for part in text.split("/"))
+
+
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 POSITIVE = st.floats(min_value=1e-300, max_value=1e12)
 OPTIMIZERS = st.fixed_dictionaries(
@@ -306,7 +310,7 @@ CONFIGS = st.fixed_dictionaries(
         ),
     },
     optional={
-        "name": st.text(min_size=1, max_size=8).filter(lambda text: "\0" not in text),
+        "name": st.text(min_size=1, max_size=8).filter(is_folder_name),
         "seed": st.integers(0, 2**63 - 1) | st.fixed_dictionaries({"init": st.integers(0, 9)}),
         "init": st.none() | st.just({"weight": {"name": "normal_", "std": 1e-3}, "layers": []}),
         "scheduler": st.none() | SCHEDULERS | st.lists(SCHEDULERS, max_size=2),
