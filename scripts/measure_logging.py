@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from trainer import rundir
 from trainer.records import POSITION_COLUMNS, StepRecord
+from trainer.runs import rundir
 
 EVERY = 30
 

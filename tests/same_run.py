@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoint import digest
+from trainer.runs.checkpoint import digest
 
 TIMES = ("_seconds", "_per_second", "peak_memory_bytes")
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 import yaml
 
-from trainer.building import Material, build_experiment
 from trainer.catalog import REGISTRIES, load_config, option_model
 from trainer.data.dataset import split_dataset
 from trainer.data.digits import digits
-from trainer.loop import train
 from trainer.optimizers.rules import REFUSED
 from trainer.records import EvalRecord, StepRecord
+from trainer.training.building import LoadedData, build_experiment
+from trainer.training.loop import train
 
 BASE: Mapping[str, Any] = {
     "name": "contract",
@@ -109,13 +109,13 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def material() -> Material:
+def material() -> LoadedData:
     dataset = digits()
-    return Material(dataset, split_dataset(dataset, val_size=40, limit=64))
+    return LoadedData(dataset, split_dataset(dataset, val_size=40, limit=64))
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, material: Material) -> Iterator[Any]:
+def run(tmp_path_factory: pytest.TempPathFactory, material: LoadedData) -> Iterator[Any]:
     """Train a component with options; what was trained before is kept, unless `again`."""
     folder = tmp_path_factory.mktemp("configs")
     (folder / "own.py").write_text(FACTORS)

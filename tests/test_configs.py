@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from trainer.building import Material, build_experiment
 from trainer.catalog import find, load_config
 from trainer.data.dataset import Dataset, split_dataset
-from trainer.loop import train
 from trainer.records import StepRecord
+from trainer.training.building import LoadedData, build_experiment
+from trainer.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/lessons").glob("*.yaml")])
@@ -47,7 +47,7 @@ def test_a_shipped_config_validates_and_trains(path: Path, stand_ins: Mapping[st
     data = loaded.config.data
     dataset = stand_ins[data.name]
     splits = split_dataset(dataset, val_size=data.val_size, val_from=data.val_from, limit=data.limit)
-    experiment = build_experiment(loaded, material=Material(dataset, splits))
+    experiment = build_experiment(loaded, material=LoadedData(dataset, splits))
     records = train(experiment)
     losses = []
     for record in records:

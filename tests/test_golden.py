@@ -16,14 +16,14 @@ from command import column, rows, train, write_tiny
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.building import build_experiment
 from trainer.catalog import load_config
 from trainer.data.augment import random_crop, random_horizontal_flip
 from trainer.data.digits import digits
-from trainer.loop import train as train_loop
 from trainer.records import StepRecord
-from trainer.rundir import load_run
+from trainer.runs.rundir import load_run
 from trainer.seeding import generator, global_stream, seed_dropout
+from trainer.training.building import build_experiment
+from trainer.training.loop import train as train_loop
 
 TEXT = """\
 name: golden

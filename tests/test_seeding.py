@@ -16,7 +16,7 @@ from same_run import differences
 from test_resume import copied_at
 
 from trainer import build_experiment, load_config
-from trainer.checkpoint import load_checkpoint, pack
+from trainer.runs.checkpoint import load_checkpoint, pack
 from trainer.seeding import preserved, random_state, seed_globals, set_random_state
 
 PARTS = Path(__file__).with_name("drawing_parts.py")

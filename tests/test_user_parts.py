@@ -19,7 +19,7 @@ from trainer import build_experiment, device, load_config
 from trainer.errors import ConfigError
 from trainer.models.describe import check_shapes, layer_table, materialize, multiplications, sparse_gradients
 from trainer.optimizers.build import Kind, check_options, resolve_implementation
-from trainer.sweep.conduct import _death
+from trainer.sweep.runner import _death
 
 CONFIG = """\
 name: own

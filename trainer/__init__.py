@@ -11,17 +11,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.building import build_experiment
     from trainer.catalog import load_config
     from trainer.compare import compare_runs, load_runs
-    from trainer.loop import train
-    from trainer.rundir import load_run
+    from trainer.runs.rundir import load_run
+    from trainer.training.building import build_experiment
+    from trainer.training.loop import train
 
 _PLACES = {
     "load_config": "trainer.catalog",
-    "build_experiment": "trainer.building",
-    "train": "trainer.loop",
-    "load_run": "trainer.rundir",
+    "build_experiment": "trainer.training.building",
+    "train": "trainer.training.loop",
+    "load_run": "trainer.runs.rundir",
     "load_runs": "trainer.compare",
     "compare_runs": "trainer.compare",
 }

@@ -1,4 +1,4 @@
-"""All components by name, in one place, and how a name or an import path becomes a builder (floor 3).
+"""All components by name, in one place, and how a name or an import path becomes a builder.
 
 The registries are plain dicts: ours literal, torch's filled from what torch exports, so that a new release of
 torch brings its new optimizers and schedules by itself. A builder's signature is its schema.
@@ -17,16 +17,16 @@ from pydantic import BaseModel, ValidationError
 from torch.optim import Optimizer
 
 from trainer import losses, schedules
-from trainer.config import messages
+from trainer.config import validation_errors as messages
+from trainer.config.component_paths import SLOTS
 from trainer.config.load import Components, Draft, Loaded, check, load
 from trainer.config.paths import split_import_path
-from trainer.config.schema import is_import_path, schema_from_signature
-from trainer.config.slots import SLOTS
+from trainer.config.signature_schema import is_import_path, schema_from_signature
 from trainer.data import augment, augment_function, digits, image_folder, npz, torchvision_sets
 from trainer.errors import ConfigError, OptlabError, unknown_name
 from trainer.imports import find_object
-from trainer.init import INIT_FUNCTIONS
 from trainer.models import convolutional, dense, residual, torchvision_models
+from trainer.models.init import INIT_FUNCTIONS
 from trainer.optimizers.build import check_options as check_optimizer
 from trainer.optimizers.build import torch_optimizers
 from trainer.optimizers.rules import REFUSED

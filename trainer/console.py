@@ -1,4 +1,4 @@
-"""What the user sees in the terminal: progress, tables, errors; the only module that imports rich (floor 3).
+"""What the user sees in the terminal: progress, tables, errors; the only module that imports rich.
 
 Progress and complaints go to stderr, results to stdout. Nothing here reads runs or decides anything. Text
 from users and files is never read as markup, and its control characters are shown, not obeyed. What stderr

@@ -1,4 +1,4 @@
-"""The machine below an experiment: device, precision, threads, a clock that waits for the GPU (floor 0)."""
+"""The machine below an experiment: device, precision, threads, a clock that waits for the GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong by a user's hand, told so that it can be mended (floor 0).
+"""What can go wrong by a user's hand, told so that it can be mended.
 
 Every error says what is wrong, where, what was expected and what to do. `OptlabError` and its kinds are
 for what a user can cause; `assert` is for what only this code can.

@@ -1,4 +1,4 @@
-"""Imports what an import path names, once it is known that it can be a part of that kind (floor 3).
+"""Imports what an import path names, once it is known that it can be a part of that kind.
 
 A config is text that may come from anybody. Naming `os:system` or `shutil:rmtree` as a model must call
 nothing: what a path names is checked by its class or its signature before anything is called with a config's

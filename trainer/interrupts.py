@@ -1,4 +1,4 @@
-"""Ctrl-C from the first moment on, also where other packages swallow it (floor 0).
+"""Ctrl-C from the first moment on, also where other packages swallow it.
 
 A KeyboardInterrupt that arrives while a package is imported may end up in one of its `except:` clauses, or
 come out as another error. So the request is remembered, and asked for (`check`) before a run begins.

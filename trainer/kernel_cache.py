@@ -1,4 +1,4 @@
-"""The folder where torch's compiler keeps what it compiles (floor 0).
+"""The folder where torch's compiler keeps what it compiles.
 
 torch makes this folder when a process builds its first optimizer, whether anything is compiled or not.
 """

@@ -1,4 +1,4 @@
-"""Losses, penalties on the weights and the count of right answers (floor 2).
+"""Losses, penalties on the weights and the count of right answers.
 
 A loss builder takes its options and returns `loss(outputs, targets) -> scalar`, the mean over the batch.
 Knows no model and no data set.

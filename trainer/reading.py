@@ -1,4 +1,4 @@
-"""Reads a file that may be damaged, foreign or made to harm: regular files only, up to a size (floor 0)."""
+"""Reads a file that may be damaged, foreign or made to harm: regular files only, up to a size."""
 
 from __future__ import annotations
 

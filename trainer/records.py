@@ -1,4 +1,4 @@
-"""What a run says about itself: step and evaluation records, the result, and their CSV form (floor 1).
+"""What a run says about itself: step and evaluation records, the result, and their CSV form.
 
 No torch here, so that tables and figures can be made from a run directory in a moment.
 """

@@ -1,4 +1,4 @@
-"""Named, independent streams of random numbers (floor 0).
+"""Named, independent streams of random numbers.
 
 One experiment draws from four streams: `init` (initial weights), `batches` (order of the samples),
 `augmentation` and `dropout`. Each is seeded apart, so that changing the optimizer or the augmentation

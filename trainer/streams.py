@@ -1,4 +1,4 @@
-"""Standard output and standard error, which may be closed, full or gone while a run trains (floor 0).
+"""Standard output and standard error, which may be closed, full or gone while a run trains.
 
 Results go to the stdout that the process was started with. While a command runs, `sys.stdout` is stderr, so
 that what a user's component prints never mixes with results. What stderr does not take is dropped: a run

@@ -1,4 +1,4 @@
-"""Calls into users' own components: whatever they raise becomes an error that cites their line (floor 1).
+"""Calls into users' own components: whatever they raise becomes an error that cites their line.
 
 A component is a user's own when the config names it by an import path. Only a Ctrl-C passes as it is.
 """

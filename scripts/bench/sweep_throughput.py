@@ -33,11 +33,11 @@ log: {every: 30, plots: []}
 
 def train_list(config: Path, folder: Path, seeds: list[int], gate: Any, out: Any) -> None:
     """Train seeds one after the other in this process, from the moment that everybody is ready."""
-    from trainer import launch
-    from trainer.building import load_material
     from trainer.catalog import load_config
+    from trainer.runs import launch
+    from trainer.training.building import load_data
 
-    material = load_material(load_config(config))
+    material = load_data(load_config(config))
     launch.launch(load_config(config, ["seed=999"]), folder / "warm", material=material)
     gate.wait()
     began = time.perf_counter()
@@ -66,10 +66,10 @@ def in_processes(config: Path, folder: Path, runs: int, count: int) -> float:
 
 def as_sweep(file: Path, folder: Path, workers: int) -> float:
     """Return the runs per minute of a sweep, from its first finished run to its last."""
-    from trainer.sweep.conduct import Conductor, Options
     from trainer.sweep.file import read_sweep
-    from trainer.sweep.plan import Shelf, check_variants, resolve_objective
-    from trainer.sweep.standing import Display, Finished, SweepState
+    from trainer.sweep.plan import SharedData, check_variants, resolve_objective
+    from trainer.sweep.progress import Display, Finished, SweepState
+    from trainer.sweep.runner import Options, SweepRunner
 
     moments: list[float] = []
 
@@ -79,10 +79,10 @@ def as_sweep(file: Path, folder: Path, workers: int) -> float:
 
     sweep = read_sweep(file)
     folder.mkdir()
-    shelf = Shelf(folder / ".data")
+    shelf = SharedData(folder / ".data")
     facts = check_variants(sweep, shelf)
     objective = resolve_objective(sweep, facts)
-    Conductor(sweep, folder, facts, objective, shelf, Options(workers), Clock()).run()
+    SweepRunner(sweep, folder, facts, objective, shelf, Options(workers), Clock()).run()
     # The first of every worker carries its start-up.
     return 60 * (len(moments) - workers) / (moments[-1] - moments[workers - 1])
 

@@ -12,10 +12,10 @@ from figures import draw_lesson
 from table import LESSONS, Lesson, changed_by_quick
 from training import Done, job_of, train_all
 
-from trainer import rundir
 from trainer.data.dataset import data_root
 from trainer.device import usable_cores
 from trainer.errors import OptlabError
+from trainer.runs import rundir
 
 
 def arguments() -> argparse.Namespace:

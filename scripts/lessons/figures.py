@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from table import Curves, Difference, Lesson, Panel, StepTimes, TrainVal, Weights
 
-from trainer import rundir
 from trainer.plots.style import COLOURS, LINES, Array, Line, format_axis, limits, render, settings, smooth
 from trainer.plots.titles import title as run_title
+from trainer.runs import rundir
 
 PANEL_INCHES = (4.7, 3.3)
 COLOURS_OF_A_FILE = 96

@@ -306,7 +306,7 @@ LESSONS = (
         10,
         "10_losses",
         "Lesson 10: three losses on one problem",
-        "Judge by accuracy, the losses have other units. MSE is close behind cross entropy; L1's best "
+        "PruneCheck by accuracy, the losses have other units. MSE is close behind cross entropy; L1's best "
         "constant answer is 0 for every class, and for some classes it stays there for epochs.",
         (
             Run("cross entropy", "10_losses"),

@@ -88,8 +88,9 @@ def _leave_signals() -> None:
 
 def train_one(job: Job) -> Done:
     """Train one job, or find it done; what goes wrong becomes words."""
-    from trainer import catalog, launch
+    from trainer import catalog
     from trainer.errors import OptlabError
+    from trainer.runs import launch
 
     try:
         loaded = catalog.load_config(job.config, job.overrides)

@@ -12,8 +12,8 @@ import yaml
 from command import optlab
 
 from trainer.compare import compare_runs
+from trainer.sweep.models import Objective
 from trainer.sweep.results import Setting, best_setting, read_outcome
-from trainer.sweep.structure import Objective
 
 RATES = (0.1, 0.02, 0.002)
 # The rate triples in every epoch: large ones are best early and end badly, the smallest is best at the end.

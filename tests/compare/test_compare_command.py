@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from trainer import rundir
 from trainer.cli.verbs import app
 from trainer.errors import ConfigError, OptlabError
+from trainer.runs import rundir
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
 
@@ -39,7 +39,8 @@ def refused(*arguments: object) -> str:
 @pytest.fixture(scope="module")
 def real_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SGD with and without momentum, three seeds each, and one run that diverges: trained on the digits."""
-    from trainer import catalog, launch
+    from trainer import catalog
+    from trainer.runs import launch
 
     folder = tmp_path_factory.mktemp("runs")
     common = ["train.epochs=2", "log.plots=[]", "train.threads=1", "model.hidden=[16]"]

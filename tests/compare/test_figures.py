@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from trainer.compare import Comparison, compare_runs, draw_curves, group_runs, load_runs
-from trainer.compare.looks import find_look
+from trainer.compare.figure_style import find_look
 from trainer.errors import ConfigError
 from trainer.plots.style import render
 

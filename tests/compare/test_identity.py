@@ -18,8 +18,8 @@ from tests.command import optlab, write_tiny
 from trainer.compare import Grouping, compare_runs, group_runs
 from trainer.compare.load import find
 from trainer.config.identity import may_differ
-from trainer.config.structure import Config
-from trainer.rundir import load_run
+from trainer.config.models import Config
+from trainer.runs.rundir import load_run
 
 A, B, OTHER_A = "/home/me/one/a.py:Foo", "/home/me/one/b.py:Foo", "/home/me/two/a.py:Foo"
 OLD, NEW = "1" * 64, "2" * 64

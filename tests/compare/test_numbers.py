@@ -16,8 +16,8 @@ import pytest
 from scipy import stats
 
 from trainer.compare import Group, Grouping, compare_runs
+from trainer.compare.pairwise_tests import verdicts
 from trainer.compare.table import render_table, with_half_width
-from trainer.compare.verdicts import verdicts
 from trainer.errors import ConfigError
 from trainer.statistics import minimum_detectable
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from trainer.config.load import Components
 from trainer.config.paths import split_import_path
-from trainer.config.schema import schema_from_signature
+from trainer.config.signature_schema import schema_from_signature
 
 
 def mnist(*, root: Path | None = None, download: bool = True) -> None:

@@ -16,7 +16,7 @@ import pytest
 from command import optlab
 from pydantic import BaseModel
 
-from trainer import catalog, imports, launch
+from trainer import catalog, imports
 from trainer.config.identity import (
     Code,
     _section_of,
@@ -25,8 +25,9 @@ from trainer.config.identity import (
     may_differ,
     source_files,
 )
+from trainer.config.models import Config, Verb
 from trainer.config.run_id import value_names
-from trainer.config.structure import Config, Verb
+from trainer.runs import launch
 
 # Every section is there, so that each key below changes one setting of it.
 FULL = """\

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from trainer.config.json_schema import json_schema
 from trainer.config.load import Components, Loaded, dump, from_mapping, load, load_text
+from trainer.config.models import Config, SeedConfig
 from trainer.config.run_id import run_id
-from trainer.config.structure import Config, SeedConfig
 from trainer.errors import ConfigError, Problem
 
 MINIMAL: dict[str, Any] = {
@@ -239,7 +239,7 @@ def test_the_catalogs_own_errors_get_their_place() -> None:
 
 
 def test_a_required_option_named_like_a_key_of_the_config_is_refused(components: Components) -> None:
-    from trainer.config.schema import schema_from_signature
+    from trainer.config.signature_schema import schema_from_signature
 
     def build(*, label: int) -> None: ...
 

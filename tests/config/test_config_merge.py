@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.config.component_paths import spell_out
 from trainer.config.merge import merge, parse_override, read_layers
 from trainer.config.overrides import apply_overrides, gives
-from trainer.config.positions import Origin, Tree, parse_mapping
-from trainer.config.slots import spell_out
+from trainer.config.yaml_reader import Origin, Tree, parse_mapping
 from trainer.errors import ConfigError
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from trainer import catalog
-from trainer.config.structure import Component, Config
+from trainer.config.models import Component, Config
 
 VALUES: dict[str, float] = {
     "nan": float("nan"),

@@ -78,10 +78,10 @@ def instrument(
     marks: Path, strike: dict[str, Any] | None, slow: float, slow_from: int, hold_at: int | None
 ) -> None:
     """Put marks around what a run does, and a kill or a wait where it is wanted."""
-    from trainer import checkpoint, rundir
-    from trainer.engines.eager import EagerEngine
-    from trainer.experiment import Experiment
-    from trainer.recorder import Recorder
+    from trainer.runs import checkpoint, rundir
+    from trainer.runs.recorder import Recorder
+    from trainer.training.engines.eager import EagerEngine
+    from trainer.training.experiment import Experiment
 
     seen = steps = 0
 

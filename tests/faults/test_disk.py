@@ -16,8 +16,8 @@ import pytest
 from command import Done, optlab, write_tiny
 from same_run import differences
 
-from trainer import claim, files, recorder, rundir
-from trainer.experiment import Experiment
+from trainer.runs import claim, files, recorder, rundir
+from trainer.training.experiment import Experiment
 
 RUN = ["train.checkpoint_every={steps: 2}", "log.every=1", "log.histograms=true", "--quiet"]
 

@@ -19,9 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from same_run import differences
 
-from trainer import catalog, checkpoint, rundir
+from trainer import catalog
 from trainer.errors import OptlabError
 from trainer.records import read_table
+from trainer.runs import checkpoint, rundir
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 

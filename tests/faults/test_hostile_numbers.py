@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from trainer import catalog
-from trainer.config.structure import Config
+from trainer.config.models import Config
 from trainer.errors import ConfigError
 
 

@@ -14,7 +14,7 @@ from command import TINY, optlab, write_tiny
 from forks import Forks
 from same_run import differences
 
-from trainer import checkpoint, rundir
+from trainer.runs import checkpoint, rundir
 
 RHYTHM = [
     "train.epochs=6",

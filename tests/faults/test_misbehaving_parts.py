@@ -15,7 +15,7 @@ import torch
 from command import Done, optlab
 from misbehaving import ACTS, ODD, PARTS, PLACES, RAISING, RETURNS, config, odd, source
 
-from trainer import rundir
+from trainer.runs import rundir
 
 ENDED = {"completed", "early_stopped", "diverged", "failed"}
 

@@ -9,7 +9,8 @@ from command import optlab, write_tiny
 from forks import Forks
 from same_run import differences
 
-from trainer import load_run, rundir
+from trainer import load_run
+from trainer.runs import rundir
 
 OPTIONS = ["train.epochs=3", "train.checkpoint_every={steps: 2}", "log.every=1", "--quiet", "--run-dir"]
 

@@ -13,7 +13,7 @@ from command import optlab, write_tiny
 from forks import Forks
 from same_run import differences
 
-from trainer import checkpoint, rundir
+from trainer.runs import checkpoint, rundir
 
 LONG = ["train.epochs=3", "train.checkpoint_every={steps: 2}", "log.every=1", "--quiet", "--run-dir"]
 

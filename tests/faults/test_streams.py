@@ -19,7 +19,8 @@ from unittest import mock
 import pytest
 from command import optlab, rows, write_tiny
 
-from trainer import cli, rundir, streams
+from trainer import cli, streams
+from trainer.runs import rundir
 
 SCRIPT = "import sys; from trainer.cli import script; sys.argv[0] = 'optlab'; script()"
 ERRORS = [errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF, errno.EAGAIN]

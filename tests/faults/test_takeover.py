@@ -14,7 +14,7 @@ from forks import Forks
 from same_run import differences
 from test_disk import Disk
 
-from trainer import rundir
+from trainer.runs import rundir
 
 OPTIONS = ["train.epochs=3", "train.checkpoint_every={steps: 2}", "log.every=1", "--quiet", "--run-dir"]
 

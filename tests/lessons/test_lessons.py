@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import catalog, launch, rundir
-from trainer.building import build_experiment
+from trainer import catalog
+from trainer.runs import launch, rundir
+from trainer.training.building import build_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "lessons"

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional
 
 from trainer import build_experiment, load_config
-from trainer.checkpoint import load_checkpoint
 from trainer.optimizers.build import IMPLEMENTATIONS, describe_implementation, option_names, torch_optimizers
 from trainer.optimizers.rules import REFUSED
+from trainer.runs.checkpoint import load_checkpoint
 from trainer.seeding import seed_dropout
 
 PLAIN = {

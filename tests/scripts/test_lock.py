@@ -12,7 +12,7 @@ from command import optlab
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from trainer import environment
+from trainer.runs import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -8,25 +8,25 @@ import numpy as np
 import pytest
 from small_sweeps import BASE, run, write
 
-from trainer import rundir
 from trainer.catalog import COMPONENTS
 from trainer.cli.sweeping import COMPARISON
+from trainer.config.models import SeedConfig
 from trainer.config.run_id import run_id
-from trainer.config.structure import SeedConfig
 from trainer.errors import OptlabError
+from trainer.runs import rundir
 from trainer.sweep.file import read_sweep
+from trainer.sweep.models import FINAL, RESERVED_NAMES, load_variant, override_texts, value_text
 from trainer.sweep.plan import (
     SWEEP_FILE,
-    Shelf,
+    SharedData,
     check_variants,
     extras,
     grid_settings,
-    open_material,
+    open_shared_data,
     resolve_objective,
 )
+from trainer.sweep.progress import PROGRESS
 from trainer.sweep.results import BEST, RESULTS, SUMMARY
-from trainer.sweep.standing import PROGRESS
-from trainer.sweep.structure import FINAL, RESERVED_NAMES, load_variant, override_texts, value_text
 
 HEAD = "base: base.yaml\nname: s\n"
 VARIANTS = "variants:\n  sgd: {optimizer: {name: SGD}}\n"
@@ -290,12 +290,14 @@ def test_workers_share_the_validation_split_that_a_data_set_has(tmp_path: Path) 
     np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9], x_val=x[:6], y_val=y[:6])
     base = BASE.replace("name: digits, limit: 200, val_size: 200", "name: npz, path: a.npz, limit: 40")
     sweep = read_sweep(write(tmp_path, HEAD + VARIANTS + "axes: {optimizer.lr: [0.1, 1]}\n", base))
-    shelf = Shelf(tmp_path / "shelf")
+    shelf = SharedData(tmp_path / "shelf")
     facts = check_variants(sweep, shelf)
     objective = resolve_objective(sweep, facts)
     assert objective is not None
     assert objective.metric == "val_accuracy"
-    shared = open_material(shelf.put(load_variant(sweep.variants["sgd"], {"optimizer.lr": 1}, 0, COMPONENTS)))
+    shared = open_shared_data(
+        shelf.put(load_variant(sweep.variants["sgd"], {"optimizer.lr": 1}, 0, COMPONENTS))
+    )
     assert shared.splits.val is not None
     assert shared.splits.val.targets.tolist() == y[:6].tolist()
     assert len(shared.splits.train) == 40

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from small_sweeps import BASE, results, run, write
 
-from trainer import rundir
 from trainer.errors import RunError
+from trainer.runs import rundir
 
 
 def write_npz(path: Path, seed: int) -> None:

@@ -12,8 +12,9 @@ import pytest
 from same_run import differences
 from small_sweeps import results, summary, write
 
-from trainer import cli, launch
+from trainer import cli
 from trainer.catalog import load_config
+from trainer.runs import launch
 
 COMPONENT = """\
 import os, sys, torch

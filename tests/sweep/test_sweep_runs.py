@@ -24,12 +24,12 @@ from command import optlab
 from same_run import differences
 from small_sweeps import BASE, results, run, summary, write
 
-from trainer import launch, rundir
 from trainer.catalog import load_config
 from trainer.errors import OptlabError
+from trainer.runs import launch, rundir
 from trainer.sweep.estimate import WORKER_START_SECONDS, measure, wall_seconds
 from trainer.sweep.file import read_sweep
-from trainer.sweep.plan import Shelf, check_variants, spec_for
+from trainer.sweep.plan import SharedData, check_variants, spec_for
 from trainer.sweep.pool import METHOD
 from trainer.sweep.tasks import worker_slots
 
@@ -274,7 +274,7 @@ def test_the_time_of_a_sweep_is_that_of_its_rounds_on_its_workers(
 
 def test_the_estimate_counts_steps_every_evaluation_and_the_test(tmp_path: Path) -> None:
     sweep = read_sweep(write(tmp_path, {**SWEEP, "seeds": 1}))
-    shelf = Shelf(tmp_path / "data")
+    shelf = SharedData(tmp_path / "data")
     facts = check_variants(sweep, shelf)["sgd"]
     assert facts.evaluations == 2
     spec = spec_for(tmp_path, sweep.variants["sgd"], "search", 0, {"optimizer.lr": 0.1}, 0)
@@ -426,7 +426,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind_that_cannot_be_read(t
 
 
 def test_pruned_runs_are_marked_and_can_be_trained_to_their_end(tmp_path: Path) -> None:
-    from trainer.resume import resume
+    from trainer.runs.resume import resume
 
     sweep = {
         **SWEEP,

@@ -10,20 +10,20 @@ from typing import Any, Literal
 
 import pytest
 
-from trainer.config.positions import Tree
+from trainer.config.yaml_reader import Tree
 from trainer.errors import RunError
 from trainer.records import Moment, RunResult
-from trainer.sweep.contenders import Contender
+from trainer.sweep.models import Objective, Sweep, SweepConfig, Variant
 from trainer.sweep.plan import RunSpec
 from trainer.sweep.results import Outcome
 from trainer.sweep.search import STORAGE, Search, open_storage
 from trainer.sweep.space import parse_axis
-from trainer.sweep.structure import Objective, Sweep, SweepConfig, Variant
+from trainer.sweep.variant_search import VariantSearch
 
 OBJECTIVE = Objective(metric="val_loss")
 
 
-def make(root: Path, *, anew: Literal["never", "mismatch"] = "never", **settings: Any) -> Contender:
+def make(root: Path, *, anew: Literal["never", "mismatch"] = "never", **settings: Any) -> VariantSearch:
     config = SweepConfig.model_validate(
         {"name": "s", "strategy": "tpe", "trials": 10, "batch": 4, "objective": {"metric": "val_loss"}}
         | settings
@@ -36,7 +36,7 @@ def make(root: Path, *, anew: Literal["never", "mismatch"] = "never", **settings
     variant = Variant("v", Tree({}, {}), (), axes, {})
     sweep = Sweep(config, {"v": variant}, root)
     search = Search(config, variant, open_storage(root), "min", 8, anew=anew)
-    return Contender(sweep, variant, root, OBJECTIVE, search, finals=bool(config.final_seeds))
+    return VariantSearch(sweep, variant, root, OBJECTIVE, search, finals=bool(config.final_seeds))
 
 
 def loss(values: Mapping[str, Any], seed: int) -> float:
@@ -50,29 +50,29 @@ def ended(value: float, status: Literal["completed", "diverged", "pruned"] = "co
     return Outcome(status, result)
 
 
-def carry_out(contender: Contender, *, stop_after: int = 10**6, order: int = 0) -> list[RunSpec]:
+def carry_out(variant_search: VariantSearch, *, stop_after: int = 10**6, order: int = 0) -> list[RunSpec]:
     """Train in the head: any ready run first, its evaluations falling towards its value."""
     chance, done = random.Random(order), []
-    contender.start()
-    while contender.ready and len(done) < stop_after:
-        spec = contender.ready[chance.randrange(len(contender.ready))]
-        contender.ready.remove(spec)
+    variant_search.start()
+    while variant_search.ready and len(done) < stop_after:
+        spec = variant_search.ready[chance.randrange(len(variant_search.ready))]
+        variant_search.ready.remove(spec)
         worth = loss(spec.values, spec.seed)
         outcome = ended(worth)
-        if contender.judged_by(spec):
+        if variant_search.judged_by(spec):
             so_far: list[float] = []
             for evaluation in range(1, 8):
                 so_far.append(worth + 1 / evaluation)
-                if contender.judge(spec, so_far):
+                if variant_search.judge(spec, so_far):
                     outcome = ended(so_far[-1], "pruned")
                     break
-        contender.take(spec, outcome)
+        variant_search.take(spec, outcome)
         done.append(spec)
     return done
 
 
-def settings_of(contender: Contender) -> list[Mapping[str, Any]]:
-    return [contender.settings[number].values for number in sorted(contender.settings)]
+def settings_of(variant_search: VariantSearch) -> list[Mapping[str, Any]]:
+    return [variant_search.settings[number].values for number in sorted(variant_search.settings)]
 
 
 @pytest.mark.parametrize("strategy", ["random", "qmc", "tpe", "gp"])
@@ -106,57 +106,57 @@ def test_another_search_seed_gives_other_trials_and_another_variant_too(tmp_path
 
 
 def test_a_guided_search_ends_nearer_to_the_floor_than_it_began(tmp_path: Path) -> None:
-    contender = make(tmp_path, trials=40)
-    carry_out(contender)
-    best = contender.best()
+    variant_search = make(tmp_path, trials=40)
+    carry_out(variant_search)
+    best = variant_search.best()
     assert best is not None
     assert abs(math.log10(best[0].values["optimizer.lr"]) + 2) < 0.3
-    later = [loss(values, 0) for values in settings_of(contender)[20:]]
-    earlier = [loss(values, 0) for values in settings_of(contender)[:10]]
+    later = [loss(values, 0) for values in settings_of(variant_search)[20:]]
+    earlier = [loss(values, 0) for values in settings_of(variant_search)[:10]]
     assert sum(later) / len(later) < sum(earlier) / len(earlier)
 
 
 @pytest.mark.parametrize("prune", ["median", "hyperband", "wilcoxon"])
 def test_pruning_spares_runs_and_does_not_depend_on_the_order_of_outcomes(prune: str, tmp_path: Path) -> None:
-    done, pruned, contenders = [], [], []
+    done, pruned, searches = [], [], []
     for order in (0, 7):
         root = tmp_path / str(order)
         root.mkdir()
-        contender = make(root, strategy="random", trials=24, seeds=6, prune=prune)
-        done.append({(spec.trial, spec.seed) for spec in carry_out(contender, order=order)})
-        pruned.append({n for n, setting in contender.settings.items() if len(setting.outcomes) < 6})
-        contenders.append(contender)
-        assert contender.spared() == 24 * 6 - len(done[-1])
+        variant_search = make(root, strategy="random", trials=24, seeds=6, prune=prune)
+        done.append({(spec.trial, spec.seed) for spec in carry_out(variant_search, order=order)})
+        pruned.append({n for n, setting in variant_search.settings.items() if len(setting.outcomes) < 6})
+        searches.append(variant_search)
+        assert variant_search.spared() == 24 * 6 - len(done[-1])
     assert done[0] == done[1]
     assert pruned[0] == pruned[1]
     assert 0 < len(pruned[0]) < 24
-    assert len(settings_of(contenders[0])) == 24
-    best = [contender.best() for contender in contenders]
+    assert len(settings_of(searches[0])) == 24
+    best = [variant_search.best() for variant_search in searches]
     assert best[0] is not None
     assert best[1] is not None
     assert best[0][0].number == best[1][0].number not in pruned[0]
 
 
 def test_divergence_is_the_worst_outcome_and_failure_is_none(tmp_path: Path) -> None:
-    contender = make(tmp_path, trials=4, seeds=2, final_seeds=2)
-    contender.start()
+    variant_search = make(tmp_path, trials=4, seeds=2, final_seeds=2)
+    variant_search.start()
     for number, status in enumerate(["completed", "diverged", "failed", "completed"]):
         for seed in (0, 1):
-            spec = next(s for s in contender.ready if s.trial == number and s.seed == seed)
-            contender.ready.remove(spec)
+            spec = next(s for s in variant_search.ready if s.trial == number and s.seed == seed)
+            variant_search.ready.remove(spec)
             value = {0: 2.0, 1: 0.1, 3: 1.0}.get(number, 0.0)
             if status == "failed":
-                contender.take(spec, Outcome("failed", None, "broken"))
+                variant_search.take(spec, Outcome("failed", None, "broken"))
             else:
-                contender.take(
+                variant_search.take(
                     spec, ended(value, "diverged" if status == "diverged" and seed else "completed")
                 )
-    values = [contender.value(contender.settings[number]) for number in range(4)]
+    values = [variant_search.value(variant_search.settings[number]) for number in range(4)]
     assert values == [2.0, math.inf, None, 1.0]
-    best = contender.best()
+    best = variant_search.best()
     assert best is not None
     assert best[0].number == 3
-    assert [(spec.stage, spec.trial, spec.seed) for spec in contender.ready] == [
+    assert [(spec.stage, spec.trial, spec.seed) for spec in variant_search.ready] == [
         ("final", 3, 1000),
         ("final", 3, 1001),
     ]

@@ -1,1 +1,1 @@
-"""What this machine can do: optlab's loop against others' on the same network and data (floor 6)."""
+"""What this machine can do: optlab's loop against others' on the same network and data."""

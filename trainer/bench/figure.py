@@ -1,4 +1,4 @@
-"""The figure of a measurement: microseconds per step, a bar for every loop (floor 6)."""
+"""The figure of a measurement: microseconds per step, a bar for every loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loops that are measured, by name, and the process that each one runs in (floor 6).
+"""The loops that are measured, by name, and the process that each one runs in.
 
 A process of its own gives every loop what its users have: its own threads, and memory that no other loop has
 filled. The allocator's state alone changes a convolutional network's time by a tenth.
@@ -19,18 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer import catalog, rundir
+from trainer import catalog
 from trainer.bench import peers
 from trainer.bench.peers import Run
 from trainer.bench.task import LOG_EVERY, Setting, Task
-from trainer.building import build_experiment
 from trainer.data.dataset import data_root
 from trainer.data.torchvision_sets import mnist
 from trainer.device import check_threads, default_threads, sparing_collector
 from trainer.errors import OptlabError
-from trainer.experiment import Experiment
-from trainer.loop import train
 from trainer.records import POSITION_COLUMNS, StepRecord
+from trainer.runs import rundir
+from trainer.training.building import build_experiment
+from trainer.training.experiment import Experiment
+from trainer.training.loop import train
 
 BARE = "best bare eager loop"
 JAX = "JAX + optax, one scan"

@@ -1,4 +1,4 @@
-"""Runs the loops in alternating rounds and tells medians and ratios (floor 6). Prints nothing."""
+"""Runs the loops in alternating rounds and tells medians and ratios. Prints nothing."""
 
 from __future__ import annotations
 

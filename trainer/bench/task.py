@@ -1,4 +1,4 @@
-"""What `optlab bench` trains, the same for every loop: network, optimizer, images in memory (floor 6)."""
+"""What `optlab bench` trains, the same for every loop: network, optimizer, images in memory."""
 
 from __future__ import annotations
 

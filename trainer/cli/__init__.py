@@ -1,4 +1,4 @@
-"""The command line (floor 7): the way in and out of the process; the verbs are in `verbs`.
+"""The command line: the way in and out of the process; the verbs are in `verbs`.
 
 Nothing is imported here that takes time, so that Ctrl-C is handled before anything else happens.
 """

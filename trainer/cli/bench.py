@@ -1,4 +1,4 @@
-"""What `optlab bench` prints, and the figure it writes (floor 7)."""
+"""What `optlab bench` prints, and the figure it writes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from trainer.bench.loops import BARE, JAX
 from trainer.bench.measure import Row, measure
 from trainer.bench.task import Setting
 from trainer.console import Column
-from trainer.environment import environment
 from trainer.errors import ConfigError
 from trainer.plots.style import METADATA
+from trainer.runs.environment import environment
 
 
 def bench(root: Path | None, setting: Setting, *, output: Path | None, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""What the verbs do, with torch at hand: each gathers what it prints and prints it (floor 7)."""
+"""What the verbs do, with torch at hand: each gathers what it prints and prints it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ from typing import Any
 
 import torch
 
-from trainer import catalog, console, drawing, interrupts, launch, ownership, rundir, runner
-from trainer.building import build_experiment, make_model
+from trainer import catalog, console, interrupts
 from trainer.config.identity import components_in, named_code
 from trainer.config.json_schema import json_schema
 from trainer.config.load import dump, read
 from trainer.config.merge import parse_override
+from trainer.config.models import Component
 from trainer.config.paths import absolute_import_path
-from trainer.config.structure import Component
 from trainer.console import Column
 from trainer.data.cache import cache_folder
 from trainer.data.dataset import data_root
-from trainer.environment import compare_with_lock, environment
 from trainer.errors import (
     BusyError,
     ConfigError,
@@ -39,11 +37,14 @@ from trainer.errors import (
     RunError,
     unknown_name,
 )
-from trainer.experiment import Experiment
 from trainer.models.describe import layer_table
 from trainer.records import RunResult
-from trainer.resume import resume_or_train, train_or_resume
+from trainer.runs import drawing, launch, ownership, rundir, runner
+from trainer.runs.environment import compare_with_lock, environment
+from trainer.runs.resume import resume_or_train, train_or_resume
 from trainer.seeding import global_stream
+from trainer.training.building import build_experiment, make_model
+from trainer.training.experiment import Experiment
 from trainer.user_code import running
 
 EXIT_CODES = {"completed": 0, "early_stopped": 0, "diverged": 3}

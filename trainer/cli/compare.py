@@ -1,4 +1,4 @@
-"""The verb `compare` and its options; what it does is in `comparison`, imported when called (floor 7)."""
+"""The verb `compare` and its options; what it does is in `comparison`, imported when called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `optlab compare` does: reads runs, prints the table and the verdicts, writes figures (floor 7)."""
+"""What `optlab compare` does: reads runs, prints the table and the verdicts, writes figures."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer import console, rundir
+from trainer import console
 from trainer.compare import Comparison, compare_runs
 from trainer.compare.table import caption, render_table, sections
 from trainer.console import Column
 from trainer.errors import ConfigError, FigureError, unknown_name
 from trainer.plots.style import render
+from trainer.runs import rundir
 
 PICTURES = ("png", "svg", "pdf")
 TABLES = {"csv": "csv", "md": "markdown", "tex": "latex", "json": "json"}

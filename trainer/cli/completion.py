@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from trainer.config.structure import Config, DataConfig, LogConfig, Section, TrainConfig
+from trainer.config.models import Config, DataConfig, LogConfig, Section, TrainConfig
 
 _SECTIONS: dict[str, type[Section]] = {"train": TrainConfig, "log": LogConfig, "data": DataConfig}
 _COMPONENT_KEYS = {

@@ -1,4 +1,4 @@
-"""`optlab landscape`: what the verb does (floor 7)."""
+"""`optlab landscape`: what the verb does."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from trainer import console, rundir
+from trainer import console
 from trainer.console import Column
 from trainer.errors import ConfigError
-from trainer.landscape import Descent, find_surface, learning_rates, parse_contestants, race
-from trainer.landscape_figures import animate_landscape, draw_landscape, one_per_step, render_landscape
+from trainer.landscape.figures import animate_landscape, draw_landscape, one_per_step, render_landscape
+from trainer.landscape.paths import Descent, find_surface, learning_rates, parse_contestants, race
 from trainer.problems import Surface
+from trainer.runs import rundir
 
 LOWEST, HIGHEST = 1e-4, 10.0
 FORMATS = (".png", ".svg", ".pdf")

@@ -1,4 +1,4 @@
-"""What `optlab resume` does (floor 7)."""
+"""What `optlab resume` does."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trainer import drawing, launch, ownership, rundir
 from trainer.cli.commands import announce_code, finish
 from trainer.config.identity import components_in
 from trainer.config.load import read
-from trainer.resume import resume as go_on
+from trainer.runs import drawing, launch, ownership, rundir
+from trainer.runs.resume import resume as go_on
 
 
 def resume(run: Path, overrides: Sequence[str], *, trust: bool, quiet: bool, as_json: bool) -> int:

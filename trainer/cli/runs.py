@@ -1,4 +1,4 @@
-"""What `optlab runs` does: a row per run, and above them how a sweep stands (floor 7). No torch at all."""
+"""What `optlab runs` does: a row per run, and above them how a sweep stands. No torch at all."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer import console, rundir
+from trainer import console
 from trainer.console import Column
 from trainer.errors import OptlabError, RunError, unknown_name
 from trainer.reading import read_regular
+from trainer.runs import rundir
 
 SHARDS = ".shards"
 _MOST_PROGRESS_BYTES = 16 << 20

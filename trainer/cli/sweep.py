@@ -1,4 +1,4 @@
-"""The verb `sweep`: its options and its help; what it does is in `sweeping` (floor 7)."""
+"""The verb `sweep`: its options and its help; what it does is in `sweeping`."""
 
 from __future__ import annotations
 

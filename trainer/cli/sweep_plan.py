@@ -1,4 +1,4 @@
-"""What `optlab sweep --dry-run` prints: the runs, the budgets, the time it may take (floor 7)."""
+"""What `optlab sweep --dry-run` prints: the runs, the budgets, the time it may take."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from trainer import console, rundir
+from trainer import console
 from trainer.console import Column
-from trainer.sweep.conduct import Options
+from trainer.runs import rundir
 from trainer.sweep.estimate import WORKER_START_SECONDS, Cost, measure, wall_seconds
-from trainer.sweep.plan import Facts, RunSpec, Shelf, budget, grid_settings, spec_for
+from trainer.sweep.models import FINAL, Sweep, Variant
+from trainer.sweep.plan import RunSpec, SharedData, VariantInfo, budget, grid_settings, spec_for
 from trainer.sweep.results import DONE
-from trainer.sweep.structure import FINAL, Sweep, Variant
+from trainer.sweep.runner import Options
 from trainer.sweep.tasks import slots_here
 
 INCLUDES = (
@@ -26,7 +27,13 @@ LEAVES_OUT = (
 
 
 def dry_run_of(
-    read: Sweep, root: Path, facts: Mapping[str, Facts], shelf: Shelf, options: Options, *, as_json: bool
+    read: Sweep,
+    root: Path,
+    facts: Mapping[str, VariantInfo],
+    shelf: SharedData,
+    options: Options,
+    *,
+    as_json: bool,
 ) -> None:
     """Print the runs with their names and what is there of them, the budgets, and an estimate of the time."""
     chosen = [v for v in read.variants.values() if not options.only or v.name in options.only]
@@ -128,5 +135,5 @@ def _finished(folder: Path) -> int:
     return sum(_state(path) in DONE for path in folder.iterdir()) if folder.is_dir() else 0
 
 
-def _may_stop_early(facts: Mapping[str, Facts]) -> bool:
+def _may_stop_early(facts: Mapping[str, VariantInfo]) -> bool:
     return any(found.config["train"]["early_stopping"] is not None for found in facts.values())

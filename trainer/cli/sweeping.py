@@ -1,4 +1,4 @@
-"""What `optlab sweep` does: reads, checks, tells or carries out, prints what came of it (floor 7)."""
+"""What `optlab sweep` does: reads, checks, tells or carries out, prints what came of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainer import console, rundir
+from trainer import console
 from trainer.cli.commands import announce_code
 from trainer.cli.runs import SHARDS, SWEEP_COLUMNS
 from trainer.cli.sweep_plan import dry_run_of
@@ -19,12 +19,13 @@ from trainer.config.identity import components_in
 from trainer.config.merge import parse_override
 from trainer.console import Column, SweepProgress
 from trainer.errors import BusyError, ConfigError, FigureError, first_line, unknown_name
-from trainer.sweep.conduct import Conductor, Options
+from trainer.runs import rundir
 from trainer.sweep.file import read_sweep
-from trainer.sweep.plan import DATA, Shelf, check_budgets, check_variants, resolve_objective
+from trainer.sweep.models import Sweep, Variant
+from trainer.sweep.plan import DATA, SharedData, check_budgets, check_variants, resolve_objective
+from trainer.sweep.progress import Display, Finished, SweepState
 from trainer.sweep.results import CONFIDENCE
-from trainer.sweep.standing import Display, Finished, SweepState
-from trainer.sweep.structure import Sweep, Variant
+from trainer.sweep.runner import Options, SweepRunner
 
 COMPARISON = "comparison"
 MOST_COMPARED = 400
@@ -52,7 +53,7 @@ def sweep(
     shown = runs / read.config.name
     root = shown.absolute()  # a component may change the working directory
     suffix = "" if options.shard is None else f"-{options.shard[0]}-of-{options.shard[1]}"
-    shelf = Shelf(root / f"{DATA}{suffix}")
+    shelf = SharedData(root / f"{DATA}{suffix}")
     if dry_run:
         announce_code(*(part for variant in read.variants.values() for part in _parts_of(variant)))
     facts = check_variants(read, shelf)
@@ -68,7 +69,7 @@ def sweep(
         shelf.clear()
         stack.callback(shelf.clear)
         display = stack.enter_context(SweepProgress(quiet=quiet))
-        conductor = Conductor(read, root, facts, objective, shelf, options, _Shown(display), force=force)
+        conductor = SweepRunner(read, root, facts, objective, shelf, options, _Shown(display), force=force)
         conductor.fit(force=force)
         code = conductor.run()
         summary = conductor.write_files()

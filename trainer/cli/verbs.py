@@ -1,4 +1,4 @@
-"""The verbs of the command line (floor 7), with bodies of a few lines each.
+"""The verbs of the command line, with bodies of a few lines each.
 
 torch is imported inside the commands alone, so that `optlab --help` answers at once.
 """

@@ -1,4 +1,4 @@
-"""Several runs against each other: groups, table, tests, figures (floor 6). Trains nothing; no torch."""
+"""Several runs against each other: groups, table, tests, figures. Trains nothing; no torch."""
 
 from trainer.compare.curves import draw_curves
 from trainer.compare.groups import Group, Grouping, group_runs

@@ -1,4 +1,4 @@
-"""Curves of groups: a thin line per seed, their centre, a band, and where runs diverged (floor 6)."""
+"""Curves of groups: a thin line per seed, their centre, a band, and where runs diverged."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trainer.compare.entries import Entry, code, differs
-from trainer.compare.groups import Group
-from trainer.compare.looks import (
+from trainer.compare.figure_style import (
     LOOKS,
     Look,
     legend,
@@ -25,6 +24,7 @@ from trainer.compare.looks import (
     scale_y,
     settings,
 )
+from trainer.compare.groups import Group
 from trainer.plots.style import Array, Line, limits, smooth
 from trainer.plots.titles import part_name, title
 from trainer.statistics import band as band_over

@@ -1,4 +1,4 @@
-"""A run with its config as flat settings, and what else it is: its code, packages and data (floor 6).
+"""A run with its config as flat settings, and what else it is: its code, packages and data.
 
 A setting is compared by its `code`, a text that is equal where, and only where, the settings are. A shortened
 text (a file's name, a number of four digits) is for reading and decides nothing.
@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from trainer.config.paths import split_import_path
-from trainer.rundir import Run
+from trainer.runs.rundir import Run
 
 
 class _Absent(Enum):

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from trainer.compare import tuning
 from trainer.compare.curves import Axis, Scale, draw_curves, has_metric
+from trainer.compare.figure_style import Look
 from trainer.compare.groups import Group, Grouping
-from trainer.compare.looks import Look
 from trainer.compare.measures import Target
 from trainer.compare.times import draw_profile, draw_times
 from trainer.compare.tuning import Search

@@ -1,4 +1,4 @@
-"""Groups runs by what differs except the seed, and names the groups by that and nothing else (floor 6).
+"""Groups runs by what differs except the seed, and names the groups by that and nothing else.
 
 Runs are one group where everything that belongs to their identity is equal: every setting but those that
 may differ by declaration (`config.structure.MayDiffer`), the code of the users' own parts, the versions of
@@ -40,7 +40,7 @@ from trainer.compare.names import (
 from trainer.config.identity import may_differ
 from trainer.errors import ConfigError, nearest
 from trainer.plots.titles import is_implementation
-from trainer.rundir import Run
+from trainer.runs.rundir import Run
 
 # Part of how a set is trained on, not of which problem it is.
 _DATA_HANDLING = frozenset(

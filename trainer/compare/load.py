@@ -1,4 +1,4 @@
-"""Finds and reads the runs to compare; what cannot be read is named, the rest is kept (floor 6)."""
+"""Finds and reads the runs to compare; what cannot be read is named, the rest is kept."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trainer import rundir
 from trainer.errors import OptlabError, RunError
 from trainer.records import read_table
-from trainer.rundir import Run
+from trainer.runs import rundir
+from trainer.runs.rundir import Run
 
 PRUNED = "its sweep pruned it"
 SWEEP = "sweep.yaml"

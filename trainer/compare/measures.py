@@ -1,4 +1,4 @@
-"""What each run and each group came to, as numbers: results, times to targets, cost (floor 6)."""
+"""What each run and each group came to, as numbers: results, times to targets, cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of groups: what differs from the other groups and nothing else, never one name twice (floor 6)."""
+"""Names of groups: what differs from the other groups and nothing else, never one name twice."""
 
 from __future__ import annotations
 

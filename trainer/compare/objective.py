@@ -1,4 +1,4 @@
-"""By which rule settings are compared: the objective of the runs' sweep, else a stated default (floor 6)."""
+"""By which rule settings are compared: the objective of the runs' sweep, else a stated default."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from trainer.compare.entries import Entry
 from trainer.compare.groups import Group
 from trainer.compare.load import SWEEP, is_final, sweep_of
 from trainer.compare.measures import mode_of
-from trainer.selection import SelectionRule, run_value, setting_value
-from trainer.sweep.structure import Objective
+from trainer.sweep.models import Objective
+from trainer.training.selection import SelectionRule, run_value, setting_value
 
 _DEFAULTS = ("val_accuracy", "val_loss", "train_loss")
 

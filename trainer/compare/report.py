@@ -1,4 +1,4 @@
-"""A whole comparison: frames, verdicts, notes and figures from runs, and its files (floor 6)."""
+"""A whole comparison: frames, verdicts, notes and figures from runs, and its files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import Any, Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
-from trainer import rundir
 from trainer.compare import tuning
 from trainer.compare.curves import Axis, Scale
 from trainer.compare.entries import Entry
+from trainer.compare.figure_style import find_look
 from trainer.compare.figures import CurveOptions, draw_all
 from trainer.compare.groups import Grouping, group_runs
 from trainer.compare.load import find, is_final, sweep_of
-from trainer.compare.looks import find_look
 from trainer.compare.measures import (
     METRICS,
     Target,
@@ -31,11 +30,12 @@ from trainer.compare.measures import (
     timed_on,
 )
 from trainer.compare.objective import Selection, selection_of
+from trainer.compare.pairwise_tests import ALL_PAIRS, check_confidence, heading, summary_lines, verdicts
 from trainer.compare.table import plain_records, render_table
-from trainer.compare.verdicts import ALL_PAIRS, check_confidence, heading, summary_lines, verdicts
 from trainer.errors import FigureError, Problem, unknown_name
 from trainer.plots.style import render
-from trainer.rundir import Run
+from trainer.runs import rundir
+from trainer.runs.rundir import Run
 from trainer.statistics.curves import BandKind
 
 

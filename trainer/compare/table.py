@@ -1,4 +1,4 @@
-"""The table of a comparison: a row per group, for the terminal, Markdown, LaTeX, CSV and JSON (floor 6)."""
+"""The table of a comparison: a row per group, for the terminal, Markdown, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of times to a target: their distribution, and performance profiles over problems (floor 6)."""
+"""Figures of times to a target: their distribution, and performance profiles over problems."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from trainer.compare.curves import common_title
+from trainer.compare.figure_style import LOOKS, Look, legend, line_for, new_figure, scale_x, scale_y, settings
 from trainer.compare.groups import Grouping
-from trainer.compare.looks import LOOKS, Look, legend, line_for, new_figure, scale_x, scale_y, settings
 from trainer.compare.measures import Target
 from trainer.statistics import ecdf_of_times, performance_profile, summary_of_times
 

@@ -1,4 +1,4 @@
-"""What tuning costs and hides: sensitivity to a swept key, heat maps, expected best of k trials (floor 6)."""
+"""What tuning costs and hides: sensitivity to a swept key, heat maps, expected best of k trials."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from trainer.compare.groups import Group, Grouping
 from trainer.compare.names import distinct, shortest_keys
 from trainer.compare.objective import Selection
 from trainer.plots.titles import format_value
-from trainer.selection import best_setting
 from trainer.statistics import ExpectedBest, Sensitivity, expected_best, sensitivity
+from trainer.training.selection import best_setting
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Figures of tuning: sensitivity to a swept key, heat map of two, expected best of k trials (floor 6)."""
+"""Figures of tuning: sensitivity to a swept key, heat map of two, expected best of k trials."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trainer.compare.curves import common_title
+from trainer.compare.figure_style import LOOKS, Look, legend, line_for, new_figure, scale_x, scale_y, settings
 from trainer.compare.groups import Group
-from trainer.compare.looks import LOOKS, Look, legend, line_for, new_figure, scale_x, scale_y, settings
 from trainer.compare.objective import Selection
 from trainer.compare.tuning import Family, tuned
 from trainer.plots.style import Array, format_number, limits
-from trainer.selection import setting_value
 from trainer.statistics import ExpectedBest, Sensitivity
+from trainer.training.selection import setting_value
 
 
 def _factor(selection: Selection) -> int:

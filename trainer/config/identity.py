@@ -19,9 +19,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from trainer.config.component_paths import find_components
+from trainer.config.models import OPTIONS, Component, Config, MayDiffer, SeedConfig, Verb, WithOptions
 from trainer.config.paths import split_import_path
-from trainer.config.slots import find_components
-from trainer.config.structure import OPTIONS, Component, Config, MayDiffer, SeedConfig, Verb, WithOptions
 
 
 def may_differ(key: str, verb: Verb) -> bool:

@@ -9,9 +9,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.config.component_paths import SLOTS, Slot
 from trainer.config.load import Components
-from trainer.config.slots import SLOTS, Slot
-from trainer.config.structure import Config, GroupConfig
+from trainer.config.models import Config, GroupConfig
 
 Schema = dict[str, Any]
 

@@ -20,14 +20,15 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from trainer.config import messages, positions
+from trainer.config import validation_errors as messages
+from trainer.config import yaml_reader as positions
+from trainer.config.component_paths import Slot, find_components, spell_out
 from trainer.config.merge import read_layers
+from trainer.config.models import Config, GroupConfig, SeedConfig
 from trainer.config.overrides import apply_overrides
 from trainer.config.paths import absolute_import_path, absolute_path
-from trainer.config.positions import KeyPath, Origin, Position, Tree, parse_mapping
-from trainer.config.schema import BuilderDefault, is_import_path, is_path
-from trainer.config.slots import Slot, find_components, spell_out
-from trainer.config.structure import Config, GroupConfig, SeedConfig
+from trainer.config.signature_schema import BuilderDefault, is_import_path, is_path
+from trainer.config.yaml_reader import KeyPath, Origin, Position, Tree, parse_mapping
 from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
 
 MAX_COMPONENTS = 100  # data, model, optimizers, augmentations ...: each costs some milliseconds to check

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.config.component_paths import SECTIONS, Slot, slot_at, spell_out
 from trainer.config.paths import absolute_path
-from trainer.config.positions import KeyPath, Origin, Position, Tree, display_name, parse, read_file
-from trainer.config.slots import SECTIONS, Slot, slot_at, spell_out
+from trainer.config.yaml_reader import KeyPath, Origin, Position, Tree, display_name, parse, read_file
 from trainer.errors import ConfigError, nearest
 
 _LENGTHS = ("epochs", "steps")

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainer.config.component_paths import SECTIONS, slot_at, spell_out
 from trainer.config.merge import Override, drop_other_length, parse_override, paths, put, value_at
-from trainer.config.positions import KeyPath, Origin, Tree, parse
-from trainer.config.slots import SECTIONS, slot_at, spell_out
+from trainer.config.yaml_reader import KeyPath, Origin, Tree, parse
 from trainer.errors import ConfigError, OptlabError, Problem, nearest
 
 _SINGLE_OR_LIST = ("optimizer", "scheduler")  # one of them may stand alone or in a list

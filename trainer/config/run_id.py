@@ -10,8 +10,8 @@ from typing import Any
 
 from trainer.config.identity import may_differ
 from trainer.config.merge import Override, parse_override
+from trainer.config.models import SeedConfig
 from trainer.config.paths import split_import_path
-from trainer.config.structure import SeedConfig
 from trainer.errors import OptlabError
 
 _LONGEST = 120

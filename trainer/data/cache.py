@@ -1,4 +1,4 @@
-"""Decoded data sets on disk, so that a later run reads plain arrays instead of decoding again (floor 2).
+"""Decoded data sets on disk, so that a later run reads plain arrays instead of decoding again.
 
 A file holds a line of JSON and then the bytes of two arrays for every split. It is found by what it was
 decoded from, checked against the digest of what it holds, and may be deleted at any time. Nothing here can

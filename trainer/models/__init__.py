@@ -1,4 +1,4 @@
-"""Networks: builders from the data's shape to logits (floor 2).
+"""Networks: builders from the data's shape to logits.
 
 Every builder takes the shape of one sample and the number of classes, and returns a module that maps a batch
 of that shape to logits [N, num_classes]. It draws the initial weights from torch's global generator (see

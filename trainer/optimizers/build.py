@@ -1,4 +1,4 @@
-"""From a class and its options to an optimizer with the fastest implementation allowed (floor 2).
+"""From a class and its options to an optimizer with the fastest implementation allowed.
 
 What torch accepts is found out by asking torch: the class is built on tiny parameters and takes one step.
 So a new release of torch brings its new optimizers, implementations and ranges by itself.

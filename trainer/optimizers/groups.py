@@ -1,4 +1,4 @@
-"""Which optimizer and which parameter group owns each parameter (floor 2).
+"""Which optimizer and which parameter group owns each parameter.
 
 Answers with names only; building the optimizers is `build`'s work. First match wins among groups; several
 optimizers share the parameters out without overlap and without leaving one over.

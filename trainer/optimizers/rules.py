@@ -1,4 +1,4 @@
-"""What cannot work is refused before the run, with the reason (floor 2).
+"""What cannot work is refused before the run, with the reason.
 
 Only rules that torch would break late, silently or unintelligibly; ranges of options are `build`'s.
 """

@@ -1,4 +1,4 @@
-"""Update rules written out for teaching: what each optimizer does to one parameter (floor 2).
+"""Update rules written out for teaching: what each optimizer does to one parameter.
 
 Each class is its paper's rule in a few lines of plain tensor arithmetic, in the order in which torch computes
 it, so that it agrees with its namesake in torch.optim. For speed use torch's: nothing here is fused.

@@ -1,4 +1,4 @@
-"""The figures of a run: drawn from its tables alone, without torch and without pyplot (floor 3).
+"""The figures of a run: drawn from its tables alone, without torch and without pyplot.
 
 Knows nothing of run directories: the caller reads the tables and may say how a figure reaches the disk.
 """

@@ -1,4 +1,4 @@
-"""Problems of two parameters with known minima, to watch optimizers on (floor 2). No data, no networks."""
+"""Problems of two parameters with known minima, to watch optimizers on. No data, no networks."""
 
 from __future__ import annotations
 

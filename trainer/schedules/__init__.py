@@ -1,4 +1,4 @@
-"""Learning-rate schedules: torch's, two of ours, warm-up and lists of them (floor 2).
+"""Learning-rate schedules: torch's, two of ours, warm-up and lists of them.
 
 A schedule changes the learning rates (some also the momentum) in an optimizer's groups. The loop calls
 `Schedule.step` when an interval is over and `Schedule.observe` after an evaluation; when that is, and what

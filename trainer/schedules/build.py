@@ -1,4 +1,4 @@
-"""From the user's description to the schedule of one optimizer, tried out before the run (floor 2)."""
+"""From the user's description to the schedule of one optimizer, tried out before the run."""
 
 from __future__ import annotations
 

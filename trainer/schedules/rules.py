@@ -1,4 +1,4 @@
-"""The schedules by name: torch's, found where torch exports them, and ours (floor 2)."""
+"""The schedules by name: torch's, found where torch exports them, and ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A built schedule as the loop uses it, and its state as plain values (floor 2)."""
+"""A built schedule as the loop uses it, and its state as plain values."""
 
 from __future__ import annotations
 

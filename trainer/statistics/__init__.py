@@ -1,4 +1,4 @@
-"""The arithmetic of honest comparison over numpy arrays; scipy.stats does the mathematics (floor 3).
+"""The arithmetic of honest comparison over numpy arrays; scipy.stats does the mathematics.
 
 Intervals and differences over seeds, times to target, tuning curves and bands. Nothing here reads files,
 draws, or knows what a run is: callers bring the numbers and count the runs that diverged.

@@ -1,4 +1,4 @@
-"""Sweeps (floor 6): one file to many runs, in parallel, resumable, with declared budgets, chosen honestly.
+"""Sweeps: one file to many runs, in parallel, resumable, with declared budgets, chosen honestly.
 
 A run of a sweep goes through `launch.launch` like any other, so that it is the same run alone or in a sweep.
 """

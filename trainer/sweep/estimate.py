@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from trainer.building import build_experiment
 from trainer.device import Clock
-from trainer.experiment import Experiment
-from trainer.sweep.plan import Facts, RunSpec, Shelf, load_run_config
-from trainer.sweep.structure import Sweep
+from trainer.sweep.models import Sweep
+from trainer.sweep.plan import RunSpec, SharedData, VariantInfo, load_run_config
+from trainer.training.building import build_experiment
+from trainer.training.experiment import Experiment
 
 MOST_STEPS = 200
 MEASURED_SECONDS = 0.3
@@ -46,7 +46,7 @@ class Cost:
         return self.search + self.test
 
 
-def measure(sweep: Sweep, spec: RunSpec, facts: Facts, shelf: Shelf) -> Cost:
+def measure(sweep: Sweep, spec: RunSpec, facts: VariantInfo, shelf: SharedData) -> Cost:
     """Return what a run costs, from a third of a second of its first steps and one evaluation."""
     loaded = load_run_config(sweep, spec)
     material = shelf.material(loaded)

@@ -12,15 +12,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer.config import messages
+from trainer.config import validation_errors as messages
+from trainer.config.component_paths import spell_out
 from trainer.config.merge import Override, merge, parse_override, read_layers
 from trainer.config.overrides import apply_overrides, contradictions, gives
 from trainer.config.paths import absolute_path
-from trainer.config.positions import KeyPath, Position, Tree, read_file
-from trainer.config.slots import spell_out
+from trainer.config.yaml_reader import KeyPath, Position, Tree, read_file
 from trainer.errors import ConfigError, OptlabError, Problem, nearest
-from trainer.sweep.space import Axis, parse_axis
-from trainer.sweep.structure import (
+from trainer.sweep.models import (
     NAME,
     RESERVED_NAMES,
     Sweep,
@@ -29,6 +28,7 @@ from trainer.sweep.structure import (
     override_texts,
     value_text,
 )
+from trainer.sweep.space import Axis, parse_axis
 
 
 def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:

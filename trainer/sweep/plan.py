@@ -15,20 +15,19 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from trainer import catalog, process_state, rundir
-from trainer.building import Material, build_experiment, load_material
+from trainer import catalog
 from trainer.config.identity import Code, code_of, config_differences
 from trainer.config.load import Loaded, dump
+from trainer.config.models import DataConfig, SeedConfig
 from trainer.config.overrides import gives
 from trainer.config.paths import split_import_path
 from trainer.config.run_id import run_id, value_name, value_names
-from trainer.config.structure import DataConfig, SeedConfig
 from trainer.data.dataset import Dataset, Split, Splits
 from trainer.errors import ConfigError, OptlabError, Problem
-from trainer.experiment import Experiment
-from trainer.launch import environment_differences, run_differences
-from trainer.sweep.space import Axis, grid
-from trainer.sweep.structure import (
+from trainer.runs import rundir
+from trainer.runs.launch import environment_differences, run_differences
+from trainer.sweep import process_state
+from trainer.sweep.models import (
     FINAL,
     Objective,
     Sweep,
@@ -38,6 +37,9 @@ from trainer.sweep.structure import (
     relocated,
     value_text,
 )
+from trainer.sweep.space import Axis, grid
+from trainer.training.building import LoadedData, build_experiment, load_data
+from trainer.training.experiment import Experiment
 
 Stage = Literal["search", "final"]
 SWEEP_FILE = "sweep.yaml"
@@ -71,7 +73,7 @@ class RunSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class VariantInfo:
     """What building a variant showed.
 
     Args:
@@ -155,7 +157,7 @@ def check_budgets(sweep: Sweep) -> None:
         )
 
 
-class Shelf:
+class SharedData:
     """Data sets as files that worker processes map, so that each is in memory once for all of them.
 
     Args:
@@ -164,13 +166,13 @@ class Shelf:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._loaded: dict[str, Material] = {}
+        self._loaded: dict[str, LoadedData] = {}
 
-    def material(self, loaded: Loaded) -> Material:
+    def material(self, loaded: Loaded) -> LoadedData:
         """Return the data of a config, loaded once."""
         key = data_key(loaded.config.data)
         if key not in self._loaded:
-            self._loaded[key] = load_material(loaded)
+            self._loaded[key] = load_data(loaded)
         return self._loaded[key]
 
     def notes(self) -> list[str]:
@@ -208,7 +210,7 @@ def data_key(data: DataConfig) -> str:
     return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _packed(material: Material) -> dict[str, Any]:
+def _packed(material: LoadedData) -> dict[str, Any]:
     splits, names = material.splits, material.dataset.class_names
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
     return {
@@ -218,22 +220,22 @@ def _packed(material: Material) -> dict[str, Any]:
     }
 
 
-def open_material(path: Path) -> Material:
+def open_shared_data(path: Path) -> LoadedData:
     """Map a file of the shelf: its pages are shared with every process that maps it."""
     packed = torch.load(path, mmap=True, weights_only=True)
     parts = {name: Split(*tensors) for name, tensors in packed["splits"].items()}
     names = None if packed["class_names"] is None else tuple(packed["class_names"])
     splits = Splits(parts["train"], parts.get("val"), parts["test"])
-    return Material(Dataset(splits.train, splits.test, names, packed["digest"]), splits)
+    return LoadedData(Dataset(splits.train, splits.test, names, packed["digest"]), splits)
 
 
-def check_variants(sweep: Sweep, shelf: Shelf) -> dict[str, Facts]:
+def check_variants(sweep: Sweep, shelf: SharedData) -> dict[str, VariantInfo]:
     """Build every variant with every value of every axis (the ends of ranges), before anything runs.
 
     Raises:
         ConfigError: with the problems of all variants, each with its line.
     """
-    facts: dict[str, Facts] = {}
+    facts: dict[str, VariantInfo] = {}
     problems: list[Problem] = []
     for variant in sweep.variants.values():
         first = {axis.key: axis.probes()[0] for axis in variant.axes}
@@ -255,7 +257,7 @@ def check_variants(sweep: Sweep, shelf: Shelf) -> dict[str, Facts]:
 
 
 @process_state.preserved()
-def _try(sweep: Sweep, variant: Variant, values: Mapping[str, Any], shelf: Shelf) -> Experiment:
+def _try(sweep: Sweep, variant: Variant, values: Mapping[str, Any], shelf: SharedData) -> Experiment:
     laid = extras(sweep, variant, "search")
     loaded = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, laid)
     with relocated(variant.places):
@@ -263,18 +265,18 @@ def _try(sweep: Sweep, variant: Variant, values: Mapping[str, Any], shelf: Shelf
 
 
 @process_state.preserved()
-def _facts(sweep: Sweep, variant: Variant, values: Mapping[str, Any], experiment: Experiment) -> Facts:
+def _facts(sweep: Sweep, variant: Variant, values: Mapping[str, Any], experiment: Experiment) -> VariantInfo:
     laid = [text for text in extras(sweep, variant, "search") if not text.startswith("train.test=")]
     config = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, laid).config
     plan = experiment.plan
     steps = plan.steps or 0
     due = sum(1 for step in range(1, min(steps, 100_000) + 1) if plan.evaluate.due(step) or step == steps)
-    return Facts(
+    return VariantInfo(
         yaml.safe_load(dump(config)), experiment.eval_columns(), due if steps else 2, experiment.classes
     )
 
 
-def _refuse_twins(sweep: Sweep, facts: Mapping[str, Facts]) -> None:
+def _refuse_twins(sweep: Sweep, facts: Mapping[str, VariantInfo]) -> None:
     seen: dict[str, str] = {}
     for name, found in facts.items():
         axes = {axis.key: axis.as_config() for axis in sweep.variants[name].axes}
@@ -289,7 +291,7 @@ def _refuse_twins(sweep: Sweep, facts: Mapping[str, Facts]) -> None:
         seen[same] = name
 
 
-def resolve_objective(sweep: Sweep, facts: Mapping[str, Facts]) -> Objective | None:
+def resolve_objective(sweep: Sweep, facts: Mapping[str, VariantInfo]) -> Objective | None:
     """Return what settings are chosen by; None where nothing is chosen and nothing validates.
 
     Raises:
@@ -324,7 +326,7 @@ def resolve_objective(sweep: Sweep, facts: Mapping[str, Facts]) -> Objective | N
     return objective
 
 
-def resolved(sweep: Sweep, facts: Mapping[str, Facts], objective: Objective | None) -> dict[str, Any]:
+def resolved(sweep: Sweep, facts: Mapping[str, VariantInfo], objective: Objective | None) -> dict[str, Any]:
     """Return the sweep, complete and on its own: reading it again gives the same runs."""
     fields = sweep.config.model_dump()
     fields |= {"base": None, "seeds": sweep.seeds, "final_seeds": sweep.final_seeds or 0}
@@ -347,7 +349,7 @@ class ExistingRuns:
         shelf: the shared data.
     """
 
-    def __init__(self, sweep: Sweep, root: Path, facts: Mapping[str, Facts], shelf: Shelf) -> None:
+    def __init__(self, sweep: Sweep, root: Path, facts: Mapping[str, VariantInfo], shelf: SharedData) -> None:
         self._sweep = sweep
         self._shelf = shelf
         self._same_configs = _known_variants(root, facts)
@@ -392,7 +394,7 @@ def _texts(value: Any) -> list[str]:
     return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
 
 
-def _known_variants(root: Path, facts: Mapping[str, Facts]) -> set[str]:
+def _known_variants(root: Path, facts: Mapping[str, VariantInfo]) -> set[str]:
     """Return the variants that the sweep's own sweep.yaml describes as they are now."""
     try:
         former = yaml.safe_load((root / SWEEP_FILE).read_text(encoding="utf-8"))["variants"]

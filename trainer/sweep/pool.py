@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any
 
-from trainer.sweep.structure import Variant
+from trainer.sweep.models import Variant
 from trainer.sweep.worker import Question, Reply, Task, work
 
 

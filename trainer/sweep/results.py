@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer import rundir, selection
 from trainer.records import RunResult, Status
-from trainer.selection import run_value, setting_value
+from trainer.runs import rundir
 from trainer.statistics import mean_interval
+from trainer.sweep.models import Objective, Variant
 from trainer.sweep.plan import RunSpec
 from trainer.sweep.space import edge
-from trainer.sweep.structure import Objective, Variant
+from trainer.training import selection
+from trainer.training.selection import run_value, setting_value
 
 RESULTS = "results.csv"
 SUMMARY = "summary.json"

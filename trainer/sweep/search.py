@@ -31,8 +31,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trainer.errors import RunError
 from trainer.seeding import stream_seed
+from trainer.sweep.models import SweepConfig, Variant
 from trainer.sweep.space import Axis
-from trainer.sweep.structure import SweepConfig, Variant
 
 STORAGE = "search.journal"
 
@@ -227,9 +227,9 @@ class Search:
         for study in (self._study, self._replica):
             study.tell(number, given, _STATES[state], skip_if_finished=True)
 
-    def referee(self, number: int) -> Referee:
+    def referee(self, number: int) -> TrialPruner:
         """Return who decides whether a trial of the current batch goes on."""
-        return Referee(self, number)
+        return TrialPruner(self, number)
 
     def _pruner(self) -> optuna.pruners.BasePruner:
         with warnings.catch_warnings():
@@ -268,7 +268,7 @@ class Search:
             self._storage.set_trial_system_attr(trial_id, key, attribute)
 
 
-class Referee:
+class TrialPruner:
     """Decides whether one trial goes on, from its own reports and the trials of earlier batches."""
 
     def __init__(self, search: Search, number: int) -> None:

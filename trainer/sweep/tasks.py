@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from trainer.device import usable_cores
-from trainer.sweep.plan import ExistingRuns, Facts, RunSpec, Shelf, extras, load_run_config
-from trainer.sweep.structure import Sweep
+from trainer.sweep.models import Sweep
+from trainer.sweep.plan import ExistingRuns, RunSpec, SharedData, VariantInfo, extras, load_run_config
 from trainer.sweep.worker import Task
 
 
@@ -33,7 +33,7 @@ def worker_slots(
     return [None] * (cores if workers == "auto" else int(workers))
 
 
-def slots_here(sweep: Sweep, facts: Mapping[str, Facts], workers: int | None) -> list[str | None]:
+def slots_here(sweep: Sweep, facts: Mapping[str, VariantInfo], workers: int | None) -> list[str | None]:
     """Return what every worker of a sweep trains on, on this machine.
 
     Args:
@@ -56,7 +56,7 @@ class Tasks:
         existing: knows the code of every run's parts.
     """
 
-    def __init__(self, sweep: Sweep, shelf: Shelf, existing: ExistingRuns) -> None:
+    def __init__(self, sweep: Sweep, shelf: SharedData, existing: ExistingRuns) -> None:
         self._sweep = sweep
         self._shelf = shelf
         self._existing = existing

@@ -7,16 +7,18 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from trainer import catalog, launch, process_state, rundir
-from trainer.building import Material
+from trainer import catalog
 from trainer.config.identity import code_changes, code_of
 from trainer.config.load import Loaded
 from trainer.errors import BusyError, OptlabError, RunError
 from trainer.records import EvalRecord, read_table
-from trainer.resume import train_or_resume
-from trainer.sweep.plan import open_material
-from trainer.sweep.structure import Variant, load_variant
+from trainer.runs import launch, rundir
+from trainer.runs.resume import train_or_resume
+from trainer.sweep import process_state
+from trainer.sweep.models import Variant, load_variant
+from trainer.sweep.plan import open_shared_data
 from trainer.sweep.worker import Question, Reply, Task
+from trainer.training.building import LoadedData
 
 
 class Trainer:
@@ -30,7 +32,7 @@ class Trainer:
     def __init__(self, pipe: Connection, variants: Mapping[str, Variant]) -> None:
         self._pipe = pipe
         self._variants = variants
-        self._materials: dict[Path, Material] = {}
+        self._materials: dict[Path, LoadedData] = {}
 
     def train(self, task: Task) -> Reply:
         """Train one run; what goes wrong is told in the reply, `running` where another process trains it.
@@ -60,18 +62,18 @@ class Trainer:
         if changed:
             raise RunError("code changed while the sweep was running:\n    " + "\n    ".join(changed))
         material = self._material(task.material)
-        judge = Judge(self._pipe, task.judged_by, task.folder) if task.judged_by else None
+        judge = PruneCheck(self._pipe, task.judged_by, task.folder) if task.judged_by else None
         return train_or_resume(loaded, task.overrides, task.folder, material=material, judge=judge)
 
-    def _material(self, path: Path | None) -> Material | None:
+    def _material(self, path: Path | None) -> LoadedData | None:
         if path is None:
             return None
         if path not in self._materials:
-            self._materials[path] = open_material(path)
+            self._materials[path] = open_shared_data(path)
         return self._materials[path]
 
 
-class Judge:
+class PruneCheck:
     """Asks the parent after every evaluation whether the run is to go on."""
 
     def __init__(self, pipe: Connection, metric: str, folder: Path) -> None:

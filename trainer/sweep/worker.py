@@ -21,7 +21,7 @@ from typing import Any
 from trainer import streams
 from trainer.config.identity import Code
 from trainer.records import RunResult, Status
-from trainer.sweep.structure import Variant
+from trainer.sweep.models import Variant
 
 # While a run trains, the collector is kept off what existed before; a model in a cycle of references would
 # outlive its run for long. A collection takes 0.2 s.

@@ -1,0 +1,206 @@
+"""Descents on surfaces of two parameters: the surfaces, the descents, the equal budget, the command."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.optimize import rosen
+from typer.testing import CliRunner
+
+from trainer.cli.verbs import app
+from trainer.errors import ConfigError
+from trainer.landscape.paths import descend, find_surface, learning_rates, parse_contestants, race
+from trainer.problems import SURFACES, Surface
+
+# By hand from the published formulas.
+KNOWN = {
+    "rosenbrock": ((-1.2, 1.0), 24.2),
+    "beale": ((0.0, 0.0), 14.203125),
+    "himmelblau": ((0.0, 0.0), 170.0),
+    "rastrigin": ((0.5, 0.5), 40.5),
+    "booth": ((0.0, 0.0), 74.0),
+    "three_hump_camel": ((1.0, 1.0), 2 - 1.05 + 1 / 6 + 2),
+    "quadratic": ((1.0, 1.0), 50.5),
+}
+
+
+def height(surface: Surface, x: float, y: float) -> float:
+    return float(surface.value(torch.tensor(x).double(), torch.tensor(y).double()))
+
+
+@pytest.mark.parametrize("name", SURFACES)
+def test_a_surface_has_the_published_values_and_minima(name: str) -> None:
+    surface = SURFACES[name]
+    (x, y), expected = KNOWN[name]
+    assert height(surface, x, y) == pytest.approx(expected, rel=1e-6)
+    for minimum in surface.minima:
+        at = torch.tensor(minimum, dtype=torch.float64, requires_grad=True)
+        value = surface.value(at[0], at[1])
+        torch.autograd.backward(value)
+        assert value.item() == pytest.approx(0, abs=1e-12)
+        assert at.grad is not None
+        assert at.grad.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", SURFACES)
+def test_the_window_shows_start_and_minima_and_nothing_lower(name: str) -> None:
+    surface = SURFACES[name]
+    for x, y in (surface.start, *surface.minima):
+        assert surface.x[0] < x < surface.x[1]
+        assert surface.y[0] < y < surface.y[1]
+    grid = np.meshgrid(np.linspace(*surface.x, 200), np.linspace(*surface.y, 200))
+    assert surface.value(*(torch.from_numpy(side) for side in grid)).min() >= 0
+
+
+def test_rosenbrock_agrees_with_scipy() -> None:
+    points = np.random.default_rng(0).normal(size=(2, 50))
+    ours = SURFACES["rosenbrock"].value(*torch.from_numpy(points)).numpy()
+    np.testing.assert_allclose(ours, rosen(points), rtol=1e-12)
+
+
+def test_gradient_descent_on_the_quadratic_follows_its_closed_form() -> None:
+    [sgd] = parse_contestants("SGD")
+    found = descend(SURFACES["quadratic"], sgd, lr=0.005, steps=40, start=(-8.0, 1.5))
+    t = np.arange(41)[:, None]
+    np.testing.assert_allclose(found.points, [-8.0, 1.5] * (1 - 0.005 * np.array([1, 100])) ** t, rtol=1e-10)
+    np.testing.assert_allclose(found.values, 0.5 * (found.points**2 @ [1, 100]), rtol=1e-12)
+    assert list(found.evaluations) == list(range(41))
+    assert not found.diverged
+
+
+def test_the_real_optimizer_descends_with_its_options() -> None:
+    [adam] = parse_contestants("Adam:betas=[0.7,0.95]")
+    found = descend(SURFACES["beale"], adam, lr=0.05, steps=30, start=(1.0, 1.5))
+    at = torch.tensor([1.0, 1.5], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([at], lr=0.05, betas=(0.7, 0.95))
+    for _ in range(30):
+        optimizer.zero_grad()
+        torch.autograd.backward(SURFACES["beale"].value(at[0], at[1]))
+        optimizer.step()
+    np.testing.assert_allclose(found.points[-1], at.detach().numpy(), rtol=1e-9)
+
+
+def test_lbfgs_pays_for_each_of_its_gradients() -> None:
+    [lbfgs] = parse_contestants("LBFGS:line_search_fn=strong_wolfe")
+    found = descend(SURFACES["rosenbrock"], lbfgs, lr=1.0, steps=60, start=(-1.5, 2.0))
+    steps = len(found.points) - 1
+    assert found.values[-1] < 1e-6
+    assert steps < found.evaluations[-1]
+    assert found.evaluations[-2] < 60
+
+
+def test_every_optimizer_tries_the_same_rates_and_keeps_its_best() -> None:
+    rates = learning_rates(1e-3, 1.0, 7)
+    found = race(
+        SURFACES["quadratic"],
+        parse_contestants("SGD,scratch.adam,SGD:momentum=0.9:lr=0.01"),
+        steps=40,
+        start=(-8.0, 1.5),
+        rates=rates,
+    )
+    for one in found[:2]:
+        assert [trial.lr for trial in one.trials] == pytest.approx(np.geomspace(1e-3, 1, 7), rel=1e-3)
+        best = min(one.trials, key=lambda trial: trial.value)
+        assert (one.lr, one.values[-1]) == (best.lr, best.value)
+    # 2 / 100 is where plain descent stops converging on this surface.
+    assert [trial.lr for trial in found[0].trials if trial.value > 100] == [r for r in rates if r > 0.02]
+    assert not found[0].at_edge
+    assert (found[2].lr, found[2].trials) == (0.01, ())
+
+
+def test_divergence_is_an_outcome_and_an_edge_is_flagged() -> None:
+    surface = SURFACES["rosenbrock"]
+    [one] = race(surface, parse_contestants("SGD"), steps=50, start=(-1.5, 2.0), rates=[0.5, 1.0])
+    assert one.diverged
+    assert one.at_edge
+    assert [trial.value for trial in one.trials] == [math.inf, math.inf]
+    assert len(one.points) == len(one.values) == len(one.evaluations) < 50
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("SGD,Adm", "did you mean"),
+        ("SGD:momntum=0.9", "momentum"),
+        ("SGD:momentum=fast", "momentum"),
+        ("SGD,,Adam", "names no optimizer"),
+        ("SGD,SGD", "twice"),
+    ],
+)
+def test_what_cannot_be_read_is_told(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse_contestants(text)
+
+
+@pytest.mark.parametrize(("text", "words"), [("Muon", "matrices"), ("SGD:momentum=-1", "momentum")])
+def test_what_cannot_descend_is_told(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        race(SURFACES["booth"], parse_contestants(text), steps=5, start=(0.0, 0.0), rates=[0.1])
+
+
+def test_names_may_be_written_as_people_do() -> None:
+    assert find_surface("Three-hump camel")[0] == "three_hump_camel"
+    with pytest.raises(ConfigError, match="unknown landscape"):
+        find_surface("rosenbrok")
+
+
+def test_the_command_writes_figure_and_animation_and_states_the_budget(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app,
+        [
+            *[
+                "landscape",
+                "booth",
+                "--optimizers",
+                "SGD,Adam",
+                "--steps",
+                "30",
+                "--trials",
+                "4",
+                "--start=-2,1",
+                "--json",
+                "-o",
+            ],
+            str(tmp_path),
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["start"] == [-2, 1]
+    assert "4 rates from 0.0001 to 10" in said["budget"]
+    assert [len(row["trials"]) for row in said["descents"]] == [4, 4]
+    figure, animation = (Image.open(path) for path in said["figures"])
+    assert figure.size[0] > 800
+    assert getattr(animation, "n_frames", 1) == 31
+
+
+def test_without_tuning_the_title_says_so(tmp_path: Path) -> None:
+    paths = [tmp_path / "default.svg", tmp_path / "one.svg"]
+    for path, options in zip(paths, (["--no-tune"], ["--lr", "0.01"]), strict=True):
+        done = CliRunner().invoke(
+            app,
+            ["landscape", "quadratic", "--optimizers", "SGD", "--steps=5", "--no-gif", f"-o{path}", *options],
+        )
+        assert done.exit_code == 0, done.output
+        assert "not tuned" in done.stdout
+    assert sorted(tmp_path.iterdir()) == paths
+    # Text of an SVG figure is drawn, but its comments keep the words.
+    assert "not tuned: 0.01 for all" in paths[1].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "options", [["--start", "here"], ["--lr", "-1"], ["-o", "figure.gif"], ["--optimizers", "Nothing"]]
+)
+def test_bad_input_is_one_clear_error(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["landscape", "booth", *options])
+    assert isinstance(done.exception, ConfigError)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,108 @@
+"""Where in a config components stand, and the short forms of writing them.
+
+The one place that knows these paths: merging, checking and the JSON Schema all ask here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.config.models import (
+    Component,
+    DataConfig,
+    LossConfig,
+    OptimizerConfig,
+    SchedulerConfig,
+    SeedConfig,
+)
+from trainer.config.yaml_reader import KeyPath, Tree
+
+KINDS = ("dataset", "augmentation", "model", "init", "loss", "optimizer", "scheduler")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place where a component stands.
+
+    Args:
+        pattern: its path; `*` stands for the index in a list.
+        kind: which registry it is looked up in.
+        section: its structural keys.
+    """
+
+    pattern: tuple[str, ...]
+    kind: str
+    section: type[Component]
+
+    def own_keys(self) -> list[str]:
+        """Return the structural keys; every other key is an option of the component."""
+        return [key for key in self.section.model_fields if key != "options"]
+
+
+SLOTS = (
+    Slot(("data",), "dataset", DataConfig),
+    Slot(("data", "augment", "*"), "augmentation", Component),
+    Slot(("model",), "model", Component),
+    Slot(("init", "weight"), "init", Component),
+    Slot(("init", "bias"), "init", Component),
+    Slot(("init", "layers", "*", "weight"), "init", Component),
+    Slot(("init", "layers", "*", "bias"), "init", Component),
+    Slot(("loss",), "loss", LossConfig),
+    Slot(("optimizer",), "optimizer", OptimizerConfig),
+    Slot(("optimizer", "*"), "optimizer", OptimizerConfig),
+    Slot(("scheduler",), "scheduler", SchedulerConfig),
+    Slot(("scheduler", "*"), "scheduler", SchedulerConfig),
+)
+
+# Mappings that are merged key by key. Every other mapping (a match, a rhythm, mean and std, the value of an
+# option) is one value: its keys belong together, and a part of the base's among them would be a surprise.
+SECTIONS: frozenset[KeyPath] = frozenset(
+    {("seed",), ("data",), ("init",), ("train",), ("train", "early_stopping"), ("log",)}
+)
+
+
+def slot_at(path: KeyPath) -> Slot | None:
+    """Return the slot whose component stands at `path`, or None."""
+    shape = tuple("*" if isinstance(part, int) else part for part in path)
+    return next((slot for slot in SLOTS if slot.pattern == shape), None)
+
+
+def find_components(data: Any) -> Iterator[tuple[Slot, KeyPath, Any]]:
+    """Yield every component of a config's plain values: its slot, its path and its value."""
+    for slot in SLOTS:
+        for path, value in _walk(data, slot.pattern, ()):
+            if isinstance(value, dict):
+                yield slot, path, value
+
+
+def _walk(value: Any, pattern: tuple[str, ...], path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    if not pattern:
+        yield path, value
+    elif pattern[0] == "*":
+        for index, item in enumerate(value if isinstance(value, list) else ()):
+            yield from _walk(item, pattern[1:], (*path, index))
+    elif isinstance(value, dict) and pattern[0] in value:
+        yield from _walk(value[pattern[0]], pattern[1:], (*path, pattern[0]))
+
+
+def spell_out(tree: Tree) -> None:
+    """Write short forms in full, in place: `model: mlp` as `{name: mlp}`, `seed: 3` as four seeds."""
+    for slot in SLOTS:
+        for path, value in list(_walk(tree.data, slot.pattern, ())):
+            if isinstance(value, str):
+                _replace(tree, path, {"name": value})
+    seed = tree.data.get("seed") if isinstance(tree.data, dict) else None
+    if isinstance(seed, int) and not isinstance(seed, bool):
+        _replace(tree, ("seed",), dict.fromkeys(SeedConfig.model_fields, seed))
+
+
+def _replace(tree: Tree, path: KeyPath, value: dict[Hashable, Any]) -> None:
+    parent = tree.data
+    for part in path[:-1]:
+        parent = parent[part]
+    parent[path[-1]] = value
+    for key in value:
+        if path in tree.positions:
+            tree.positions[(*path, key)] = tree.positions[path]

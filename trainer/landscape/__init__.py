@@ -1,0 +1,1 @@
+"""Optimizers on surfaces of two parameters: their paths and the figures of them."""

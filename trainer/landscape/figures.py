@@ -1,0 +1,221 @@
+"""Draws descents on a surface: a contour figure with the paths, and the same as an animated GIF."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from trainer.landscape.paths import Array, Descent
+from trainer.plots.style import COLOURS, LINES, Line, format_axis, limits, render, settings
+from trainer.plots.titles import format_value
+from trainer.problems import Surface
+
+FRAMES = 90
+FRAME_MS = 60
+LAST_FRAME_MS = 2000
+# The paths carry the colours; the ground is grey, dark in the valleys.
+GROUND = ListedColormap(np.stack([np.linspace(0.72, 0.985, 24)] * 3, axis=1))
+FLOOR = 1e-14
+"""f below this is drawn here: rounding rules there."""
+
+
+def draw_landscape(surface: Surface, descents: Sequence[Descent], heading: str) -> Figure:
+    """Return the figure: the paths on the surface's contours, and f against steps."""
+    with settings():
+        figure, (ground, fall) = _frame(heading, (11.0, 5.2), 2)
+        _draw_ground(ground, surface)
+        start = descents[0].points[0]
+        ground.plot(*start, marker="o", color=COLOURS["black"], markersize=6, zorder=5)
+        ground.annotate("start", start, xytext=(6, 6), textcoords="offset points", zorder=5)
+        for look, descent in zip(_looks(len(descents)), descents, strict=True):
+            _draw_path(ground, descent, look)
+            shown = _shown(descent.values)
+            fall.plot(
+                descent.evaluations, shown, color=look.colour, linestyle=look.dashes, label=label_of(descent)
+            )
+            if descent.diverged:
+                fall.plot(
+                    [descent.evaluations[-1]], [0.97], marker="X", markersize=10, color=look.colour,
+                    linestyle="none", markeredgecolor="white", transform=fall.get_xaxis_transform(),
+                    clip_on=False, zorder=6,
+                )  # fmt: skip
+        _scale_fall(fall, surface, descents)
+        handles, labels = fall.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3 if len(labels) != 4 else 2)
+    return figure
+
+
+def animate_landscape(surface: Surface, descents: Sequence[Descent], heading: str) -> bytes:
+    """Return an animated GIF of the descents, all at the same step at any moment."""
+    with settings():
+        figure, (ground,) = _frame(heading, (6.4, 5.0 + 0.22 * len(descents)), 1)
+        figure.set_dpi(90)
+        _draw_ground(ground, surface)
+        looks = _looks(len(descents))
+        lines = [_line(look, linestyle=look.dashes, linewidth=1.8) for look in looks]
+        heads = [_line(look, marker=look.marker, markersize=8, markeredgecolor="white") for look in looks]
+        counter = ground.text(
+            0.98, 0.97, "", transform=ground.transAxes, ha="right", va="top",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+        )  # fmt: skip
+        for line in (*lines, *heads):
+            line.set_animated(True)
+            ground.add_line(line)
+        counter.set_animated(True)
+        figure.legend(
+            handles=[
+                _line(look, linestyle=look.dashes, marker=look.marker, label=label_of(one))
+                for look, one in zip(looks, descents, strict=True)
+            ],
+            loc="outside lower center",
+            ncols=2 if max(len(label_of(one)) for one in descents) < 26 else 1,
+        )
+        canvas: Any = figure.canvas  # matplotlib leaves these methods untyped
+        canvas.draw()
+        # Contours take most of the time to draw; they are drawn once and copied under each frame.
+        empty = canvas.copy_from_bbox(figure.bbox)
+        longest = max(int(one.evaluations[-1]) for one in descents)
+        unit = "step" if one_per_step(descents) else "gradient"
+        frames = []
+        for step in _frame_steps(longest):
+            canvas.restore_region(empty)
+            for line, head, one in zip(lines, heads, descents, strict=True):
+                points = one.points[: np.searchsorted(one.evaluations, step, side="right")]
+                line.set_data(points[:, 0], points[:, 1])
+                head.set_data(points[-1:, 0], points[-1:, 1])
+            counter.set_text(f"{unit} {step:,}")
+            artists: list[Artist] = [*lines, *heads, counter]
+            for artist in artists:
+                ground.draw_artist(artist)
+            frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    palette = _palette([COLOURS["yellow"], COLOURS["black"], *(look.colour for look in looks)])
+    pictures = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    content = io.BytesIO()
+    pictures[0].save(
+        content, "GIF", save_all=True, append_images=pictures[1:], loop=0, optimize=False,
+        duration=[FRAME_MS] * (len(pictures) - 1) + [LAST_FRAME_MS],
+    )  # fmt: skip
+    return content.getvalue()
+
+
+def render_landscape(figure: Figure, file_format: str) -> bytes:
+    """Return the figure as png, svg or pdf."""
+    return render(figure, file_format)
+
+
+def label_of(descent: Descent) -> str:
+    """Return `SGD:momentum=0.9 lr=0.01: f = 2.3e-05`, with what must be known about it."""
+    words = descent.contestant.text
+    if descent.lr is not None and "lr" not in descent.contestant.options:
+        words += f" lr={format_value(descent.lr)}"
+    words += ": diverged" if descent.diverged else f": f = {descent.values[-1]:.2g}"
+    return words + (" (lr at the grid's edge)" if descent.at_edge else "")
+
+
+def _frame(heading: str, inches: tuple[float, float], panels: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=inches, dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(heading)
+    return figure, list(figure.subplots(1, panels, squeeze=False).flat)
+
+
+def _palette(colours: Sequence[str]) -> Image.Image:
+    """Return a palette of greys and of the colours, each in steps to the ground's grey (smoothed edges).
+
+    A palette counted from the frames would give nearly all of it to the greys, and merge lines.
+    """
+    entries = [(grey, grey, grey) for grey in range(0, 256, 3)]
+    for colour in dict.fromkeys(colours):
+        red, green, blue = (255 * part for part in to_rgb(colour))
+        for share in np.linspace(0.3, 1, 8):
+            entries.append(tuple(round(share * part + (1 - share) * 235) for part in (red, green, blue)))
+    picture = Image.new("P", (1, 1))
+    picture.putpalette([part for entry in entries[:256] for part in entry])
+    return picture
+
+
+def _line(look: Line, **style: Any) -> Line2D:
+    return Line2D([], [], color=look.colour, **style)
+
+
+def _looks(count: int) -> list[Line]:
+    return [LINES[i % len(LINES)] for i in range(count)]
+
+
+def _shown(values: Array) -> Array:
+    return np.clip(np.where(np.isfinite(values), values, np.nan), FLOOR, 1e12)
+
+
+def _draw_ground(axes: Axes, surface: Surface) -> None:
+    """Draw contours of log f, evenly spaced, and the minima."""
+    x, y = np.linspace(*surface.x, 320), np.linspace(*surface.y, 320)
+    grid = np.meshgrid(x, y)
+    height = surface.value(*(torch.from_numpy(side) for side in grid)).numpy()
+    # The offset keeps the levels from piling up around the minima, where log f has no bottom.
+    log = np.log10(height + 1e-3 * np.median(height))
+    levels = np.linspace(log.min(), log.max(), 25)
+    axes.contourf(*grid, log, levels=levels, cmap=GROUND)
+    axes.contour(*grid, log, levels=levels, colors="#8a8a8a", linewidths=0.4, linestyles="solid")
+    axes.grid(visible=False)
+    minima = np.array(surface.minima)
+    axes.plot(
+        minima[:, 0], minima[:, 1], "*", color=COLOURS["yellow"], markersize=15,
+        markeredgecolor=COLOURS["black"], zorder=4,
+    )  # fmt: skip
+    for axis, (low, high), name in ((axes.xaxis, surface.x, "x"), (axes.yaxis, surface.y, "y")):
+        format_axis(axis, low, high, log=False)
+        axis.set_label_text(name)
+    axes.set_xlim(*surface.x)
+    axes.set_ylim(*surface.y)
+
+
+def _draw_path(axes: Axes, descent: Descent, look: Line) -> None:
+    points = descent.points
+    axes.plot(
+        points[:, 0], points[:, 1], color=look.colour, linestyle=look.dashes, marker=".", markersize=3.5,
+        markevery=max(1, len(points) // 150), linewidth=1.4, zorder=3,
+    )  # fmt: skip
+    axes.plot(
+        *points[-1], marker=look.marker, color=look.colour, markersize=8, markeredgecolor="white", zorder=5
+    )
+
+
+def _scale_fall(axes: Axes, surface: Surface, descents: Sequence[Descent]) -> None:
+    last = max(int(one.evaluations[-1]) for one in descents)
+    shown = limits([_shown(one.values) for one in descents], log=True)
+    assert shown is not None, "f at the start is finite"
+    # Where one flies off, the others must still be told apart.
+    top = 1e3 * max(float(one.values[0]) for one in descents)
+    shown = (shown[0], max(min(shown[1], top), 2 * shown[0]))
+    axes.set_yscale("log")
+    axes.set_ylim(*shown)
+    axes.set_xlim(-0.02 * last, 1.02 * last)
+    format_axis(axes.xaxis, 0, last, log=False)
+    format_axis(axes.yaxis, *shown, log=True)
+    axes.set_xlabel(
+        "step" if one_per_step(descents) else "gradient evaluations (a step takes one, LBFGS's many)"
+    )
+    axes.set_ylabel("f (0 at the stars" + ("; below 1e-14 drawn there)" if shown[0] < 2 * FLOOR else ")"))
+
+
+def one_per_step(descents: Sequence[Descent]) -> bool:
+    """Return whether every step took one gradient (LBFGS takes many)."""
+    return all(one.evaluations[-1] == len(one.points) - 1 for one in descents)
+
+
+def _frame_steps(longest: int) -> list[int]:
+    """Return the steps shown: every one of a short way, else evenly chosen ones."""
+    stride = max(1, math.ceil(longest / FRAMES))
+    return [*range(0, longest, stride), longest]

@@ -1,0 +1,325 @@
+"""What in a run directory is optlab's: only that is ever replaced or deleted.
+
+A run begins in three steps, so that a kill at any instant leaves the former run or the new one:
+
+1. Its config, environment and component files are written to `.opening-<uuid>`, beside the former run.
+2. status.json is replaced by one with the same uuid: from here on the directory holds the new run.
+3. The former run's files are deleted, and those of `.opening-<uuid>` take their places, config.yaml last.
+
+A kill within the third step is made up for by `recover`; until then `rundir` reads the new run's files from
+`.opening-<uuid>`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from trainer.runs import rundir
+from trainer.runs.claim import is_ours
+from trainer.errors import RunError, StorageError
+from trainer.runs.files import kind, make_folder, refused, sync_folder
+from trainer.records import POSITION_COLUMNS
+from trainer.runs.run_files import (
+    CHECKPOINTS,
+    COMPONENTS,
+    CONFIG,
+    ENVIRONMENT,
+    EPOCHS,
+    HISTOGRAMS,
+    LOCK,
+    LOG,
+    PLOTS,
+    STATUS,
+    STEPS,
+    SUMMARY,
+    EnvironmentFields,
+)
+
+FILES = (CONFIG, ENVIRONMENT, STATUS, STEPS, EPOCHS, SUMMARY, HISTOGRAMS, LOG)
+FIGURES = ("loss", "loss_logx", "accuracy", "lr", "gradients", "init_histograms", "histograms")
+CHECKPOINT_FILES = ("last.pt", "previous.pt", "best.pt", "former_best.pt")
+WITHIN = {
+    PLOTS: frozenset(f"{name}.{ending}" for name in FIGURES for ending in ("png", "svg", "pdf")),
+    CHECKPOINTS: frozenset(CHECKPOINT_FILES),
+}
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp\Z", re.DOTALL)
+_OPENING = re.compile(re.escape(rundir.OPENING) + r"[0-9a-f]{32}\Z")
+_MOST_LOOKED_AT = 2_000
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether optlab wrote a run into this directory: its own mark in status.json says so.
+
+    Releases before that mark are known by their other files.
+    """
+    status = rundir.read_status(folder)
+    return status is not None and (status["uuid"] is not None or _is_old_run(folder))
+
+
+def _is_old_run(folder: Path) -> bool:
+    """Return whether config, environment and tables are as the releases before the mark wrote them."""
+    try:
+        if "format" not in rundir.read_config(folder):
+            return False
+        known = "optlab" in rundir.read_environment(folder).get("versions", {})
+    except RunError:
+        return False
+    for name in (STEPS, EPOCHS):
+        found = kind(folder / name)
+        if found == "file":
+            with open(folder / name, "rb") as file:
+                if not file.readline(1000).startswith(",".join(POSITION_COLUMNS).encode()):
+                    return False
+            known = True
+        elif found != "absent":
+            return False
+    return known
+
+
+def require_run(folder: Path) -> None:
+    """Raise RunError unless a directory is a run's, which may be continued or drawn into."""
+    if not os.path.isdir(folder):
+        raise RunError(f"{folder} is not a run directory: there is none", fix="see `optlab runs`")
+    if is_run(folder):
+        refuse_links(folder)
+        return
+    if kind(folder / STATUS) == "absent" and _was_killed_early(folder):
+        raise RunError(
+            f"{folder} is not a run directory: the run was killed before it began",
+            fix="say `optlab train CONFIG`: nothing was lost",
+        )
+    rundir.load_status(folder)
+    raise RunError(
+        f"{folder} is not a run directory: nothing in it says that optlab wrote it",
+        expected=f"a {STATUS} with the uuid of the run",
+        fix="see `optlab runs`",
+    )
+
+
+def _was_killed_early(folder: Path) -> bool:
+    names = os.listdir(folder)
+    return bool(names) and all(name == LOCK or _OPENING.match(name) for name in names)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise RunError when a run must not be put into a directory; no option changes that.
+
+    Raises:
+        RunError: it holds other runs, or files that no run of optlab left there.
+    """
+    if not os.path.isdir(folder):
+        return
+    if inner := _run_below(folder):
+        raise RunError(
+            f"{folder} holds other runs: {inner}",
+            fix="choose another --run-dir: a run has a directory of its own",
+        )
+    if is_run(folder):
+        refuse_links(folder)
+        return
+    names = [name for name in sorted(os.listdir(folder)) if name != LOCK and not _OPENING.match(name)]
+    if is_ours(folder / LOCK):  # a run was here, and left the user's files when it was thrown away
+        ours = {*FILES, *WITHIN, COMPONENTS}
+        names = [name for name in names if name in ours and not _is_empty(folder / name)]
+    if names:
+        reason = ""
+        if STATUS in names:
+            try:
+                rundir.load_status(folder)
+            except RunError as error:
+                reason = f" ({error.problems[0].what})"
+        raise RunError(
+            f"{folder} holds files that are not a run's: {names[0]}{reason}",
+            fix="choose another --run-dir; --force throws away runs, never other files",
+        )
+
+
+def refuse_root(folder: Path, runs: Path) -> None:
+    """Raise RunError when a run would be put into the folder that holds all of them."""
+    with suppress(ValueError):  # a NUL in a path; the lock says so
+        if os.path.realpath(folder) == os.path.realpath(runs):
+            raise RunError(
+                f"{folder} is the folder that holds the runs",
+                fix="choose another --run-dir: a run has a directory of its own",
+            )
+
+
+def _is_empty(path: Path) -> bool:
+    return kind(path) == "directory" and not os.listdir(path)
+
+
+def _run_below(folder: Path) -> Path | None:
+    """Return a run that lies deeper within a directory; None when there is none.
+
+    Where the directory is no run's, it is refused for its files in any case: then some folders are enough.
+    """
+    most = None if is_run(folder) else _MOST_LOOKED_AT
+    places = rundir.walk(folder, most=most)
+    return next((place for place in places if place != folder and is_run(place)), None)
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise RunError when a file of a run is a link or no regular file: what is written would go elsewhere.
+
+    The run directory itself and the folders above it may be links.
+    """
+    for path, wanted in _places(folder):
+        try:
+            found = kind(path)
+        except OSError as error:
+            raise RunError(f"cannot look at {path}: {error.strerror}") from error
+        if found not in ("absent", wanted):
+            raise RunError(
+                f"{path} is a {found}",
+                expected=f"a {'regular file' if wanted == 'file' else wanted} of the run's own",
+                fix="replace it by what it stands for: optlab never follows links below a run directory",
+            )
+
+
+def _places(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield every path that a run has or may have, with what it is, folders before what they hold."""
+    for name in (LOCK, *FILES):
+        yield folder / name, "file"
+    for name, within in WITHIN.items():
+        yield folder / name, "directory"
+        for inner in within:
+            yield folder / name / inner, "file"
+    yield folder / COMPONENTS, "directory"
+    for copy in _component_copies(folder):
+        for parent in reversed(copy.relative_to(folder).parents[:-2]):
+            yield folder / parent, "directory"
+        yield copy, "file"
+    for name in _names_in(folder):
+        if _OPENING.match(name):
+            opening = folder / name
+            yield opening, "directory"
+            yield from ((opening / inner, "file") for inner in (CONFIG, ENVIRONMENT))
+            yield opening / COMPONENTS, "directory"
+
+
+def _component_copies(folder: Path) -> list[Path]:
+    """Return the copies of component files that environment.json speaks of; none when it cannot be read."""
+    try:
+        fields = EnvironmentFields.model_validate(rundir.read_environment(folder))
+    except (RunError, ValueError):
+        return []
+    return [folder / file.copied_to for file in fields.components]
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes of optlab left in a run directory (its lock is held)."""
+    copies = {path.name for path in _component_copies(folder)}
+    own = {"": {LOCK, *FILES}, **WITHIN, COMPONENTS: copies}
+    for place, names in own.items():
+        for name in _names_in(folder / place) if kind(folder / place) == "directory" else ():
+            match = _TEMPORARY.match(name)
+            if match and match["name"] in names and kind(folder / place / name) == "file":
+                (folder / place / name).unlink(missing_ok=True)
+    current = rundir.opening_of(folder)
+    for name in _names_in(folder):
+        if _OPENING.match(name) and folder / name != current and kind(folder / name) == "directory":
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def clear(folder: Path) -> None:
+    """Delete a run's files, whose lock the caller holds; the user's own files stay where they are."""
+    remove_leftovers(folder)
+    if opening := rundir.opening_of(folder):
+        shutil.rmtree(opening, ignore_errors=True)
+    # The status goes last: what a kill leaves in between is still known as a run, to be cleared again.
+    _delete(folder, keep=(STATUS,))
+    (folder / STATUS).unlink(missing_ok=True)
+
+
+def _delete(folder: Path, keep: tuple[str, ...]) -> None:
+    """Delete the files of a run but for the lock and `keep`, then the folders that are empty."""
+    copies = _component_copies(folder)
+    within = [folder / place / name for place, names in WITHIN.items() for name in names]
+    for path in [*within, *copies, *(folder / name for name in FILES if name not in keep)]:
+        if kind(path) == "file":
+            path.unlink()
+    parents = {parent for copy in copies for parent in copy.parents if parent.is_relative_to(folder)}
+    emptied = sorted(parents - {folder}, key=lambda path: -len(path.parts))
+    for place in [*(folder / name for name in WITHIN), *emptied, folder / COMPONENTS]:
+        if kind(place) == "directory":
+            with suppress(OSError):  # it holds a file of the user's
+                place.rmdir()
+
+
+def make_opening(folder: Path, uuid: str) -> Path:
+    """Make the folder in which a run that is about to begin lays its first files out; return it."""
+    remove_leftovers(folder)
+    opening = folder / f"{rundir.OPENING}{uuid}"
+    make_folder(opening)
+    return opening
+
+
+def settle_opening(opening: Path) -> None:
+    """See that the first files of a run are on the disk, before status.json names it."""
+    try:
+        sync_folder(opening)
+    except OSError as error:
+        raise refused(opening, error) from error
+
+
+def complete_opening(folder: Path) -> None:
+    """Take the third step of a beginning (see above); where it was taken in part, what is left of it.
+
+    Raises:
+        StorageError: the disk does not allow it.
+    """
+    opening = rundir.opening_of(folder)
+    if opening is None:
+        return
+    try:
+        if kind(opening / ENVIRONMENT) == "file":  # else the former files are gone already
+            _delete(folder, keep=(STATUS, CONFIG, ENVIRONMENT))
+            os.replace(opening / ENVIRONMENT, folder / ENVIRONMENT)
+        if kind(opening / COMPONENTS) == "directory":
+            _move(opening / COMPONENTS, folder / COMPONENTS)
+        for name in WITHIN:
+            make_folder(folder / name)
+        os.replace(opening / CONFIG, folder / CONFIG)
+        shutil.rmtree(opening)
+        sync_folder(folder)
+    except OSError as error:
+        raise refused(folder, error) from error
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move the files of a folder, and of those within it, to another."""
+    make_folder(target)
+    for name in _names_in(source):
+        if kind(source / name) == "directory":
+            _move(source / name, target / name)
+        else:
+            os.replace(source / name, target / name)
+
+
+def recover(folder: Path) -> None:
+    """Complete the beginning of a run that was killed in it.
+
+    Raises:
+        BusyError: another process writes there.
+        StorageError: the disk does not allow it.
+    """
+    if rundir.opening_of(folder) is None:
+        return
+    try:
+        with rundir.locked(folder):
+            complete_opening(folder)
+    except StorageError as error:
+        raise RunError(str(error)) from error

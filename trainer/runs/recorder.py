@@ -1,0 +1,357 @@
+"""Writes a run's records, checkpoints, log and status into its directory.
+
+Decides from the records when a run ends: diverged, stopped early. What the disk refuses is tried again.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+
+from trainer.runs import checkpoint, rundir
+from trainer.console import TrainingProgress, print_note
+from trainer.runs.environment import package_version
+from trainer.errors import RunError, StorageError
+from trainer.training.experiment import Experiment
+from trainer.runs.files import no_follow
+from trainer.models.init import weight_histograms
+from trainer.optimizers.build import state_bytes
+from trainer.records import (
+    POSITION_COLUMNS,
+    CheckpointDue,
+    EvalRecord,
+    Record,
+    RunResult,
+    Status,
+    StepRecord,
+)
+from trainer.training.selection import Best, Patience, moment_of
+
+_MOST_OF_MESSAGE = 20_000  # characters; the log has all of it
+
+
+class Recorder:
+    """Writes one run's records into its directory, and remembers what they amount to.
+
+    Args:
+        experiment: what is trained.
+        claim: the run directory, locked by this process.
+        log: the run in words.
+    """
+
+    def __init__(self, experiment: Experiment, claim: rundir.Claim, log: RunLog) -> None:
+        self.experiment = experiment
+        self.folder = claim.folder
+        self._guard = claim.check
+        train_config = experiment.config.train
+        has_val = experiment.splits.val is not None
+        self.best = Best(experiment.select_metric()) if has_val else None
+        self.patience = Patience(train_config.early_stopping) if train_config.early_stopping else None
+        self.final: EvalRecord | None = None
+        self.outcome: Status | None = None
+        self.total_seconds = 0.0
+        self._began = time.monotonic()
+        self._histograms: list[dict[str, Any]] = []
+        self._log = log
+        self._writer = checkpoint.Writer(self._guard)
+        self._saved_at: int | None = None
+        self._troubles: dict[str, str] = {}
+        self._sizes: Mapping[str, int] = {}
+
+    def restore(self, state: Mapping[str, Any], histograms: Sequence[dict[str, Any]]) -> None:
+        """Go on from the state of a checkpoint; the tables are cut back to that moment when they open."""
+        if self.best and state["best"]:
+            self.best.load_state_dict(state["best"])
+        if self.patience and state["patience"]:
+            self.patience.load_state_dict(state["patience"])
+        self.final = EvalRecord(**state["final"]) if state["final"] else None
+        self.total_seconds = state["total_seconds"]
+        self._sizes = state["tables"]
+        # A kill may come between the last checkpoint and the run's end; more patience takes an end back.
+        gave_up = self.patience is not None and self.patience.is_exhausted()
+        self.outcome = state["outcome"] if state["outcome"] != "early_stopped" or gave_up else None
+        evaluated = self.final.step if self.final else 0
+        self._histograms = [moment for moment in histograms if moment["step"] <= evaluated]
+        self._saved_at = self.experiment.progress.step
+
+    def open(self, stack: ExitStack) -> None:
+        """Open the tables, to be closed with `stack`."""
+        columns = self.experiment.step_columns(), self.experiment.eval_columns()
+        self._steps = self._table(rundir.STEPS, columns[0])
+        stack.callback(self._steps.close)
+        self._epochs = self._table(rundir.EPOCHS, columns[1])
+        stack.callback(self._epochs.close)
+
+    def _table(self, name: str, columns: Sequence[str]) -> rundir.Table:
+        names = [*POSITION_COLUMNS, *columns]
+        return rundir.Table(self.folder / name, names, self._sizes.get(name), guard=self._guard)
+
+    def take(self, record: Record) -> Status | None:
+        """Write a record down; return the outcome when the run is to end here."""
+        self.outcome = self._take(record) or self.outcome
+        return self.outcome
+
+    def _take(self, record: Record) -> Status | None:
+        if isinstance(record, StepRecord):
+            self._append(self._steps, record)
+            bad = self.experiment.anomaly is not None or self._is_bad(record.values["loss"])
+            return "diverged" if bad else None
+        if isinstance(record, EvalRecord):
+            return self._take_evaluation(record)
+        self.save()
+        return None
+
+    def _take_evaluation(self, record: EvalRecord) -> Status | None:
+        self._append(self._epochs, record)
+        self.final = record
+        if self.experiment.config.log.histograms:
+            self._write_histograms(record)
+        if any(self._is_bad(value) for name, value in record.values.items() if name.endswith("loss")):
+            return "diverged"
+        if self.best and self.best.update(record):
+            # Written with the next last.pt, so that it is hardly ever ahead of it. Where that is written
+            # already, this is the evaluation at an end off the rhythm: a longer run takes it back.
+            former = self._path(checkpoint.FORMER_BEST) if self._saved_at == record.step else None
+            self._writer.put(self._path(checkpoint.BEST), self._state({}), former=former)
+        if self.patience and self.patience.update(record):
+            return "early_stopped"
+        return None
+
+    def _append(self, table: rundir.Table, record: Record) -> None:
+        table.append(record.row())
+        self._report(str(table), table.failure)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / rundir.CHECKPOINTS / name
+
+    def _is_bad(self, loss: float | None) -> bool:
+        bound = self.experiment.config.train.max_loss
+        return loss is not None and (not math.isfinite(loss) or (bound is not None and loss > bound))
+
+    def _write_histograms(self, record: EvalRecord) -> None:
+        layers = {
+            name: asdict(histogram) for name, histogram in weight_histograms(self.experiment.model).items()
+        }
+        self._histograms.append({"step": record.step, "epoch": record.epoch, "layers": layers})
+        try:
+            self._save_histograms()
+        except StorageError as error:  # the next evaluation writes them all again
+            self._report(rundir.HISTOGRAMS, error)
+        else:
+            self._report(rundir.HISTOGRAMS, None)
+
+    def _save_histograms(self) -> None:
+        if self._histograms:
+            content = {"format": 1, "moments": self._histograms}
+            rundir.write_json(self.folder / rundir.HISTOGRAMS, content, guard=self._guard)
+
+    def save(self) -> None:
+        """Begin to write last.pt unless this step's is there; what fails is told, and tried again.
+
+        Raises:
+            VanishedError: the run directory is gone, or another process's now.
+        """
+        failure = self._writer.wait()
+        self._report("checkpoints", failure)
+        if failure is None and self._saved_at == self.experiment.progress.step:
+            return
+        try:
+            self._put_last()
+        except rundir.VanishedError:
+            raise
+        except StorageError as error:
+            self._report("checkpoints", error)
+
+    def finish(self) -> None:
+        """Write what is not on the disk yet, last.pt of this step among it, and wait for it.
+
+        Raises:
+            StorageError: the disk will not take it, also when asked again.
+        """
+        if self._troubles.get(rundir.HISTOGRAMS):
+            self._save_histograms()
+        failure = self._writer.wait()
+        self._report("checkpoints", failure)
+        if self._saved_at != self.experiment.progress.step:
+            self._put_last()
+        else:
+            self._flush()
+            self._writer.start()  # a last best.pt, or what was refused before
+        if failure := self._writer.wait():
+            raise failure
+
+    def _put_last(self) -> None:
+        """Hand last.pt to the writer; the rows that it speaks of are on the disk by then."""
+        state = self._state(self._flush())
+        self._writer.put(self._path(checkpoint.LAST), state, former=self._path(checkpoint.PREVIOUS))
+        self._writer.start()
+        self._saved_at = self.experiment.progress.step
+
+    def _flush(self) -> dict[str, int]:
+        """See that all rows are on the disk; return the tables' sizes."""
+        return {
+            rundir.STEPS: self._steps.flush(sync=True),
+            rundir.EPOCHS: self._epochs.flush(sync=True),
+        }
+
+    def _report(self, source: str, failure: StorageError | None) -> None:
+        """Tell of a trouble with the disk once, and of its end; raise one that no later try mends."""
+        if isinstance(failure, rundir.VanishedError):
+            raise failure
+        trouble = str(failure) if failure else ""
+        if trouble != self._troubles.get(source, ""):
+            words = f"{trouble}\n  the run goes on, and tries again" if trouble else "the disk is well again"
+            self._log.note(words)
+        self._troubles[source] = trouble
+
+    def _state(self, sizes: Mapping[str, int]) -> dict[str, Any]:
+        return {
+            "experiment": self.experiment.state_dict(),
+            "recorder": {
+                "best": self.best.state_dict() if self.best else None,
+                "patience": self.patience.state_dict() if self.patience else None,
+                "final": asdict(self.final) if self.final else None,
+                "outcome": self.outcome,
+                "total_seconds": self.elapsed(),
+                "tables": dict(sizes),
+            },
+        }
+
+    def elapsed(self) -> float:
+        """Return the wall seconds of the run so far, those before a resumption included."""
+        return self.total_seconds + time.monotonic() - self._began
+
+    def read_test(self, status: Status) -> dict[str, float | int | str | None] | None:
+        """Measure the test split, once: at the checkpoint that validation chose, else at the end."""
+        if self.experiment.config.train.test == "never" or status not in ("completed", "early_stopped"):
+            return None
+        step, chosen = self.experiment.progress.step, "final"
+        if self.best and self.best.moment:
+            path = self._path(checkpoint.BEST)
+            state = checkpoint.load_checkpoint(path)["experiment"]
+            if state["progress"]["step"] != self.best.moment.step:
+                found, chosen_step = state["progress"]["step"], self.best.moment.step
+                raise RunError(f"{path} is of step {found}, and validation chose step {chosen_step}")
+            self.experiment.model.load_state_dict(state["model"])
+            step, chosen = state["progress"]["step"], "best"
+        return {**self.experiment.measure("test"), "checkpoint": chosen, "step": step}
+
+    def result(
+        self, status: Status, test: Mapping[str, float | int | str | None] | None, message: str
+    ) -> RunResult:
+        """Return what the run came to."""
+        now = self.experiment.progress
+        seconds = self.experiment.clock.elapsed
+        position = self.experiment.here(CheckpointDue)
+        return RunResult(
+            status=status,
+            steps=now.step,
+            epochs=round(position.epoch, 6),
+            samples=now.samples,
+            grad_evals=now.grad_evals,
+            train_seconds=round(seconds, 6),
+            total_seconds=round(self.elapsed(), 6),
+            final=moment_of(self.final) if self.final else None,
+            best=self.best.moment if self.best else None,
+            test=test,
+            steps_per_second=now.step / seconds if now.step else None,
+            samples_per_second=now.samples / seconds if now.step else None,
+            peak_memory_bytes=peak_memory_bytes(self.experiment.device),
+            optimizer_state_bytes=state_bytes(self.experiment.optimizers.values()),
+            parameters=sum(p.numel() for p in self.experiment.model.parameters() if p.requires_grad),
+            best_metric=self.best.metric if self.best else None,
+            engine=self.experiment.engine_used(),
+            compile_seconds=self.experiment.compile_seconds,
+            message=message,
+        )
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the process's peak resident set, or on CUDA the peak allocated on the device."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class StatusFile:
+    """status.json: how the run stands, with times and the error, and whose it is.
+
+    Args:
+        claim: the run directory, locked by this process.
+        new: whether a new run begins there; else the one that is there goes on.
+    """
+
+    def __init__(self, claim: rundir.Claim, *, new: bool = False) -> None:
+        self._claim = claim
+        self._started = _now()
+        former = None if new else rundir.read_status(claim.folder)
+        self.uuid: str = (former or {}).get("uuid") or uuid4().hex
+
+    def write(self, status: Status, *, message: str = "") -> None:
+        """Say how the run stands now.
+
+        Raises:
+            StorageError: the disk will not take it, or the run is another process's now.
+        """
+        fields = {
+            "format": 1,
+            "optlab": package_version("optlab"),
+            "uuid": self.uuid,
+            "writer": self._claim.name,
+            "status": status,
+            "started": self._started,
+            "ended": None if status == "running" else _now(),
+            "message": message[:_MOST_OF_MESSAGE],
+        }
+        rundir.write_json(self._claim.folder / rundir.STATUS, fields, guard=self._claim.check)
+        self._claim.sign()
+
+
+class RunLog:
+    """train.log: the run in words, one line each; the progress display shows notes as well."""
+
+    def __init__(self, claim: rundir.Claim, progress: TrainingProgress | None) -> None:
+        self._path = claim.folder / rundir.LOG
+        self._guard = claim.check
+        self._progress = progress
+
+    def write(self, text: str) -> None:
+        """Append a line with the time; a full disk does not stop the run here."""
+        try:
+            self._guard()
+            with open(self._path, "a", encoding="utf-8", errors="backslashreplace", opener=no_follow) as file:
+                file.write(f"{_now()} {text.rstrip()}\n")
+        except StorageError:  # what is written next raises it
+            return
+        except OSError:
+            if self._progress:
+                self._progress.note(f"cannot write {self._path}")
+
+    def note(self, text: str) -> None:
+        """Append a line, and show it."""
+        if self._progress:
+            self._progress.note(text)
+        else:
+            print_note(text)
+        self.write(text)
+
+    def evaluation(self, record: EvalRecord) -> None:
+        """Append an evaluation."""
+        values = " ".join(f"{name}={value:.6g}" for name, value in record.values.items() if value is not None)
+        self.write(f"step {record.step} epoch {record.epoch:g} {values}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

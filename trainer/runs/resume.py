@@ -1,0 +1,421 @@
+"""Goes on with a run from its last checkpoint, bit for bit, or says why that cannot be.
+
+A run may be made longer on the way, or executed elsewhere; what would have changed its past is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trainer import catalog
+from trainer.runs import checkpoint, launch, ownership, rundir, runner
+from trainer.training.building import LoadedData, build_experiment
+from trainer.config.identity import (
+    code_changes,
+    config_differences,
+    data_difference,
+    describe_differences,
+    import_paths,
+    recorded_code,
+)
+from trainer.config.load import Loaded, dump
+from trainer.config.merge import parse_override
+from trainer.config.models import Config
+from trainer.console import TrainingProgress, print_note
+from trainer.runs.drawing import Draw, draw_run
+from trainer.runs.environment import environment, origin
+from trainer.errors import BusyError, OptlabError, RunError
+from trainer.training.experiment import Experiment
+from trainer.runs.launch import Launched
+from trainer.user_code import running
+
+# Lengths that a schedule takes from the run's: held against the checkpoint, not against the config.
+_LENGTHS = ("T_max", "total_steps")
+
+
+class UnreadableError(RunError):
+    """No checkpoint of a run can be read, so that it can only be trained from the start."""
+
+
+def resume(
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    trust: bool = False,
+    progress: TrainingProgress | None = None,
+    draw: Draw = draw_run,
+) -> Launched:
+    """Go on with the run in a directory.
+
+    Args:
+        folder: the run directory.
+        overrides: changes that leave the past as it was, as `train.epochs=20`.
+        trust: execute the files and packages that a received run names.
+        progress: shows the run; None = quiet.
+        draw: see `runner.run`.
+
+    Raises:
+        RunError: there is no run, it is being written, no checkpoint can be read, or the past would change.
+        ConfigError, DataError: the experiment does not fit any more.
+    """
+    ownership.require_run(folder)
+    ownership.recover(folder)
+    saved = rundir.load_config(folder)
+    if not trust:
+        _refuse_code_of_others(folder, import_paths(saved))
+    loaded = catalog.load_config(folder / rundir.CONFIG, overrides)
+    return _go_on(loaded, saved, folder, progress, draw=draw)
+
+
+def _refuse_code_of_others(folder: Path, names: Sequence[str]) -> None:
+    """Raise RunError when a run directory that came from elsewhere names code that would be executed."""
+    former, present = rundir.read_environment(folder).get("origin"), origin(folder)
+    if not names or former == present:
+        return
+    known = former if isinstance(former, Mapping) else {}
+    other = ", ".join(
+        f"{key} {known.get(key, 'unknown')}" for key in present if known.get(key) != present[key]
+    )
+    raise RunError(
+        f"{folder} was made elsewhere ({other}), and resuming it executes {', '.join(names)}",
+        fix="read that code, then add --trust; or train a run of your own from its config",
+    )
+
+
+def resume_or_train(
+    loaded: Loaded,
+    overrides: Sequence[str],
+    folder: Path,
+    *,
+    progress: TrainingProgress | None = None,
+    material: LoadedData | None = None,
+    judge: runner.PruneCheck | None = None,
+    draw: Draw = draw_run,
+) -> Launched:
+    """Go on with the run of a config in a directory, or begin it; leave it alone when it is finished.
+
+    Args:
+        loaded: the config.
+        overrides: what was said on the way; all else executes as it began.
+        folder: the run directory.
+        progress: shows the run; None = quiet.
+        material, judge, draw: see `launch.launch`.
+
+    Raises:
+        As `resume` and `launch.launch`.
+    """
+    if rundir.read_status(folder) is None:
+        return launch.launch(loaded, folder, progress=progress, material=material, judge=judge, draw=draw)
+    ownership.refuse_foreign(folder)
+    ownership.require_run(folder)
+    ownership.recover(folder)
+    saved = rundir.load_config(folder)
+    here = replace(loaded, config=_execute_as(saved, loaded.config, overrides))
+    return _go_on(here, saved, folder, progress, material, judge, draw=draw)
+
+
+def train_or_resume(
+    loaded: Loaded,
+    overrides: Sequence[str],
+    folder: Path,
+    *,
+    wait: bool = False,
+    progress: TrainingProgress | None = None,
+    material: LoadedData | None = None,
+    judge: runner.PruneCheck | None = None,
+    draw: Draw = draw_run,
+) -> Launched:
+    """Train a config in a directory: leave a finished run of it alone, and resume one that was interrupted.
+
+    Args:
+        loaded: the config.
+        overrides: as given on the command line.
+        folder: the run directory.
+        wait: let another process that writes there finish first.
+        progress: shows the run; None = quiet.
+        material, judge, draw: see `launch.launch`.
+
+    Raises:
+        RunError: the directory holds a run of another config, code or data.
+        As `resume` and `launch.launch`.
+    """
+    status = rundir.read_status(folder)
+    if status is not None and status["status"] in ("interrupted", "failed"):
+        launch.refuse_another_run(loaded, folder, material.dataset.digest if material else None)
+        try:
+            return resume_or_train(
+                loaded, overrides, folder, progress=progress, material=material, judge=judge, draw=draw
+            )
+        except UnreadableError as error:
+            (progress.note if progress else print_note)(f"trains from the start: {error}")
+        except BusyError:  # another process resumed it meanwhile
+            if not wait:
+                raise
+    return launch.launch(
+        loaded,
+        folder,
+        skip_existing=True,
+        wait=wait,
+        progress=progress,
+        material=material,
+        judge=judge,
+        draw=draw,
+    )
+
+
+def _execute_as(saved: Config, wanted: Config, overrides: Sequence[str]) -> Config:
+    """Return the wanted config with what `auto` and null became when the run began, unless told otherwise."""
+    told = {".".join(override.key) for override in map(parse_override, overrides)}
+    fields, former = wanted.model_dump(), saved.model_dump()
+    for section, key in (("train", "device"), ("train", "threads"), ("data", "root")):
+        if f"{section}.{key}" not in told and key in former[section]:
+            fields[section][key] = former[section][key]
+    if fields["train"]["engine"] == "auto":
+        fields["train"]["engine"] = former["train"]["engine"]
+    for own, old in zip(fields["optimizer"], former["optimizer"], strict=False):
+        for key in ("fused", "foreach"):
+            if own.get(key) is None and key in old and own["name"] == old["name"]:
+                own[key] = old[key]
+    return Config.model_validate(fields)
+
+
+def _go_on(
+    loaded: Loaded,
+    saved: Config,
+    folder: Path,
+    progress: TrainingProgress | None,
+    material: LoadedData | None = None,
+    judge: runner.PruneCheck | None = None,
+    *,
+    draw: Draw,
+) -> Launched:
+    status = rundir.read_status(folder) or {"status": "interrupted"}
+    with rundir.locked(folder) as claim:
+        if status["status"] == "diverged":
+            raise RunError(
+                f"{folder} diverged: {status.get('message', '')}",
+                fix="train it with other values; there is nothing to go on with",
+            )
+        ownership.remove_leftovers(folder)
+        experiment = build_experiment(loaded, material=material)
+        _refuse_changes(saved, experiment)
+        changed = saved.model_dump() != experiment.config.model_dump()
+        around = rundir.read_environment(folder)
+        if around:
+            _refuse_other_data(folder, around, experiment)
+            notes = _other_environment(around, experiment)
+        else:
+            notes = [f"{rundir.ENVIRONMENT} is missing: whether code and data are the same is not checked"]
+        finished = status["status"] in rundir.FINISHED and not changed
+        if finished and (result := rundir.read_result(folder)):
+            return Launched(folder, result, skipped=True)
+        with running(experiment.config.model_dump()):
+            recorder, found = _restore(folder, experiment)
+        notes += found
+        if recorder is None:
+            message = "no step was saved: begins at step 0"
+        else:
+            _refuse_end(folder, status, experiment, recorder)
+            position = experiment.progress
+            message = f"goes on after step {position.step} (epoch {position.epoch}, batch {position.batch})"
+            notes += _end_that_was(status, experiment)
+        if progress:
+            launch.announce(experiment, progress)
+        if recorder is not None:
+            if changed:
+                rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config), guard=claim.check)
+            _remember(folder, around, experiment)
+        start = runner.Start(recorder, [*notes, message])
+        done = runner.run(experiment, claim, progress=progress, start=start, judge=judge, draw=draw)
+    return Launched(folder, done, skipped=False)
+
+
+def _refuse_changes(saved: Config, experiment: Experiment) -> None:
+    """Raise RunError when a setting changed that the steps so far depended on."""
+    old, new = saved.model_dump(), experiment.config.model_dump()
+    changed = [
+        key for key in config_differences(old, new, "resume") if not _is_free(key, saved, experiment.config)
+    ]
+    if changed:
+        raise RunError(
+            "this would change what the run has done already:\n    "
+            + "\n    ".join(describe_differences(changed, old, new)),
+            fix="leave these as they were, or train a new run",
+        )
+
+
+def _is_free(key: str, old: Config, new: Config) -> bool:
+    """Allow more patience, and lengths of schedules (those are held against the checkpoint)."""
+    if key.startswith("scheduler.") and key.rpartition(".")[2] in _LENGTHS:
+        return True
+    former, rule = old.train.early_stopping, new.train.early_stopping
+    if not key.startswith("train.early_stopping") or former is None:
+        return False
+    return rule is None or (key.endswith(".patience") and rule.patience >= former.patience)
+
+
+def _refuse_other_data(folder: Path, around: Mapping[str, Any], experiment: Experiment) -> None:
+    """Raise RunError when the data set or one of the user's own files is not the one the run began with."""
+    former = recorded_code(around)
+    lines = code_changes(former, experiment.code)
+    if lines:
+        copies = [
+            str(folder / part["copy"])
+            for part in around.get("components") or ()
+            if experiment.code.files.get(part["source"]) != part["sha256"]
+        ]
+        where = f" (the run keeps {', '.join(copies)})" if copies else ""
+        raise RunError(
+            "the code of the run's parts has changed since it began:\n    " + "\n    ".join(lines),
+            fix=f"bring the former code back{where}, or train a new run",
+        )
+    if data_difference(around, experiment.data_digest):
+        raise RunError(
+            "the data set is not the one that the run began with",
+            key="data",
+            expected=f"SHA-256 {(around.get('data') or {}).get('sha256')}",
+            fix="bring the former data back, or train a new run",
+        )
+
+
+def _other_environment(around: Mapping[str, Any], experiment: Experiment) -> list[str]:
+    """Tell what may change the last bits of what follows: other versions, another machine."""
+    now = environment()
+    former = {**around.get("versions", {}), "processor": around.get("machine", {}).get("processor")}
+    present = {**now["versions"], "processor": now["machine"]["processor"]}
+    former |= {"device": around.get("device"), "threads": around.get("threads")}
+    present |= {"device": str(experiment.device), "threads": experiment.config.train.threads}
+    other = [
+        f"{name} {former[name]} -> {present[name]}"
+        for name in ("python", "torch", "numpy", "processor", "device", "threads")
+        if former.get(name) is not None and former[name] != present[name]
+    ]
+    return [f"not bit for bit as if it had never stopped: {', '.join(other)}"] if other else []
+
+
+def _restore(folder: Path, experiment: Experiment) -> tuple[Mapping[str, Any] | None, list[str]]:
+    """Load the newest checkpoint that can be read; return the recorder's part, and what to tell.
+
+    The part is None when the run was not saved after its first step yet, so that it begins again.
+    """
+    troubles: list[OptlabError] = []
+    absent = 0
+    for name in (checkpoint.LAST, checkpoint.PREVIOUS):
+        path = folder / rundir.CHECKPOINTS / name
+        if not path.exists():
+            absent += 1
+            continue
+        try:
+            state = checkpoint.load_checkpoint(path)
+            if state["experiment"]["progress"]["step"] == 0:
+                return None, [str(trouble) for trouble in troubles]
+            _check_tables(folder, state["recorder"]["tables"], path)
+            _refuse_other_lengths(state["experiment"]["schedules"], experiment)
+            experiment.load_state_dict(state["experiment"])
+        except checkpoint.DamagedError as error:
+            troubles.append(error)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            troubles.append(checkpoint.DamagedError(f"{path} does not fit the run's config: {reason}"))
+        else:
+            _bring_back_best(path.parent, state["recorder"]["best"])
+            return state["recorder"], [f"{trouble}\n  falls back to {path}" for trouble in troubles]
+    if absent == 2:
+        return None, []
+    raise UnreadableError(
+        "no checkpoint of this run can be read:\n    " + "\n    ".join(map(str, troubles)),
+        fix="train it anew with --force",
+    )
+
+
+def _check_tables(folder: Path, sizes: Mapping[str, int], path: Path) -> None:
+    """See that the tables hold what they held when the checkpoint was written."""
+    for name, size in sizes.items():
+        table = folder / name
+        try:
+            with open(table, "rb") as file:
+                file.seek(size - 1)
+                end = file.read(1)
+        except OSError as error:
+            raise checkpoint.DamagedError(f"cannot read {table}: {error.strerror}") from error
+        if end != b"\n":
+            raise checkpoint.DamagedError(
+                f"{table} has not the rows any more that {path.name} was saved with"
+            )
+
+
+def _refuse_other_lengths(states: Sequence[Mapping[str, Any]], experiment: Experiment) -> None:
+    """Raise RunError when a schedule that takes its length from the run would have gone otherwise so far."""
+    several = len(experiment.config.scheduler) > 1
+    for live, former in zip(experiment.schedules, states, strict=False):
+        before, now = dict(_lengths(former)), dict(_lengths(live.state_dict()))
+        for key, value in before.items():
+            if now.get(key) == value:
+                continue
+            full = f"scheduler.{key}" if several else f"scheduler.{key.rpartition('.')[2]}"
+            raise RunError(
+                f"{full} follows from the run's length: {value} there, {now.get(key)} here; "
+                "this would change what the run has done already",
+                fix=f"say {full}={value} to keep its past, or train a new run",
+            )
+
+
+def _lengths(state: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
+    for key, value in state.items():
+        if key in _LENGTHS:
+            yield prefix + key, value
+        elif key == "_schedulers":
+            for number, part in enumerate(value):
+                yield from _lengths(part, f"{prefix}{number}.")
+
+
+def _refuse_end(
+    folder: Path, status: Mapping[str, Any], experiment: Experiment, recorder: Mapping[str, Any]
+) -> None:
+    """Raise RunError when a run that is to go on would stop where it is, or is past its new end."""
+    step, end = experiment.progress.step, experiment.plan.steps
+    if end is not None and (end < step or (end == step and not experiment.is_complete())):
+        raise RunError(
+            f"{folder} is at step {step} already, and the run would end at {end}",
+            fix="give a length above that, or train a new run",
+        )
+    if experiment.is_complete():
+        return
+    rule = experiment.config.train.early_stopping
+    if status["status"] == "early_stopped" and rule and recorder["patience"]["waited"] >= rule.patience:
+        raise RunError(
+            f"{folder} stopped early: {status.get('message', '')}",
+            fix=f"say train.early_stopping=null, or train.early_stopping.patience={2 * rule.patience}",
+        )
+
+
+def _end_that_was(status: Mapping[str, Any], experiment: Experiment) -> list[str]:
+    """Tell what becomes of the evaluation at an end off the rhythm, when the run is made longer."""
+    step = experiment.progress.step
+    if experiment.is_complete() or status["status"] not in rundir.FINISHED or experiment.evaluation_due():
+        return []
+    if experiment.is_evaluated_off_rhythm():  # the disk refused the checkpoint before it
+        return [f"keeps the evaluation at step {step}, where it ended: as long a run would have none there"]
+    return [f"takes back the evaluation at step {step}, where it ended: as long a run has none there"]
+
+
+def _bring_back_best(folder: Path, best: Mapping[str, Any] | None) -> None:
+    """Let best.pt be the one that the state speaks of, where the evaluation at an end replaced it."""
+    former = folder / checkpoint.FORMER_BEST
+    if not (best and best["moment"] and former.exists()):
+        return
+    with suppress(checkpoint.DamagedError):
+        if checkpoint.load_checkpoint(former)["experiment"]["progress"]["step"] == best["moment"]["step"]:
+            rundir.write_atomically(folder / checkpoint.BEST, former.read_bytes())
+
+
+def _remember(folder: Path, around: Mapping[str, Any], experiment: Experiment) -> None:
+    """Add to environment.json from where and in what surroundings the run went on."""
+    now = environment() | {"step": experiment.progress.step, "device": str(experiment.device)}
+    del now["format"]
+    resumed = [*around.get("resumed", []), now]
+    rundir.write_json(folder / rundir.ENVIRONMENT, {**around, "origin": origin(folder), "resumed": resumed})

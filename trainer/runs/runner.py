@@ -1,0 +1,292 @@
+"""Carries an experiment through the loop and writes down what it yields.
+
+Here a run gets its directory, its checkpoints, its figures and its end: completed, stopped early, diverged,
+interrupted or failed. The loop knows nothing of this.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeGuard
+
+import torch
+
+from trainer import interrupts
+from trainer.runs import ownership, rundir
+from trainer.training.anomaly import find_anomaly
+from trainer.config.load import dump
+from trainer.console import TrainingProgress
+from trainer.device import sparing_collector
+from trainer.runs.drawing import Draw, draw_run
+from trainer.runs.environment import environment, origin
+from trainer.errors import FigureError, RunError, StorageError, first_line
+from trainer.training.experiment import Experiment
+from trainer.runs.files import Guard
+from trainer.training.loop import train
+from trainer.runs.recorder import Recorder, RunLog, StatusFile
+from trainer.records import EvalRecord, Record, RunResult, Status, StepRecord
+from trainer.user_code import as_error
+
+PruneCheck = Callable[[EvalRecord], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a run goes on from.
+
+    Args:
+        recorder: the recorder's part of the checkpoint (the experiment has its own already); None = step 0.
+        notes: what is worth telling.
+    """
+
+    recorder: Mapping[str, Any] | None
+    notes: Sequence[str]
+
+
+def run(
+    experiment: Experiment,
+    claim: rundir.Claim,
+    *,
+    progress: TrainingProgress | None = None,
+    start: Start | None = None,
+    judge: PruneCheck | None = None,
+    draw: Draw = draw_run,
+) -> RunResult:
+    """Train an experiment into a run directory that this process has locked.
+
+    Args:
+        experiment: freshly built, or with the state of a checkpoint loaded.
+        claim: the run directory, locked by this process. A run that is new replaces the one that is there.
+        progress: shows the run while it goes on; None = quiet.
+        start: where to go on from; None = the run is new.
+        judge: asked after every evaluation but the first and the last whether the run is pruned here.
+        draw: draws the figures at the end.
+
+    Raises:
+        StorageError: the disk would not take a file; what was written stays readable.
+    """
+    folder = claim.folder
+    goes_on = start is not None and start.recorder is not None
+    log = RunLog(claim, progress)
+    status = StatusFile(claim, new=not goes_on)
+    recorder = Recorder(experiment, claim, log)
+    with stop_on_signals(experiment) as received:
+        if start is not None and start.recorder is not None:
+            recorder.restore(start.recorder, rundir.read_histograms(folder))
+        else:
+            opening = ownership.make_opening(folder, status.uuid)
+            write_opening(experiment, opening, origin(folder))
+            ownership.settle_opening(opening)
+        status.write("running")
+        ownership.complete_opening(folder)  # only now a former run's files are deleted
+        (folder / rundir.SUMMARY).unlink(missing_ok=True)  # of a run that is made longer
+        for note in start.notes if start else ():
+            log.note(note)
+        for line in experiment.describe_implementations():
+            log.write(line)
+        try:
+            with ExitStack() as stack:
+                recorder.open(stack)
+                if words := experiment.compile():
+                    log.note(words)
+                with sparing_collector():
+                    outcome = _follow(experiment, recorder, log, progress, judge)
+                if outcome == "interrupted":
+                    message = f"{signal.Signals(received[0]).name} after step {experiment.progress.step}"
+                else:
+                    message = _reason(outcome, recorder)
+                recorder.finish()
+            if words := experiment.describe_checks():
+                log.write(words)
+            test = recorder.read_test(outcome)
+            result = recorder.result(outcome, test, message)
+            rundir.write_json(folder / rundir.SUMMARY, result.as_dict(), guard=claim.check)
+            _draw(folder, experiment.config.log.plots, draw, log, claim.check)
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            failure = None if interrupted else as_error(error, experiment.config.model_dump())
+            words = str(failure or "interrupted twice")
+            if failure is not None and failure is not error:
+                log.write("".join(traceback.format_exception(error)))
+            log.write(words)
+            with suppress(StorageError):  # the first error is the one to tell
+                status.write("interrupted" if interrupted else "failed", message=words)
+            if failure is None or failure is error:
+                raise
+            raise failure from error
+        log.write(f"{outcome}{': ' + message if message else ''}")
+        status.write(outcome, message=message)
+    return result
+
+
+def _follow(
+    experiment: Experiment,
+    recorder: Recorder,
+    log: RunLog,
+    progress: TrainingProgress | None,
+    judge: PruneCheck | None,
+) -> Status:
+    """Take the loop's records one by one until it ends or one of them ends it."""
+    outcome = recorder.outcome  # that of a run which was killed between its last step and its end
+    records = train(experiment)
+    for record in records if outcome is None else ():
+        outcome = recorder.take(record)
+        if isinstance(record, EvalRecord):
+            log.evaluation(record)
+            _tell(experiment, log)
+        if progress and isinstance(record, StepRecord | EvalRecord):
+            progress.update(record)
+        if not outcome and judge and _is_judged(record, experiment) and judge(record):
+            outcome = "pruned"
+        if outcome:
+            records.close()
+            break
+    if outcome == "diverged" and (recorder.final is None or recorder.final.step < experiment.progress.step):
+        record = experiment.evaluate()
+        recorder.take(record)
+        log.evaluation(record)
+        _tell(experiment, log)
+    return outcome or ("completed" if experiment.is_complete() else "interrupted")
+
+
+def _tell(experiment: Experiment, log: RunLog) -> None:
+    """Tell what the experiment has to say, as that its steps run eager from here on."""
+    for message in experiment.messages:
+        log.note(message)
+    experiment.messages.clear()
+
+
+def _is_judged(record: Record, experiment: Experiment) -> TypeGuard[EvalRecord]:
+    return isinstance(record, EvalRecord) and record.step > 0 and not experiment.finished()
+
+
+def _reason(outcome: Status, recorder: Recorder) -> str:
+    step = recorder.experiment.progress.step
+    if outcome == "diverged":
+        if recorder.experiment.anomaly:
+            return f"step {step}: {recorder.experiment.anomaly}"
+        if recorder.experiment.config.train.detect_anomaly:  # an evaluation found it
+            weights = find_anomaly(torch.zeros(()), [], recorder.experiment.model, gradients=False)
+            return f"step {step}: the evaluation's loss is bad{'; ' + weights if weights else ''}"
+        return f"the loss was not finite or above its bound at step {step}"
+    if outcome == "pruned":
+        return f"it fell behind the other trials of its sweep at step {step}"
+    if outcome == "early_stopped" and recorder.patience:
+        rule = recorder.patience.rule
+        return f"{rule.metric} had not improved for {rule.patience} evaluations at step {step}"
+    return ""
+
+
+def write_opening(experiment: Experiment, folder: Path, made_by: Mapping[str, str]) -> None:
+    """Write what is known before the first step: config, environment, the user's component files.
+
+    Args:
+        experiment: what is about to be trained.
+        folder: where the files go until the run begins.
+        made_by: see `environment.origin`, of the run directory.
+    """
+    rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config))
+    around = environment() | {"origin": dict(made_by)}
+    around["device"] = str(experiment.device)
+    around["threads"] = torch.get_num_threads()
+    around["data"] = {
+        "name": experiment.config.data.name,
+        "sha256": experiment.data_digest,
+        "input_shape": list(experiment.splits.train.inputs.shape[1:]),
+        "num_classes": experiment.num_classes,
+    }
+    around["optimizer_defaults"] = experiment.optimizer_defaults()
+    around["packages"] = dict(experiment.code.packages)
+    around["components"] = rundir.copy_components(folder, experiment.code.files)
+    rundir.write_json(folder / rundir.ENVIRONMENT, around)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What came of drawing a run's figures.
+
+    Args:
+        paths: those that were written.
+        failures: a line for every one that could not be drawn or written.
+    """
+
+    paths: Sequence[Path]
+    failures: Sequence[str]
+
+
+def _draw(folder: Path, formats: Sequence[str], draw: Draw, log: RunLog, guard: Guard) -> None:
+    """Draw the figures; what fails is a warning, for the run is complete without them."""
+    try:
+        failures = draw_figures(folder, formats, draw, guard=guard).failures
+    except RunError as error:
+        failures = [str(error)]
+    for words in failures:
+        log.note(f"warning: {words}")
+
+
+def draw_figures(
+    folder: Path, formats: Sequence[str], draw: Draw = draw_run, *, guard: Guard | None = None
+) -> Figures:
+    """Draw a run's figures into its directory.
+
+    Raises:
+        RunError: it is no run directory, or one of its files is damaged.
+    """
+    target = folder / rundir.PLOTS
+    paths, failures = [], []
+    try:
+        pictures = draw(folder, formats)
+        rundir.make_folder(target)
+    except RunError:
+        raise
+    except Exception as error:  # whatever matplotlib raises
+        return Figures([], [f"no figure could be drawn: {first_line(error)}"])
+    for picture in pictures:
+        try:
+            if picture.failure:
+                raise FigureError(picture.failure)
+            rundir.write_atomically(target / picture.name, picture.content, guard=guard)
+            paths.append(target / picture.name)
+        except (FigureError, StorageError) as error:
+            failures.append(str(error))
+    return Figures(paths, failures)
+
+
+@contextmanager
+def stop_on_signals(experiment: Experiment) -> Iterator[list[int]]:
+    """Turn SIGINT, SIGTERM and SIGHUP into a request to stop after the step; a second SIGINT leaves at once.
+
+    SIGHUP, which says that the terminal is gone, stays ignored where `nohup` has it ignored. After SIGCONT
+    the time for which the process was stopped is left out of the training time.
+
+    Yields the list of signals received. Outside the main thread signals are left alone.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        experiment.stop_requested = True
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    interrupts.check()
+    former = {number: signal.signal(number, handle) for number in numbers}
+    former[signal.SIGCONT] = signal.signal(signal.SIGCONT, lambda *_: experiment.clock.skip_stop())
+    try:
+        yield received
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,244 @@
+"""How a sweep stands, for displays, and the files that tell what it came to.
+
+Reads the searches; decides nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.config.load import dump
+from trainer.runs import rundir
+from trainer.sweep import results
+from trainer.sweep.models import Objective, Sweep
+from trainer.sweep.plan import RunSpec, load_run_config
+from trainer.sweep.results import Outcome
+from trainer.sweep.variant_search import VariantSearch
+
+PROGRESS = "progress.json"
+RECENT_RUNS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class VariantState:
+    """How one variant stands: counts of its runs and its best so far."""
+
+    name: str
+    running: int
+    done: int
+    diverged: int
+    pruned: int
+    failed: int
+    planned: int | None
+    best: str
+
+
+@dataclass(frozen=True, slots=True)
+class SweepState:
+    """How the sweep stands, for displays.
+
+    Args:
+        variants: one by one.
+        running: labels of the runs that are being trained.
+        done, planned: runs over, and runs known to be over in the end; None = not known.
+        kept: how many of the done were there before.
+        elapsed: seconds since the start.
+        rate: runs per minute; None before the first.
+        left: estimated seconds; None = not known.
+    """
+
+    variants: Sequence[VariantState]
+    running: Sequence[str]
+    done: int
+    planned: int
+    kept: int
+    failed: int
+    elapsed: float
+    rate: float | None
+    left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A line about a run that is over."""
+
+    label: str
+    outcome: Outcome
+    value: float | None
+    kept: bool
+
+
+class Display:
+    """What the conductor tells; this one is silent."""
+
+    def finished(self, run: Finished, state: SweepState) -> None:
+        """Take a run that is over."""
+
+    def update(self, state: SweepState) -> None:
+        """Take how the sweep stands."""
+
+    def note(self, text: str) -> None:
+        """Take a remark."""
+
+
+class Pace:
+    """How fast runs come to their end."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._moments: deque[float] = deque(maxlen=RECENT_RUNS)
+
+    def count(self) -> None:
+        """Count a run that was trained, now."""
+        self._moments.append(time.monotonic())
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._began
+
+    @property
+    def rate(self) -> float | None:
+        """The recent runs per minute, from the first of them on, so that start-up does not count."""
+        if len(self._moments) < 3:
+            return None
+        span = time.monotonic() - self._moments[0]
+        return 60 * (len(self._moments) - 1) / span if span > 0 else None
+
+
+def sweep_state(
+    variants: Sequence[VariantState], running: Sequence[str], kept: int, failed: int, pace: Pace
+) -> SweepState:
+    """Return how a sweep stands, its variants taken together."""
+    done = sum(v.done + v.diverged + v.pruned + v.failed for v in variants)
+    planned = sum(v.planned or 0 for v in variants)
+    rate = pace.rate
+    left = (planned - done) / rate * 60 if rate else None
+    return SweepState(variants, running, done, planned, kept, failed, pace.elapsed, rate, left)
+
+
+def write_progress(root: Path, state: SweepState, status: str) -> None:
+    """Write progress.json, which other processes read to tell how the sweep stands."""
+    content = {
+        "format": 1,
+        "status": status,
+        "done": state.done,
+        "planned": state.planned,
+        "failed": state.failed,
+        "running": list(state.running),
+        "elapsed_seconds": round(state.elapsed, 1),
+        "runs_per_minute": state.rate,
+        "left_seconds": state.left,
+        "variants": [
+            {name: getattr(variant, name) for name in VariantState.__slots__} for variant in state.variants
+        ],
+    }
+    rundir.write_json(root / PROGRESS, content)
+
+
+def variant_state(
+    variant_search: VariantSearch, objective: Objective | None, running: int, trials: int | None, finals: int
+) -> VariantState:
+    """Return how a variant stands.
+
+    Args:
+        variant_search: the variant.
+        objective: what settings are chosen by.
+        running: how many of its runs are being trained.
+        trials: settings that a search will try; None = a grid's, which are known.
+        finals: runs that its winner will have.
+    """
+    outcomes = [o for s in variant_search.settings.values() for o in s.outcomes.values()]
+    outcomes += variant_search.final_outcomes.values()
+    counts = Counter(outcome.status for outcome in outcomes)
+    planned = (trials or len(variant_search.settings)) * len(variant_search.seeds) + finals
+    best, seeds = variant_search.best_so_far()
+    shown = ""
+    if best and objective:
+        setting, value = best
+        told = ", ".join(f"{key.rpartition('.')[2]}={_short(v)}" for key, v in setting.values.items())
+        shown = f"{objective.metric} {value:.4g}" + (f" at {told}" if told else "")
+        if seeds < len(variant_search.seeds):
+            shown += f" ({seeds} of {len(variant_search.seeds)} seeds)"
+    return VariantState(
+        variant_search.variant.name,
+        running,
+        counts["completed"] + counts["early_stopped"],
+        counts["diverged"],
+        counts["pruned"],
+        counts["failed"],
+        planned - variant_search.spared(),
+        shown,
+    )
+
+
+def write_files(
+    sweep: Sweep,
+    root: Path,
+    searches: Mapping[str, VariantSearch],
+    objective: Objective | None,
+    state: SweepState,
+    status: str,
+) -> dict[str, Any]:
+    """Write results.csv, summary.json and best.yaml per variant; return the summary."""
+    axes = list(dict.fromkeys(axis.key for v in sweep.variants.values() for axis in v.axes))
+    runs = [pair for variant_search in searches.values() for pair in _runs_of(variant_search)]
+    rundir.write_atomically(root / results.RESULTS, results.csv_text(results.rows(runs, axes)))
+    summary = {
+        "format": 1,
+        "name": sweep.config.name,
+        "status": status,
+        "strategy": sweep.config.strategy,
+        "objective": objective.model_dump() if objective else None,
+        "seeds": sweep.seeds,
+        "final_seeds": sweep.final_seeds,
+        "runs": {"done": state.done, "planned": state.planned, "failed": state.failed},
+        "variants": {
+            name: results.summarise(
+                variant_search.variant,
+                list(variant_search.settings.values()),
+                variant_search.final_outcomes,
+                sweep.seeds,
+                objective,
+            )
+            for name, variant_search in searches.items()
+        },
+    }
+    rundir.write_json(root / results.SUMMARY, summary)
+    for variant_search in searches.values():
+        _write_best(sweep, root, variant_search, objective)
+    return summary
+
+
+def _runs_of(variant_search: VariantSearch) -> Iterator[tuple[RunSpec, Outcome | None]]:
+    for spec in variant_search.specs():
+        yield spec, variant_search.settings[spec.trial].outcomes.get(spec.seed)
+    for spec in variant_search.final_specs() if variant_search.final_outcomes else ():
+        yield spec, variant_search.final_outcomes.get(spec.seed)
+
+
+def _write_best(sweep: Sweep, root: Path, variant_search: VariantSearch, objective: Objective | None) -> None:
+    best = variant_search.best()
+    if best is None or objective is None:
+        return
+    setting, value = best
+    seed = (sweep.final_seeds or sweep.seeds)[0]
+    folder = root / variant_search.variant.name
+    spec = RunSpec(variant_search.variant.name, "final", setting.number, setting.values, seed, folder)
+    config = load_run_config(sweep, spec).config
+    head = (
+        f"# The best of {len(variant_search.settings)} settings of {variant_search.variant.name} in the "
+        f"sweep {sweep.config.name}: {objective.metric} {value:.6g}\n"
+        f"# ({objective.over_seeds} over {len(sweep.seeds)} seeds). Train it again: "
+        f"optlab train {results.BEST}\n"
+    )
+    rundir.write_atomically(folder / results.BEST, head + dump(config))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

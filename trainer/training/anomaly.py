@@ -1,0 +1,52 @@
+"""Finds what is not finite after a step, and names it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trainer.data.batches import Batch
+
+
+def find_anomaly(loss: Tensor, batches: Sequence[Batch], model: nn.Module, *, gradients: bool) -> str | None:
+    """Return in words what is NaN or infinite after a step: loss, batch, first gradient, first weight.
+
+    Args:
+        loss: of the step, 0-d.
+        batches: what the step was made from.
+        model: after the update; the gradients of the step are still there.
+        gradients: look at them as well (a scaler for float16 makes them infinite on purpose).
+
+    Returns:
+        None when everything is finite.
+    """
+    parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    found = []
+    if not torch.isfinite(loss):
+        found.append(f"the loss is {loss.item()}")
+    for number, batch in enumerate(batches):
+        for kind, values in (("inputs", batch.inputs), ("targets", batch.targets)):
+            if count := _bad(values):
+                which = f" {number + 1}" if len(batches) > 1 else ""
+                found.append(f"the batch{which} has {count:,} bad values of {values.numel():,} in its {kind}")
+    if gradients:
+        found += _first("gradient", [(name, p.grad) for name, p in parameters if p.grad is not None])
+    found += _first("weight", parameters)
+    return "; ".join(found) if found else None
+
+
+def _first(kind: str, tensors: Sequence[tuple[str, Tensor]]) -> list[str]:
+    """Return the first tensor, in the order of the model, that has bad values, with their count."""
+    # One reduction over all of them first: it waits for the device once, not once per parameter.
+    if not tensors or torch.isfinite(torch.stack(torch._foreach_norm([t for _, t in tensors]))).all():
+        return []
+    for name, tensor in tensors:
+        if count := _bad(tensor):
+            return [f"the first bad {kind} is {name} ({count:,} of {tensor.numel():,} values)"]
+    return []  # the values are finite, only their norm is not
+
+
+def _bad(values: Tensor) -> int:
+    return int(values.numel() - torch.isfinite(values).sum())

@@ -1,0 +1,45 @@
+"""Which engine class a run gets, without importing the compiled engine where it is not asked for.
+
+The compiled engine needs private names of torch. Where a release of torch lacks one of them, the run steps
+eager and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+
+from trainer.training.engines.eager import EagerEngine, MicroBatch
+
+PAYS_AFTER_STEPS = 50_000
+"""Planned steps from which compiling (some seconds) saves more than it costs for small networks on a CPU."""
+
+
+def compiler() -> str | None:
+    """Return the C++ compiler that Inductor would call; None where there is none."""
+    return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+
+
+def engine_class(name: str) -> type[EagerEngine]:
+    """Return the class of the engine `eager` or `compiled`."""
+    if name == "eager":
+        return EagerEngine
+    try:
+        from trainer.training.engines.inductor.compiled import CompiledEngine
+    except (ImportError, AttributeError) as error:
+        return _eager_because(f"this release of torch lacks what compiling needs: {error}")
+    return CompiledEngine
+
+
+def _eager_because(reason: str) -> type[EagerEngine]:
+    class Uncompiled(EagerEngine):
+        """An eager engine in place of a compiled one that cannot be imported."""
+
+        def compile(
+            self, steps: Iterable[Sequence[MicroBatch]], *, beside: Mapping[str, object] | None = None
+        ) -> str | None:
+            """Return why the steps run eager."""
+            return reason
+
+    return Uncompiled

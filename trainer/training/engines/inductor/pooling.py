@@ -1,0 +1,148 @@
+"""How a compiled step takes maxima over windows: in loops of its own where windows are tiles, else as torch.
+
+Tiles neither overlap nor leave anything out. Where they are small, and the channels innermost and a multiple
+of 16, their maxima and places are plain loops over the channels, three to five times as fast as torch's
+kernels, which write places as int64 and fill the gradient with zeros first. For other windows Inductor would
+look for every maximum twice, for its value and for its place, and scatter the gradients with a general
+operation: those keep torch's kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.training.engines.inductor.materialize import stored
+
+_LANES = 16  # channels that a loop takes at a time; left-over ones make it slower than torch's kernels
+_LARGEST_TILE = 16  # pixels: every one is a few lines of the program
+
+_torch: Any = torch  # these parts of it have no types
+_forward = _torch.ops.aten.max_pool2d_with_indices.default
+_backward = _torch.ops.aten.max_pool2d_with_indices_backward.default
+
+_library = _torch.library.Library("optlab", "FRAGMENT")
+_library.define(
+    "max_pool2d(Tensor x, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1,"
+    " bool ceil_mode=False) -> (Tensor, Tensor)"
+)
+_library.define(
+    "max_pool2d_backward(Tensor gradient, Tensor x, int[2] kernel_size, int[2] stride, int[2] padding,"
+    " int[2] dilation, bool ceil_mode, Tensor indices) -> Tensor"
+)
+for _name, _kernel in (("max_pool2d", _forward), ("max_pool2d_backward", _backward)):
+    _library.impl(_name, _kernel, "CPU")
+    _torch.library.register_fake(f"optlab::{_name}", _kernel, lib=_library)
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Return what make_fx is to write for aten's max pooling; importing Inductor takes seconds."""
+    from torch._inductor.lowering import (
+        add_layout_constraint,
+        constrain_to_fx_strides,
+        fallback_handler,
+        lowerings,
+        register_lowering,
+    )
+
+    own = _torch.ops.optlab
+    for operation, kernel in ((own.max_pool2d, _forward), (own.max_pool2d_backward, _backward)):
+        if operation.default not in lowerings:
+            handler: Any = fallback_handler
+            call = handler(kernel, add_to_fallback_set=False)
+            register_lowering(operation.default, type_promotion_kind=None)(call)
+            add_layout_constraint(operation.default, constrain_to_fx_strides)
+    return {_forward: _pool, _backward: _pass_back}
+
+
+def _pool(x: Tensor, kernel_size: Sequence[int], *window: Any) -> Any:
+    """Return the maxima over windows and where they are, as `max_pool2d_with_indices` does."""
+    if not _suits_loops(x, kernel_size, *window):
+        return _torch.ops.optlab.max_pool2d.default(x, kernel_size, *window)
+    height, width = tile = _pair(kernel_size)
+    maxima, places = _maxima(x, tile)
+    _, rows, columns, _ = maxima.shape
+    row = torch.arange(rows).view(-1, 1, 1) * height + places.long() // width
+    column = torch.arange(columns).view(-1, 1) * width + places.long() % width
+    indices = row * (columns * width) + column  # left out of the program where nobody reads them
+    return maxima.permute(0, 3, 1, 2), indices.permute(0, 3, 1, 2)
+
+
+def _pass_back(gradient: Tensor, x: Tensor, kernel_size: Sequence[int], *window: Any) -> Any:
+    """Return the gradient of x; where the channels are innermost in x, in the gradient as well."""
+    if _suits_loops(x, kernel_size, *window):
+        return _pass_back_to_tiles(gradient, x, _pair(kernel_size))
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+    return _torch.ops.optlab.max_pool2d_backward.default(gradient, x, kernel_size, *window)
+
+
+def _suits_loops(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    *_: Any,
+) -> bool:
+    height, width = tile = _pair(kernel_size)
+    return (
+        x.ndim == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.shape[1] % _LANES == 0
+        and 1 < height * width <= _LARGEST_TILE
+        and x.shape[2] % height == 0
+        and x.shape[3] % width == 0
+        and (not stride or _pair(stride) == tile)
+        and _pair(padding) == (0, 0)
+        and _pair(dilation) == (1, 1)
+    )
+
+
+def _pair(sizes: Sequence[int]) -> tuple[int, int]:
+    """Return what is given for height and width, or once for both."""
+    return sizes[0], sizes[-1]
+
+
+def _maxima(x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return every tile's largest value and its place in the tile, counted row by row from 0.
+
+    As torch has it, the first of equal values counts, and NaN above all: the last one.
+
+    Args:
+        x: [N, C, H, W], with the channels innermost.
+        tile: its height and width.
+
+    Returns:
+        Both [N, rows, columns, C], of x's type: Inductor's loops have the same number of lanes then.
+    """
+    height, width = tile
+    count, channels, all_rows, all_columns = x.shape
+    tiles = x.permute(0, 2, 3, 1).view(
+        count, all_rows // height, height, all_columns // width, width, channels
+    )
+    maxima = tiles[:, :, 0, :, 0]
+    places = torch.zeros_like(maxima)
+    for place in range(1, height * width):
+        value = tiles[:, :, place // width, :, place % width]
+        larger = (value > maxima) | value.ne(value)  # isnan() would be computed one by one
+        maxima = torch.where(larger, value, maxima)
+        places = torch.where(larger, float(place), places)
+    return maxima, stored(places)
+
+
+def _pass_back_to_tiles(gradient: Tensor, x: Tensor, tile: tuple[int, int]) -> Tensor:
+    """Return the gradient of x; the places are those of the forward pass, which Inductor computes once."""
+    height, width = tile
+    _, places = _maxima(x, tile)
+    gradient = gradient.permute(0, 2, 3, 1)
+    if not gradient.is_contiguous():
+        gradient = stored(gradient.contiguous())
+    numbers = torch.arange(height * width, dtype=x.dtype).view(height, 1, width, 1)
+    chosen = places[:, :, None, :, None] == numbers
+    count, rows, columns, channels = gradient.shape
+    found = torch.where(chosen, gradient[:, :, None, :, None], 0.0)
+    return found.reshape(count, rows * height, columns * width, channels).permute(0, 3, 1, 2)

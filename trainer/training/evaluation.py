@@ -1,0 +1,125 @@
+"""Loss and accuracy over many samples: running means while training, whole splits in evaluation.
+
+Nothing is read from the device before a mean is asked for, so that training on a GPU never waits here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.losses import Loss, accuracy_count
+
+# Steps kept before their losses become one tensor and their right answers are counted: argmax over 32 small
+# batches at once costs a tenth of 32 calls, and a count of integers is the same however it is split. Of many
+# more steps the kept tensors would spread over the heap, and every step pay page faults (50 at batch size 1).
+_PENDING_STEPS = 32
+
+
+class RunningMean:
+    """Sample-weighted mean of the training loss, and the accuracy, since the last `reset`.
+
+    Args:
+        classes: whether the targets are classes, so that accuracy means something.
+    """
+
+    def __init__(self, *, classes: bool) -> None:
+        self._classes = classes
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything added so far."""
+        self._losses: list[Tensor] = []  # each of many steps
+        self._samples: list[int] = []
+        self._pending: list[tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]] = []
+        self._right: Tensor | int = 0
+
+    def add(self, loss: Tensor, targets: Sequence[Tensor], outputs: Sequence[Tensor]) -> int:
+        """Add one step: its loss, 0-d, mean over its samples; its batches' targets; the model's outputs.
+
+        Returns:
+            How many samples the step had.
+        """
+        samples = sum([part.shape[0] for part in targets])  # len() of a tensor takes twice as long
+        self._samples.append(samples)
+        self._pending.append((loss, targets, outputs) if self._classes else (loss, (), ()))
+        if len(self._pending) >= _PENDING_STEPS:
+            self._settle()
+        return samples
+
+    def _settle(self) -> None:
+        if not self._pending:
+            return
+        losses, targets, outputs = zip(*self._pending, strict=True)
+        self._losses.append(torch.stack(losses))
+        if self._classes:
+            parts = torch.cat(list(chain(*outputs))), torch.cat(list(chain(*targets)))
+            self._right = self._right + accuracy_count(*parts)
+        self._pending.clear()
+
+    def values(self) -> dict[str, float | None]:
+        """Return `train_loss` and, with classes, `train_accuracy` in [0, 1]; None when nothing was added."""
+        self._settle()
+        seen = sum(self._samples)
+        values: dict[str, float | None] = {"train_loss": None}
+        if self._classes:
+            values["train_accuracy"] = int(self._right) / seen if seen else None
+        if seen:
+            weights = torch.tensor(self._samples, dtype=torch.float64)
+            losses = torch.cat([part.cpu() for part in self._losses]).double()
+            values["train_loss"] = float((losses * weights).sum() / seen)
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was added, as plain tensors and numbers."""
+        self._settle()
+        losses = torch.cat([part.cpu() for part in self._losses]) if self._losses else torch.empty(0)
+        return {"losses": losses, "samples": torch.tensor(self._samples), "right": int(self._right)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.reset()
+        self._losses = [state["losses"]]
+        self._samples = state["samples"].tolist()
+        self._right = state["right"]
+
+
+@torch.no_grad()
+def evaluate_split(
+    model: nn.Module,
+    loss: Loss,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    autocast: AbstractContextManager[object],
+    classes: bool,
+) -> dict[str, float]:
+    """Return the sample-weighted mean `loss` and, with classes, the `accuracy` of a model in eval mode.
+
+    Args:
+        model: left in the mode it was found in.
+        loss: (outputs, targets) -> mean over the batch.
+        batches: (inputs, targets) over the whole split, at least one.
+        autocast: the context of every forward pass.
+        classes: whether accuracy means something.
+    """
+    was_training = model.training
+    model.eval()
+    losses, sizes, right = [], [], []
+    for inputs, targets in batches:
+        with autocast:
+            outputs = model(inputs)
+            losses.append(loss(outputs, targets).double())
+        sizes.append(len(targets))
+        if classes:
+            right.append(accuracy_count(outputs, targets))
+    model.train(was_training)
+    weights = torch.tensor(sizes, dtype=torch.float64)
+    values = {"loss": float((torch.stack(losses).cpu() * weights).sum() / weights.sum())}
+    if classes:
+        values["accuracy"] = int(torch.stack(right).sum()) / sum(sizes)
+    return values

@@ -1,0 +1,464 @@
+"""One experiment as living objects, and its state.
+
+Holds what the loop works with: batches, model, engine, optimizers, schedules, progress, clock. It is made by
+`building.build_experiment`; it writes no file and prints nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from itertools import chain, count, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from trainer.config.identity import Code
+from trainer.config.models import Config
+from trainer.data.batches import Batch, Batches
+from trainer.data.dataset import Splits
+from trainer.device import Clock
+from trainer.losses import Loss
+from trainer.optimizers.build import describe_implementation
+from trainer.optimizers.groups import Group
+from trainer.records import EvalRecord, Record, StepRecord
+from trainer.schedules import Schedule, learning_rate
+from trainer.seeding import random_state, set_random_state
+from trainer.training.anomaly import find_anomaly
+from trainer.training.engines.eager import EagerEngine, StepOutput
+from trainer.training.evaluation import RunningMean, evaluate_split
+from trainer.training.timetable import Interval
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether JSON can write a value, as it can every default that a config can restate."""
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run has come.
+
+    Args:
+        step: completed updates.
+        epoch: epochs completed.
+        batch: batches done within the current epoch.
+        samples: training samples seen.
+        grad_evals: backward passes made.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    samples: int = 0
+    grad_evals: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The run's length and rhythms, in steps; None = never.
+
+    Args:
+        steps: length; None when only `seconds` ends it.
+        seconds: budget of training time.
+        accumulate: batches per step.
+        log, evaluate: when rows of steps.csv and epochs.csv are due.
+        checkpoint: when checkpoints are due; None = at every evaluation, unless checkpoint_seconds is set.
+        checkpoint_seconds: training seconds between two checkpoints.
+    """
+
+    steps: int | None
+    seconds: float | None
+    accumulate: int
+    log: Interval
+    evaluate: Interval
+    checkpoint: Interval | None
+    checkpoint_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What is due after a step.
+
+    Args:
+        log: to write the step down.
+        evaluation: to evaluate.
+        checkpoint: to save the state.
+    """
+
+    log: bool = False
+    evaluation: bool = False
+    checkpoint: bool = False
+
+
+_NOTHING = Due()
+
+
+@dataclass(slots=True)
+class Experiment:
+    """Everything the loop needs, and what it asks of it.
+
+    Args:
+        config: resolved and complete; saved with the run.
+        data_digest: SHA-256 of the data set's content.
+        code: the users' own files and the packages that the config's parts come from.
+        classes: whether targets are classes; then accuracies are measured.
+        num_classes: outputs of the model.
+        evaluate_on: makes the batches of a split (`val`, `train`, `test`) for an evaluation.
+        groups: parameter groups by optimizer label.
+        columns: the values of a step record and of an eval record, fixed for the run.
+        anomaly: what was not finite at the last step, where the config asks for it; the run ends there.
+        stop_requested: set from outside (a signal) to end the run after the current step.
+        compile_seconds: what compiling the step took; None = it was not tried.
+        messages: what the run has to tell and nobody has read yet; whoever reads them clears them.
+    """
+
+    config: Config
+    device: torch.device
+    splits: Splits
+    data_digest: str
+    code: Code
+    batches: Batches
+    evaluate_on: Callable[[str], Iterator[Batch]]
+    model: nn.Module
+    loss: Loss
+    classes: bool
+    num_classes: int
+    optimizers: Mapping[str, Optimizer]
+    groups: Mapping[str, Sequence[Group]]
+    schedules: Sequence[Schedule]
+    engine: EagerEngine
+    scaler: GradScaler | None
+    autocast: AbstractContextManager[object]
+    plan: Plan
+    clock: Clock
+    notes: Sequence[str] = ()
+    progress: Progress = field(default_factory=Progress)
+    stop_requested: bool = False
+    compile_seconds: float | None = None
+    anomaly: str | None = None
+    messages: list[str] = field(default_factory=list)
+    _mean: RunningMean = field(init=False)
+    _ended: bool = False
+    _evaluated_at: int | None = None
+    _checkpoint_seconds: float = 0.0
+    _next_due: int = 0  # the step before which nothing is
+    _beginning: dict[str, Any] | None = None  # the state as built, of a compiled run that goes on
+    _eager_from: int | None = None  # the step at which a compiled run went on eager
+    _agreed_at: int = 0  # the step of the last check of compiled steps
+    _checks: int = 0
+    _last_batches: Sequence[Batch] | None = None  # of the last step of the usual shape
+
+    def __post_init__(self) -> None:
+        self._mean = RunningMean(classes=self.classes)
+
+    # ---- what the loop asks
+
+    def compile(self) -> str | None:
+        """Let a compiling engine compile, once and before the clock runs; the run's state stays as it is.
+
+        Returns:
+            What came of it, for the log; None when there was nothing to do.
+        """
+        if self.config.train.engine != "compiled" or self.compile_seconds is not None:
+            return None
+        if self._eager_from is not None:
+            self.compile_seconds = 0.0
+            return f"the steps run eager, as they did from step {self._eager_from} on"
+        began = time.perf_counter()
+        now = None if self._beginning is None else copy.deepcopy(self.state_dict())
+        try:
+            if self._beginning is not None:  # where the check comes to what it came to when the run began
+                self._load(self._beginning)
+            steps = chain.from_iterable(self._steps_of(epoch, 0) for epoch in count())
+            reason = self.engine.compile(steps, beside={"augmentations": self.batches.augmentations})
+        finally:
+            if now is not None:
+                self._load(now)
+        self._beginning = None
+        self.compile_seconds = round(time.perf_counter() - began, 3)
+        if reason is not None:
+            return f"the steps run eager: {reason}"
+        self._agreed_at = self.progress.step
+        return (
+            f"compiled the step in {self.compile_seconds:.1f} s; compared {self.engine.checked} "
+            "(rounding differs, so a long run can end elsewhere)"
+        )
+
+    def _check_compiled(self, batches: Sequence[Batch] | None = None) -> None:
+        """See that compiled steps still do what eager's do; where they do not, go on eager.
+
+        What was trained since the last check stays as it is, and the message says so: going back would need a
+        checkpoint, and a difference may be no more than the rounding of an unusual step.
+        """
+        if not self.engine.ready:
+            return
+        compared = self.engine.compared_steps
+        reason, step = self.engine.check(batches), self.progress.step
+        if reason is not None:
+            self._eager_from = step
+            self.messages.append(
+                f"the steps run eager from step {step} on: {reason}. Compiled steps last agreed at "
+                f"step {self._agreed_at}; train again with train.engine=eager to be sure of those since"
+            )
+        elif self.engine.compared_steps > compared:
+            self._agreed_at = step
+            self._checks += 1
+
+    def is_compiled(self) -> bool:
+        """Return whether the steps run compiled."""
+        return self.engine.ready
+
+    def engine_used(self) -> str:
+        """Return how the steps ran: `eager`, `compiled`, or `compiled until step N`."""
+        if self._eager_from is not None:
+            return f"compiled until step {self._eager_from}"
+        return "compiled" if self.is_compiled() else "eager"
+
+    def describe_checks(self) -> str | None:
+        """Return what the checks of compiled steps during the run came to; None where there were none."""
+        if not self._checks or not self.engine.ready:
+            return None
+        evaluations = f"{self._checks} evaluation{'' if self._checks == 1 else 's'}"
+        return f"checked the compiled steps at {evaluations}; in all compared {self.engine.checked}"
+
+    def finished(self) -> bool:
+        """Return whether the run's length is reached, or someone asked it to stop."""
+        return self.stop_requested or self._ended
+
+    def is_complete(self) -> bool:
+        """Return whether the run's length is reached."""
+        return self._ended
+
+    def _at_end(self) -> bool:
+        if self.plan.steps is not None and self.progress.step >= self.plan.steps:
+            return True
+        return self.plan.seconds is not None and self.clock.read() >= self.plan.seconds
+
+    def remaining_batches(self) -> Iterator[Sequence[Batch]]:
+        """Return what is left of the current epoch, as many batches at a time as one step takes."""
+        return self._steps_of(self.progress.epoch, self.progress.batch)
+
+    def _steps_of(self, epoch: int, start: int) -> Iterator[Sequence[Batch]]:
+        batches = self.batches.epoch(epoch, start=start)
+        if self.plan.accumulate == 1:
+            return zip(batches)  # tuples of one; at batch size 1 every Python call of the loop is felt
+        return iter(lambda: tuple(islice(batches, self.plan.accumulate)), ())
+
+    def advance(self, batches: Sequence[Batch], output: StepOutput) -> Due:
+        """Count a completed update; return what is due after it."""
+        now = self.progress
+        self.clock.tick()
+        if batches[0][1].shape[0] == self.batches.batch_size:  # the last of an epoch may be smaller
+            self._last_batches = batches
+        now.step += 1
+        now.batch += len(batches)
+        now.samples += self._mean.add(output.loss, [targets for _, targets in batches], output.outputs)
+        now.grad_evals += output.grad_evals
+        if now.batch >= self.batches.batches_per_epoch:
+            now.epoch, now.batch = now.epoch + 1, 0
+        if self.config.train.detect_anomaly:
+            self.anomaly = find_anomaly(output.loss, batches, self.model, gradients=self.scaler is None)
+        self._ended = self._at_end()  # once per step: the clock must not end a run between two questions
+        return self._due() if now.step >= self._next_due or self.anomaly is not None else _NOTHING
+
+    def _due(self) -> Due:
+        """Return what is due now; find out when the next thing is, so that the steps between need not ask."""
+        plan, step = self.plan, self.progress.step
+        log, evaluation = self._logs(step), self.evaluation_due()
+        if plan.checkpoint_seconds is not None:  # asked at every step
+            return Due(log, evaluation, self._saves_by(plan.checkpoint_seconds))
+        saves = plan.checkpoint or plan.evaluate
+        self._next_due = min(rhythm.next(step) for rhythm in (plan.log, plan.evaluate, saves))
+        return Due(log, evaluation, saves.due(step))
+
+    def _saves_by(self, period: float) -> bool:
+        if self.clock.read() - self._checkpoint_seconds < period:
+            return False
+        self._checkpoint_seconds = self.clock.read()
+        return True
+
+    def step_schedules(self) -> None:
+        """Step the schedules whose interval the last update completed."""
+        for schedule in self.schedules:
+            if schedule.interval == "step" or self.progress.batch == 0:
+                schedule.step()
+
+    def measures_next(self) -> bool:
+        """Return whether the next step is to measure the gradients' norms."""
+        return self.config.log.gradients and self._logs(self.progress.step + 1)
+
+    def _logs(self, step: int) -> bool:
+        return step == 1 or self.plan.log.due(step) or self.anomaly is not None
+
+    def evaluation_due(self) -> bool:
+        """Return whether the last update is one to evaluate after, by the rhythm."""
+        return self.plan.evaluate.due(self.progress.step)
+
+    def last_evaluation_due(self) -> bool:
+        """Return whether the run is at its end, and that is off the rhythm of evaluations."""
+        return self._ended and self._evaluated_at != self.progress.step
+
+    def is_evaluated_off_rhythm(self) -> bool:
+        """Return whether the last evaluation was of this step only because a run ended here."""
+        step = self.progress.step
+        return 0 < step == self._evaluated_at and not self.evaluation_due()
+
+    # ---- records
+
+    def here(self, kind: type[Record], values: Mapping[str, float | None] | None = None) -> Any:
+        """Return a record of the given kind at this moment."""
+        now = self.progress
+        epoch = now.epoch + now.batch / self.batches.batches_per_epoch
+        return kind(now.step, epoch, now.samples, now.grad_evals, self.clock.read(), values or {})
+
+    def log(self, output: StepOutput) -> StepRecord:
+        """Return the record of the last update; reads its loss from the device. Call before the schedules."""
+        values: dict[str, float | None] = {"loss": output.loss.item()}
+        values |= {name: learning_rate(group) for name, group in self._lr_columns()}
+        if output.penalty is not None:
+            values["penalty"] = output.penalty.item()
+        if output.grad_norms is not None:
+            values["grad_norm"] = output.grad_norms.norm().item()
+            values |= dict(zip(self._norm_columns(), output.grad_norms.tolist(), strict=True))
+        record: StepRecord = self.here(StepRecord, values)
+        return record
+
+    def evaluate(self) -> EvalRecord:
+        """Evaluate the splits, tell the plateau schedules, and begin a new running mean.
+
+        Compiled steps are checked against eager's before, and their Python state after: evaluating a model
+        may change that too.
+        """
+        self._check_compiled(self._last_batches)
+        values = self._mean.values()
+        self._mean.reset()
+        if self.config.train.eval_train:
+            values |= {f"train_eval_{name}": value for name, value in self.measure("train").items()}
+        if self.splits.val is not None:
+            values |= {f"val_{name}": value for name, value in self.measure("val").items()}
+        for schedule in self.schedules:
+            if schedule.monitor is not None and self.progress.step > 0:
+                metric = values[schedule.monitor]
+                assert metric is not None
+                schedule.observe(metric)
+        self._evaluated_at = self.progress.step
+        self._check_compiled()
+        record: EvalRecord = self.here(EvalRecord, values)
+        return record
+
+    def measure(self, split: str) -> dict[str, float]:
+        """Return loss and, with classes, accuracy of the model on a whole split, in eval mode."""
+        return evaluate_split(
+            self.model, self.loss, self.evaluate_on(split), autocast=self.autocast, classes=self.classes
+        )
+
+    def select_metric(self) -> str:
+        """Return the metric that chooses the best checkpoint."""
+        return self.config.train.select or ("val_accuracy" if self.classes else "val_loss")
+
+    def step_columns(self) -> list[str]:
+        """Return the names of a step record's values."""
+        columns = ["loss", *(name for name, _ in self._lr_columns())]
+        if self.engine.penalty is not None:
+            columns.append("penalty")
+        if self.config.log.gradients:
+            columns += ["grad_norm", *self._norm_columns()]
+        return columns
+
+    def eval_columns(self) -> list[str]:
+        """Return the names of an eval record's values."""
+        kinds = ["train"]
+        kinds += ["train_eval"] if self.config.train.eval_train else []
+        kinds += ["val"] if self.splits.val is not None else []
+        metrics = ["loss", "accuracy"] if self.classes else ["loss"]
+        return [f"{kind}_{metric}" for kind in kinds for metric in metrics]
+
+    def _lr_columns(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield `lr` or `lr.<label>` with the live parameter group, empty where the optimizer regrouped."""
+        several = len(self.optimizers) > 1
+        for label, optimizer in self.optimizers.items():
+            described, live = self.groups[label], optimizer.param_groups
+            matched = live if len(live) == len(described) else [{}] * len(described)
+            for group, values in zip(described, matched, strict=True):
+                parts = [label] * several + [group.label] * bool(group.label)
+                yield ".".join(["lr", *parts]), values
+
+    def _norm_columns(self) -> list[str]:
+        return [f"grad_norm.{name}" for name, p in self.model.named_parameters() if p.requires_grad]
+
+    def describe_implementations(self) -> list[str]:
+        """Return a line per optimizer that says which of torch's implementations makes its updates."""
+        lines = map(describe_implementation, self.optimizers.values())
+        return list(dict.fromkeys(line for line in lines if line is not None))
+
+    def optimizer_defaults(self) -> dict[str, dict[str, Any]]:
+        """Return every optimizer's default options by its config name, so that titles show what differs."""
+        found = {}
+        for config, optimizer in zip(self.config.optimizer, self.optimizers.values(), strict=True):
+            parameters = inspect.signature(type(optimizer)).parameters.values()
+            found[config.name] = {p.name: p.default for p in parameters if _is_plain(p.default)}
+        return found
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a later process needs to go on from here: tensors and plain values only."""
+        return {
+            "progress": asdict(self.progress),
+            "train_seconds": self.clock.read(),
+            "evaluated_at": self._evaluated_at,
+            "ended": self._ended,
+            "anomaly": self.anomaly,
+            "eager_from": self._eager_from,
+            "model": self.model.state_dict(),
+            "optimizers": {label: optimizer.state_dict() for label, optimizer in self.optimizers.items()},
+            "schedules": [schedule.state_dict() for schedule in self.schedules],
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "mean": self._mean.state_dict(),
+            "gradients": {} if self.engine.zero_grad else self._gradients(),
+            "random": random_state(self.device),
+        }
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Return the gradients that add up over all steps."""
+        return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned, in an experiment built from the same config."""
+        compiles = self.config.train.engine == "compiled" and self.compile_seconds is None
+        if compiles and self._beginning is None:
+            self._beginning = copy.deepcopy(self.state_dict())
+        self._load(state)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.progress = Progress(**state["progress"])
+        self.clock.elapsed = self._checkpoint_seconds = state["train_seconds"]
+        # A run made longer goes on; one that its time ends is not over before its last evaluation.
+        self._ended = state["ended"] and self._at_end()
+        self._evaluated_at = state["evaluated_at"]
+        self._next_due = 0
+        self.anomaly = state["anomaly"]
+        self._eager_from = state.get("eager_from")  # checkpoints of earlier releases have none
+        self.model.load_state_dict(state["model"])
+        for label, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][label])
+        for schedule, schedule_state in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(schedule_state)
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self._mean.load_state_dict(state["mean"])
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        for name, gradient in state["gradients"].items():
+            self.model.get_parameter(name).grad = gradient.to(self.device, copy=True)
+        set_random_state(state["random"], self.device)
