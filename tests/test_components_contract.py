@@ -20,7 +20,8 @@ from trainer.data.dataset import split_dataset
 from trainer.data.digits import digits
 from trainer.optimizers.rules import REFUSED
 from trainer.records import EvalRecord, StepRecord
-from trainer.training.building import LoadedData, build_experiment
+from trainer.training.building import build_experiment
+from trainer.training.loaded_data import LoadedData
 from trainer.training.loop import train
 
 BASE: Mapping[str, Any] = {

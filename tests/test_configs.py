@@ -12,7 +12,8 @@ import pytest
 from trainer.catalog import find, load_config
 from trainer.data.dataset import Dataset, split_dataset
 from trainer.records import StepRecord
-from trainer.training.building import LoadedData, build_experiment
+from trainer.training.building import build_experiment
+from trainer.training.loaded_data import LoadedData
 from trainer.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -35,7 +35,7 @@ def train_list(config: Path, folder: Path, seeds: list[int], gate: Any, out: Any
     """Train seeds one after the other in this process, from the moment that everybody is ready."""
     from trainer.catalog import load_config
     from trainer.runs import launch
-    from trainer.training.building import load_data
+    from trainer.training.loaded_data import load_data
 
     material = load_data(load_config(config))
     launch.launch(load_config(config, ["seed=999"]), folder / "warm", material=material)

@@ -43,7 +43,8 @@ from trainer.runs import drawing, launch, ownership, rundir, runner
 from trainer.runs.environment import compare_with_lock, environment
 from trainer.runs.resume import resume_or_train, train_or_resume
 from trainer.seeding import global_stream
-from trainer.training.building import build_experiment, make_model
+from trainer.training.builders import make_model
+from trainer.training.building import build_experiment
 from trainer.training.experiment import Experiment
 from trainer.user_code import running
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from trainer import interrupts
 from trainer.runs import ownership, rundir, runner
-from trainer.training.building import LoadedData, build_experiment, load_data
+from trainer.training.building import build_experiment
+from trainer.training.loaded_data import LoadedData, load_data
 from trainer.config.identity import (
     Code,
     code_changes,

@@ -13,7 +13,8 @@ from typing import Any
 
 from trainer import catalog
 from trainer.runs import checkpoint, launch, ownership, rundir, runner
-from trainer.training.building import LoadedData, build_experiment
+from trainer.training.building import build_experiment
+from trainer.training.loaded_data import LoadedData
 from trainer.config.identity import (
     code_changes,
     config_differences,

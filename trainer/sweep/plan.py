@@ -38,8 +38,9 @@ from trainer.sweep.models import (
     value_text,
 )
 from trainer.sweep.space import Axis, grid
-from trainer.training.building import LoadedData, build_experiment, load_data
+from trainer.training.building import build_experiment
 from trainer.training.experiment import Experiment
+from trainer.training.loaded_data import LoadedData, load_data
 
 Stage = Literal["search", "final"]
 SWEEP_FILE = "sweep.yaml"

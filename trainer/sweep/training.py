@@ -18,7 +18,7 @@ from trainer.sweep import process_state
 from trainer.sweep.models import Variant, load_variant
 from trainer.sweep.plan import open_shared_data
 from trainer.sweep.worker import Question, Reply, Task
-from trainer.training.building import LoadedData
+from trainer.training.loaded_data import LoadedData
 
 
 class Trainer:

@@ -1,0 +1,246 @@
+"""Builders of an experiment's parts: each gives a component its own values, never the config."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trainer import catalog
+from trainer.config.load import Loaded
+from trainer.config.models import (
+    Component,
+    Config,
+    InitConfig,
+    Match,
+    OptimizerConfig,
+    SchedulerConfig,
+)
+from trainer.data.augment import Augmentation
+from trainer.data.augment_function import FunctionAugmentation, is_augmentation, require_augmentation
+from trainer.device import PRECISIONS
+from trainer.errors import ConfigError, OptlabError
+from trainer.losses import Loss, penalty
+from trainer.matching import matching, trainable
+from trainer.models.describe import check_shapes, materialize, sparse_gradients
+from trainer.models.init import InitRule, initialize
+from trainer.optimizers.build import build_optimizer, kinds_of, resolve_implementation
+from trainer.optimizers.groups import Group, GroupSpec, assign_groups, assign_owners
+from trainer.optimizers.rules import refuse
+from trainer.schedules import Schedule, ScheduleSpec, build_schedule
+from trainer.seeding import generator, global_stream
+from trainer.training.experiment import Plan
+from trainer.training.locate import located, prefixed
+from trainer.training.preflight import check_parameters
+from trainer.user_code import user_code
+
+
+def build_model(loaded: Loaded, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return the initialised model on the CPU, checked against the data's shape.
+
+    Args:
+        loaded: the config; its model, init and init seed are used.
+        input_shape: of one prepared sample, (C, H, W) or (D,).
+        num_classes: outputs wanted.
+    """
+    config = loaded.config
+    with located(loaded, "model"), global_stream("init", config.seed.init):
+        model = make_model(config.model, input_shape, num_classes)
+    if config.init is not None:
+        with located(loaded, "init"):
+            rules = _init_rules(model, config.init)
+            shapes = {name: value.shape for name, value in model.named_parameters()}
+            initialize(model, rules, generator=generator("init", config.seed.init, 1))
+            for name, value in model.named_parameters():
+                if value.shape != shapes.get(name):
+                    raise ConfigError(
+                        f"the initialisation changed the shape of {name} to {list(value.shape)}"
+                    )
+    return model
+
+
+def make_model(component: Component, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return a model with torch's own initial weights, checked against the shape of the samples.
+
+    Draws from torch's global generator.
+
+    Raises:
+        ConfigError: it cannot be built, or does not fit; keys are relative to the component.
+    """
+    model = _build("model", component, input_shape=input_shape, num_classes=num_classes)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"{component.name} gave a {type(model).__name__}", key="name", expected="a torch.nn.Module"
+        )
+    with user_code(component.name):
+        materialize(model, input_shape)
+        check_parameters(model)
+        check_shapes(model, input_shape, num_classes)
+    return model
+
+
+def _build(kind: str, component: Component, **context: Any) -> Any:
+    """Build a component from its options, and from that part of the context which its signature asks for."""
+    builder = catalog.find(kind, component.name)
+    wanted = inspect.signature(builder).parameters
+    given = {name: value for name, value in context.items() if name in wanted}
+    options = catalog.arguments(kind, component.name, component.options)
+    with user_code(component.name):
+        return builder(**options, **given)
+
+
+def build_loss(component: Component) -> Loss:
+    """Return the loss; a user's function of (outputs, targets) is the loss itself, with its options bound."""
+    builder = catalog.find("loss", component.name)
+    if {"target", "targets"} & set(inspect.signature(builder).parameters):
+        return partial(builder, **catalog.arguments("loss", component.name, component.options))
+    loss: Loss = _build("loss", component)
+    if not callable(loss):
+        raise ConfigError(
+            f"{component.name} gave a {type(loss).__name__}",
+            key="name",
+            expected="a function of (outputs, targets), or a builder that returns one",
+        )
+    return loss
+
+
+def build_augmentation(component: Component, num_classes: int, key: str) -> Augmentation:
+    """Return an augmentation; a user's function of `images` is the augmentation itself."""
+    try:
+        builder = catalog.find("augmentation", component.name)
+        if component.name not in catalog.REGISTRIES["augmentation"] and is_augmentation(builder):
+            options = catalog.arguments("augmentation", component.name, component.options)
+            return FunctionAugmentation(builder, options, component.name, num_classes)
+        found = _build("augmentation", component, num_classes=num_classes)
+        return require_augmentation(found, component.name)
+    except OptlabError as error:
+        raise type(error).of(prefixed(problem, key) for problem in error.problems) from error
+
+
+def build_penalty(config: Config, model: nn.Module) -> Callable[[], Tensor] | None:
+    """Return the function that computes the penalty on the weights; None when the loss has none."""
+    if config.loss.l1 == 0 and config.loss.l2 == 0:
+        return None
+    weights = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    if not weights:
+        raise ConfigError(
+            "the model has no weights (parameters of two or more dimensions) to put a penalty on",
+            key="l1" if config.loss.l1 else "l2",
+        )
+    return partial(penalty, weights, l1=config.loss.l1, l2=config.loss.l2)
+
+
+def _init_rules(model: nn.Module, init: InitConfig) -> list[InitRule]:
+    def fill(component: Component | None) -> Callable[..., Any] | None:
+        if component is None:
+            return None
+        options = catalog.arguments("init", component.name, component.options)
+        return partial(catalog.find("init", component.name), **options)
+
+    rules = []
+    for number, layer in enumerate(init.layers):
+        names = tuple(matching(model, **_conditions(layer.match)))
+        if not names:
+            raise ConfigError(
+                "the match finds no parameter",
+                key=f"layers.{number}.match",
+                expected=f"one of {', '.join(name for name, _ in model.named_parameters())}",
+            )
+        rules.append(InitRule(names, fill(layer.weight), fill(layer.bias), key=f"layers.{number}"))
+    return [*rules, InitRule(None, fill(init.weight), fill(init.bias))]
+
+
+def _conditions(match: Match) -> dict[str, Any]:
+    return match.model_dump(exclude_none=True)
+
+
+def build_optimizers(
+    loaded: Loaded, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
+) -> tuple[dict[str, Optimizer], dict[str, Sequence[Group]], list[dict[str, bool]]]:
+    """Return the optimizers and their groups by label, and each one's implementation (fused, foreach)."""
+    configs = loaded.config.optimizer
+    prefixes = ["optimizer"] if len(configs) == 1 else [f"optimizer.{i}" for i in range(len(configs))]
+    labels = [config.label or config.name for config in configs]
+    if len(set(labels)) < len(labels):
+        with located(loaded, "optimizer"):
+            raise ConfigError(f"two optimizers are called {labels}", fix="give each a `label` of its own")
+    with located(loaded, "optimizer"):
+        matches = {
+            label: None if config.match is None else _conditions(config.match)
+            for label, config in zip(labels, configs, strict=True)
+        }
+        owned = assign_owners(model, matches)
+    optimizers: dict[str, Optimizer] = {}
+    groups: dict[str, Sequence[Group]] = {}
+    implementations: list[dict[str, bool]] = []
+    own_model = loaded.config.model.name not in catalog.REGISTRIES["model"]  # the others' gradients are dense
+    sparse = sparse_gradients(model, input_shape) if own_model else set()
+    for label, config, prefix in zip(labels, configs, prefixes, strict=True):
+        with located(loaded, prefix):
+            groups[label] = assign_groups(model, owned[label], _group_specs(config))
+            cls = catalog.optimizer_class(config.name)
+            options = catalog.arguments("optimizer", config.name, config.options)
+            parameters = trainable(model)
+            refuse(
+                cls,
+                options,
+                groups[label],
+                {name: parameters[name] for name in owned[label]},
+                device_type=device.type,
+                uses_scaler=PRECISIONS[loaded.config.train.precision] is torch.float16,
+                alone=len(configs) == 1,
+            )
+            kinds = kinds_of({name: parameters[name] for name in owned[label]}, sparse)
+            implementation = resolve_implementation(cls, options, kinds)
+            with user_code(config.name):
+                optimizers[label] = build_optimizer(
+                    cls, model, groups[label], options | implementation, sparse=sparse
+                )
+            implementations.append(implementation)
+    return optimizers, groups, implementations
+
+
+def _group_specs(config: OptimizerConfig) -> list[GroupSpec]:
+    return [GroupSpec(_conditions(group.match), group.label, group.options) for group in config.groups]
+
+
+def build_schedules(
+    loaded: Loaded,
+    optimizers: Mapping[str, Optimizer],
+    plan: Plan,
+    steps_per_epoch: int,
+    *,
+    has_val: bool,
+) -> list[Schedule]:
+    """Return one schedule per optimizer, from the schedules of the config in order; none without any."""
+    configs = loaded.config.scheduler
+    if not configs:
+        return []
+    with located(loaded, "scheduler"):
+        specs = [
+            ScheduleSpec(
+                builder=catalog.find("scheduler", config.name),
+                name=config.name,
+                options=catalog.arguments("scheduler", config.name, config.options),
+                interval=config.interval,
+                warmup=config.warmup,
+                monitor=_monitor(config, has_val=has_val),
+                until=config.until,
+            )
+            for config in configs
+        ]
+        length = plan.steps
+        if length is not None and configs[0].interval == "epoch":
+            length = -(-length // steps_per_epoch)
+        return [build_schedule(optimizer, specs, length=length) for optimizer in optimizers.values()]
+
+
+def _monitor(scheduler: SchedulerConfig, *, has_val: bool) -> str | None:
+    if scheduler.monitor is None and scheduler.name == "ReduceLROnPlateau":
+        return "val_loss" if has_val else "train_loss"
+    return scheduler.monitor

@@ -1,0 +1,118 @@
+"""Checks before a run: what does not fit together is refused before anything is written."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trainer.config.load import Loaded
+from trainer.data.batches import Batches
+from trainer.errors import ConfigError, unknown_name
+from trainer.losses import Loss
+from trainer.models.describe import check_shapes
+from trainer.training.experiment import Experiment
+from trainer.user_code import place_of
+
+
+def check_parameters(model: nn.Module) -> None:
+    """Refuse a model whose parameters are not where and what the engines compute with."""
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if value.device.type != "cpu":
+            raise ConfigError(
+                f"{name} is on the device {value.device}",
+                key="name",
+                expected="a model built on the CPU; optlab moves it to train.device",
+            )
+
+
+def check_last_batch(
+    loaded: Loaded, model: nn.Module, batches: Batches, input_shape: tuple[int, ...], num_classes: int
+) -> None:
+    """Refuse an epoch that ends in a single sample where the model cannot train on one (batch norm)."""
+    if batches.samples_per_epoch % batches.batch_size != 1 and batches.batch_size != 1:
+        return
+    try:
+        check_shapes(model, input_shape, num_classes, batch=1)
+    except ConfigError as error:
+        key = "data.batch_size"
+        raise ConfigError(
+            "the last batch of an epoch has one sample, and the model cannot train on one: "
+            + error.problems[0].what,
+            key=key,
+            where=loaded.where(key),
+            fix="say data.drop_last=true, or choose another batch size",
+        ) from error
+
+
+def try_loss(loss: Loss, targets: Tensor, num_classes: int) -> None:
+    """Evaluate the loss once on zeros, so that targets of the wrong kind are told before the run."""
+    outputs = torch.zeros(len(targets), num_classes, dtype=torch.float32, requires_grad=True)
+    try:
+        value = loss(outputs, targets)
+    except (RuntimeError, ValueError, TypeError) as error:
+        kind = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape[1:])}"
+        place = place_of(error)
+        line = f" ({place})" if place else ""
+        raise ConfigError(f"the loss refuses targets of kind {kind}: {error}{line}", key="name") from error
+    if not isinstance(value, Tensor) or value.ndim != 0:
+        shape = f" of shape {list(value.shape)}" if isinstance(value, Tensor) else ""
+        raise ConfigError(
+            f"the loss gave a {type(value).__name__}{shape} for {len(targets)} samples",
+            key="name",
+            expected="a tensor with one number, the mean over the samples",
+        )
+    if not value.is_floating_point() or value.device != outputs.device:
+        kind = f"{str(value.dtype).removeprefix('torch.')} number on {value.device}"
+        raise ConfigError(
+            f"the loss gave a {kind}", key="name", expected="a real number on the outputs' device"
+        )
+    if not value.requires_grad:
+        raise ConfigError(
+            "the loss has no gradient: it does not depend on the outputs",
+            key="name",
+            expected="a number computed from the outputs by torch (without detach, item or no_grad)",
+        )
+
+
+def check_probabilities(targets: Tensor) -> None:
+    """Refuse the default loss on real targets: of one output it is 0 whatever the model says."""
+    if targets.is_floating_point() and not (
+        bool((targets >= 0).all()) and torch.allclose(targets.sum(1), torch.ones(len(targets)), atol=1e-3)
+    ):
+        raise ConfigError(
+            "cross_entropy takes classes or their probabilities, and the data's targets are real values",
+            key="name",
+            expected="rows of targets that sum to 1",
+            fix="say loss=mse (or l1, huber)",
+        )
+
+
+def check_metrics(loaded: Loaded, experiment: Experiment) -> None:
+    """Refuse metrics that no evaluation gives: early stopping, selection, plateau."""
+    config, columns = loaded.config, experiment.eval_columns()
+    has_val = experiment.splits.val is not None
+    asked = {"train.select": config.train.select}
+    if config.train.early_stopping:
+        asked["train.early_stopping.metric"] = config.train.early_stopping.metric
+    for number, scheduler in enumerate(config.scheduler):
+        key = "scheduler.monitor" if len(config.scheduler) == 1 else f"scheduler.{number}.monitor"
+        asked[key] = scheduler.monitor
+    for key, metric in asked.items():
+        if metric is None:
+            continue
+        if metric.startswith("val_") and not has_val:
+            raise ConfigError(
+                f"{metric} needs a validation split, and there is none (data.val_size is 0)",
+                key=key,
+                where=loaded.where(key),
+                fix="say data.val_size=0.1, or another number of images",
+            )
+        if metric not in columns:
+            raise unknown_name("metric", metric, columns, key=key, where=loaded.where(key))
+    if config.train.early_stopping and not has_val:
+        raise ConfigError(
+            "early stopping needs a validation split: training numbers always look better for longer",
+            key="train.early_stopping",
+            where=loaded.where("train.early_stopping"),
+            fix="say data.val_size=0.1, or another number of images",
+        )
