@@ -29,8 +29,6 @@ from typing import Any
 import numpy
 import torch
 
-STREAMS = ("init", "batches", "augmentation", "dropout")
-
 
 @dataclass(frozen=True, slots=True)
 class Seeds:

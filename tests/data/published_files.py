@@ -10,7 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainer.data.torchvision_sets import _EMNIST_CLASSES
+
 RNG = np.random.default_rng(1)
+
+# Input shape and number of classes of the named sets; `emnist.<split>` for the splits of emnist.
+KNOWN_SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
+    "mnist": ((1, 28, 28), 10),
+    "fashion_mnist": ((1, 28, 28), 10),
+    "kmnist": ((1, 28, 28), 10),
+    "qmnist": ((1, 28, 28), 10),
+    **{f"emnist.{split}": ((1, 28, 28), len(names)) for split, names in _EMNIST_CLASSES.items()},
+    "cifar10": ((3, 32, 32), 10),
+    "cifar100": ((3, 32, 32), 100),
+    "svhn": ((3, 32, 32), 10),
+    "usps": ((1, 16, 16), 10),
+    "digits": ((1, 8, 8), 10),
+}
 
 
 def cifar_files(

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from published_files import cifar_files, svhn_file, svhn_files, usps_files, usps_text
+from published_files import KNOWN_SHAPES, cifar_files, svhn_file, svhn_files, usps_files, usps_text
 
 from trainer.data import download, file_readers
 from trainer.data.file_readers import read_cifar_batch, read_idx, read_svhn, read_usps
 from trainer.data.preprocess import dataset_mean_std
 from trainer.data.torchvision_sets import (
-    KNOWN_SHAPES,
     cifar10,
     cifar100,
     emnist,

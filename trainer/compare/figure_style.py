@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,8 +14,6 @@ from matplotlib.figure import Figure
 from trainer.errors import ConfigError
 from trainer.plots import style
 from trainer.plots.style import DPI, FIGURE_INCHES, LINES, SETTINGS, Line, format_axis
-
-StyleName = Literal["screen", "slides", "paper", "print"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,6 @@ from trainer.config.models import (
 )
 from trainer.config.yaml_reader import KeyPath, Tree
 
-KINDS = ("dataset", "augmentation", "model", "init", "loss", "optimizer", "scheduler")
-
 
 @dataclass(frozen=True, slots=True)
 class Slot:

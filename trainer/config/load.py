@@ -41,7 +41,7 @@ class Components:
     Args:
         models: (kind, name) to the model of its options; None or ConfigError when there is no such component.
             A name may be an import path, `/absolute/file.py:Thing` or `package.module:Thing`.
-        names: the names of every kind in `slots.KINDS`.
+        names: the names of every kind, as `optimizer`.
         check: takes (kind, name, options) whose types are right, and raises ConfigError, keys relative to the
             component, for values that the builder itself would refuse; None = no such check.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -89,11 +90,6 @@ def _not_there(name: str, absent: Sequence[Path], why: str) -> DataError:
 def _one_at_a_time(path: Path) -> Iterator[None]:
     """Wait until no other process downloads here; the lock ends with its holder."""
     with path.open("w") as stream:
-        try:
-            import fcntl
-        except ImportError:  # Windows: nothing but luck keeps two downloads apart there
-            yield
-            return
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 

@@ -59,21 +59,6 @@ _FASHION = (
 )
 _KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
-KNOWN_SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
-    "mnist": ((1, 28, 28), 10),
-    "fashion_mnist": ((1, 28, 28), 10),
-    "kmnist": ((1, 28, 28), 10),
-    "qmnist": ((1, 28, 28), 10),
-    **{f"emnist.{split}": ((1, 28, 28), len(names)) for split, names in _EMNIST_CLASSES.items()},
-    "cifar10": ((3, 32, 32), 10),
-    "cifar100": ((3, 32, 32), 100),
-    "svhn": ((3, 32, 32), 10),
-    "usps": ((1, 16, 16), 10),
-    "digits": ((1, 8, 8), 10),
-}
-"""Input shape and number of classes of the named sets, so that a config can be checked without the data;
-`emnist.<split>` for the splits of emnist."""
-
 
 def mnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     """Return MNIST: 60,000 and 10,000 handwritten digits, uint8 [N, 1, 28, 28], 10 classes.

@@ -102,10 +102,6 @@ class Pool:
         """Return what is being done."""
         return [worker.task for worker in self._workers.values() if worker.task is not None]
 
-    def pids(self) -> list[int]:
-        """Return the workers' process ids."""
-        return [worker.process.pid or 0 for worker in self._workers.values()]
-
     def give(self, number: int, task: Task) -> None:
         """Give an idle worker a task; one that died meanwhile shows in the next `wait`."""
         worker = self._workers[number]
