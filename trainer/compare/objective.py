@@ -15,9 +15,12 @@ from trainer.compare.entries import Entry
 from trainer.compare.groups import Group
 from trainer.compare.load import SWEEP, is_final, sweep_of
 from trainer.compare.measures import mode_of
+from trainer.errors import RunError
+from trainer.reading import read_regular
 from trainer.sweep.models import Objective
 from trainer.training.selection import SelectionRule, run_value, setting_value
 
+_MOST_BYTES = 64 << 20  # of a sweep.yaml that is read back
 _DEFAULTS = ("val_accuracy", "val_loss", "train_loss")
 
 
@@ -103,8 +106,8 @@ def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selecti
 def _read(folder: Path) -> Mapping[str, Any]:
     """Return a sweep's sweep.yaml; empty where it cannot be read or is something else."""
     try:
-        plan = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        plan = yaml.safe_load(read_regular(folder / SWEEP, _MOST_BYTES))
+    except (OSError, RunError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return plan if isinstance(plan, Mapping) else {}
 

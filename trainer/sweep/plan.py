@@ -23,7 +23,8 @@ from trainer.config.overrides import gives
 from trainer.config.paths import split_import_path
 from trainer.config.run_id import run_id, value_name, value_names
 from trainer.data.dataset import Dataset, Split, Splits
-from trainer.errors import ConfigError, OptlabError, Problem
+from trainer.errors import ConfigError, OptlabError, Problem, RunError
+from trainer.reading import read_regular
 from trainer.runs import rundir
 from trainer.runs.launch import environment_differences, run_differences
 from trainer.sweep import process_state
@@ -45,6 +46,7 @@ from trainer.training.loaded_data import LoadedData, load_data
 Stage = Literal["search", "final"]
 SWEEP_FILE = "sweep.yaml"
 DATA = ".data"
+_MOST_BYTES = 64 << 20  # of a sweep.yaml that is read back
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -398,13 +400,13 @@ def _texts(value: Any) -> list[str]:
 def _known_variants(root: Path, facts: Mapping[str, VariantInfo]) -> set[str]:
     """Return the variants that the sweep's own sweep.yaml describes as they are now."""
     try:
-        former = yaml.safe_load((root / SWEEP_FILE).read_text(encoding="utf-8"))["variants"]
+        former = yaml.safe_load(read_regular(root / SWEEP_FILE, _MOST_BYTES))["variants"]
         return {
             name
             for name, found in facts.items()
             if name in former and not config_differences(_without_axes(former[name]), found.config, "skip")
         }
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+    except (OSError, RunError, yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
         return set()
 
 
