@@ -110,13 +110,13 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def material() -> LoadedData:
+def loaded_data() -> LoadedData:
     dataset = digits()
     return LoadedData(dataset, split_dataset(dataset, val_size=40, limit=64))
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, material: LoadedData) -> Iterator[Any]:
+def run(tmp_path_factory: pytest.TempPathFactory, loaded_data: LoadedData) -> Iterator[Any]:
     """Train a component with options; what was trained before is kept, unless `again`."""
     folder = tmp_path_factory.mktemp("configs")
     (folder / "own.py").write_text(FACTORS)
@@ -128,7 +128,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, material: LoadedData) -> Itera
         text = yaml.safe_dump(config(kind, name, options))
         if again or text not in kept:
             path.write_text(text)
-            experiment = build_experiment(load_config(path), material=material)
+            experiment = build_experiment(load_config(path), loaded_data=loaded_data)
             records = list(train(experiment))
             kept[text] = Trained(
                 tuple(record for record in records if isinstance(record, StepRecord)),

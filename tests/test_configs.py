@@ -48,7 +48,7 @@ def test_a_shipped_config_validates_and_trains(path: Path, stand_ins: Mapping[st
     data = loaded.config.data
     dataset = stand_ins[data.name]
     splits = split_dataset(dataset, val_size=data.val_size, val_from=data.val_from, limit=data.limit)
-    experiment = build_experiment(loaded, material=LoadedData(dataset, splits))
+    experiment = build_experiment(loaded, loaded_data=LoadedData(dataset, splits))
     records = train(experiment)
     losses = []
     for record in records:

@@ -2,7 +2,7 @@
 
 Parameter groups, owners of several optimizers and initialisations all say "these parameters" in the same
 four ways; this is the one place that answers. It changes nothing and raises nothing: an empty answer is
-the caller's to judge.
+the caller's to should_prune.
 """
 
 from __future__ import annotations

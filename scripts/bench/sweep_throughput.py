@@ -37,12 +37,12 @@ def train_list(config: Path, folder: Path, seeds: list[int], gate: Any, out: Any
     from trainer.runs import launch
     from trainer.training.loaded_data import load_data
 
-    material = load_data(load_config(config))
-    launch.launch(load_config(config, ["seed=999"]), folder / "warm", material=material)
+    loaded_data = load_data(load_config(config))
+    launch.launch(load_config(config, ["seed=999"]), folder / "warm", loaded_data=loaded_data)
     gate.wait()
     began = time.perf_counter()
     for seed in seeds:
-        launch.launch(load_config(config, [f"seed={seed}"]), folder / f"seed={seed}", material=material)
+        launch.launch(load_config(config, [f"seed={seed}"]), folder / f"seed={seed}", loaded_data=loaded_data)
     out.put(time.perf_counter() - began)
 
 
@@ -79,10 +79,10 @@ def as_sweep(file: Path, folder: Path, workers: int) -> float:
 
     sweep = read_sweep(file)
     folder.mkdir()
-    shelf = SharedData(folder / ".data")
-    facts = check_variants(sweep, shelf)
-    objective = resolve_objective(sweep, facts)
-    SweepRunner(sweep, folder, facts, objective, shelf, Options(workers), Clock()).run()
+    shared_data = SharedData(folder / ".data")
+    infos = check_variants(sweep, shared_data)
+    objective = resolve_objective(sweep, infos)
+    SweepRunner(sweep, folder, infos, objective, shared_data, Options(workers), Clock()).run()
     # The first of every worker carries its start-up.
     return 60 * (len(moments) - workers) / (moments[-1] - moments[workers - 1])
 

@@ -169,7 +169,7 @@ FOREIGN: dict[str, Spoil] = {
     "status a number": text("status.json", "1e999"),
     "status without a status": text("status.json", '{"format": 1}'),
     "status of lists": changed("status.json", status=["completed"], message=[]),
-    "status unknown": changed("status.json", status="flying"),
+    "status unknown": changed("status.json", status="running_counts"),
     "status NUL": text("status.json", b"\0" * 100),
     "status not UTF-8": text("status.json", b'{"format": 1, "status": "\xff"}'),
     "status of half a surrogate": text(

@@ -290,13 +290,13 @@ def test_workers_share_the_validation_split_that_a_data_set_has(tmp_path: Path) 
     np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9], x_val=x[:6], y_val=y[:6])
     base = BASE.replace("name: digits, limit: 200, val_size: 200", "name: npz, path: a.npz, limit: 40")
     sweep = read_sweep(write(tmp_path, HEAD + VARIANTS + "axes: {optimizer.lr: [0.1, 1]}\n", base))
-    shelf = SharedData(tmp_path / "shelf")
-    facts = check_variants(sweep, shelf)
-    objective = resolve_objective(sweep, facts)
+    shared_data = SharedData(tmp_path / "shared_data")
+    infos = check_variants(sweep, shared_data)
+    objective = resolve_objective(sweep, infos)
     assert objective is not None
     assert objective.metric == "val_accuracy"
     shared = open_shared_data(
-        shelf.put(load_variant(sweep.variants["sgd"], {"optimizer.lr": 1}, 0, COMPONENTS))
+        shared_data.put(load_variant(sweep.variants["sgd"], {"optimizer.lr": 1}, 0, COMPONENTS))
     )
     assert shared.splits.val is not None
     assert shared.splits.val.targets.tolist() == y[:6].tolist()

@@ -274,12 +274,13 @@ def test_the_time_of_a_sweep_is_that_of_its_rounds_on_its_workers(
 
 def test_the_estimate_counts_steps_every_evaluation_and_the_test(tmp_path: Path) -> None:
     sweep = read_sweep(write(tmp_path, {**SWEEP, "seeds": 1}))
-    shelf = SharedData(tmp_path / "data")
-    facts = check_variants(sweep, shelf)["sgd"]
-    assert facts.evaluations == 2
+    shared_data = SharedData(tmp_path / "data")
+    infos = check_variants(sweep, shared_data)["sgd"]
+    assert infos.evaluations == 2
     spec = spec_for(tmp_path, sweep.variants["sgd"], "search", 0, {"optimizer.lr": 0.1}, 0)
     short, long = (
-        measure(sweep, spec, replace(facts, evaluations=evaluations), shelf) for evaluations in (2, 2999)
+        measure(sweep, spec, replace(infos, evaluations=evaluations), shared_data)
+        for evaluations in (2, 2999)
     )
     assert min(short.build, short.steps, short.evaluations, short.test) > 0
     assert long.evaluations > 10 * short.evaluations  # three of them against three thousand

@@ -59,11 +59,11 @@ def carry_out(variant_search: VariantSearch, *, stop_after: int = 10**6, order: 
         variant_search.ready.remove(spec)
         worth = loss(spec.values, spec.seed)
         outcome = ended(worth)
-        if variant_search.judged_by(spec):
+        if variant_search.prune_metric(spec):
             so_far: list[float] = []
             for evaluation in range(1, 8):
                 so_far.append(worth + 1 / evaluation)
-                if variant_search.judge(spec, so_far):
+                if variant_search.should_prune(spec, so_far):
                     outcome = ended(so_far[-1], "pruned")
                     break
         variant_search.take(spec, outcome)

@@ -29,18 +29,18 @@ LEAVES_OUT = (
 def dry_run_of(
     read: Sweep,
     root: Path,
-    facts: Mapping[str, VariantInfo],
-    shelf: SharedData,
+    infos: Mapping[str, VariantInfo],
+    shared_data: SharedData,
     options: Options,
     *,
     as_json: bool,
 ) -> None:
     """Print the runs with their names and what is there of them, the budgets, and an estimate of the time."""
     chosen = [v for v in read.variants.values() if not options.only or v.name in options.only]
-    costs = {v.name: measure(read, _first(read, root, v), facts[v.name], shelf) for v in chosen}
+    costs = {v.name: measure(read, _first(read, root, v), infos[v.name], shared_data) for v in chosen}
     listed = [(spec, _state(spec.folder)) for spec in _grid_runs(read, root, options)]
     rounds = _rounds(read, root, chosen, listed, costs, shard=options.shard is not None)
-    workers = len(slots_here(read, facts, options.workers))
+    workers = len(slots_here(read, infos, options.workers))
     total = sum(map(len, rounds))
     seconds = wall_seconds(rounds, workers) + (WORKER_START_SECONDS if total else 0)
     budgets = {
@@ -60,7 +60,7 @@ def dry_run_of(
     if listed:
         console.table([Column("run"), Column("state")], [[str(spec.folder), state] for spec, state in listed])
     console.print_pairs("budget per variant", budgets)
-    at_most = "at most " if read.config.prune or _may_stop_early(facts) else ""
+    at_most = "at most " if read.config.prune or _may_stop_early(infos) else ""
     plan = {
         "strategy": read.config.strategy,
         "runs to train": total,
@@ -135,5 +135,5 @@ def _finished(folder: Path) -> int:
     return sum(_state(path) in DONE for path in folder.iterdir()) if folder.is_dir() else 0
 
 
-def _may_stop_early(facts: Mapping[str, VariantInfo]) -> bool:
-    return any(found.config["train"]["early_stopping"] is not None for found in facts.values())
+def _may_stop_early(infos: Mapping[str, VariantInfo]) -> bool:
+    return any(found.config["train"]["early_stopping"] is not None for found in infos.values())

@@ -53,26 +53,26 @@ def sweep(
     shown = runs / read.config.name
     root = shown.absolute()  # a component may change the working directory
     suffix = "" if options.shard is None else f"-{options.shard[0]}-of-{options.shard[1]}"
-    shelf = SharedData(root / f"{DATA}{suffix}")
+    shared_data = SharedData(root / f"{DATA}{suffix}")
     if dry_run:
         announce_code(*(part for variant in read.variants.values() for part in _parts_of(variant)))
-    facts = check_variants(read, shelf)
-    for note in shelf.notes():
+    infos = check_variants(read, shared_data)
+    for note in shared_data.notes():
         console.print_note(note)
-    objective = resolve_objective(read, facts)
+    objective = resolve_objective(read, infos)
     if dry_run:
-        dry_run_of(read, shown, facts, shelf, options, as_json=as_json)
+        dry_run_of(read, shown, infos, shared_data, options, as_json=as_json)
         return 0
     rundir.prepare_root(root)
     with ExitStack() as stack:
         stack.enter_context(_alone(root, root if not suffix else root / SHARDS / suffix[1:]))
-        shelf.clear()
-        stack.callback(shelf.clear)
+        shared_data.clear()
+        stack.callback(shared_data.clear)
         display = stack.enter_context(SweepProgress(quiet=quiet))
-        conductor = SweepRunner(read, root, facts, objective, shelf, options, _Shown(display), force=force)
-        conductor.fit(force=force)
-        code = conductor.run()
-        summary = conductor.write_files()
+        runner = SweepRunner(read, root, infos, objective, shared_data, options, _Shown(display), force=force)
+        runner.fit(force=force)
+        code = runner.run()
+        summary = runner.write_files()
     if figures and code in (0, 4) and not suffix:
         _compare(shown, summary["runs"]["done"])
     if as_json:
@@ -147,7 +147,7 @@ def _parts(shard: str | None, read: Sweep) -> tuple[int, int] | None:
 
 
 class _Shown(Display):
-    """Tells the terminal what the conductor tells."""
+    """Tells the terminal what the runner tells."""
 
     def __init__(self, progress: SweepProgress) -> None:
         self._progress = progress

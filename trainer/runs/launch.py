@@ -60,8 +60,8 @@ def launch(
     skip_existing: bool = False,
     wait: bool = False,
     progress: TrainingProgress | None = None,
-    material: LoadedData | None = None,
-    judge: runner.PruneCheck | None = None,
+    loaded_data: LoadedData | None = None,
+    should_prune: runner.PruneCheck | None = None,
     draw: Draw = draw_run,
 ) -> Launched:
     """Train a config in a directory.
@@ -73,8 +73,8 @@ def launch(
         skip_existing: leave a finished run of the same config alone and return its result.
         wait: let another process that writes there finish first (with `skip_existing`).
         progress: shows the run; None = quiet.
-        material: the config's data where it is loaded already; None = load it.
-        judge, draw: see `runner.run`.
+        loaded_data: the config's data where it is loaded already; None = load it.
+        should_prune, draw: see `runner.run`.
 
     Raises:
         ConfigError, DataError: the experiment does not fit; nothing was written.
@@ -83,12 +83,12 @@ def launch(
     """
     ownership.refuse_foreign(folder)
     if not force:
-        if skip_existing and material is None and rundir.is_finished(folder):
-            material = load_data(loaded)  # a finished run is the wanted one only if its data are these
-        digest = material.dataset.digest if material else None
+        if skip_existing and loaded_data is None and rundir.is_finished(folder):
+            loaded_data = load_data(loaded)  # a finished run is the wanted one only if its data are these
+        digest = loaded_data.dataset.digest if loaded_data else None
         if found := _existing(loaded, folder, skip_existing, busy=wait, data_digest=digest):
             return Launched(folder, found, skipped=True)
-    experiment = build_experiment(loaded, material=material)
+    experiment = build_experiment(loaded, loaded_data=loaded_data)
     interrupts.check()  # torch's imports may have swallowed it; nothing has been written yet
     rundir.prepare_root(folder.parent)
     with rundir.locked(folder, wait=wait) as claim:
@@ -99,7 +99,7 @@ def launch(
             return Launched(folder, found, skipped=True)
         if progress:
             announce(experiment, progress)
-        result = runner.run(experiment, claim, progress=progress, judge=judge, draw=draw)
+        result = runner.run(experiment, claim, progress=progress, should_prune=should_prune, draw=draw)
     return Launched(folder, result, skipped=False)
 
 

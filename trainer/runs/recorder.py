@@ -253,7 +253,7 @@ class Recorder:
         """Return what the run came to."""
         now = self.experiment.progress
         seconds = self.experiment.clock.elapsed
-        position = self.experiment.here(CheckpointDue)
+        position = self.experiment.make_record(CheckpointDue)
         return RunResult(
             status=status,
             steps=now.step,

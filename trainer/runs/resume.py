@@ -93,8 +93,8 @@ def resume_or_train(
     folder: Path,
     *,
     progress: TrainingProgress | None = None,
-    material: LoadedData | None = None,
-    judge: runner.PruneCheck | None = None,
+    loaded_data: LoadedData | None = None,
+    should_prune: runner.PruneCheck | None = None,
     draw: Draw = draw_run,
 ) -> Launched:
     """Go on with the run of a config in a directory, or begin it; leave it alone when it is finished.
@@ -104,19 +104,19 @@ def resume_or_train(
         overrides: what was said on the way; all else executes as it began.
         folder: the run directory.
         progress: shows the run; None = quiet.
-        material, judge, draw: see `launch.launch`.
+        loaded_data, should_prune, draw: see `launch.launch`.
 
     Raises:
         As `resume` and `launch.launch`.
     """
     if rundir.read_status(folder) is None:
-        return launch.launch(loaded, folder, progress=progress, material=material, judge=judge, draw=draw)
+        return launch.launch(loaded, folder, progress=progress, loaded_data=loaded_data, should_prune=should_prune, draw=draw)
     ownership.refuse_foreign(folder)
     ownership.require_run(folder)
     ownership.recover(folder)
     saved = rundir.load_config(folder)
     here = replace(loaded, config=_execute_as(saved, loaded.config, overrides))
-    return _go_on(here, saved, folder, progress, material, judge, draw=draw)
+    return _go_on(here, saved, folder, progress, loaded_data, should_prune, draw=draw)
 
 
 def train_or_resume(
@@ -126,8 +126,8 @@ def train_or_resume(
     *,
     wait: bool = False,
     progress: TrainingProgress | None = None,
-    material: LoadedData | None = None,
-    judge: runner.PruneCheck | None = None,
+    loaded_data: LoadedData | None = None,
+    should_prune: runner.PruneCheck | None = None,
     draw: Draw = draw_run,
 ) -> Launched:
     """Train a config in a directory: leave a finished run of it alone, and resume one that was interrupted.
@@ -138,7 +138,7 @@ def train_or_resume(
         folder: the run directory.
         wait: let another process that writes there finish first.
         progress: shows the run; None = quiet.
-        material, judge, draw: see `launch.launch`.
+        loaded_data, should_prune, draw: see `launch.launch`.
 
     Raises:
         RunError: the directory holds a run of another config, code or data.
@@ -146,10 +146,10 @@ def train_or_resume(
     """
     status = rundir.read_status(folder)
     if status is not None and status["status"] in ("interrupted", "failed"):
-        launch.refuse_another_run(loaded, folder, material.dataset.digest if material else None)
+        launch.refuse_another_run(loaded, folder, loaded_data.dataset.digest if loaded_data else None)
         try:
             return resume_or_train(
-                loaded, overrides, folder, progress=progress, material=material, judge=judge, draw=draw
+                loaded, overrides, folder, progress=progress, loaded_data=loaded_data, should_prune=should_prune, draw=draw
             )
         except UnreadableError as error:
             (progress.note if progress else print_note)(f"trains from the start: {error}")
@@ -162,8 +162,8 @@ def train_or_resume(
         skip_existing=True,
         wait=wait,
         progress=progress,
-        material=material,
-        judge=judge,
+        loaded_data=loaded_data,
+        should_prune=should_prune,
         draw=draw,
     )
 
@@ -189,8 +189,8 @@ def _go_on(
     saved: Config,
     folder: Path,
     progress: TrainingProgress | None,
-    material: LoadedData | None = None,
-    judge: runner.PruneCheck | None = None,
+    loaded_data: LoadedData | None = None,
+    should_prune: runner.PruneCheck | None = None,
     *,
     draw: Draw,
 ) -> Launched:
@@ -202,7 +202,7 @@ def _go_on(
                 fix="train it with other values; there is nothing to go on with",
             )
         ownership.remove_leftovers(folder)
-        experiment = build_experiment(loaded, material=material)
+        experiment = build_experiment(loaded, loaded_data=loaded_data)
         _refuse_changes(saved, experiment)
         changed = saved.model_dump() != experiment.config.model_dump()
         around = rundir.read_environment(folder)
@@ -231,7 +231,7 @@ def _go_on(
                 rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config), guard=claim.check)
             _remember(folder, around, experiment)
         start = runner.Start(recorder, [*notes, message])
-        done = runner.run(experiment, claim, progress=progress, start=start, judge=judge, draw=draw)
+        done = runner.run(experiment, claim, progress=progress, start=start, should_prune=should_prune, draw=draw)
     return Launched(folder, done, skipped=False)
 
 

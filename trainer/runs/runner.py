@@ -56,7 +56,7 @@ def run(
     *,
     progress: TrainingProgress | None = None,
     start: Start | None = None,
-    judge: PruneCheck | None = None,
+    should_prune: PruneCheck | None = None,
     draw: Draw = draw_run,
 ) -> RunResult:
     """Train an experiment into a run directory that this process has locked.
@@ -66,7 +66,7 @@ def run(
         claim: the run directory, locked by this process. A run that is new replaces the one that is there.
         progress: shows the run while it goes on; None = quiet.
         start: where to go on from; None = the run is new.
-        judge: asked after every evaluation but the first and the last whether the run is pruned here.
+        should_prune: asked after every evaluation but the first and the last whether the run is pruned here.
         draw: draws the figures at the end.
 
     Raises:
@@ -97,7 +97,7 @@ def run(
                 if words := experiment.compile():
                     log.note(words)
                 with sparing_collector():
-                    outcome = _follow(experiment, recorder, log, progress, judge)
+                    outcome = _follow(experiment, recorder, log, progress, should_prune)
                 if outcome == "interrupted":
                     message = f"{signal.Signals(received[0]).name} after step {experiment.progress.step}"
                 else:
@@ -131,7 +131,7 @@ def _follow(
     recorder: Recorder,
     log: RunLog,
     progress: TrainingProgress | None,
-    judge: PruneCheck | None,
+    should_prune: PruneCheck | None,
 ) -> Status:
     """Take the loop's records one by one until it ends or one of them ends it."""
     outcome = recorder.outcome  # that of a run which was killed between its last step and its end
@@ -143,7 +143,7 @@ def _follow(
             _tell(experiment, log)
         if progress and isinstance(record, StepRecord | EvalRecord):
             progress.update(record)
-        if not outcome and judge and _is_judged(record, experiment) and judge(record):
+        if not outcome and should_prune and _may_be_pruned(record, experiment) and should_prune(record):
             outcome = "pruned"
         if outcome:
             records.close()
@@ -163,7 +163,7 @@ def _tell(experiment: Experiment, log: RunLog) -> None:
     experiment.messages.clear()
 
 
-def _is_judged(record: Record, experiment: Experiment) -> TypeGuard[EvalRecord]:
+def _may_be_pruned(record: Record, experiment: Experiment) -> TypeGuard[EvalRecord]:
     return isinstance(record, EvalRecord) and record.step > 0 and not experiment.finished()
 
 

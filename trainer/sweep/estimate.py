@@ -46,19 +46,19 @@ class Cost:
         return self.search + self.test
 
 
-def measure(sweep: Sweep, spec: RunSpec, facts: VariantInfo, shelf: SharedData) -> Cost:
+def measure(sweep: Sweep, spec: RunSpec, infos: VariantInfo, shared_data: SharedData) -> Cost:
     """Return what a run costs, from a third of a second of its first steps and one evaluation."""
     loaded = load_run_config(sweep, spec)
-    material = shelf.material(loaded)
+    loaded_data = shared_data.loaded_data(loaded)
     began = time.perf_counter()
-    experiment = build_experiment(loaded, material=material)
+    experiment = build_experiment(loaded, loaded_data=loaded_data)
     build = time.perf_counter() - began
     steps = experiment.plan.seconds or 0.0
     if experiment.plan.steps is not None:
         steps = _seconds_of_a_step(experiment) * experiment.plan.steps
     evaluation = _seconds_of(experiment, experiment.evaluate)
     test = _seconds_of(experiment, lambda: experiment.measure("test"))
-    return Cost(build, steps, evaluation * (facts.evaluations + 1), test)
+    return Cost(build, steps, evaluation * (infos.evaluations + 1), test)
 
 
 def _seconds_of(experiment: Experiment, act: Callable[[], object]) -> float:

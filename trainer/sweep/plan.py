@@ -171,7 +171,7 @@ class SharedData:
         self.folder = folder
         self._loaded: dict[str, LoadedData] = {}
 
-    def material(self, loaded: Loaded) -> LoadedData:
+    def loaded_data(self, loaded: Loaded) -> LoadedData:
         """Return the data of a config, loaded once."""
         key = data_key(loaded.config.data)
         if key not in self._loaded:
@@ -180,7 +180,7 @@ class SharedData:
 
     def notes(self) -> list[str]:
         """Return what the reading of the data has to tell, such as a damaged cache."""
-        return [note for material in self._loaded.values() for note in material.dataset.notes]
+        return [note for loaded_data in self._loaded.values() for note in loaded_data.dataset.notes]
 
     def put(self, loaded: Loaded) -> Path:
         """Return the file that holds the data of a config; it is written the first time."""
@@ -189,7 +189,7 @@ class SharedData:
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(".tmp")
             try:
-                torch.save(_packed(self.material(loaded)), temporary)
+                torch.save(_packed(self.loaded_data(loaded)), temporary)
             except OSError as error:
                 raise OptlabError(f"cannot write {path}: {error.strerror}", fix="free some space") from error
             temporary.replace(path)
@@ -213,18 +213,18 @@ def data_key(data: DataConfig) -> str:
     return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _packed(material: LoadedData) -> dict[str, Any]:
-    splits, names = material.splits, material.dataset.class_names
+def _packed(loaded_data: LoadedData) -> dict[str, Any]:
+    splits, names = loaded_data.splits, loaded_data.dataset.class_names
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
     return {
         "splits": {name: [part.inputs, part.targets] for name, part in parts.items() if part is not None},
         "class_names": None if names is None else list(names),
-        "digest": material.dataset.digest,
+        "digest": loaded_data.dataset.digest,
     }
 
 
 def open_shared_data(path: Path) -> LoadedData:
-    """Map a file of the shelf: its pages are shared with every process that maps it."""
+    """Map a file of the shared_data: its pages are shared with every process that maps it."""
     packed = torch.load(path, mmap=True, weights_only=True)
     parts = {name: Split(*tensors) for name, tensors in packed["splits"].items()}
     names = None if packed["class_names"] is None else tuple(packed["class_names"])
@@ -232,43 +232,43 @@ def open_shared_data(path: Path) -> LoadedData:
     return LoadedData(Dataset(splits.train, splits.test, names, packed["digest"]), splits)
 
 
-def check_variants(sweep: Sweep, shelf: SharedData) -> dict[str, VariantInfo]:
+def check_variants(sweep: Sweep, shared_data: SharedData) -> dict[str, VariantInfo]:
     """Build every variant with every value of every axis (the ends of ranges), before anything runs.
 
     Raises:
         ConfigError: with the problems of all variants, each with its line.
     """
-    facts: dict[str, VariantInfo] = {}
+    infos: dict[str, VariantInfo] = {}
     problems: list[Problem] = []
     for variant in sweep.variants.values():
         first = {axis.key: axis.probes()[0] for axis in variant.axes}
         trials = [first] + [first | {axis.key: value} for axis in variant.axes for value in axis.probes()[1:]]
         for values in trials:
             try:
-                experiment = _try(sweep, variant, values, shelf)
+                experiment = _try(sweep, variant, values, shared_data)
             except OptlabError as error:
                 problems += error.problems
                 if values is first:
                     break
                 continue
             if values is first:
-                facts[variant.name] = _facts(sweep, variant, values, experiment)
+                infos[variant.name] = _infos(sweep, variant, values, experiment)
     if problems:
         raise ConfigError.of(dict.fromkeys(problems))
-    _refuse_twins(sweep, facts)
-    return facts
+    _refuse_twins(sweep, infos)
+    return infos
 
 
 @process_state.preserved()
-def _try(sweep: Sweep, variant: Variant, values: Mapping[str, Any], shelf: SharedData) -> Experiment:
+def _try(sweep: Sweep, variant: Variant, values: Mapping[str, Any], shared_data: SharedData) -> Experiment:
     laid = extras(sweep, variant, "search")
     loaded = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, laid)
     with relocated(variant.places):
-        return build_experiment(loaded, material=shelf.material(loaded))
+        return build_experiment(loaded, loaded_data=shared_data.loaded_data(loaded))
 
 
 @process_state.preserved()
-def _facts(sweep: Sweep, variant: Variant, values: Mapping[str, Any], experiment: Experiment) -> VariantInfo:
+def _infos(sweep: Sweep, variant: Variant, values: Mapping[str, Any], experiment: Experiment) -> VariantInfo:
     laid = [text for text in extras(sweep, variant, "search") if not text.startswith("train.test=")]
     config = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, laid).config
     plan = experiment.plan
@@ -279,9 +279,9 @@ def _facts(sweep: Sweep, variant: Variant, values: Mapping[str, Any], experiment
     )
 
 
-def _refuse_twins(sweep: Sweep, facts: Mapping[str, VariantInfo]) -> None:
+def _refuse_twins(sweep: Sweep, infos: Mapping[str, VariantInfo]) -> None:
     seen: dict[str, str] = {}
-    for name, found in facts.items():
+    for name, found in infos.items():
         axes = {axis.key: axis.as_config() for axis in sweep.variants[name].axes}
         same = json.dumps([{**found.config, "name": None}, axes], sort_keys=True, default=str)
         if same in seen:
@@ -294,7 +294,7 @@ def _refuse_twins(sweep: Sweep, facts: Mapping[str, VariantInfo]) -> None:
         seen[same] = name
 
 
-def resolve_objective(sweep: Sweep, facts: Mapping[str, VariantInfo]) -> Objective | None:
+def resolve_objective(sweep: Sweep, infos: Mapping[str, VariantInfo]) -> Objective | None:
     """Return what settings are chosen by; None where nothing is chosen and nothing validates.
 
     Raises:
@@ -302,14 +302,14 @@ def resolve_objective(sweep: Sweep, facts: Mapping[str, VariantInfo]) -> Objecti
     """
     objective = sweep.config.objective
     if objective is None:
-        classes = all(found.classes for found in facts.values())
+        classes = all(found.classes for found in infos.values())
         objective = Objective(metric="val_accuracy" if classes else "val_loss")
-    lacking = [name for name, found in facts.items() if objective.metric not in found.columns]
+    lacking = [name for name, found in infos.items() if objective.metric not in found.columns]
     if lacking:
         wanted = sweep.config.objective or sweep.config.strategy != "grid" or sweep.final_seeds
         if not wanted:
             return None
-        measured = [name for name in facts[lacking[0]].columns if name.startswith("val_")]
+        measured = [name for name in infos[lacking[0]].columns if name.startswith("val_")]
         raise ConfigError(
             f"{lacking[0]} does not measure {objective.metric}",
             key="objective.metric",
@@ -318,7 +318,7 @@ def resolve_objective(sweep: Sweep, facts: Mapping[str, VariantInfo]) -> Objecti
             fix="say data.val_size: 0.1 in the base, so that settings are chosen on validation",
         )
     if sweep.config.prune in ("median", "hyperband"):
-        late = [name for name, found in facts.items() if found.evaluations < 2]
+        late = [name for name, found in infos.items() if found.evaluations < 2]
         if late:
             raise ConfigError(
                 f"{late[0]} is evaluated only at the end, so there is nothing to prune by",
@@ -329,7 +329,7 @@ def resolve_objective(sweep: Sweep, facts: Mapping[str, VariantInfo]) -> Objecti
     return objective
 
 
-def resolved(sweep: Sweep, facts: Mapping[str, VariantInfo], objective: Objective | None) -> dict[str, Any]:
+def resolved(sweep: Sweep, infos: Mapping[str, VariantInfo], objective: Objective | None) -> dict[str, Any]:
     """Return the sweep, complete and on its own: reading it again gives the same runs."""
     fields = sweep.config.model_dump()
     fields |= {"base": None, "seeds": sweep.seeds, "final_seeds": sweep.final_seeds or 0}
@@ -337,7 +337,7 @@ def resolved(sweep: Sweep, facts: Mapping[str, VariantInfo], objective: Objectiv
     fields["variants"] = {
         name: dict(found.config)
         | {"axes": {axis.key: axis.as_config() for axis in sweep.variants[name].axes}}
-        for name, found in facts.items()
+        for name, found in infos.items()
     }
     return fields
 
@@ -348,14 +348,16 @@ class ExistingRuns:
     Args:
         sweep: the sweep.
         root: its directory.
-        facts: what building its variants showed.
-        shelf: the shared data.
+        infos: what building its variants showed.
+        shared_data: the shared data.
     """
 
-    def __init__(self, sweep: Sweep, root: Path, facts: Mapping[str, VariantInfo], shelf: SharedData) -> None:
+    def __init__(
+        self, sweep: Sweep, root: Path, infos: Mapping[str, VariantInfo], shared_data: SharedData
+    ) -> None:
         self._sweep = sweep
-        self._shelf = shelf
-        self._same_configs = _known_variants(root, facts)
+        self._shared_data = shared_data
+        self._same_configs = _known_variants(root, infos)
         self._code: dict[str, Code] = {}
         self._digests: dict[str, str] = {}
 
@@ -376,7 +378,9 @@ class ExistingRuns:
         chooses = {key: value for key, value in spec.values.items() if key.split(".")[0] == "data"}
         key = value_text([variant.name, chooses])
         if key not in self._digests:
-            self._digests[key] = self._shelf.material(load_run_config(self._sweep, spec)).dataset.digest
+            self._digests[key] = self._shared_data.loaded_data(
+                load_run_config(self._sweep, spec)
+            ).dataset.digest
         return self._digests[key]
 
     def differences(self, spec: RunSpec) -> list[str]:
@@ -397,13 +401,13 @@ def _texts(value: Any) -> list[str]:
     return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
 
 
-def _known_variants(root: Path, facts: Mapping[str, VariantInfo]) -> set[str]:
+def _known_variants(root: Path, infos: Mapping[str, VariantInfo]) -> set[str]:
     """Return the variants that the sweep's own sweep.yaml describes as they are now."""
     try:
         former = yaml.safe_load(read_regular(root / SWEEP_FILE, _MOST_BYTES))["variants"]
         return {
             name
-            for name, found in facts.items()
+            for name, found in infos.items()
             if name in former and not config_differences(_without_axes(former[name]), found.config, "skip")
         }
     except (OSError, RunError, yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError):

@@ -74,7 +74,7 @@ class Finished:
 
 
 class Display:
-    """What the conductor tells; this one is silent."""
+    """What the runner tells; this one is silent."""
 
     def finished(self, run: Finished, state: SweepState) -> None:
         """Take a run that is over."""

@@ -22,8 +22,7 @@ from trainer import interrupts
 from trainer.errors import BusyError, RunError
 from trainer.runs import ownership, rundir
 from trainer.runs.recorder import StatusFile
-from trainer.sweep import progress as standing
-from trainer.sweep import results
+from trainer.sweep import progress, results
 from trainer.sweep.models import Objective, Sweep
 from trainer.sweep.plan import (
     SWEEP_FILE,
@@ -62,7 +61,7 @@ class Options:
 
 
 @dataclass(slots=True)
-class _Flight:
+class _PendingRun:
     """A run in the air, for all who wait for it."""
 
     spec: RunSpec
@@ -77,9 +76,9 @@ class SweepRunner:
     Args:
         sweep: the sweep.
         root: its directory.
-        facts: what building the variants showed.
+        infos: what building the variants showed.
         objective: what settings are chosen by; None = nothing is chosen.
-        shelf: the shared data.
+        shared_data: the shared data.
         options: how.
         display: hears of everything.
         force: begin searches anew that are stored with other axes.
@@ -89,9 +88,9 @@ class SweepRunner:
         self,
         sweep: Sweep,
         root: Path,
-        facts: Mapping[str, VariantInfo],
+        infos: Mapping[str, VariantInfo],
         objective: Objective | None,
-        shelf: SharedData,
+        shared_data: SharedData,
         options: Options,
         display: Display,
         *,
@@ -101,14 +100,14 @@ class SweepRunner:
         self.root = root
         self.objective = objective
         self.options = options
-        self._facts = facts
-        self._shelf = shelf
-        self._existing = ExistingRuns(sweep, root, facts, shelf)
+        self._infos = infos
+        self._shared_data = shared_data
+        self._existing = ExistingRuns(sweep, root, infos, shared_data)
         self._checked: set[Path] = set()
-        self._tasks = Tasks(sweep, shelf, self._existing)
+        self._tasks = Tasks(sweep, shared_data, self._existing)
         self._display = display
-        self._flights: dict[Path, _Flight] = {}
-        self._again: list[_Flight] = []
+        self._pending: dict[Path, _PendingRun] = {}
+        self._again: list[_PendingRun] = []
         self._stop: str | None = None
         self._failures: dict[Path, Outcome] = {}
         self._outcomes: dict[Path, Outcome] = {}
@@ -129,7 +128,7 @@ class SweepRunner:
             search = None
             if storage is not None:
                 assert self.objective is not None
-                evaluations = self._facts[name].evaluations
+                evaluations = self._infos[name].evaluations
                 search = Search(
                     config,
                     variant,
@@ -173,7 +172,7 @@ class SweepRunner:
 
     def run(self) -> int:
         """Carry the sweep out and return the exit code: 0, 4 some runs failed, else a signal's."""
-        document = resolved(self.sweep, self._facts, self.objective)
+        document = resolved(self.sweep, self._infos, self.objective)
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
         rundir.write_atomically(self.root / SWEEP_FILE, text)
         for name in self._active():
@@ -183,7 +182,7 @@ class SweepRunner:
         with self._signals():
             first = self._next()
             if first is not None:
-                self._again.append(_Flight(first))
+                self._again.append(_PendingRun(first))
                 self._work()
         self._recall()  # other shards have gone on meanwhile
         self.write_files()
@@ -239,8 +238,8 @@ class SweepRunner:
 
     def _is_there(self, spec: RunSpec) -> bool:
         """Take a run that is finished, or join one in the air; return whether that was so."""
-        if spec.folder in self._flights:
-            self._flights[spec.folder].waiting.append(spec)
+        if spec.folder in self._pending:
+            self._pending[spec.folder].waiting.append(spec)
             return True
         outcome = self._outcomes.get(spec.folder) or results.read_outcome(spec.folder)
         if outcome is None or outcome.status not in results.DONE:
@@ -256,14 +255,14 @@ class SweepRunner:
     def _work(self) -> None:
         """Start the workers and keep them busy until nothing is left or somebody said stop."""
         self._lay_out_data()
-        slots = slots_here(self.sweep, self._facts, self.options.workers)
+        slots = slots_here(self.sweep, self._infos, self.options.workers)
         told = False
         with Pool(len(slots), self.sweep.variants) as pool:
             while True:
                 if not self._stop:
                     self._look_elsewhere()
                     self._hand_out(pool, slots)
-                if not pool.busy() and (self._stop or not self._flights):
+                if not pool.busy() and (self._stop or not self._pending):
                     return
                 for event in pool.wait(POLL_SECONDS):
                     self._hear(pool, event)
@@ -276,14 +275,14 @@ class SweepRunner:
     def _hand_out(self, pool: Pool, slots: Sequence[str | None]) -> None:
         for number in pool.idle():
             if self._again:
-                flight = self._again.pop(0)
+                pending = self._again.pop(0)
             elif (spec := self._next()) is not None:
-                flight = _Flight(spec)
+                pending = _PendingRun(spec)
             else:
                 return
-            self._flights[flight.spec.folder] = flight
-            judged_by = self.searches[flight.spec.variant].judged_by(flight.spec)
-            pool.give(number, self._tasks.task(flight.spec, slots[number], judged_by))
+            self._pending[pending.spec.folder] = pending
+            prune_metric = self.searches[pending.spec.variant].prune_metric(pending.spec)
+            pool.give(number, self._tasks.task(pending.spec, slots[number], prune_metric))
 
     def _lay_out_data(self) -> None:
         """Lay out the data of every variant while it is still in memory from the check, then let go of it."""
@@ -291,7 +290,7 @@ class SweepRunner:
             specs = self.searches[name].specs()
             if specs:
                 self._tasks.data_file(specs[0])
-        self._shelf.forget()
+        self._shared_data.forget()
 
     # ---- what workers say
 
@@ -303,67 +302,67 @@ class SweepRunner:
                     "the worker processes die as soon as they start", fix="look at their message above"
                 )
             return
-        flight = self._flights[event.task.folder]
+        pending = self._pending[event.task.folder]
         if event.question is not None:
-            variant_search = self.searches[flight.spec.variant]
-            pool.answer(event.worker, variant_search.judge(flight.spec, event.question.values))
+            variant_search = self.searches[pending.spec.variant]
+            pool.answer(event.worker, variant_search.should_prune(pending.spec, event.question.values))
             return
-        del self._flights[event.task.folder]
+        del self._pending[event.task.folder]
         if event.reply is not None:
             reply = event.reply
             if reply.status == "interrupted" and not self._stop:
-                self._lost(flight, "somebody interrupted it")
+                self._lost(pending, "somebody interrupted it")
             elif reply.status == "running":
-                self._leave(flight)
+                self._leave(pending)
             elif reply.status != "interrupted":
-                self._land(flight, Outcome(reply.status, reply.result, reply.message), kept=reply.skipped)
+                self._land(pending, Outcome(reply.status, reply.result, reply.message), kept=reply.skipped)
         elif not self._stop:
-            self._lost(flight, _death(event.exit_code))
+            self._lost(pending, _death(event.exit_code))
 
-    def _leave(self, flight: _Flight) -> None:
+    def _leave(self, pending: _PendingRun) -> None:
         """Leave a run to the other process that trains it, and take its result when it is done."""
         if not self._left_some:
             self._left_some = True
-            self._display.note(f"{flight.spec.label}: another process trains it; such runs are waited for")
-        flight.elsewhere = True
-        self._flights[flight.spec.folder] = flight
+            self._display.note(f"{pending.spec.label}: another process trains it; such runs are waited for")
+        pending.elsewhere = True
+        self._pending[pending.spec.folder] = pending
 
     def _look_elsewhere(self) -> None:
         """Take what other processes have finished, and train what they let go of."""
-        for folder, flight in list(self._flights.items()):
-            if not flight.elsewhere or rundir.is_locked(folder):
+        for folder, pending in list(self._pending.items()):
+            if not pending.elsewhere or rundir.is_locked(folder):
                 continue
-            del self._flights[folder]
-            flight.elsewhere = False
+            del self._pending[folder]
+            pending.elsewhere = False
             outcome = results.read_outcome(folder)
             if outcome and outcome.status in results.DONE:
                 self._kept += 1
-                self._land(flight, outcome, kept=True)
+                self._land(pending, outcome, kept=True)
             else:
-                self._again.append(flight)
+                self._again.append(pending)
 
-    def _lost(self, flight: _Flight, why: str) -> None:
+    def _lost(self, pending: _PendingRun, why: str) -> None:
         """Train a run once more whose process was lost; the second time it has failed."""
-        if flight.attempt == 1:
-            self._display.note(f"{flight.spec.label}: {why}; once more")
-            flight.attempt = 2
-            self._again.append(flight)
+        if pending.attempt == 1:
+            self._display.note(f"{pending.spec.label}: {why}; once more")
+            pending.attempt = 2
+            self._again.append(pending)
             return
         message = f"its process was lost twice: {why}"
-        if flight.spec.folder.is_dir():
+        if pending.spec.folder.is_dir():
             try:
-                with rundir.locked(flight.spec.folder) as claim:
+                with rundir.locked(pending.spec.folder) as claim:
                     StatusFile(claim).write("failed", message=message)
             except BusyError:
-                self._leave(flight)
+                self._leave(pending)
                 return
-        self._land(flight, Outcome("failed", None, message), kept=False)
+        self._land(pending, Outcome("failed", None, message), kept=False)
 
-    def _land(self, flight: _Flight, outcome: Outcome, *, kept: bool) -> None:
+    def _land(self, pending: _PendingRun, outcome: Outcome, *, kept: bool) -> None:
         if not kept:
             self._pace.count()
-        for spec in [flight.spec, *flight.waiting]:
-            self._take(spec, outcome, kept=kept or spec is not flight.spec)
+        for spec in [pending.spec, *pending.waiting]:
+            self._take(spec, outcome, kept=kept or spec is not pending.spec)
 
     def _take(self, spec: RunSpec, outcome: Outcome, *, kept: bool) -> None:
         self._outcomes[spec.folder] = outcome
@@ -401,15 +400,17 @@ class SweepRunner:
 
     def state(self) -> SweepState:
         """Return how the sweep stands."""
-        flying = Counter(flight.spec.variant for flight in self._flights.values())
+        running_counts = Counter(pending.spec.variant for pending in self._pending.values())
         trials = self.sweep.config.trials
         variants = []
         for name, variant_search in self.searches.items():
             finals = len(variant_search.final_outcomes if self.options.shard else self.sweep.final_seeds)
-            variants.append(variant_state(variant_search, self.objective, flying[name], trials, finals))
+            variants.append(
+                variant_state(variant_search, self.objective, running_counts[name], trials, finals)
+            )
         labels = [
-            flight.spec.label + (" (in another process)" if flight.elsewhere else "")
-            for flight in self._flights.values()
+            pending.spec.label + (" (in another process)" if pending.elsewhere else "")
+            for pending in self._pending.values()
         ]
         return sweep_state(variants, labels, self._kept, len(self._failures), self._pace)
 
@@ -419,14 +420,14 @@ class SweepRunner:
         now = time.monotonic()
         if now - self._written >= 1:
             self._written = now
-            standing.write_progress(self.root, state, "running")
+            progress.write_progress(self.root, state, "running")
 
     def write_files(self) -> dict[str, Any]:
         """Write results.csv, summary.json and best.yaml per variant; return the summary."""
         state = self.state()
         status = "interrupted" if self._stop else "failed" if self._failures else "completed"
-        summary = standing.write_files(self.sweep, self.root, self.searches, self.objective, state, status)
-        standing.write_progress(self.root, state, status)
+        summary = progress.write_files(self.sweep, self.root, self.searches, self.objective, state, status)
+        progress.write_progress(self.root, state, status)
         return summary
 
 

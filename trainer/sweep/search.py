@@ -227,7 +227,7 @@ class Search:
         for study in (self._study, self._replica):
             study.tell(number, given, _STATES[state], skip_if_finished=True)
 
-    def referee(self, number: int) -> TrialPruner:
+    def pruner(self, number: int) -> TrialPruner:
         """Return who decides whether a trial of the current batch goes on."""
         return TrialPruner(self, number)
 

@@ -33,49 +33,49 @@ def worker_slots(
     return [None] * (cores if workers == "auto" else int(workers))
 
 
-def slots_here(sweep: Sweep, facts: Mapping[str, VariantInfo], workers: int | None) -> list[str | None]:
+def slots_here(sweep: Sweep, infos: Mapping[str, VariantInfo], workers: int | None) -> list[str | None]:
     """Return what every worker of a sweep trains on, on this machine.
 
     Args:
         sweep: the sweep.
-        facts: what building its variants showed.
+        infos: what building its variants showed.
         workers: how many; None = the file's.
     """
-    device = str(next(iter(facts.values())).config["train"]["device"])
+    device = str(next(iter(infos.values())).config["train"]["device"])
     wanted: int | str = workers or sweep.config.workers
     per_gpu = sweep.config.runs_per_gpu
     return worker_slots(wanted, device, torch.cuda.device_count(), per_gpu, usable_cores())
 
 
 class Tasks:
-    """Makes tasks; lays each data set on the shelf once.
+    """Makes tasks; lays each data set on the shared_data once.
 
     Args:
         sweep: the sweep.
-        shelf: the shared data.
+        shared_data: the shared data.
         existing: knows the code of every run's parts.
     """
 
-    def __init__(self, sweep: Sweep, shelf: SharedData, existing: ExistingRuns) -> None:
+    def __init__(self, sweep: Sweep, shared_data: SharedData, existing: ExistingRuns) -> None:
         self._sweep = sweep
-        self._shelf = shelf
+        self._shared_data = shared_data
         self._existing = existing
         self._files: dict[str, Path] = {}
 
-    def task(self, spec: RunSpec, gpu: str | None, judged_by: str | None) -> Task:
+    def task(self, spec: RunSpec, gpu: str | None, prune_metric: str | None) -> Task:
         """Return what a worker is told of a run."""
         laid = extras(self._sweep, self._sweep.variants[spec.variant], spec.stage)
         if gpu is not None:
             laid.append(f"train.device={gpu}")
         data = self.data_file(spec)
         code = self._existing.code(spec)
-        return Task(spec.variant, dict(spec.values), spec.seed, laid, spec.folder, code, data, judged_by)
+        return Task(spec.variant, dict(spec.values), spec.seed, laid, spec.folder, code, data, prune_metric)
 
     def data_file(self, spec: RunSpec) -> Path:
         """Return the file of a run's data: one per variant, or one per value of an axis of the data."""
         variant = self._sweep.variants[spec.variant]
         if any(axis.key.split(".")[0] == "data" for axis in variant.axes):
-            return self._shelf.put(load_run_config(self._sweep, spec))
+            return self._shared_data.put(load_run_config(self._sweep, spec))
         if spec.variant not in self._files:
-            self._files[spec.variant] = self._shelf.put(load_run_config(self._sweep, spec))
+            self._files[spec.variant] = self._shared_data.put(load_run_config(self._sweep, spec))
         return self._files[spec.variant]

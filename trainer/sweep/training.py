@@ -32,7 +32,7 @@ class Trainer:
     def __init__(self, pipe: Connection, variants: Mapping[str, Variant]) -> None:
         self._pipe = pipe
         self._variants = variants
-        self._materials: dict[Path, LoadedData] = {}
+        self._loaded_sets: dict[Path, LoadedData] = {}
 
     def train(self, task: Task) -> Reply:
         """Train one run; what goes wrong is told in the reply, `running` where another process trains it.
@@ -61,16 +61,18 @@ class Trainer:
         changed = code_changes(task.code, code_of(loaded.config))
         if changed:
             raise RunError("code changed while the sweep was running:\n    " + "\n    ".join(changed))
-        material = self._material(task.material)
-        judge = PruneCheck(self._pipe, task.judged_by, task.folder) if task.judged_by else None
-        return train_or_resume(loaded, task.overrides, task.folder, material=material, judge=judge)
+        loaded_data = self._loaded_data(task.loaded_data)
+        should_prune = PruneCheck(self._pipe, task.prune_metric, task.folder) if task.prune_metric else None
+        return train_or_resume(
+            loaded, task.overrides, task.folder, loaded_data=loaded_data, should_prune=should_prune
+        )
 
-    def _material(self, path: Path | None) -> LoadedData | None:
+    def _loaded_data(self, path: Path | None) -> LoadedData | None:
         if path is None:
             return None
-        if path not in self._materials:
-            self._materials[path] = open_shared_data(path)
-        return self._materials[path]
+        if path not in self._loaded_sets:
+            self._loaded_sets[path] = open_shared_data(path)
+        return self._loaded_sets[path]
 
 
 class PruneCheck:

@@ -1,6 +1,6 @@
 """One variant's way through a sweep: which runs are next, when its search goes on, who its winner is.
 
-Starts no process and reads no clock: the conductor gives it outcomes and takes runs from it.
+Starts no process and reads no clock: the runner gives it outcomes and takes runs from it.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class VariantSearch:
         self._search = search
         self._finals = finals
         self._waiting: dict[int, list[int]] = {}  # seeds of the batch's trials that are not ready yet
-        self._flying: dict[int, set[int]] = {}  # those that are, or are being trained
+        self._running: dict[int, set[int]] = {}  # those that are, or are being trained
         self._pruned: set[int] = set()
         self._redone: set[Path] = set()  # runs of earlier batches that are trained again
-        self._judged: dict[int, TrialPruner] = {}
+        self._pruners: dict[int, TrialPruner] = {}
         if search is None:
             for number, values in enumerate(grid_settings(variant)):
                 self.settings[number] = Setting(number, values)
@@ -103,7 +103,7 @@ class VariantSearch:
         for trial in self._search.batch():
             setting = self.settings.setdefault(trial.number, Setting(trial.number, trial.values))
             self._waiting[setting.number] = list(self.seeds)
-            self._flying[setting.number] = set()
+            self._running[setting.number] = set()
             self._release(setting.number)
         self._begin_finals()
 
@@ -113,11 +113,11 @@ class VariantSearch:
         count = len(waiting)
         if prune == "wilcoxon" or (prune and len(waiting) == len(self.seeds)):
             count = 1
-        self._flying[number].update(waiting[:count])
+        self._running[number].update(waiting[:count])
         self.ready.extend(self._spec(number, seed) for seed in waiting[:count])
         del waiting[:count]
 
-    def judged_by(self, spec: RunSpec) -> str | None:
+    def prune_metric(self, spec: RunSpec) -> str | None:
         """Return the metric that a run is judged by as it goes; the first seed's speaks for its trial."""
         early = self._search and self._sweep.config.prune in ("median", "hyperband")
         judged = early and spec.stage == "search" and spec.seed == self.seeds[0]
@@ -125,15 +125,15 @@ class VariantSearch:
 
     # ---- what came of it
 
-    def judge(self, spec: RunSpec, values: Sequence[float]) -> bool:
+    def should_prune(self, spec: RunSpec, values: Sequence[float]) -> bool:
         """Return whether a run ends here, given all its evaluations so far."""
-        return self._referee(spec.trial).stops(dict(enumerate(values, start=1)))
+        return self._pruner(spec.trial).stops(dict(enumerate(values, start=1)))
 
-    def _referee(self, number: int) -> TrialPruner:
+    def _pruner(self, number: int) -> TrialPruner:
         assert self._search is not None
-        if number not in self._judged:
-            self._judged[number] = self._search.referee(number)
-        return self._judged[number]
+        if number not in self._pruners:
+            self._pruners[number] = self._search.pruner(number)
+        return self._pruners[number]
 
     def take(self, spec: RunSpec, outcome: Outcome) -> None:
         """Take the outcome of a run, and make ready what follows from it."""
@@ -146,19 +146,19 @@ class VariantSearch:
         if spec.trial not in self._waiting:
             self._begin_finals()
         else:
-            self._flying[spec.trial].discard(spec.seed)
+            self._running[spec.trial].discard(spec.seed)
             if outcome.status == "pruned" or self._is_cut_short(setting):
                 self._pruned.add(spec.trial)
                 self._waiting[spec.trial].clear()
-            elif not self._flying[spec.trial]:
+            elif not self._running[spec.trial]:
                 self._release(spec.trial)
-            if not any(self._waiting.values()) and not any(self._flying.values()):
+            if not any(self._waiting.values()) and not any(self._running.values()):
                 self._finish_batch()
 
     def spared(self) -> int:
         """Return how many runs pruning has made unnecessary."""
         return sum(
-            len(self.seeds) - len(self.settings[number].outcomes) - len(self._flying.get(number, ()))
+            len(self.seeds) - len(self.settings[number].outcomes) - len(self._running.get(number, ()))
             for number in self._pruned
         )
 
@@ -173,20 +173,20 @@ class VariantSearch:
             if seed in setting.outcomes
         }
         known = {place: value for place, value in worths.items() if value is not None}
-        behind = self._referee(setting.number).stops(known)
+        behind = self._pruner(setting.number).stops(known)
         return behind and bool(self._waiting[setting.number])
 
     def _finish_batch(self) -> None:
         """Tell the search what the batch came to, in trial order, and ask for the next one."""
         assert self._search is not None
         for number in sorted(self._waiting):
-            if number in self._judged:
-                self._judged.pop(number).close()
+            if number in self._pruners:
+                self._pruners.pop(number).close()
             value = self.value(self.settings[number])
             state: State = "complete" if value is not None else "failed"
             self._search.tell(number, value, "pruned" if number in self._pruned else state)
         self._waiting.clear()
-        self._flying.clear()
+        self._running.clear()
         self._next_batch()
 
     def _begin_finals(self) -> None:

@@ -37,8 +37,8 @@ class Task:
         values, seed, overrides: what is laid on the variant's config.
         folder: the run directory.
         code: the code of the run's parts as it was when the sweep started.
-        material: file with its data; None = load it.
-        judged_by: metric that is sent after every evaluation, to be told whether to go on; None = never asks.
+        loaded_data: file with its data; None = load it.
+        prune_metric: metric that is sent after every evaluation, to ask whether to go on; None = never.
     """
 
     variant: str
@@ -47,8 +47,8 @@ class Task:
     overrides: list[str]
     folder: Path
     code: Code
-    material: Path | None = None
-    judged_by: str | None = None
+    loaded_data: Path | None = None
+    prune_metric: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ from trainer.user_code import user_code, while_building
 
 
 def build_experiment(
-    loaded: Loaded, *, download: bool = True, material: LoadedData | None = None
+    loaded: Loaded, *, download: bool = True, loaded_data: LoadedData | None = None
 ) -> Experiment:
     """Make everything that a run needs; the config of what comes back is resolved and complete.
 
@@ -55,13 +55,13 @@ def build_experiment(
     Args:
         loaded: a checked config.
         download: whether a data set that is not on disk may be fetched, where the config allows it.
-        material: the config's data, loaded before; None = load it.
+        loaded_data: the config's data, loaded before; None = load it.
 
     Raises:
         ConfigError, DataError: something does not fit; told with the place in the config.
     """
     try:
-        return _build_experiment(loaded, download=download, material=material)
+        return _build_experiment(loaded, download=download, loaded_data=loaded_data)
     except (OptlabError, KeyboardInterrupt):
         raise
     except BaseException as error:
@@ -72,14 +72,14 @@ def build_experiment(
             raise failure from error
 
 
-def _build_experiment(loaded: Loaded, *, download: bool, material: LoadedData | None) -> Experiment:
+def _build_experiment(loaded: Loaded, *, download: bool, loaded_data: LoadedData | None) -> Experiment:
     config = loaded.config
     seed_globals("construction", config.seed.init)
     with located(loaded):
         device = _prepare_machine(config)
-    if material is None:
-        material = load_data(loaded, download=download)
-    dataset, splits = material.dataset, material.splits
+    if loaded_data is None:
+        loaded_data = load_data(loaded, download=download)
+    dataset, splits = loaded_data.dataset, loaded_data.splits
     with located(loaded, "data"):
         prepare = make_prepare(
             input_shape=dataset.input_shape,

@@ -315,7 +315,7 @@ class Experiment:
 
     # ---- records
 
-    def here(self, kind: type[Record], values: Mapping[str, float | None] | None = None) -> Any:
+    def make_record(self, kind: type[Record], values: Mapping[str, float | None] | None = None) -> Any:
         """Return a record of the given kind at this moment."""
         now = self.progress
         epoch = now.epoch + now.batch / self.batches.batches_per_epoch
@@ -330,7 +330,7 @@ class Experiment:
         if output.grad_norms is not None:
             values["grad_norm"] = output.grad_norms.norm().item()
             values |= dict(zip(self._norm_columns(), output.grad_norms.tolist(), strict=True))
-        record: StepRecord = self.here(StepRecord, values)
+        record: StepRecord = self.make_record(StepRecord, values)
         return record
 
     def evaluate(self) -> EvalRecord:
@@ -353,7 +353,7 @@ class Experiment:
                 schedule.observe(metric)
         self._evaluated_at = self.progress.step
         self._check_compiled()
-        record: EvalRecord = self.here(EvalRecord, values)
+        record: EvalRecord = self.make_record(EvalRecord, values)
         return record
 
     def measure(self, split: str) -> dict[str, float]:

@@ -23,7 +23,7 @@ def train(run: Experiment) -> Generator[Record]:
     """
     if run.progress.step == 0:
         yield run.evaluate()
-        yield run.here(CheckpointDue)
+        yield run.make_record(CheckpointDue)
 
     run.compile()  # does nothing for an eager engine
     run.clock.start()
@@ -42,11 +42,11 @@ def train(run: Experiment) -> Generator[Record]:
                     yield run.evaluate()
             if due.checkpoint:
                 with run.clock.paused():
-                    yield run.here(CheckpointDue)
+                    yield run.make_record(CheckpointDue)
             if run.finished():
                 break
     run.clock.stop()
 
     if run.last_evaluation_due():
-        yield run.here(CheckpointDue)
+        yield run.make_record(CheckpointDue)
         yield run.evaluate()
