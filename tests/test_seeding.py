@@ -156,4 +156,4 @@ def test_a_state_that_does_not_fit_makes_the_checkpoint_a_damaged_one(tmp_path: 
             path.write_bytes(pack(state))
     done = optlab("resume", folder, "train.epochs=2", "--quiet")
     assert done.code == 0  # the checkpoint of step 0 is there as well
-    assert "does not fit the run's config" in done.err
+    assert "does not match the config of the run" in done.err

@@ -524,7 +524,7 @@ def test_a_run_that_is_there_already(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     done = optlab("train", config, "--run-dir", folder, "--quiet")
     assert done.code == 2
-    assert "holds a run already (completed)" in done.err
+    assert "already contains a run (completed)" in done.err
     assert "--force" in done.err
     other = optlab("train", config, "optimizer.lr=0.1", "--run-dir", folder, "--quiet", "--skip-existing")
     assert other.code == 2

@@ -225,7 +225,7 @@ def test_another_config_is_never_taken_for_a_run_that_exists(full: Path, key: st
         assert (done.code, done.json["skipped"]) == (0, True), done.err
     else:
         assert done.code == 2, f"{key}: {done.out}"
-        assert "holds another run" in done.err
+        assert "contains another run" in done.err
 
 
 REFUSED_ON_RESUMING = [key for key in CHANGES if "resume" not in allowed(key)]

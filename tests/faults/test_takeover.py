@@ -110,9 +110,9 @@ def test_a_folder_of_runs_is_no_run_directory(tmp_path: Path) -> None:
         done = optlab(
             "train", config, "--quiet", "--run-dir", folder, "--force", "--runs", tmp_path / "other"
         )
-        assert (done.code, "holds other runs" in done.err) == (2, True), done.err
+        assert (done.code, "contains other runs" in done.err) == (2, True), done.err
     done = optlab("train", config, "--quiet", "--run-dir", tmp_path / "root", "--runs", tmp_path / "root")
-    assert (done.code, "holds the runs" in done.err) == (2, True), done.err
+    assert (done.code, "contains all runs" in done.err) == (2, True), done.err
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
 
 

@@ -213,7 +213,7 @@ def test_a_run_that_ended_off_its_rhythm_is_extended_to_the_longer_run(tmp_path:
         assert [best_step(longer), best_step(extended)] == [7, 10]
     done = optlab("resume", extended, "train.epochs=2", "train.steps=null", "--quiet")
     assert done.code == 0, done.err
-    assert "takes back the evaluation at step 10" in done.err
+    assert "discarding the former final evaluation at step 10" in done.err
     assert differences(longer, extended) == []
 
 
@@ -225,7 +225,7 @@ def test_what_cannot_be_taken_back_is_told(tmp_path: Path) -> None:
     with mock.patch.object(Recorder, "save"):  # as if the disk had refused every one
         folder = small(tmp_path, "run", "train.epochs=null", "train.steps=10")
     done = optlab("resume", folder, "train.steps=14", "--quiet")
-    assert (done.code, "keeps the evaluation at step 10" in done.err) == (0, True)
+    assert (done.code, "keeping the former final evaluation at step 10" in done.err) == (0, True)
     assert rundir.load_run(folder).epochs["step"] == [0, 7, 10, 14]
 
 
@@ -245,7 +245,7 @@ def test_more_patience_continues_a_run_that_stopped_early(tmp_path: Path) -> Non
         (["optimizer.lr=0.1"], "optimizer.0.lr: 0.05 in the existing run, 0.1 wanted"),
         (["log.every=1"], "log.every: 2 in the existing run, 1 wanted"),
         (["data.batch_size=16"], "data.batch_size: 32 in the existing run, 16 wanted"),
-        (["train.epochs=0.5"], "at step 7 already, and the run would end at 4"),
+        (["train.epochs=0.5"], "is already at step 7, and the run would end at step 4"),
         (["train.early_stopping={patience: 9}"], "train.early_stopping"),
         (["optimizer.lr=x"], "optimizer.lr"),
         (["nonsense=1"], "nonsense"),
@@ -257,7 +257,7 @@ def test_what_would_change_the_past_is_refused(tmp_path: Path, changes: list[str
 
 def test_a_schedule_that_takes_its_length_from_the_run_keeps_it(tmp_path: Path) -> None:
     folder = small(tmp_path, "run", "scheduler={name: CosineAnnealingLR, interval: step}")
-    assert "scheduler.T_max follows from the run's length: 7 there, 14 here" in refused(
+    assert "scheduler.T_max depends on the run's length: 7 in the run, 14 now" in refused(
         folder, "train.epochs=2"
     )
     done = optlab("resume", folder, "train.epochs=2", "scheduler.T_max=7", "--quiet")
@@ -332,6 +332,6 @@ def test_skip_existing_resumes_what_was_interrupted(tmp_path: Path) -> None:
     assert (other.code, "log.gradients: False in the existing run" in other.err) == (2, True)
     done = optlab(*command, stopped, "--skip-existing")
     assert (done.code, done.json["skipped"]) == (0, False), done.err
-    assert "goes on after step" in (stopped / "train.log").read_text()
+    assert "resuming after step" in (stopped / "train.log").read_text()
     assert differences(folder, stopped) == []
     assert optlab(*command, stopped, "--skip-existing").json["skipped"] is True

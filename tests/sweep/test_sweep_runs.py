@@ -379,7 +379,7 @@ def test_a_sweep_goes_on_after_a_signal_to_its_group_and_after_its_process_was_k
     killed = context.Process(target=run, args=(file,), kwargs={"runs": runs, "workers": 2})
     killed.start()
     for _ in range(600):
-        if all("goes on after step" in path.read_text() for path in logs):
+        if all("resuming after step" in path.read_text() for path in logs):
             break
         assert killed.is_alive()
         time.sleep(0.1)
@@ -393,7 +393,7 @@ def test_a_sweep_goes_on_after_a_signal_to_its_group_and_after_its_process_was_k
     assert not (runs / "s" / ".data").exists()
     rows = results(runs / "s")
     assert [row["status"] for row in rows] == ["completed"] * 3
-    assert [path.read_text().count("goes on after step") for path in logs] == [2, 2]
+    assert [path.read_text().count("resuming after step") for path in logs] == [2, 2]
     config = load_config(runs / "s" / "sgd" / "lr=0.1,seed=0" / "config.yaml")
     launch.launch(config, tmp_path / "peace")
     assert differences(runs / "s" / "sgd" / "lr=0.1,seed=0", tmp_path / "peace") == []

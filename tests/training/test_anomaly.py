@@ -32,7 +32,10 @@ def test_weights_that_start_infinite(tmp_path: Path) -> None:
     )
     step, message = diverged(tmp_path, f"model={{name: '{tmp_path}/bad.py:net'}}")
     assert step == 0
-    assert message == "step 0: the evaluation's loss is bad; the first bad weight is 1.bias (1 of 10 values)"
+    assert message == (
+        "step 0: the evaluation loss is not finite or above its bound; "
+        "the first bad weight is 1.bias (1 of 10 values)"
+    )
 
 
 def test_nan_in_the_data(tmp_path: Path) -> None:

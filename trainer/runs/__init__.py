@@ -1,1 +1,1 @@
-"""One run on disk: its directory, checkpoints, records, and how it is started and resumed."""
+"""A run on disk: its directory, checkpoints and records, and starting and resuming it."""

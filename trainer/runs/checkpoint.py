@@ -1,7 +1,7 @@
-"""Checkpoints: an experiment's whole state in one file.
+"""Checkpoints: the complete state of an experiment in one file.
 
-Only tensors and plain Python values go in, so that `torch.load(weights_only=True)` reads them and loading
-never runs code. A checkpoint holds a checksum of its content; the one before is kept beside it.
+A checkpoint contains only tensors and plain Python values, so that `torch.load(weights_only=True)` reads it
+and loading never executes code. It contains a checksum of its content. The previous checkpoint is kept.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from trainer.runs.files import Guard, make_folder, write_atomically
 from trainer.reading import read_regular
 
 FORMAT = 1
-_MOST_BYTES = 1 << 40  # the machine's memory is the bound; a device or a FIFO is never read
+_MOST_BYTES = 1 << 40  # in effect limited by memory; devices and FIFOs are never read
 LAST = "last.pt"
 PREVIOUS = "previous.pt"
 BEST = "best.pt"
-FORMER_BEST = "former_best.pt"  # kept where best.pt is of an evaluation that a longer run would not have
+FORMER_BEST = "former_best.pt"  # kept if best.pt comes from an evaluation that an extended run would not have
 
 
 class DamagedError(RunError):
-    """A checkpoint cannot be read, or does not fit what it is to be loaded into."""
+    """A checkpoint cannot be read, or does not match the experiment that it is loaded into."""
 
 
 def pack(state: Mapping[str, Any]) -> bytes:
-    """Return a checkpoint's bytes: a torch file of the state, its format and its checksum.
+    """Serialize a checkpoint: the state, the format version and the checksum as a torch file.
 
     Raises:
-        RunError: a component keeps something that is no tensor and no plain value.
+        RunError: the state of a component contains something other than tensors and plain values.
     """
     buffer = io.BytesIO()
     try:
@@ -47,7 +47,7 @@ def pack(state: Mapping[str, Any]) -> bytes:
     except TypeError as error:
         raise RunError(
             f"the state cannot be saved: {error}",
-            fix="let your own component keep tensors, numbers and strings only",
+            fix="keep only tensors, numbers and strings in the state of your own component",
         ) from error
     torch.save({"format": FORMAT, "sha256": checksum, **state}, buffer)
     return buffer.getvalue()
@@ -57,20 +57,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        DamagedError: it is absent, damaged, holds more than tensors and plain values, or has another format.
+        DamagedError: the file is missing or damaged, has another format, or contains something other than
+            tensors and plain values.
     """
     try:
         content = read_regular(path, _MOST_BYTES)
     except FileNotFoundError as error:
-        raise DamagedError(f"there is no checkpoint at {path}") from error
+        raise DamagedError(f"checkpoint {path} does not exist") from error
     except RunError as error:
         raise DamagedError(str(error)) from error
     try:
         _refuse_packed(content)
-        with warnings.catch_warnings():  # torch warns of pickles that it then refuses
+        with warnings.catch_warnings():  # torch warns about pickles that it then rejects
             warnings.simplefilter("ignore")
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes torch's reader fail in any way there is
+    except Exception as error:  # torch's reader can raise anything on a damaged file
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DamagedError(f"{path} is not a readable checkpoint: {reason}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -91,7 +92,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _refuse_packed(content: bytes) -> None:
-    """Refuse what is no torch file of ours; ours are stored, not compressed, so none can swell."""
+    """Refuse compressed archives: torch writes uncompressed ones, and a compressed one could be a zip bomb."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise ValueError("its entries are compressed")
@@ -101,11 +102,11 @@ def digest(state: Any, *, limit: int | None = None) -> str:
     """Return the SHA-256 of nested dicts, lists, tensors and plain values.
 
     Args:
-        state: what to sum up.
-        limit: most bytes a tensor may take, so that a crafted file cannot make a small one large.
+        state: the values to hash.
+        limit: maximum size of a tensor in bytes, so that a small crafted file cannot expand to a large tensor.
 
     Raises:
-        TypeError: there is something else in it.
+        TypeError: the state contains something else.
         ValueError: a tensor is larger than `limit`.
     """
     total = hashlib.sha256()
@@ -135,7 +136,7 @@ def _add(update: Callable[[Any], None], value: Any, limit: int | None) -> None:
         update(f"V{type(value).__name__}{len(text)}:".encode())
         update(text)
     else:
-        raise TypeError(f"{type(value).__name__} is no tensor and no plain value")
+        raise TypeError(f"{type(value).__name__} is neither a tensor nor a plain value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +147,14 @@ class _Job:
 
 
 class Writer:
-    """Writes checkpoints beside training: one at a time, in order, on a thread of their own.
+    """Writes checkpoints in a background thread, one at a time and in order.
 
-    What cannot be written stays pending and is tried again with the next one. The content is made while the
-    caller waits (its clock stands), because that takes the processor; writing and syncing only take time.
+    A checkpoint that cannot be written stays pending and is retried with the next one. `put` serializes the
+    state while the caller waits (with its clock stopped), because that is CPU-bound; only writing and
+    syncing run in the thread.
 
     Args:
-        guard: called just before a checkpoint takes its place; raises when the run is another process's.
+        guard: called just before a checkpoint file is replaced; raises if another process owns the run.
     """
 
     def __init__(self, guard: Guard | None = None) -> None:
@@ -162,27 +164,27 @@ class Writer:
         self._failure: StorageError | None = None
 
     def put(self, path: Path, state: Mapping[str, Any], *, former: Path | None = None) -> None:
-        """Add a checkpoint to what is to be written; a newer one of the same name takes the older's place.
+        """Add a checkpoint to the pending ones; it replaces a pending one of the same path.
 
         Args:
-            path: where it goes.
-            state: tensors and plain values; not needed any more when this returns.
-            former: name under which the checkpoint that it replaces is kept.
+            path: the checkpoint file.
+            state: tensors and plain values; may be modified after this returns.
+            former: path under which the replaced checkpoint is kept.
         """
         self._join()
         self._pending.pop(path, None)
         self._pending[path] = _Job(path, pack(state), former)
 
     def start(self) -> None:
-        """Begin to write what is pending."""
+        """Start to write the pending checkpoints."""
         self._join()
         self._failure = None
-        # A daemon: a second SIGINT leaves at once, and half a temporary file harms nobody.
+        # A daemon, so that a second SIGINT exits immediately; an incomplete temporary file does no harm.
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
         self._thread.start()
 
     def wait(self) -> StorageError | None:
-        """Wait until the writing ends; return what went wrong, None when nothing did."""
+        """Wait until writing has finished. Return the error, or None if there was none."""
         self._join()
         failure, self._failure = self._failure, None
         return failure
@@ -193,7 +195,7 @@ class Writer:
             self._thread = None
 
     def _work(self) -> None:
-        # In order, up to the first failure: last.pt must never be ahead of the best.pt that it speaks of.
+        # In order, up to the first failure: last.pt must never be newer than the best.pt that it refers to.
         for path, job in list(self._pending.items()):
             try:
                 make_folder(job.path.parent)

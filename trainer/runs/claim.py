@@ -1,8 +1,8 @@
-"""The lock of a run directory, and the proof that this process still holds it.
+"""The lock of a run directory, and the check that this process still holds it.
 
-The lock is an flock on the file `lock`; a crash releases it. Whoever deletes that file lets a second process
-in, so the holder proves before every write that the run is still its own: the lock's path is the file that
-it locked, and status.json carries its name.
+The lock is an flock on the file `lock`; a crash releases it. If someone deletes that file, a second process
+can lock the directory. The holder therefore checks before every write that it still owns the run: the path
+of the lock is still the file that it locked, and status.json still names it as the writer.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from trainer.runs.files import VanishedError, no_follow
 from trainer.runs.run_files import LOCK, STATUS
 
 _TRIES, _PAUSE_SECONDS = 5, 0.02
-_CONTENT = re.compile(rb"(p|pi|pid|pid \d*\n?)?\Z")  # a full disk may have cut it
+_CONTENT = re.compile(rb"(p|pi|pid|pid \d*\n?)?\Z")  # possibly truncated by a full disk
 _WHOLE = re.compile(rb"pid \d+\n\Z")
 
 
 class LostError(VanishedError):
-    """Another process took a run over while this one wrote it."""
+    """Another process took over the run while this one was writing it."""
 
 
 class Claim:
-    """A directory that this process holds the lock of.
+    """A directory whose lock this process holds.
 
     Args:
         folder: the directory.
@@ -48,11 +48,11 @@ class Claim:
         self._signed: os.stat_result | None = None
 
     def check(self) -> None:
-        """See that no other process may write here; costs some microseconds.
+        """Check that this process still owns the run; takes a few microseconds.
 
         Raises:
-            LostError: another one may.
-            VanishedError: the directory is gone.
+            LostError: another process owns it.
+            VanishedError: the directory does not exist any more.
         """
         lock = _lstat(self.folder / LOCK)
         if lock is None:
@@ -73,7 +73,7 @@ class Claim:
         self.sign()
 
     def sign(self) -> None:
-        """Remember status.json, which carries this claim's name now."""
+        """Remember the file status.json, which now names this claim as the writer."""
         self._signed = _lstat(self.folder / STATUS)
 
     def close(self) -> None:
@@ -81,11 +81,11 @@ class Claim:
         self._file.close()
 
     def _take_again(self) -> None:
-        """Lock the directory anew after somebody deleted its lock, unless another process was faster."""
+        """Lock the directory again after its lock file was deleted, unless another process was faster."""
         try:
             file = open(self.folder / LOCK, "x+", encoding="utf-8", opener=no_follow)  # noqa: SIM115
         except FileNotFoundError as error:
-            raise VanishedError(f"{self.folder} vanished while the run was going on") from error
+            raise VanishedError(f"{self.folder} was moved or deleted during the run") from error
         except OSError as error:
             raise self._lost() from error
         try:
@@ -100,7 +100,7 @@ class Claim:
     def _lost(self) -> LostError:
         return LostError(
             f"{self.folder} was taken over by another process: its {LOCK} or {STATUS} was replaced",
-            fix="the other process goes on with the run; this one has stopped and writes nothing more",
+            fix="the other process continues the run; this one has stopped and writes nothing more",
         )
 
 
@@ -117,15 +117,15 @@ def _unchanged(one: os.stat_result, other: os.stat_result) -> bool:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[Claim]:
-    """Hold a directory's lock; a crash releases it.
+    """Hold the lock of a directory; a crash releases it.
 
     Args:
-        path: the directory; it is made.
-        wait: until whoever writes there is done.
+        path: the directory; created if missing.
+        wait: wait until another process that holds the lock releases it.
 
     Raises:
-        BusyError: another process writes there, and this one is not to wait.
-        RunError: the directory cannot be written, or its `lock` is not optlab's.
+        BusyError: another process holds the lock, and `wait` is false.
+        RunError: the directory cannot be written, or its `lock` was not written by optlab.
     """
     while True:
         file = _open(path)
@@ -137,12 +137,12 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[Claim]:
             file.close()
             raise BusyError(
                 f"{path} is being written by another process" + (f" ({holder})" if holder else ""),
-                fix="say --wait to wait for it, or choose another --run-dir",
+                fix="use --wait to wait for it, or choose another --run-dir",
             ) from error
         found = _lstat(path / LOCK)
         if found is not None and os.path.samestat(found, os.fstat(file.fileno())):
             break
-        file.close()  # it was deleted between opening and locking
+        file.close()  # deleted between opening and locking
     claim = Claim(path, file)
     try:
         _write_holder(file)
@@ -152,7 +152,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[Claim]:
 
 
 def _open(path: Path) -> IO[str]:
-    """Open a directory's lock, and make both where they are not there."""
+    """Open the lock file of a directory; create both if missing."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = open(path / LOCK, "a+", encoding="utf-8", errors="replace", opener=no_follow)  # noqa: SIM115
@@ -164,12 +164,12 @@ def _open(path: Path) -> IO[str]:
     found = os.fstat(file.fileno())
     if not stat.S_ISREG(found.st_mode) or not _CONTENT.match(os.pread(file.fileno(), 100, 0)):
         file.close()
-        raise RunError(f"{path / LOCK} is not optlab's", fix="choose another --run-dir")
+        raise RunError(f"{path / LOCK} was not written by optlab", fix="choose another --run-dir")
     return file
 
 
 def is_ours(lock: Path) -> bool:
-    """Return whether a `lock` is one that a process of optlab left."""
+    """Return whether a `lock` file was written by optlab."""
     try:
         descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -179,7 +179,7 @@ def is_ours(lock: Path) -> bool:
 
 
 def _write_holder(file: IO[str]) -> None:
-    """Write who holds the lock, which is for people: a full disk must not stop a run here."""
+    """Write the process id of the holder for users; a full disk must not stop the run here."""
     with suppress(OSError):
         file.truncate(0)
         file.write(f"pid {os.getpid()}\n")
@@ -187,7 +187,7 @@ def _write_holder(file: IO[str]) -> None:
 
 
 def _lock(file: IO[str], wait: bool) -> None:
-    """Take the lock; a reader that looks whether it is held (`is_locked`) holds it for a moment itself."""
+    """Take the lock. Tries several times, because `is_locked` in another process holds it for a moment."""
     for _ in range(_TRIES):
         with suppress(BlockingIOError):
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -196,7 +196,7 @@ def _lock(file: IO[str], wait: bool) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a living process writes this run directory now."""
+    """Return whether a process holds the lock of this run directory."""
     try:
         descriptor = os.open(path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

@@ -1,6 +1,6 @@
-"""Draws a run's figures from its files alone, here or in a process beside this one.
+"""Draws the figures of a run from its files, in this process or in a child process.
 
-Reads a run directory and writes nothing into it: whoever holds the run's lock does. No torch.
+Reads the run directory and does not write to it: the process that holds the lock does. Does not import torch.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure as it is to be written.
+    """A rendered figure.
 
     Args:
-        name: of the file, with its ending.
+        name: file name with extension.
         content: the file's bytes.
-        failure: why it could not be drawn; then there is no content.
+        failure: why drawing failed; `content` is then empty.
     """
 
     name: str
@@ -38,22 +38,22 @@ class Picture:
     failure: str = ""
 
 
-_ANSWER = b"\noptlab's pictures:\n"  # what comes before it on stdout, other packages have printed
+_ANSWER = b"\noptlab's pictures:\n"  # precedes the result on stdout; earlier output is from other packages
 
 Draw = Callable[[Path, Sequence[str]], list[Picture]]
 
 
 def draw_run(folder: Path, formats: Sequence[str]) -> list[Picture]:
-    """Return all figures of the run in a directory, each in every format: png, svg, pdf.
+    """Return all figures of a run, each in every given format (png, svg, pdf).
 
-    A figure that cannot be drawn does not keep the others from being drawn.
+    If one figure cannot be drawn, the others are still drawn.
 
     Raises:
-        RunError: it is no run directory, or one of its files is damaged.
+        RunError: `folder` is not a run directory, or one of its files is damaged.
     """
-    if not formats:  # laying a figure out takes as long as a small run, though nothing would be saved
+    if not formats:  # computing the layout alone takes as long as a small run
         return []
-    from trainer.plots.histograms import plot_histograms  # matplotlib takes 0.3 s, and comes when it is used
+    from trainer.plots.histograms import plot_histograms  # matplotlib takes 0.3 s to import
     from trainer.plots.run import Curves, plot_run
     from trainer.plots.style import render
     from trainer.plots.titles import title
@@ -91,16 +91,17 @@ def draw_run(folder: Path, formats: Sequence[str]) -> list[Picture]:
 
 @contextmanager
 def beside(wanted: bool) -> Iterator[Draw]:
-    """Give a `draw_run`, to be called once, in a process that imports matplotlib in the meantime.
+    """Yield a `draw_run` that runs in a child process, to be called once.
 
-    That is done while torch imports its compiler here. Where the process fails, the figures are drawn here.
+    The child imports matplotlib while torch imports its compiler in this process. If the child fails, the
+    figures are drawn in this process.
 
     Args:
-        wanted: whether there will be figures; else, or without a core to spare, `draw_run` itself is given.
+        wanted: whether figures will be drawn. If not, or if there is only one core, `draw_run` is yielded.
     """
-    from trainer.device import usable_cores  # with torch, which the process beside does without
+    from trainer.device import usable_cores  # imports torch, which the child does not need
 
-    process = _started() if wanted and usable_cores() > 1 else None
+    process = _start_process() if wanted and usable_cores() > 1 else None
     if process is None:
         yield draw_run
         return
@@ -117,24 +118,24 @@ def beside(wanted: bool) -> Iterator[Draw]:
             process.kill()
 
 
-def _started() -> subprocess.Popen[bytes] | None:
-    """Return a process that runs `serve`; None where the system will not start one."""
+def _start_process() -> subprocess.Popen[bytes] | None:
+    """Start a process that runs `serve`; return None if the system refuses."""
     command = [sys.executable, "-P", "-c", "from trainer.runs.drawing import serve; serve()"]
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
     with suppress(OSError):
-        # In a session of its own: Ctrl-C in a terminal is for the process that trains alone.
+        # In a session of its own, so that Ctrl-C in a terminal reaches only the training process.
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, start_new_session=True)
     return None
 
 
 def serve() -> None:
-    """Wait on stdin for what to draw, and answer with the pictures on stdout; leave when nobody asks."""
+    """Read the arguments of `draw_run` from stdin, write the figures to stdout, exit; exit on empty input."""
     import trainer.plots.histograms
-    import trainer.plots.run  # noqa: F401 (all that drawing takes is here when the question comes)
+    import trainer.plots.run  # noqa: F401 (imported before the request arrives)
 
     if question := sys.stdin.buffer.read():
         answer = pickle.dumps(draw_run(*pickle.loads(question)))
         sys.stdout.flush()
         sys.stdout.buffer.write(_ANSWER + answer)
         sys.stdout.buffer.flush()
-    os._exit(0)  # taking a process apart that has drawn takes as long as a figure
+    os._exit(0)  # normal interpreter shutdown takes as long as drawing a figure

@@ -1,4 +1,4 @@
-"""What a run's numbers depend on besides its config: versions, machine, git."""
+"""What the results of a run depend on besides its config: versions, machine, git state."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from packaging.utils import canonicalize_name
 from trainer.device import usable_cores
 
 LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
-"""The versions that the tests have passed with; a checkout has the file, an installed wheel has not."""
+"""The versions that the tests pass with; exists in a checkout, not in an installed wheel."""
 
 PACKAGES = ("optlab", "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "pydantic")
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, machine, command and git state as plain values for environment.json."""
+    """Return versions, machine, command and git state as plain values, for environment.json."""
     return {
         "format": 1,
         "versions": {"python": platform.python_version()}
@@ -39,16 +39,16 @@ def environment() -> dict[str, Any]:
 
 
 def origin(folder: Path) -> dict[str, str]:
-    """Return who runs this process, on which host, and the absolute path of a run directory.
+    """Return the user and host of this process and the absolute path of a run directory.
 
-    A run directory whose recorded origin is another one was received, copied or moved: see `resume --trust`.
+    If the recorded origin of a run directory differs, it was received, copied or moved: see `resume --trust`.
     """
     return {"user": str(os.getuid()), "host": platform.node(), "path": str(folder.resolve())}
 
 
 @cache
 def package_version(name: str) -> str | None:
-    """Return the installed version of a distribution; None when it is not installed."""
+    """Return the installed version of a distribution, or None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -57,7 +57,7 @@ def package_version(name: str) -> str | None:
 
 @cache
 def processor_name() -> str:
-    """Return the CPU's model name as the system tells it."""
+    """Return the model name of the CPU as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -68,9 +68,9 @@ def processor_name() -> str:
 
 @cache
 def git_state() -> dict[str, Any] | None:
-    """Return the working directory's commit and whether files differ from it; None outside a repository.
+    """Return the commit of the working directory and whether files differ from it; None outside a repository.
 
-    Asked once per process: that is the state from which its code was loaded.
+    Cached, so that it describes the state from which this process loaded its code.
     """
 
     def git(*arguments: str) -> str | None:
@@ -93,14 +93,14 @@ def git_state() -> dict[str, Any] | None:
 
 
 def compare_with_lock() -> dict[str, Any]:
-    """Compare the installed packages with the versions that the lock file names.
+    """Compare the installed packages with the versions in the lock file.
 
-    Packages that the lock names and that are not installed (development tools, CUDA libraries where torch is
-    built for the CPU) are no difference; nor is another build of the same version (`2.14.1+cpu`).
+    Packages of the lock file that are not installed (development tools, CUDA libraries with a CPU build of
+    torch) do not count as differences, nor do other builds of the same version (`2.14.1+cpu`).
 
     Returns:
-        `lock`, the file, or None where there is none; `compared`, how many installed packages it names;
-        `differences`, a dict of `package`, `installed` and `tested` for each that has another version.
+        A dict of `lock`, the file or None if missing; `compared`, the number of installed packages in it;
+        `differences`, a list of dicts with `package`, `installed` and `tested`.
     """
     try:
         lines = LOCK.read_text(encoding="utf-8").splitlines()
@@ -108,7 +108,7 @@ def compare_with_lock() -> dict[str, Any]:
         return {"lock": None, "compared": 0, "differences": []}
     installed: dict[str, str] = {}
     for found in metadata.distributions():
-        if found.name and found.version:  # None where the package's own files are damaged
+        if found.name and found.version:  # None if the metadata of the package is damaged
             installed.setdefault(
                 canonicalize_name(found.name), found.version
             )  # the first is the one imported

@@ -1,8 +1,8 @@
-"""Files as optlab reads and writes them: bounded reading, whole or no writing, no symbolic links.
+"""Atomic writes, append-only tables and symbolic links.
 
-CSV files are only ever appended to; everything else is written to a temporary name, synced and renamed, so
-that a reader or a crash never meets half a file. A guard, where one is given, is called just before a file
-changes and raises an error when it must not. No torch here.
+CSV files are append-only. Every other file is written under a temporary name, synced and renamed, so that no
+reader sees an incomplete file, even after a crash. A guard is called just before a file changes, and raises
+if the file must not change. Does not import torch.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ Guard = Callable[[], None]
 
 
 class VanishedError(StorageError):
-    """A run's file is no longer where it was, so what is written goes nowhere."""
+    """A file of a run was moved, replaced or deleted while the run was writing it."""
 
 
 def no_follow(path: str, flags: int) -> int:
-    """Open a file unless its name is a symbolic link: an `opener` for `open`."""
+    """Open a file unless it is a symbolic link; for use as the `opener` of `open`."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def kind(path: Path) -> str:
-    """Return what is at a path, links not followed: absent, file, directory, symbolic link or special file.
+    """Return the type of a path: absent, file, directory, symbolic link (not followed) or special file.
 
     Raises:
-        OSError: the path cannot be looked at.
+        OSError: the system does not allow access to the path.
     """
     try:
         mode = os.lstat(path).st_mode
@@ -52,14 +52,14 @@ def kind(path: Path) -> str:
 
 
 def refused(path: Path, error: OSError) -> StorageError:
-    """Return the error for a file that the system does not write."""
+    """Return the error for a file that cannot be written."""
     fixes = {
-        errno.ENOSPC: "free some space, or say --runs DIR to write elsewhere",
-        errno.EDQUOT: "free some space, or say --runs DIR to write elsewhere",
-        errno.ENOENT: "the directory is gone; it was there when the command started",
-        errno.ELOOP: "put a regular file or directory there: symbolic links are not followed",
+        errno.ENOSPC: "free some space, or use --runs DIR to write elsewhere",
+        errno.EDQUOT: "free some space, or use --runs DIR to write elsewhere",
+        errno.ENOENT: "do not move or delete the directory during the run",
+        errno.ELOOP: "replace the symbolic link with a regular file or directory",
     }
-    fix = fixes.get(error.errno or 0, "see that the directory can be written")
+    fix = fixes.get(error.errno or 0, "check that the directory is writable")
     return StorageError(f"cannot write {path}: {error.strerror}", fix=fix)
 
 
@@ -71,17 +71,17 @@ def write_atomically(
     proved: bool = False,
     guard: Guard | None = None,
 ) -> None:
-    """Write a file so that it is there whole or not at all: temporary name, fsync, rename.
+    """Write a file atomically: temporary name, fsync, rename.
 
     Args:
-        path: the file. A link of that name is replaced, never followed.
-        content: what it will hold.
-        former: name that the file which is there now is kept under.
-        proved: read the new file back and compare before it takes its place.
-        guard: called just before it takes its place.
+        path: the file. A symbolic link is replaced, never followed.
+        content: the new content.
+        former: path under which the existing file is kept.
+        proved: read the new file back and compare it before the rename.
+        guard: called just before the rename.
 
     Raises:
-        StorageError: the disk is full or the directory is gone; the former file is untouched.
+        StorageError: the file cannot be written; the existing file is unchanged.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -92,7 +92,7 @@ def write_atomically(
             file.flush()
             os.fsync(file.fileno())
         if proved and temporary.read_bytes() != data:
-            raise OSError(errno.EIO, "what was read back is not what was written")
+            raise OSError(errno.EIO, "the data read back differs from the data written")
         if guard is not None:
             guard()
         if former is not None:
@@ -109,7 +109,7 @@ def write_atomically(
 
 
 def _keep(path: Path, former: Path) -> None:
-    """Give the file that is there a second name, so that at no moment there is none."""
+    """Give the existing file a second name, so that `path` exists at all times."""
     link = former.with_name(f".{former.name}.{os.getpid()}.tmp")
     link.unlink(missing_ok=True)
     try:
@@ -123,7 +123,7 @@ def _keep(path: Path, former: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder outlast a power cut."""
+    """Sync a folder, so that renames in it survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -132,7 +132,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder within a run directory; StorageError when that fails or a link is in its place."""
+    """Create a folder in a run directory. Raise StorageError if that fails or it is a symbolic link."""
     try:
         path.mkdir(exist_ok=True)
         if path.is_symlink():
@@ -142,7 +142,7 @@ def make_folder(path: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, guard: Guard | None = None) -> None:
-    """Write JSON atomically; NaN and infinity, which JSON has not, become null."""
+    """Write JSON atomically; NaN and infinity, which JSON does not have, become null."""
     write_atomically(path, json.dumps(_finite(content), indent=2) + "\n", guard=guard)
 
 
@@ -157,16 +157,15 @@ def _finite(value: Any) -> Any:
 
 
 class Table:
-    """An append-only CSV file with columns fixed from the start; the system gets every row at once.
+    """An append-only, unbuffered CSV file with fixed columns.
 
-    Rows that the disk will not take are kept and come first when it takes some again. A table that is
-    continued is copied first: a process that lost the run, and whoever else holds the old file by another
-    name, keeps that one.
+    Rows that cannot be written are kept in memory and written when writes succeed again. A table that is
+    continued is copied first, so that a process that lost the run, or a hard link, keeps the old file.
 
     Args:
         path: the file.
         columns: its header.
-        size: bytes to keep of the file that is there; None = it starts anew.
+        size: number of bytes to keep of the existing file; None = start a new file.
         guard: called before every row and every flush.
     """
 
@@ -178,7 +177,7 @@ class Table:
         self.columns = tuple(columns)
         self._pending = b""
         self.failure: StorageError | None = None
-        if not size:  # the header comes whole or not at all: a kill leaves no table that cannot be read
+        if not size:  # written atomically, so that a kill leaves no incomplete header
             header = format_header(self.columns).encode()
             write_atomically(path, header, guard=self._guard)
             size = len(header)
@@ -191,7 +190,7 @@ class Table:
         self._size = size
 
     def _continue(self, size: int) -> None:
-        """Replace the file that is there with a copy of its first bytes."""
+        """Replace the existing file with a copy of its first `size` bytes."""
         path = self._path
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -205,7 +204,7 @@ class Table:
                     new.write(chunk)
                     left -= len(chunk)
                 if left:
-                    raise OSError(errno.EIO, f"it ends {left} bytes before its checkpoint")
+                    raise OSError(errno.EIO, f"it is {left} bytes shorter than its checkpoint says")
                 new.flush()
                 os.fsync(new.fileno())
             self._guard()
@@ -216,10 +215,10 @@ class Table:
             raise refused(path, error) from error
 
     def append(self, row: Mapping[str, Cell]) -> None:
-        """Write one row; `failure` says why when the disk will not take it now.
+        """Write one row. If that fails, keep the row and set `failure` to the error.
 
         Raises:
-            StorageError: more than 64 MiB are waiting, or the guard refuses.
+            StorageError: more than 64 MiB of rows are pending, or the guard raised.
         """
         self._guard()
         self._write(format_row(self.columns, row))
@@ -230,7 +229,7 @@ class Table:
         self._pending += line.encode()
         self.failure = None
         try:
-            while self._pending:  # a disk that fills up takes a part
+            while self._pending:  # a disk that fills up accepts only a part
                 written = self._file.write(self._pending)
                 self._pending = self._pending[written:]
                 self._size += written
@@ -238,11 +237,11 @@ class Table:
             self.failure = refused(self._path, error)
 
     def flush(self, *, sync: bool = False) -> int:
-        """See that every row is with the system, or on the disk (`sync`); return the file's size in bytes.
+        """Write all pending rows, to disk if `sync` is true; return the size of the file in bytes.
 
         Raises:
-            StorageError: the disk will not take it.
-            VanishedError: the file is no longer where it was.
+            StorageError: the rows cannot be written.
+            VanishedError: the file was moved, replaced or deleted.
         """
         self._guard()
         self._write("")
@@ -250,11 +249,11 @@ class Table:
             raise self.failure
         try:
             if not os.path.samestat(os.lstat(self._path), os.fstat(self._file.fileno())):
-                raise FileNotFoundError(errno.ENOENT, "another file took its place")
+                raise FileNotFoundError(errno.ENOENT, "another file replaced it")
             if sync:
                 os.fsync(self._file.fileno())
         except FileNotFoundError as error:
-            raise VanishedError(f"{self._path} vanished while the run was going on") from error
+            raise VanishedError(f"{self._path} was moved, replaced or deleted during the run") from error
         except OSError as error:
             raise refused(self._path, error) from error
         return self._size
@@ -264,10 +263,10 @@ class Table:
         return str(self._path)
 
     def close(self) -> None:
-        """Close the file; rows that still wait are lost."""
+        """Close the file and discard pending rows."""
         with suppress(OSError):
             self._file.close()
 
 
 def _allow() -> None:
-    """Allow every write: the guard of a table that no process can lose."""
+    """Allow every write (the default guard)."""

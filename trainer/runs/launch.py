@@ -1,4 +1,4 @@
-"""Starts a run: finds its directory, refuses or skips what is there, builds, locks, runs."""
+"""Starts a run: checks its directory for an existing run, builds the experiment, locks and trains."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from trainer.schedules import learning_rate
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A run that was trained, or found finished and left alone.
+    """A run that was trained, or that was finished already and skipped.
 
     Args:
         folder: its directory.
-        result: what it came to.
-        skipped: whether it was there already.
+        result: its result.
+        skipped: whether it was finished already.
     """
 
     folder: Path
@@ -48,7 +48,7 @@ class Launched:
 
 
 def folder_for(loaded: Loaded, overrides: Sequence[str], runs: Path) -> Path:
-    """Return where a config with its overrides lands: `<runs>/<name>/<run-id>`."""
+    """Return the run directory of a config with overrides: `<runs>/<name>/<run-id>`."""
     return runs / loaded.config.name / run_id(overrides, loaded.config.seed)
 
 
@@ -68,31 +68,31 @@ def launch(
 
     Args:
         loaded: the config.
-        folder: the run directory; made once everything is known to fit.
-        force: replace the run that a directory holds; its files are deleted when the new one has begun.
-        skip_existing: leave a finished run of the same config alone and return its result.
-        wait: let another process that writes there finish first (with `skip_existing`).
-        progress: shows the run; None = quiet.
-        loaded_data: the config's data where it is loaded already; None = load it.
+        folder: the run directory; created after all checks have passed.
+        force: replace an existing run; its files are deleted once the new run has started.
+        skip_existing: if the directory contains a finished run of the same config, return its result.
+        wait: wait for another process that writes to the directory (with `skip_existing`).
+        progress: progress display; None = quiet.
+        loaded_data: the data of the config; None = load it.
         should_prune, draw: see `runner.run`.
 
     Raises:
-        ConfigError, DataError: the experiment does not fit; nothing was written.
-        BusyError: another process writes there, and this one is not to wait.
-        RunError: the directory is taken or not writable.
+        ConfigError, DataError: the experiment is invalid; nothing was written.
+        BusyError: another process writes to the directory, and `wait` is false.
+        RunError: the directory contains another run or cannot be written.
     """
     ownership.refuse_foreign(folder)
     if not force:
         if skip_existing and loaded_data is None and rundir.is_finished(folder):
-            loaded_data = load_data(loaded)  # a finished run is the wanted one only if its data are these
+            loaded_data = load_data(loaded)  # needed to compare the data of the finished run
         digest = loaded_data.dataset.digest if loaded_data else None
         if found := _existing(loaded, folder, skip_existing, busy=wait, data_digest=digest):
             return Launched(folder, found, skipped=True)
     experiment = build_experiment(loaded, loaded_data=loaded_data)
-    interrupts.check()  # torch's imports may have swallowed it; nothing has been written yet
+    interrupts.check()  # torch's imports may have swallowed the signal; nothing has been written yet
     rundir.prepare_root(folder.parent)
     with rundir.locked(folder, wait=wait) as claim:
-        # Another process may have trained it while this one was building.
+        # Another process may have trained the run while this one was building it.
         if not force and (
             found := _existing(loaded, folder, skip_existing, busy=True, data_digest=experiment.data_digest)
         ):
@@ -106,57 +106,57 @@ def launch(
 def _existing(
     loaded: Loaded, folder: Path, skip: bool, *, busy: bool, data_digest: str | None
 ) -> RunResult | None:
-    """Return the result of the finished run that is there; None when the way is free.
+    """Return the result of an existing finished run; None if the config is to be trained.
 
     Args:
         loaded: the config.
         folder: the run directory.
-        skip: whether a finished run may be left alone.
-        busy: pass over a run that is being written: this process holds the lock itself, or will wait for it.
+        skip: whether to accept a finished run instead of raising an error.
+        busy: ignore a run that is being written: this process holds the lock, or will wait for it.
         data_digest: SHA-256 of the config's data; None = not loaded.
 
     Raises:
-        BusyError: another process writes there.
-        RunError: something is there that must not be overwritten.
+        BusyError: another process writes to the directory.
+        RunError: the directory contains a run that must not be overwritten.
     """
     status = rundir.read_status(folder)
     if status is None:
         return None
     if not skip:
         raise RunError(
-            f"{folder} holds a run already ({status['status']})",
-            fix="say --resume to go on with it, --force to throw it away, --skip-existing to leave one "
-            "that is finished, or choose --run-dir",
+            f"{folder} already contains a run ({status['status']})",
+            fix="use --resume to continue it, --force to overwrite it, --skip-existing to keep it if it is "
+            "finished, or choose another --run-dir",
         )
     if status["status"] == "running" and busy:
         return None
     if status["status"] == "running":
-        raise BusyError(f"{folder} is being written by another process", fix="say --wait to wait for it")
+        raise BusyError(f"{folder} is being written by another process", fix="use --wait to wait for it")
     refuse_another_run(loaded, folder, data_digest)
-    # What did not finish is trained anew.
+    # An unfinished run is trained from the start.
     return rundir.read_result(folder) if status["status"] in rundir.FINISHED else None
 
 
 def refuse_another_run(loaded: Loaded, folder: Path, data_digest: str | None) -> None:
-    """Raise RunError when the run in a directory was made from another config, other code or other data.
+    """Raise RunError if the run in a directory has another config, other code or other data.
 
     Args:
-        loaded: the wanted config.
+        loaded: the requested config.
         folder: the run directory.
-        data_digest: SHA-256 of the wanted data; None leaves the data out of the comparison.
+        data_digest: SHA-256 of the requested data; None = do not compare the data.
     """
     lines = run_differences(folder, loaded.config, code_of(loaded.config), data_digest)
     if lines:
         raise RunError(
-            f"{folder} holds another run; it differs in:\n    " + "\n    ".join(lines),
-            fix="say --force to throw it away, or choose --run-dir",
+            f"{folder} contains another run; it differs in:\n    " + "\n    ".join(lines),
+            fix="use --force to overwrite it, or choose another --run-dir",
         )
 
 
 def run_differences(folder: Path, wanted: Config, code: Code, data_digest: str | None) -> list[str]:
-    """Return a line per setting, source file, package and data set in which an existing run differs.
+    """Return a line for each setting, source file, package and data set in which an existing run differs.
 
-    Settings that do not make another run of it are left out (`structure.MayDiffer.skip`).
+    Settings that may differ when an existing run is skipped are left out.
     """
     saved, new = rundir.load_config(folder).model_dump(), wanted.model_dump()
     lines = describe_differences(config_differences(saved, new, "skip"), saved, new)
@@ -164,7 +164,7 @@ def run_differences(folder: Path, wanted: Config, code: Code, data_digest: str |
 
 
 def environment_differences(folder: Path, code: Code, data_digest: str | None) -> list[str]:
-    """Return a line per source file, package and data set in which an existing run differs."""
+    """Return a line for each source file, package and data set in which an existing run differs."""
     recorded = rundir.read_environment(folder)
     if not recorded:
         return [f"{rundir.ENVIRONMENT} is missing, so code and data cannot be compared"]
@@ -173,7 +173,7 @@ def environment_differences(folder: Path, code: Code, data_digest: str | None) -
 
 
 def announce(experiment: Experiment, progress: TrainingProgress) -> None:
-    """Say what is about to be trained: the experiment in one line, then its parameter groups."""
+    """Show what is trained: the title of the experiment, its notes and its parameter groups."""
     plan = experiment.plan
     steps_per_epoch = experiment.batches.batches_per_epoch / plan.accumulate
     progress.start(title(experiment.config.model_dump()), plan.steps, steps_per_epoch, plan.seconds)
@@ -185,7 +185,7 @@ def announce(experiment: Experiment, progress: TrainingProgress) -> None:
 
 
 def describe_groups(experiment: Experiment) -> list[str]:
-    """Return a line per parameter group: optimizer, group, tensors, numbers, learning rate, other options."""
+    """Return a line per parameter group: optimizer, group, tensors, parameters, learning rate, options."""
     lines = []
     for label, optimizer in experiment.optimizers.items():
         described, groups = experiment.groups[label], optimizer.param_groups
@@ -196,15 +196,15 @@ def describe_groups(experiment: Experiment) -> list[str]:
             own = " ".join(f"{key}={value}" for key, value in group.options.items() if key != "lr")
             name = f"{label}/{group.label}" if group.label else label
             rate = learning_rate({"lr": live.get("initial_lr", live.get("lr"))})
-            told = [f"{len(group.names)} tensors", f"{group.parameters:,} parameters"]
-            told += [f"lr={rate:g}"] if rate is not None else []
-            lines.append(f"group {name}: {', '.join(told)} {own}".rstrip())
+            parts = [f"{len(group.names)} tensors", f"{group.parameters:,} parameters"]
+            parts += [f"lr={rate:g}"] if rate is not None else []
+            lines.append(f"group {name}: {', '.join(parts)} {own}".rstrip())
     return lines
 
 
 @contextmanager
 def shown(quiet: bool) -> Iterator[TrainingProgress | None]:
-    """Give the progress display for the block; None when it is to be quiet."""
+    """Yield the progress display, or None if `quiet` is true."""
     if quiet:
         yield None
         return

@@ -1,13 +1,14 @@
-"""What in a run directory is optlab's: only that is ever replaced or deleted.
+"""Which files in a run directory belong to optlab: only these are ever replaced or deleted.
 
-A run begins in three steps, so that a kill at any instant leaves the former run or the new one:
+A run starts in three steps, so that after a kill at any time the directory contains either the old run or
+the new one:
 
-1. Its config, environment and component files are written to `.opening-<uuid>`, beside the former run.
-2. status.json is replaced by one with the same uuid: from here on the directory holds the new run.
-3. The former run's files are deleted, and those of `.opening-<uuid>` take their places, config.yaml last.
+1. The config, environment and component files are written to `.opening-<uuid>`, beside the old run.
+2. status.json is replaced by one with the same uuid: now the directory contains the new run.
+3. The files of the old run are deleted and those of `.opening-<uuid>` moved to their places, config.yaml last.
 
-A kill within the third step is made up for by `recover`; until then `rundir` reads the new run's files from
-`.opening-<uuid>`.
+If the process is killed during step 3, `recover` completes it; until then `rundir` reads the files of the new
+run from `.opening-<uuid>`.
 """
 
 from __future__ import annotations
@@ -54,16 +55,16 @@ _MOST_LOOKED_AT = 2_000
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether optlab wrote a run into this directory: its own mark in status.json says so.
+    """Return whether this directory contains a run of optlab: status.json contains a uuid.
 
-    Releases before that mark are known by their other files.
+    Runs of releases before the uuid are recognized by their other files.
     """
     status = rundir.read_status(folder)
     return status is not None and (status["uuid"] is not None or _is_old_run(folder))
 
 
 def _is_old_run(folder: Path) -> bool:
-    """Return whether config, environment and tables are as the releases before the mark wrote them."""
+    """Return whether config, environment and tables look like those of the releases before the uuid."""
     try:
         if "format" not in rundir.read_config(folder):
             return False
@@ -83,20 +84,20 @@ def _is_old_run(folder: Path) -> bool:
 
 
 def require_run(folder: Path) -> None:
-    """Raise RunError unless a directory is a run's, which may be continued or drawn into."""
+    """Raise RunError unless a directory contains a run."""
     if not os.path.isdir(folder):
-        raise RunError(f"{folder} is not a run directory: there is none", fix="see `optlab runs`")
+        raise RunError(f"{folder} is not a run directory: it does not exist", fix="see `optlab runs`")
     if is_run(folder):
         refuse_links(folder)
         return
     if kind(folder / STATUS) == "absent" and _was_killed_early(folder):
         raise RunError(
-            f"{folder} is not a run directory: the run was killed before it began",
-            fix="say `optlab train CONFIG`: nothing was lost",
+            f"{folder} is not a run directory: the run was killed before its first step",
+            fix="start it again with `optlab train CONFIG`; nothing was lost",
         )
     rundir.load_status(folder)
     raise RunError(
-        f"{folder} is not a run directory: nothing in it says that optlab wrote it",
+        f"{folder} is not a run directory: none of its files identify it as written by optlab",
         expected=f"a {STATUS} with the uuid of the run",
         fix="see `optlab runs`",
     )
@@ -108,23 +109,23 @@ def _was_killed_early(folder: Path) -> bool:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raise RunError when a run must not be put into a directory; no option changes that.
+    """Raise RunError if a directory must not be used for a run, whatever the options.
 
     Raises:
-        RunError: it holds other runs, or files that no run of optlab left there.
+        RunError: the directory contains other runs, or files that optlab did not write.
     """
     if not os.path.isdir(folder):
         return
     if inner := _run_below(folder):
         raise RunError(
-            f"{folder} holds other runs: {inner}",
-            fix="choose another --run-dir: a run has a directory of its own",
+            f"{folder} contains other runs: {inner}",
+            fix="choose another --run-dir: each run needs its own directory",
         )
     if is_run(folder):
         refuse_links(folder)
         return
     names = [name for name in sorted(os.listdir(folder)) if name != LOCK and not _OPENING.match(name)]
-    if is_ours(folder / LOCK):  # a run was here, and left the user's files when it was thrown away
+    if is_ours(folder / LOCK):  # a deleted run left the user's own files
         ours = {*FILES, *WITHIN, COMPONENTS}
         names = [name for name in names if name in ours and not _is_empty(folder / name)]
     if names:
@@ -135,18 +136,18 @@ def refuse_foreign(folder: Path) -> None:
             except RunError as error:
                 reason = f" ({error.problems[0].what})"
         raise RunError(
-            f"{folder} holds files that are not a run's: {names[0]}{reason}",
-            fix="choose another --run-dir; --force throws away runs, never other files",
+            f"{folder} contains files that are not a run's: {names[0]}{reason}",
+            fix="choose another --run-dir; --force deletes only runs, never other files",
         )
 
 
 def refuse_root(folder: Path, runs: Path) -> None:
-    """Raise RunError when a run would be put into the folder that holds all of them."""
-    with suppress(ValueError):  # a NUL in a path; the lock says so
+    """Raise RunError if a run directory is the folder that contains all runs."""
+    with suppress(ValueError):  # a NUL in a path; locking reports it
         if os.path.realpath(folder) == os.path.realpath(runs):
             raise RunError(
-                f"{folder} is the folder that holds the runs",
-                fix="choose another --run-dir: a run has a directory of its own",
+                f"{folder} is the folder that contains all runs",
+                fix="choose another --run-dir: each run needs its own directory",
             )
 
 
@@ -155,9 +156,10 @@ def _is_empty(path: Path) -> bool:
 
 
 def _run_below(folder: Path) -> Path | None:
-    """Return a run that lies deeper within a directory; None when there is none.
+    """Return a run in a subfolder of a directory, or None.
 
-    Where the directory is no run's, it is refused for its files in any case: then some folders are enough.
+    If the directory itself is not a run, searching a limited number of folders is enough, because the
+    directory is refused for its files in any case.
     """
     most = None if is_run(folder) else _MOST_LOOKED_AT
     places = rundir.walk(folder, most=most)
@@ -165,25 +167,25 @@ def _run_below(folder: Path) -> Path | None:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise RunError when a file of a run is a link or no regular file: what is written would go elsewhere.
+    """Raise RunError if a file of a run is a symbolic link or not a regular file.
 
-    The run directory itself and the folders above it may be links.
+    The run directory itself and its parents may be symbolic links.
     """
     for path, wanted in _places(folder):
         try:
             found = kind(path)
         except OSError as error:
-            raise RunError(f"cannot look at {path}: {error.strerror}") from error
+            raise RunError(f"cannot access {path}: {error.strerror}") from error
         if found not in ("absent", wanted):
             raise RunError(
                 f"{path} is a {found}",
-                expected=f"a {'regular file' if wanted == 'file' else wanted} of the run's own",
-                fix="replace it by what it stands for: optlab never follows links below a run directory",
+                expected=f"a {'regular file' if wanted == 'file' else wanted}",
+                fix="replace it with the real file or directory: optlab does not follow links in a run directory",
             )
 
 
 def _places(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield every path that a run has or may have, with what it is, folders before what they hold."""
+    """Yield every path that a run may have, with its expected type, each folder before its content."""
     for name in (LOCK, *FILES):
         yield folder / name, "file"
     for name, within in WITHIN.items():
@@ -204,7 +206,7 @@ def _places(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _component_copies(folder: Path) -> list[Path]:
-    """Return the copies of component files that environment.json speaks of; none when it cannot be read."""
+    """Return the copies of component files that environment.json lists; none if it cannot be read."""
     try:
         fields = EnvironmentFields.model_validate(rundir.read_environment(folder))
     except (RunError, ValueError):
@@ -220,7 +222,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes of optlab left in a run directory (its lock is held)."""
+    """Remove temporary files of killed processes from a run directory. The caller holds its lock."""
     copies = {path.name for path in _component_copies(folder)}
     own = {"": {LOCK, *FILES}, **WITHIN, COMPONENTS: copies}
     for place, names in own.items():
@@ -235,17 +237,17 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Delete a run's files, whose lock the caller holds; the user's own files stay where they are."""
+    """Delete the files of a run, but not the user's own files. The caller holds its lock."""
     remove_leftovers(folder)
     if opening := rundir.opening_of(folder):
         shutil.rmtree(opening, ignore_errors=True)
-    # The status goes last: what a kill leaves in between is still known as a run, to be cleared again.
+    # status.json is deleted last, so that after a kill the directory is still recognized as a run.
     _delete(folder, keep=(STATUS,))
     (folder / STATUS).unlink(missing_ok=True)
 
 
 def _delete(folder: Path, keep: tuple[str, ...]) -> None:
-    """Delete the files of a run but for the lock and `keep`, then the folders that are empty."""
+    """Delete the files of a run except the lock and `keep`, then its empty folders."""
     copies = _component_copies(folder)
     within = [folder / place / name for place, names in WITHIN.items() for name in names]
     for path in [*within, *copies, *(folder / name for name in FILES if name not in keep)]:
@@ -255,12 +257,12 @@ def _delete(folder: Path, keep: tuple[str, ...]) -> None:
     emptied = sorted(parents - {folder}, key=lambda path: -len(path.parts))
     for place in [*(folder / name for name in WITHIN), *emptied, folder / COMPONENTS]:
         if kind(place) == "directory":
-            with suppress(OSError):  # it holds a file of the user's
+            with suppress(OSError):  # not empty: it contains a file of the user's
                 place.rmdir()
 
 
 def make_opening(folder: Path, uuid: str) -> Path:
-    """Make the folder in which a run that is about to begin lays its first files out; return it."""
+    """Create and return the folder for the first files of a run (step 1 above)."""
     remove_leftovers(folder)
     opening = folder / f"{rundir.OPENING}{uuid}"
     make_folder(opening)
@@ -268,7 +270,7 @@ def make_opening(folder: Path, uuid: str) -> Path:
 
 
 def settle_opening(opening: Path) -> None:
-    """See that the first files of a run are on the disk, before status.json names it."""
+    """Sync the first files of a run to disk, before status.json is replaced (step 2 above)."""
     try:
         sync_folder(opening)
     except OSError as error:
@@ -276,16 +278,16 @@ def settle_opening(opening: Path) -> None:
 
 
 def complete_opening(folder: Path) -> None:
-    """Take the third step of a beginning (see above); where it was taken in part, what is left of it.
+    """Do step 3 of starting a run (see above), or complete it if it was interrupted.
 
     Raises:
-        StorageError: the disk does not allow it.
+        StorageError: a file cannot be written or deleted.
     """
     opening = rundir.opening_of(folder)
     if opening is None:
         return
     try:
-        if kind(opening / ENVIRONMENT) == "file":  # else the former files are gone already
+        if kind(opening / ENVIRONMENT) == "file":  # otherwise the old files are already deleted
             _delete(folder, keep=(STATUS, CONFIG, ENVIRONMENT))
             os.replace(opening / ENVIRONMENT, folder / ENVIRONMENT)
         if kind(opening / COMPONENTS) == "directory":
@@ -300,7 +302,7 @@ def complete_opening(folder: Path) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move the files of a folder, and of those within it, to another."""
+    """Move the files of a folder and its subfolders to another folder."""
     make_folder(target)
     for name in _names_in(source):
         if kind(source / name) == "directory":
@@ -310,11 +312,11 @@ def _move(source: Path, target: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Complete the beginning of a run that was killed in it.
+    """Complete the start of a run that was killed in step 3.
 
     Raises:
-        BusyError: another process writes there.
-        StorageError: the disk does not allow it.
+        BusyError: another process writes to the directory.
+        RunError: a file cannot be written or deleted.
     """
     if rundir.opening_of(folder) is None:
         return

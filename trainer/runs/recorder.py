@@ -1,6 +1,6 @@
-"""Writes a run's records, checkpoints, log and status into its directory.
+"""Writes the records, checkpoints, log and status of a run to its directory.
 
-Decides from the records when a run ends: diverged, stopped early. What the disk refuses is tried again.
+Decides from the records whether the run diverged or stops early. Failed writes are retried.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from trainer.records import (
 )
 from trainer.training.selection import Best, Patience, moment_of
 
-_MOST_OF_MESSAGE = 20_000  # characters; the log has all of it
+_MOST_OF_MESSAGE = 20_000  # characters; the log has the full message
 
 
 class Recorder:
-    """Writes one run's records into its directory, and remembers what they amount to.
+    """Writes the records of one run to its directory and keeps track of its best and final evaluation.
 
     Args:
-        experiment: what is trained.
+        experiment: the experiment.
         claim: the run directory, locked by this process.
-        log: the run in words.
+        log: the log of the run.
     """
 
     def __init__(self, experiment: Experiment, claim: rundir.Claim, log: RunLog) -> None:
@@ -70,7 +70,7 @@ class Recorder:
         self._sizes: Mapping[str, int] = {}
 
     def restore(self, state: Mapping[str, Any], histograms: Sequence[dict[str, Any]]) -> None:
-        """Go on from the state of a checkpoint; the tables are cut back to that moment when they open."""
+        """Load the state of a checkpoint; `open` then truncates the tables to that step."""
         if self.best and state["best"]:
             self.best.load_state_dict(state["best"])
         if self.patience and state["patience"]:
@@ -78,7 +78,8 @@ class Recorder:
         self.final = EvalRecord(**state["final"]) if state["final"] else None
         self.total_seconds = state["total_seconds"]
         self._sizes = state["tables"]
-        # A kill may come between the last checkpoint and the run's end; more patience takes an end back.
+        # The run may have been killed between its last checkpoint and its end. With more patience, a run that
+        # stopped early continues.
         gave_up = self.patience is not None and self.patience.is_exhausted()
         self.outcome = state["outcome"] if state["outcome"] != "early_stopped" or gave_up else None
         evaluated = self.final.step if self.final else 0
@@ -86,7 +87,7 @@ class Recorder:
         self._saved_at = self.experiment.progress.step
 
     def open(self, stack: ExitStack) -> None:
-        """Open the tables, to be closed with `stack`."""
+        """Open the tables; `stack` closes them."""
         columns = self.experiment.step_columns(), self.experiment.eval_columns()
         self._steps = self._table(rundir.STEPS, columns[0])
         stack.callback(self._steps.close)
@@ -98,7 +99,7 @@ class Recorder:
         return rundir.Table(self.folder / name, names, self._sizes.get(name), guard=self._guard)
 
     def take(self, record: Record) -> Status | None:
-        """Write a record down; return the outcome when the run is to end here."""
+        """Write a record; return the outcome if the run ends here."""
         self.outcome = self._take(record) or self.outcome
         return self.outcome
 
@@ -120,8 +121,9 @@ class Recorder:
         if any(self._is_bad(value) for name, value in record.values.items() if name.endswith("loss")):
             return "diverged"
         if self.best and self.best.update(record):
-            # Written with the next last.pt, so that it is hardly ever ahead of it. Where that is written
-            # already, this is the evaluation at an end off the rhythm: a longer run takes it back.
+            # Written together with the next last.pt, so that it is rarely newer. If last.pt of this step is
+            # written already, this is a final evaluation outside the regular interval: an extended run
+            # discards it and needs the former best.pt.
             former = self._path(checkpoint.FORMER_BEST) if self._saved_at == record.step else None
             self._writer.put(self._path(checkpoint.BEST), self._state({}), former=former)
         if self.patience and self.patience.update(record):
@@ -146,7 +148,7 @@ class Recorder:
         self._histograms.append({"step": record.step, "epoch": record.epoch, "layers": layers})
         try:
             self._save_histograms()
-        except StorageError as error:  # the next evaluation writes them all again
+        except StorageError as error:  # the next evaluation writes all of them again
             self._report(rundir.HISTOGRAMS, error)
         else:
             self._report(rundir.HISTOGRAMS, None)
@@ -157,10 +159,10 @@ class Recorder:
             rundir.write_json(self.folder / rundir.HISTOGRAMS, content, guard=self._guard)
 
     def save(self) -> None:
-        """Begin to write last.pt unless this step's is there; what fails is told, and tried again.
+        """Start to write last.pt unless it exists for this step. Failures are logged and retried.
 
         Raises:
-            VanishedError: the run directory is gone, or another process's now.
+            VanishedError: the run directory was deleted, or another process owns it.
         """
         failure = self._writer.wait()
         self._report("checkpoints", failure)
@@ -174,10 +176,10 @@ class Recorder:
             self._report("checkpoints", error)
 
     def finish(self) -> None:
-        """Write what is not on the disk yet, last.pt of this step among it, and wait for it.
+        """Write everything that is pending, including last.pt of this step, and wait until it is on disk.
 
         Raises:
-            StorageError: the disk will not take it, also when asked again.
+            StorageError: a retried write failed again.
         """
         if self._troubles.get(rundir.HISTOGRAMS):
             self._save_histograms()
@@ -187,31 +189,31 @@ class Recorder:
             self._put_last()
         else:
             self._flush()
-            self._writer.start()  # a last best.pt, or what was refused before
+            self._writer.start()  # a new best.pt, or writes that failed before
         if failure := self._writer.wait():
             raise failure
 
     def _put_last(self) -> None:
-        """Hand last.pt to the writer; the rows that it speaks of are on the disk by then."""
+        """Flush the tables, then pass last.pt, which records their sizes, to the writer."""
         state = self._state(self._flush())
         self._writer.put(self._path(checkpoint.LAST), state, former=self._path(checkpoint.PREVIOUS))
         self._writer.start()
         self._saved_at = self.experiment.progress.step
 
     def _flush(self) -> dict[str, int]:
-        """See that all rows are on the disk; return the tables' sizes."""
+        """Sync all rows to disk; return the sizes of the tables."""
         return {
             rundir.STEPS: self._steps.flush(sync=True),
             rundir.EPOCHS: self._epochs.flush(sync=True),
         }
 
     def _report(self, source: str, failure: StorageError | None) -> None:
-        """Tell of a trouble with the disk once, and of its end; raise one that no later try mends."""
+        """Log a write error once, and when writes succeed again; raise an error that a retry cannot fix."""
         if isinstance(failure, rundir.VanishedError):
             raise failure
         trouble = str(failure) if failure else ""
         if trouble != self._troubles.get(source, ""):
-            words = f"{trouble}\n  the run goes on, and tries again" if trouble else "the disk is well again"
+            words = f"{trouble}\n  the run continues and retries" if trouble else "writes succeed again"
             self._log.note(words)
         self._troubles[source] = trouble
 
@@ -229,11 +231,11 @@ class Recorder:
         }
 
     def elapsed(self) -> float:
-        """Return the wall seconds of the run so far, those before a resumption included."""
+        """Return the wall-clock seconds of the run so far, including those before it was resumed."""
         return self.total_seconds + time.monotonic() - self._began
 
     def read_test(self, status: Status) -> dict[str, float | int | str | None] | None:
-        """Measure the test split, once: at the checkpoint that validation chose, else at the end."""
+        """Measure the test split once: at the best checkpoint on validation, or without one at the end."""
         if self.experiment.config.train.test == "never" or status not in ("completed", "early_stopped"):
             return None
         step, chosen = self.experiment.progress.step, "final"
@@ -242,7 +244,9 @@ class Recorder:
             state = checkpoint.load_checkpoint(path)["experiment"]
             if state["progress"]["step"] != self.best.moment.step:
                 found, chosen_step = state["progress"]["step"], self.best.moment.step
-                raise RunError(f"{path} is of step {found}, and validation chose step {chosen_step}")
+                raise RunError(
+                    f"{path} is of step {found}, but the best evaluation was at step {chosen_step}"
+                )
             self.experiment.model.load_state_dict(state["model"])
             step, chosen = state["progress"]["step"], "best"
         return {**self.experiment.measure("test"), "checkpoint": chosen, "step": step}
@@ -250,7 +254,7 @@ class Recorder:
     def result(
         self, status: Status, test: Mapping[str, float | int | str | None] | None, message: str
     ) -> RunResult:
-        """Return what the run came to."""
+        """Return the result of the run."""
         now = self.experiment.progress
         seconds = self.experiment.clock.elapsed
         position = self.experiment.make_record(CheckpointDue)
@@ -278,7 +282,7 @@ class Recorder:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the process's peak resident set, or on CUDA the peak allocated on the device."""
+    """Return the peak resident set size of the process, or on CUDA the peak memory allocated."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -286,11 +290,11 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 class StatusFile:
-    """status.json: how the run stands, with times and the error, and whose it is.
+    """status.json: the status of the run, its times, its error and its writer.
 
     Args:
         claim: the run directory, locked by this process.
-        new: whether a new run begins there; else the one that is there goes on.
+        new: whether a new run starts; otherwise the existing one continues.
     """
 
     def __init__(self, claim: rundir.Claim, *, new: bool = False) -> None:
@@ -300,10 +304,10 @@ class StatusFile:
         self.uuid: str = (former or {}).get("uuid") or uuid4().hex
 
     def write(self, status: Status, *, message: str = "") -> None:
-        """Say how the run stands now.
+        """Write the current status.
 
         Raises:
-            StorageError: the disk will not take it, or the run is another process's now.
+            StorageError: the file cannot be written, or another process owns the run.
         """
         fields = {
             "format": 1,
@@ -320,7 +324,7 @@ class StatusFile:
 
 
 class RunLog:
-    """train.log: the run in words, one line each; the progress display shows notes as well."""
+    """train.log: a line per event; the progress display shows notes as well."""
 
     def __init__(self, claim: rundir.Claim, progress: TrainingProgress | None) -> None:
         self._path = claim.folder / rundir.LOG
@@ -328,19 +332,19 @@ class RunLog:
         self._progress = progress
 
     def write(self, text: str) -> None:
-        """Append a line with the time; a full disk does not stop the run here."""
+        """Append a line with the time. A full disk does not stop the run here."""
         try:
             self._guard()
             with open(self._path, "a", encoding="utf-8", errors="backslashreplace", opener=no_follow) as file:
                 file.write(f"{_now()} {text.rstrip()}\n")
-        except StorageError:  # what is written next raises it
+        except StorageError:  # the next write of another file raises it
             return
         except OSError:
             if self._progress:
                 self._progress.note(f"cannot write {self._path}")
 
     def note(self, text: str) -> None:
-        """Append a line, and show it."""
+        """Append a line and show it."""
         if self._progress:
             self._progress.note(text)
         else:
@@ -348,7 +352,7 @@ class RunLog:
         self.write(text)
 
     def evaluation(self, record: EvalRecord) -> None:
-        """Append an evaluation."""
+        """Append the values of an evaluation."""
         values = " ".join(f"{name}={value:.6g}" for name, value in record.values.items() if value is not None)
         self.write(f"step {record.step} epoch {record.epoch:g} {values}")
 

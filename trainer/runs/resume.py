@@ -1,6 +1,6 @@
-"""Goes on with a run from its last checkpoint, bit for bit, or says why that cannot be.
+"""Resumes a run from its last checkpoint, bit for bit, or raises an error that says why it cannot.
 
-A run may be made longer on the way, or executed elsewhere; what would have changed its past is refused.
+A resumed run may be extended or executed on another machine. Changes that affect its past steps are refused.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from trainer.training.experiment import Experiment
 from trainer.runs.launch import Launched
 from trainer.user_code import running
 
-# Lengths that a schedule takes from the run's: held against the checkpoint, not against the config.
+# Schedule lengths derived from the run's length: compared with the checkpoint, not with the config.
 _LENGTHS = ("T_max", "total_steps")
 
 
 class UnreadableError(RunError):
-    """No checkpoint of a run can be read, so that it can only be trained from the start."""
+    """No checkpoint of a run can be read, so it can only be trained from the start."""
 
 
 def resume(
@@ -50,30 +50,31 @@ def resume(
     progress: TrainingProgress | None = None,
     draw: Draw = draw_run,
 ) -> Launched:
-    """Go on with the run in a directory.
+    """Resume the run in a directory.
 
     Args:
         folder: the run directory.
-        overrides: changes that leave the past as it was, as `train.epochs=20`.
-        trust: execute the files and packages that a received run names.
-        progress: shows the run; None = quiet.
+        overrides: changes that do not affect past steps, such as `train.epochs=20`.
+        trust: execute the files and packages that are named in a run directory made elsewhere.
+        progress: progress display; None = quiet.
         draw: see `runner.run`.
 
     Raises:
-        RunError: there is no run, it is being written, no checkpoint can be read, or the past would change.
-        ConfigError, DataError: the experiment does not fit any more.
+        RunError: there is no run, another process writes it, no checkpoint can be read, or a change would
+            affect past steps.
+        ConfigError, DataError: the experiment is not valid any more.
     """
     ownership.require_run(folder)
     ownership.recover(folder)
     saved = rundir.load_config(folder)
     if not trust:
-        _refuse_code_of_others(folder, import_paths(saved))
+        _refuse_untrusted_code(folder, import_paths(saved))
     loaded = catalog.load_config(folder / rundir.CONFIG, overrides)
-    return _go_on(loaded, saved, folder, progress, draw=draw)
+    return _continue_run(loaded, saved, folder, progress, draw=draw)
 
 
-def _refuse_code_of_others(folder: Path, names: Sequence[str]) -> None:
-    """Raise RunError when a run directory that came from elsewhere names code that would be executed."""
+def _refuse_untrusted_code(folder: Path, names: Sequence[str]) -> None:
+    """Raise RunError if a run directory made elsewhere names code that resuming would execute."""
     former, present = rundir.read_environment(folder).get("origin"), origin(folder)
     if not names or former == present:
         return
@@ -83,7 +84,7 @@ def _refuse_code_of_others(folder: Path, names: Sequence[str]) -> None:
     )
     raise RunError(
         f"{folder} was made elsewhere ({other}), and resuming it executes {', '.join(names)}",
-        fix="read that code, then add --trust; or train a run of your own from its config",
+        fix="review that code, then add --trust; or train a new run from its config",
     )
 
 
@@ -97,26 +98,28 @@ def resume_or_train(
     should_prune: runner.PruneCheck | None = None,
     draw: Draw = draw_run,
 ) -> Launched:
-    """Go on with the run of a config in a directory, or begin it; leave it alone when it is finished.
+    """Resume the run of a config in a directory, or start it; skip it if it is finished.
 
     Args:
         loaded: the config.
-        overrides: what was said on the way; all else executes as it began.
+        overrides: as given on the command line; settings not given keep the resolved values of the run.
         folder: the run directory.
-        progress: shows the run; None = quiet.
+        progress: progress display; None = quiet.
         loaded_data, should_prune, draw: see `launch.launch`.
 
     Raises:
         As `resume` and `launch.launch`.
     """
     if rundir.read_status(folder) is None:
-        return launch.launch(loaded, folder, progress=progress, loaded_data=loaded_data, should_prune=should_prune, draw=draw)
+        return launch.launch(
+            loaded, folder, progress=progress, loaded_data=loaded_data, should_prune=should_prune, draw=draw
+        )
     ownership.refuse_foreign(folder)
     ownership.require_run(folder)
     ownership.recover(folder)
     saved = rundir.load_config(folder)
     here = replace(loaded, config=_execute_as(saved, loaded.config, overrides))
-    return _go_on(here, saved, folder, progress, loaded_data, should_prune, draw=draw)
+    return _continue_run(here, saved, folder, progress, loaded_data, should_prune, draw=draw)
 
 
 def train_or_resume(
@@ -130,18 +133,18 @@ def train_or_resume(
     should_prune: runner.PruneCheck | None = None,
     draw: Draw = draw_run,
 ) -> Launched:
-    """Train a config in a directory: leave a finished run of it alone, and resume one that was interrupted.
+    """Train a config in a directory; skip a finished run of it and resume an interrupted one.
 
     Args:
         loaded: the config.
         overrides: as given on the command line.
         folder: the run directory.
-        wait: let another process that writes there finish first.
-        progress: shows the run; None = quiet.
+        wait: wait for another process that writes to the directory.
+        progress: progress display; None = quiet.
         loaded_data, should_prune, draw: see `launch.launch`.
 
     Raises:
-        RunError: the directory holds a run of another config, code or data.
+        RunError: the directory contains a run with another config, code or data.
         As `resume` and `launch.launch`.
     """
     status = rundir.read_status(folder)
@@ -149,11 +152,17 @@ def train_or_resume(
         launch.refuse_another_run(loaded, folder, loaded_data.dataset.digest if loaded_data else None)
         try:
             return resume_or_train(
-                loaded, overrides, folder, progress=progress, loaded_data=loaded_data, should_prune=should_prune, draw=draw
+                loaded,
+                overrides,
+                folder,
+                progress=progress,
+                loaded_data=loaded_data,
+                should_prune=should_prune,
+                draw=draw,
             )
         except UnreadableError as error:
-            (progress.note if progress else print_note)(f"trains from the start: {error}")
-        except BusyError:  # another process resumed it meanwhile
+            (progress.note if progress else print_note)(f"training from the start: {error}")
+        except BusyError:  # another process has resumed it
             if not wait:
                 raise
     return launch.launch(
@@ -169,11 +178,11 @@ def train_or_resume(
 
 
 def _execute_as(saved: Config, wanted: Config, overrides: Sequence[str]) -> Config:
-    """Return the wanted config with what `auto` and null became when the run began, unless told otherwise."""
-    told = {".".join(override.key) for override in map(parse_override, overrides)}
+    """Return the requested config, with `auto` and null resolved as in the run unless overridden."""
+    given = {".".join(override.key) for override in map(parse_override, overrides)}
     fields, former = wanted.model_dump(), saved.model_dump()
     for section, key in (("train", "device"), ("train", "threads"), ("data", "root")):
-        if f"{section}.{key}" not in told and key in former[section]:
+        if f"{section}.{key}" not in given and key in former[section]:
             fields[section][key] = former[section][key]
     if fields["train"]["engine"] == "auto":
         fields["train"]["engine"] = former["train"]["engine"]
@@ -184,7 +193,7 @@ def _execute_as(saved: Config, wanted: Config, overrides: Sequence[str]) -> Conf
     return Config.model_validate(fields)
 
 
-def _go_on(
+def _continue_run(
     loaded: Loaded,
     saved: Config,
     folder: Path,
@@ -198,8 +207,8 @@ def _go_on(
     with rundir.locked(folder) as claim:
         if status["status"] == "diverged":
             raise RunError(
-                f"{folder} diverged: {status.get('message', '')}",
-                fix="train it with other values; there is nothing to go on with",
+                f"{folder} has diverged: {status.get('message', '')}",
+                fix="a diverged run cannot be resumed: train a new run with other settings",
             )
         ownership.remove_leftovers(folder)
         experiment = build_experiment(loaded, loaded_data=loaded_data)
@@ -208,9 +217,9 @@ def _go_on(
         around = rundir.read_environment(folder)
         if around:
             _refuse_other_data(folder, around, experiment)
-            notes = _other_environment(around, experiment)
+            notes = _environment_note(around, experiment)
         else:
-            notes = [f"{rundir.ENVIRONMENT} is missing: whether code and data are the same is not checked"]
+            notes = [f"{rundir.ENVIRONMENT} is missing: code and data are not compared"]
         finished = status["status"] in rundir.FINISHED and not changed
         if finished and (result := rundir.read_result(folder)):
             return Launched(folder, result, skipped=True)
@@ -218,39 +227,41 @@ def _go_on(
             recorder, found = _restore(folder, experiment)
         notes += found
         if recorder is None:
-            message = "no step was saved: begins at step 0"
+            message = "no step was saved: starting at step 0"
         else:
             _refuse_end(folder, status, experiment, recorder)
             position = experiment.progress
-            message = f"goes on after step {position.step} (epoch {position.epoch}, batch {position.batch})"
-            notes += _end_that_was(status, experiment)
+            message = f"resuming after step {position.step} (epoch {position.epoch}, batch {position.batch})"
+            notes += _final_evaluation_note(status, experiment)
         if progress:
             launch.announce(experiment, progress)
         if recorder is not None:
             if changed:
                 rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config), guard=claim.check)
-            _remember(folder, around, experiment)
+            _record_resumption(folder, around, experiment)
         start = runner.Start(recorder, [*notes, message])
-        done = runner.run(experiment, claim, progress=progress, start=start, should_prune=should_prune, draw=draw)
+        done = runner.run(
+            experiment, claim, progress=progress, start=start, should_prune=should_prune, draw=draw
+        )
     return Launched(folder, done, skipped=False)
 
 
 def _refuse_changes(saved: Config, experiment: Experiment) -> None:
-    """Raise RunError when a setting changed that the steps so far depended on."""
+    """Raise RunError if a setting changed that past steps depend on."""
     old, new = saved.model_dump(), experiment.config.model_dump()
     changed = [
         key for key in config_differences(old, new, "resume") if not _is_free(key, saved, experiment.config)
     ]
     if changed:
         raise RunError(
-            "this would change what the run has done already:\n    "
+            "these changes would affect past steps of the run:\n    "
             + "\n    ".join(describe_differences(changed, old, new)),
-            fix="leave these as they were, or train a new run",
+            fix="restore the former values, or train a new run",
         )
 
 
 def _is_free(key: str, old: Config, new: Config) -> bool:
-    """Allow more patience, and lengths of schedules (those are held against the checkpoint)."""
+    """Return whether a change is allowed: more patience, or a schedule length (checked later)."""
     if key.startswith("scheduler.") and key.rpartition(".")[2] in _LENGTHS:
         return True
     former, rule = old.train.early_stopping, new.train.early_stopping
@@ -260,7 +271,7 @@ def _is_free(key: str, old: Config, new: Config) -> bool:
 
 
 def _refuse_other_data(folder: Path, around: Mapping[str, Any], experiment: Experiment) -> None:
-    """Raise RunError when the data set or one of the user's own files is not the one the run began with."""
+    """Raise RunError if the data set or one of the user's own files has changed since the run started."""
     former = recorded_code(around)
     lines = code_changes(former, experiment.code)
     if lines:
@@ -269,22 +280,22 @@ def _refuse_other_data(folder: Path, around: Mapping[str, Any], experiment: Expe
             for part in around.get("components") or ()
             if experiment.code.files.get(part["source"]) != part["sha256"]
         ]
-        where = f" (the run keeps {', '.join(copies)})" if copies else ""
+        where = f" (copies in {', '.join(copies)})" if copies else ""
         raise RunError(
-            "the code of the run's parts has changed since it began:\n    " + "\n    ".join(lines),
-            fix=f"bring the former code back{where}, or train a new run",
+            "the code of the run's components has changed since it started:\n    " + "\n    ".join(lines),
+            fix=f"restore the former code{where}, or train a new run",
         )
     if data_difference(around, experiment.data_digest):
         raise RunError(
-            "the data set is not the one that the run began with",
+            "the data set is not the one that the run started with",
             key="data",
             expected=f"SHA-256 {(around.get('data') or {}).get('sha256')}",
-            fix="bring the former data back, or train a new run",
+            fix="restore the former data, or train a new run",
         )
 
 
-def _other_environment(around: Mapping[str, Any], experiment: Experiment) -> list[str]:
-    """Tell what may change the last bits of what follows: other versions, another machine."""
+def _environment_note(around: Mapping[str, Any], experiment: Experiment) -> list[str]:
+    """Return a note on changes that may cause different rounding: versions, machine, threads."""
     now = environment()
     former = {**around.get("versions", {}), "processor": around.get("machine", {}).get("processor")}
     present = {**now["versions"], "processor": now["machine"]["processor"]}
@@ -295,13 +306,13 @@ def _other_environment(around: Mapping[str, Any], experiment: Experiment) -> lis
         for name in ("python", "torch", "numpy", "processor", "device", "threads")
         if former.get(name) is not None and former[name] != present[name]
     ]
-    return [f"not bit for bit as if it had never stopped: {', '.join(other)}"] if other else []
+    return [f"results may differ in rounding from an uninterrupted run: {', '.join(other)}"] if other else []
 
 
 def _restore(folder: Path, experiment: Experiment) -> tuple[Mapping[str, Any] | None, list[str]]:
-    """Load the newest checkpoint that can be read; return the recorder's part, and what to tell.
+    """Load the newest readable checkpoint; return the state of the recorder, and notes.
 
-    The part is None when the run was not saved after its first step yet, so that it begins again.
+    The state is None if no step was saved, so that the run starts at step 0.
     """
     troubles: list[OptlabError] = []
     absent = 0
@@ -321,20 +332,20 @@ def _restore(folder: Path, experiment: Experiment) -> tuple[Mapping[str, Any] | 
             troubles.append(error)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            troubles.append(checkpoint.DamagedError(f"{path} does not fit the run's config: {reason}"))
+            troubles.append(checkpoint.DamagedError(f"{path} does not match the config of the run: {reason}"))
         else:
-            _bring_back_best(path.parent, state["recorder"]["best"])
-            return state["recorder"], [f"{trouble}\n  falls back to {path}" for trouble in troubles]
+            _restore_best(path.parent, state["recorder"]["best"])
+            return state["recorder"], [f"{trouble}\n  falling back to {path}" for trouble in troubles]
     if absent == 2:
         return None, []
     raise UnreadableError(
         "no checkpoint of this run can be read:\n    " + "\n    ".join(map(str, troubles)),
-        fix="train it anew with --force",
+        fix="train it from the start with --force",
     )
 
 
 def _check_tables(folder: Path, sizes: Mapping[str, int], path: Path) -> None:
-    """See that the tables hold what they held when the checkpoint was written."""
+    """Raise DamagedError if a table has fewer rows than when the checkpoint was written."""
     for name, size in sizes.items():
         table = folder / name
         try:
@@ -344,13 +355,11 @@ def _check_tables(folder: Path, sizes: Mapping[str, int], path: Path) -> None:
         except OSError as error:
             raise checkpoint.DamagedError(f"cannot read {table}: {error.strerror}") from error
         if end != b"\n":
-            raise checkpoint.DamagedError(
-                f"{table} has not the rows any more that {path.name} was saved with"
-            )
+            raise checkpoint.DamagedError(f"{table} has fewer rows than when {path.name} was saved")
 
 
 def _refuse_other_lengths(states: Sequence[Mapping[str, Any]], experiment: Experiment) -> None:
-    """Raise RunError when a schedule that takes its length from the run would have gone otherwise so far."""
+    """Raise RunError if a schedule length derived from the run's length has changed."""
     several = len(experiment.config.scheduler) > 1
     for live, former in zip(experiment.schedules, states, strict=False):
         before, now = dict(_lengths(former)), dict(_lengths(live.state_dict()))
@@ -359,9 +368,9 @@ def _refuse_other_lengths(states: Sequence[Mapping[str, Any]], experiment: Exper
                 continue
             full = f"scheduler.{key}" if several else f"scheduler.{key.rpartition('.')[2]}"
             raise RunError(
-                f"{full} follows from the run's length: {value} there, {now.get(key)} here; "
-                "this would change what the run has done already",
-                fix=f"say {full}={value} to keep its past, or train a new run",
+                f"{full} depends on the run's length: {value} in the run, {now.get(key)} now; "
+                "the change would affect past steps",
+                fix=f"set {full}={value} to keep the schedule, or train a new run",
             )
 
 
@@ -377,12 +386,12 @@ def _lengths(state: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
 def _refuse_end(
     folder: Path, status: Mapping[str, Any], experiment: Experiment, recorder: Mapping[str, Any]
 ) -> None:
-    """Raise RunError when a run that is to go on would stop where it is, or is past its new end."""
+    """Raise RunError if a resumed run would stop immediately or is past its new end."""
     step, end = experiment.progress.step, experiment.plan.steps
     if end is not None and (end < step or (end == step and not experiment.is_complete())):
         raise RunError(
-            f"{folder} is at step {step} already, and the run would end at {end}",
-            fix="give a length above that, or train a new run",
+            f"{folder} is already at step {step}, and the run would end at step {end}",
+            fix="set a larger number of steps or epochs, or train a new run",
         )
     if experiment.is_complete():
         return
@@ -390,22 +399,26 @@ def _refuse_end(
     if status["status"] == "early_stopped" and rule and recorder["patience"]["waited"] >= rule.patience:
         raise RunError(
             f"{folder} stopped early: {status.get('message', '')}",
-            fix=f"say train.early_stopping=null, or train.early_stopping.patience={2 * rule.patience}",
+            fix=f"set train.early_stopping=null, or train.early_stopping.patience={2 * rule.patience}",
         )
 
 
-def _end_that_was(status: Mapping[str, Any], experiment: Experiment) -> list[str]:
-    """Tell what becomes of the evaluation at an end off the rhythm, when the run is made longer."""
+def _final_evaluation_note(status: Mapping[str, Any], experiment: Experiment) -> list[str]:
+    """Return a note on the former final evaluation, if the run is extended and it is not at a regular step."""
     step = experiment.progress.step
     if experiment.is_complete() or status["status"] not in rundir.FINISHED or experiment.evaluation_due():
         return []
-    if experiment.is_evaluated_off_rhythm():  # the disk refused the checkpoint before it
-        return [f"keeps the evaluation at step {step}, where it ended: as long a run would have none there"]
-    return [f"takes back the evaluation at step {step}, where it ended: as long a run has none there"]
+    if experiment.is_evaluated_off_rhythm():  # the checkpoint before it could not be written
+        return [
+            f"keeping the former final evaluation at step {step}, which an uninterrupted run would not have"
+        ]
+    return [
+        f"discarding the former final evaluation at step {step}, which an uninterrupted run would not have"
+    ]
 
 
-def _bring_back_best(folder: Path, best: Mapping[str, Any] | None) -> None:
-    """Let best.pt be the one that the state speaks of, where the evaluation at an end replaced it."""
+def _restore_best(folder: Path, best: Mapping[str, Any] | None) -> None:
+    """Restore the best.pt that the state refers to, if the former final evaluation replaced it."""
     former = folder / checkpoint.FORMER_BEST
     if not (best and best["moment"] and former.exists()):
         return
@@ -414,8 +427,8 @@ def _bring_back_best(folder: Path, best: Mapping[str, Any] | None) -> None:
             rundir.write_atomically(folder / checkpoint.BEST, former.read_bytes())
 
 
-def _remember(folder: Path, around: Mapping[str, Any], experiment: Experiment) -> None:
-    """Add to environment.json from where and in what surroundings the run went on."""
+def _record_resumption(folder: Path, around: Mapping[str, Any], experiment: Experiment) -> None:
+    """Add the step and the environment of this resumption to environment.json."""
     now = environment() | {"step": experiment.progress.step, "device": str(experiment.device)}
     del now["format"]
     resumed = [*around.get("resumed", []), now]

@@ -1,7 +1,7 @@
-"""The names of a run's files and the models of those that are read back. No torch here.
+"""The names of the files of a run, and pydantic models of those that are read back. Does not import torch.
 
-Every file is read whole, up to a size, and checked before anything of it is used. Keys that are not known
-are kept or left out: a later release may have added them. A later `format` is refused by its number.
+Every file is read whole, up to a maximum size, and validated before use. Unknown keys are allowed, because a
+later release may have added them. A file with another `format` is refused.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Fields = TypeVar("Fields", bound=_Versioned)
 
 
 class _AsRead(BaseModel):
-    """Fields of a file of a run; keys of later releases are kept."""
+    """Base of the models of files; unknown keys are kept."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
@@ -57,32 +57,30 @@ class StatusFields(_AsRead):
     """status.json."""
 
     format: int = Field(description="Version of the file's format.")
-    status: Status = Field(description="How the run stands.")
-    started: str | None = Field(None, description="When, in UTC.")
-    ended: str | None = Field(None, description="When, in UTC; null = it has not, or is not known.")
-    message: str = Field("", description="Why it ended, or its error.")
-    optlab: str | None = Field(None, description="The release that wrote it; null = before 0.2.")
-    uuid: str | None = Field(
-        None, pattern=r"^[0-9a-f]{32}$", description="Random name of the run, which only optlab writes."
-    )
-    writer: str | None = Field(None, description="Random name of the process that wrote it last.")
+    status: Status = Field(description="Status of the run.")
+    started: str | None = Field(None, description="Start time in UTC.")
+    ended: str | None = Field(None, description="End time in UTC; null = running or unknown.")
+    message: str = Field("", description="Why the run ended, or its error.")
+    optlab: str | None = Field(None, description="Release that wrote the file; null = before 0.2.")
+    uuid: str | None = Field(None, pattern=r"^[0-9a-f]{32}$", description="Random id of the run.")
+    writer: str | None = Field(None, description="Random id of the last writer.")
 
 
 class ComponentCopy(BaseModel):
-    """The copy of a user's own Python file beside the config."""
+    """A copy of a user's own Python file in the run directory."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
-    source: str = Field(description="Where it was read from.")
-    copied_to: str = Field(alias="copy", description="Its copy, relative to the run directory.")
-    sha256: str = Field(description="Of its content.")
+    source: str = Field(description="Path of the original file.")
+    copied_to: str = Field(alias="copy", description="Path of the copy, relative to the run directory.")
+    sha256: str = Field(description="SHA-256 of its content.")
 
     @field_validator("copied_to")
     @classmethod
     def _stays_within(cls, value: str) -> str:
         parts = value.split("/")
         if len(parts) < 2 or parts[0] != COMPONENTS or {"", ".", ".."} & set(parts) or "\0" in value:
-            raise ValueError(f"{value!r} is no file below {COMPONENTS}/")
+            raise ValueError(f"{value!r} is not a file in {COMPONENTS}/")
         return value
 
 
@@ -94,7 +92,7 @@ class _Data(_AsRead):
 
 
 class EnvironmentFields(_AsRead):
-    """environment.json: what is read of it again."""
+    """environment.json: the keys that are read back."""
 
     format: int = FORMAT
     versions: dict[str, str | None] = {}
@@ -129,7 +127,7 @@ _RESULT = TypeAdapter(RunResult)
 
 
 def read_status(path: Path) -> StatusFields:
-    """Read status.json of a run directory; errors as `_read`, and RunError when there is none."""
+    """Read status.json of a run directory. Raise RunError if it is missing or as in `_read`."""
     try:
         return _read(path / STATUS, StatusFields.model_validate_json, 1 * _MIB)
     except FileNotFoundError as error:
@@ -139,7 +137,7 @@ def read_status(path: Path) -> StatusFields:
 
 
 def read_result(path: Path) -> RunResult | None:
-    """Read summary.json of a run directory; None when there is none yet; errors as `_read`."""
+    """Read summary.json of a run directory; return None if missing. Raises as `_read`."""
     try:
         return _read(path / SUMMARY, _RESULT.validate_json, 16 * _MIB)
     except FileNotFoundError:
@@ -147,7 +145,7 @@ def read_result(path: Path) -> RunResult | None:
 
 
 def read_environment(path: Path) -> dict[str, Any]:
-    """Read environment.json of a run directory; empty when there is none; errors as `_read`."""
+    """Read environment.json of a run directory; return an empty dict if missing. Raises as `_read`."""
     try:
         content = read_regular(path / ENVIRONMENT, 16 * _MIB)
     except FileNotFoundError:
@@ -164,7 +162,7 @@ def read_environment(path: Path) -> dict[str, Any]:
 
 
 def read_histograms(path: Path) -> list[dict[str, Any]]:
-    """Read the moments of histograms.json; none when the run wrote none; errors as `_read`."""
+    """Read the moments of histograms.json; return an empty list if missing. Raises as `_read`."""
     try:
         fields = _read(path / HISTOGRAMS, HistogramsFields.model_validate_json, 1024 * _MIB)
     except FileNotFoundError:
@@ -177,8 +175,8 @@ def _read(path: Path, parse: Callable[[bytes], Fields], limit: int) -> Fields:
     """Read a JSON file.
 
     Raises:
-        FileNotFoundError: there is none.
-        RunError: it cannot be read, has another format, or is not what optlab writes.
+        FileNotFoundError: the file is missing.
+        RunError: the file cannot be read, has another format, or is not valid.
     """
     return _parse(path, parse, read_regular(path, limit))
 
@@ -197,7 +195,7 @@ def _parse(path: Path, parse: Callable[[bytes], Fields], content: bytes) -> Fiel
 
 
 def _refuse_format(path: Path, content: bytes) -> None:
-    """Raise RunError when a file says that it is of another format, and by which release it was written."""
+    """Raise RunError if a file has another format; the error names the release that wrote it."""
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):
@@ -208,7 +206,7 @@ def _refuse_format(path: Path, content: bytes) -> None:
 
 
 def refuse_format(path: Path, found: Any, release: Any) -> None:
-    """Raise the error for a format that is not this release's."""
+    """Raise RunError for a file whose format this release does not read."""
     by = f"optlab {release[:40]}" if isinstance(release, str) else "a later release of optlab"
     raise RunError(
         f"{path} has format {found!r:.40}",
@@ -228,9 +226,9 @@ def _reason(error: Exception) -> str:
 
 
 class _ConfigLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Plain values; without `<<`, by which a small file grows without bound.
+    """Loads plain values; refuses merge keys (`<<`), with which a small file can expand without bound.
 
-    libyaml where PyYAML has it: 0.4 ms per config instead of 2.7, and sweeps have thousands.
+    Uses libyaml if PyYAML has it: 0.4 ms per config instead of 2.7, and sweeps have thousands.
     """
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
@@ -240,10 +238,10 @@ class _ConfigLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ign
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read config.yaml of a run directory as plain values, as complete as it was written.
+    """Read config.yaml of a run directory as plain values, without filling in defaults.
 
     Raises:
-        RunError: there is none, it cannot be read, or it is no config.
+        RunError: the file is missing, cannot be read, or is not a config.
     """
     place = path / CONFIG
     try:
@@ -258,23 +256,23 @@ def read_config(path: Path) -> dict[str, Any]:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RunError(f"cannot read {place}: {reason[:_MOST_SHOWN]}") from error
     if not isinstance(config, dict):
-        raise RunError(f"{place} is damaged: it is no mapping")
+        raise RunError(f"{place} is damaged: it is not a mapping")
     if config.get("format", FORMAT) != FORMAT:
         refuse_format(place, config["format"], None)
     try:
         Config.model_validate(config)
     except ValidationError as error:
         faults = [one for one in error.errors(include_url=False) if one["type"] != "extra_forbidden"]
-        if faults:  # a key alone that is not known is a later release's
+        if faults:  # unknown keys are allowed: a later release may have added them
             key = ".".join(map(str, faults[0]["loc"]))
             raise RunError(
-                f"{place} is no resolved config: {key}: {faults[0]['msg']}"[:_MOST_SHOWN]
+                f"{place} is not a resolved config: {key}: {faults[0]['msg']}"[:_MOST_SHOWN]
             ) from error
     return config
 
 
 def _bounded(value: Any) -> None:
-    """Raise ValueError when values with their aliases expanded are more than any config has."""
+    """Raise ValueError if a config has too many values, counted with aliases expanded."""
     count, waiting = 0, [value]
     while waiting:
         one = waiting.pop()

@@ -1,6 +1,7 @@
-"""The run directory: where every file of a run lies, and how it is read.
+"""The run directory: the paths of its files, and reading them.
 
-What in it may be replaced or deleted is told in `ownership`, who may write it in `claim`. No torch here.
+`ownership` defines which files may be replaced or deleted, `claim` which process may write. Does not import
+torch.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ from trainer.runs.run_files import read_histograms as read_histograms
 from trainer.runs.run_files import read_result as read_result
 
 OPENING = ".opening-"
-"""Begins the name of the folder in which a run lays out its first files; `ownership` tells how."""
+"""Prefix of the folder for the first files of a run; see `ownership`."""
 
 FINISHED = ("completed", "early_stopped", "diverged")
 
 
 def prepare_root(path: Path) -> None:
-    """Make the directory that holds runs and see that it can be written; RunError when it cannot."""
+    """Create the directory that contains runs. Raise RunError if it cannot be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".probe.{os.getpid()}"
@@ -63,25 +64,25 @@ def prepare_root(path: Path) -> None:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RunError(
             f"cannot write in {path}: {reason}",
-            fix="say --runs DIR (or OPTLAB_RUNS) to put runs elsewhere",
+            fix="use --runs DIR (or set OPTLAB_RUNS) to write runs elsewhere",
         ) from error
 
 
 def load_status(path: Path) -> dict[str, Any]:
-    """Return status.json; `running` is told as `interrupted` when nobody holds the lock.
+    """Return status.json, with `running` replaced by `interrupted` if no process holds the lock.
 
     Raises:
-        RunError: there is none, it is damaged, or it has another format.
+        RunError: the file is missing, damaged, or has another format.
     """
     status = run_files.read_status(path).model_dump()
     if status["status"] == "running" and not is_locked(path):
         status["status"] = "interrupted"
-        status["message"] = "the process is gone without a word (killed, or the power failed)"
+        status["message"] = "the process exited without writing a status (killed, or a power failure)"
     return status
 
 
 def read_status(path: Path) -> dict[str, Any] | None:
-    """Return what `load_status` does, and None where that raises."""
+    """Return the result of `load_status`, or None if it raises."""
     try:
         return load_status(path)
     except RunError:
@@ -89,7 +90,7 @@ def read_status(path: Path) -> dict[str, Any] | None:
 
 
 def opening_of(folder: Path) -> Path | None:
-    """Return the folder in which the first files of a run still lie; None when they are in their places."""
+    """Return the folder with the first files of a run, or None if they have been moved to their places."""
     status = read_status(folder)
     return _opening(folder, status["uuid"]) if status else None
 
@@ -109,8 +110,8 @@ class Run:
         status: status.json.
         config: config.yaml, resolved and complete, as plain values.
         steps, epochs: steps.csv and epochs.csv by column; None = an empty cell.
-        result: summary.json; None while the run has not ended.
-        environment: environment.json; empty where there is none.
+        result: summary.json; None if the run has not ended.
+        environment: environment.json; empty if missing.
     """
 
     path: Path
@@ -123,10 +124,10 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """Read a run directory, finished or still going.
+    """Read a run directory; the run may be finished or still running.
 
     Raises:
-        RunError: it is no run directory, or one of its files is damaged (the message names it).
+        RunError: `path` is not a run directory, or one of its files is damaged (the message names it).
     """
     folder = Path(path)
     status = load_status(folder)
@@ -143,15 +144,15 @@ def load_run(path: str | Path) -> Run:
 
 
 def _rows(path: Path) -> dict[str, list[float | None]]:
-    """Return a table's columns; none when the run has only just begun, or was killed there."""
+    """Return the columns of a table; empty if the run has not created it yet."""
     return read_table(path) if os.path.lexists(path) else {}
 
 
 def load_config(path: Path) -> Config:
-    """Return the config of a run; RunError when it is damaged or incomplete."""
+    """Return the config of a run. Raise RunError if it is damaged or incomplete."""
     config = read_config(opening_of(path) or path)
     try:
-        return Config.model_validate(config)  # with the defaults of keys that are newer
+        return Config.model_validate(config)  # fills in the defaults of newer keys
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         key = ".".join(map(str, problem["loc"]))
@@ -159,20 +160,20 @@ def load_config(path: Path) -> Config:
 
 
 def is_finished(path: Path) -> bool:
-    """Return whether a run is there that has come to its end."""
+    """Return whether a directory contains a finished run."""
     status = read_status(path)
     return status is not None and status["status"] in FINISHED
 
 
 def copy_components(path: Path, files: Mapping[str, str]) -> list[dict[str, str]]:
-    """Copy the users' own Python files beside the config; return where each came from, and its SHA-256.
+    """Copy the user's own Python files to the run directory; return source, copy and SHA-256 of each.
 
     Args:
         path: the run directory.
-        files: SHA-256 by absolute path, as the files were when the run was built.
+        files: SHA-256 by absolute path, taken when the run was built.
 
     Raises:
-        RunError: a file has changed since.
+        RunError: a file cannot be read, or has changed since the run was built.
     """
     copied = []
     for number, (source, digest) in enumerate(files.items()):
@@ -190,15 +191,16 @@ def copy_components(path: Path, files: Mapping[str, str]) -> list[dict[str, str]
 
 
 def find_runs(roots: Iterable[Path]) -> list[Path]:
-    """Return the run directories at or below the given folders, sorted by path; never follows links.
+    """Return the run directories in the given folders and their subfolders, sorted; links are not followed.
 
-    A folder that only looks like a run's is among them (reading it tells), and hides no run below it.
+    Includes folders that only look like a run directory: reading them raises an error. Their subfolders are
+    searched as well.
     """
     return sorted({place for root in roots for place in walk(root)})
 
 
 def walk(root: Path, *, most: int | None = None) -> Iterator[Path]:
-    """Yield the run directories at or below a folder as they are met; look into so many folders at most."""
+    """Yield the run directories in a folder and its subfolders; visit at most `most` folders."""
     for number, (folder, subfolders, files) in enumerate(os.walk(root)):
         if most is not None and number >= most:
             return

@@ -1,7 +1,7 @@
-"""Carries an experiment through the loop and writes down what it yields.
+"""Runs the training loop of an experiment and writes its records to a run directory.
 
-Here a run gets its directory, its checkpoints, its figures and its end: completed, stopped early, diverged,
-interrupted or failed. The loop knows nothing of this.
+Writes checkpoints and figures and sets the final status: completed, early_stopped, diverged, pruned,
+interrupted or failed. The loop does not depend on this module.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ PruneCheck = Callable[[EvalRecord], bool]
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a run goes on from.
+    """The starting point of a resumed run.
 
     Args:
-        recorder: the recorder's part of the checkpoint (the experiment has its own already); None = step 0.
-        notes: what is worth telling.
+        recorder: state of the recorder in the checkpoint (the experiment is already restored); None = step 0.
+        notes: lines for the log.
     """
 
     recorder: Mapping[str, Any] | None
@@ -59,18 +59,18 @@ def run(
     should_prune: PruneCheck | None = None,
     draw: Draw = draw_run,
 ) -> RunResult:
-    """Train an experiment into a run directory that this process has locked.
+    """Train an experiment in a run directory that this process has locked.
 
     Args:
-        experiment: freshly built, or with the state of a checkpoint loaded.
-        claim: the run directory, locked by this process. A run that is new replaces the one that is there.
-        progress: shows the run while it goes on; None = quiet.
-        start: where to go on from; None = the run is new.
-        should_prune: asked after every evaluation but the first and the last whether the run is pruned here.
+        experiment: newly built, or restored from a checkpoint.
+        claim: the run directory, locked by this process. A new run replaces an existing one.
+        progress: progress display; None = quiet.
+        start: starting point of a resumed run; None = the run is new.
+        should_prune: called after every evaluation except the first and last; true stops the run as pruned.
         draw: draws the figures at the end.
 
     Raises:
-        StorageError: the disk would not take a file; what was written stays readable.
+        StorageError: a file cannot be written; files written before stay readable.
     """
     folder = claim.folder
     goes_on = start is not None and start.recorder is not None
@@ -85,8 +85,8 @@ def run(
             write_opening(experiment, opening, origin(folder))
             ownership.settle_opening(opening)
         status.write("running")
-        ownership.complete_opening(folder)  # only now a former run's files are deleted
-        (folder / rundir.SUMMARY).unlink(missing_ok=True)  # of a run that is made longer
+        ownership.complete_opening(folder)  # deletes the files of a former run
+        (folder / rundir.SUMMARY).unlink(missing_ok=True)  # exists if the run is extended
         for note in start.notes if start else ():
             log.note(note)
         for line in experiment.describe_implementations():
@@ -116,7 +116,7 @@ def run(
             if failure is not None and failure is not error:
                 log.write("".join(traceback.format_exception(error)))
             log.write(words)
-            with suppress(StorageError):  # the first error is the one to tell
+            with suppress(StorageError):  # report the first error
                 status.write("interrupted" if interrupted else "failed", message=words)
             if failure is None or failure is error:
                 raise
@@ -133,14 +133,14 @@ def _follow(
     progress: TrainingProgress | None,
     should_prune: PruneCheck | None,
 ) -> Status:
-    """Take the loop's records one by one until it ends or one of them ends it."""
-    outcome = recorder.outcome  # that of a run which was killed between its last step and its end
+    """Process the records of the loop until it ends or a record ends it; return the outcome."""
+    outcome = recorder.outcome  # set if the run was killed between its last step and its end
     records = train(experiment)
     for record in records if outcome is None else ():
         outcome = recorder.take(record)
         if isinstance(record, EvalRecord):
             log.evaluation(record)
-            _tell(experiment, log)
+            _log_messages(experiment, log)
         if progress and isinstance(record, StepRecord | EvalRecord):
             progress.update(record)
         if not outcome and should_prune and _may_be_pruned(record, experiment) and should_prune(record):
@@ -152,12 +152,12 @@ def _follow(
         record = experiment.evaluate()
         recorder.take(record)
         log.evaluation(record)
-        _tell(experiment, log)
+        _log_messages(experiment, log)
     return outcome or ("completed" if experiment.is_complete() else "interrupted")
 
 
-def _tell(experiment: Experiment, log: RunLog) -> None:
-    """Tell what the experiment has to say, as that its steps run eager from here on."""
+def _log_messages(experiment: Experiment, log: RunLog) -> None:
+    """Log the messages of the experiment, for example that it falls back to eager steps."""
     for message in experiment.messages:
         log.note(message)
     experiment.messages.clear()
@@ -174,10 +174,10 @@ def _reason(outcome: Status, recorder: Recorder) -> str:
             return f"step {step}: {recorder.experiment.anomaly}"
         if recorder.experiment.config.train.detect_anomaly:  # an evaluation found it
             weights = find_anomaly(torch.zeros(()), [], recorder.experiment.model, gradients=False)
-            return f"step {step}: the evaluation's loss is bad{'; ' + weights if weights else ''}"
+            return f"step {step}: the evaluation loss is not finite or above its bound{'; ' + weights if weights else ''}"
         return f"the loss was not finite or above its bound at step {step}"
     if outcome == "pruned":
-        return f"it fell behind the other trials of its sweep at step {step}"
+        return f"behind the other trials of its sweep at step {step}"
     if outcome == "early_stopped" and recorder.patience:
         rule = recorder.patience.rule
         return f"{rule.metric} had not improved for {rule.patience} evaluations at step {step}"
@@ -185,12 +185,12 @@ def _reason(outcome: Status, recorder: Recorder) -> str:
 
 
 def write_opening(experiment: Experiment, folder: Path, made_by: Mapping[str, str]) -> None:
-    """Write what is known before the first step: config, environment, the user's component files.
+    """Write the files that exist before the first step: config, environment and component files.
 
     Args:
-        experiment: what is about to be trained.
-        folder: where the files go until the run begins.
-        made_by: see `environment.origin`, of the run directory.
+        experiment: the experiment.
+        folder: folder for these files; see `ownership`.
+        made_by: `environment.origin` of the run directory.
     """
     rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config))
     around = environment() | {"origin": dict(made_by)}
@@ -210,11 +210,11 @@ def write_opening(experiment: Experiment, folder: Path, made_by: Mapping[str, st
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What came of drawing a run's figures.
+    """The figures of a run.
 
     Args:
-        paths: those that were written.
-        failures: a line for every one that could not be drawn or written.
+        paths: figures that were written.
+        failures: a line for each figure that could not be drawn or written.
     """
 
     paths: Sequence[Path]
@@ -222,7 +222,7 @@ class Figures:
 
 
 def _draw(folder: Path, formats: Sequence[str], draw: Draw, log: RunLog, guard: Guard) -> None:
-    """Draw the figures; what fails is a warning, for the run is complete without them."""
+    """Draw the figures; failures are logged as warnings, because the run is complete without figures."""
     try:
         failures = draw_figures(folder, formats, draw, guard=guard).failures
     except RunError as error:
@@ -234,10 +234,10 @@ def _draw(folder: Path, formats: Sequence[str], draw: Draw, log: RunLog, guard: 
 def draw_figures(
     folder: Path, formats: Sequence[str], draw: Draw = draw_run, *, guard: Guard | None = None
 ) -> Figures:
-    """Draw a run's figures into its directory.
+    """Draw the figures of a run and write them to its directory.
 
     Raises:
-        RunError: it is no run directory, or one of its files is damaged.
+        RunError: `folder` is not a run directory, or one of its files is damaged.
     """
     target = folder / rundir.PLOTS
     paths, failures = [], []
@@ -246,7 +246,7 @@ def draw_figures(
         rundir.make_folder(target)
     except RunError:
         raise
-    except Exception as error:  # whatever matplotlib raises
+    except Exception as error:  # matplotlib can raise anything
         return Figures([], [f"no figure could be drawn: {first_line(error)}"])
     for picture in pictures:
         try:
@@ -261,12 +261,12 @@ def draw_figures(
 
 @contextmanager
 def stop_on_signals(experiment: Experiment) -> Iterator[list[int]]:
-    """Turn SIGINT, SIGTERM and SIGHUP into a request to stop after the step; a second SIGINT leaves at once.
+    """On SIGINT, SIGTERM or SIGHUP, stop after the current step; on a second SIGINT, exit immediately.
 
-    SIGHUP, which says that the terminal is gone, stays ignored where `nohup` has it ignored. After SIGCONT
-    the time for which the process was stopped is left out of the training time.
+    SIGHUP (the terminal was closed) stays ignored under `nohup`. After SIGCONT, the time for which the process
+    was stopped is not counted as training time.
 
-    Yields the list of signals received. Outside the main thread signals are left alone.
+    Yields the list of signals received. Outside the main thread no handlers are installed.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
