@@ -92,7 +92,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _refuse_packed(content: bytes) -> None:
-    """Refuse compressed archives: torch writes uncompressed ones, and a compressed one could be a zip bomb."""
+    """Refuse compressed archives: torch does not compress, and a compressed one could be a zip bomb."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise ValueError("its entries are compressed")
@@ -103,7 +103,7 @@ def digest(state: Any, *, limit: int | None = None) -> str:
 
     Args:
         state: the values to hash.
-        limit: maximum size of a tensor in bytes, so that a small crafted file cannot expand to a large tensor.
+        limit: maximum size of a tensor in bytes, so that a crafted file cannot expand to a larger tensor.
 
     Raises:
         TypeError: the state contains something else.

@@ -5,7 +5,8 @@ the new one:
 
 1. The config, environment and component files are written to `.opening-<uuid>`, beside the old run.
 2. status.json is replaced by one with the same uuid: now the directory contains the new run.
-3. The files of the old run are deleted and those of `.opening-<uuid>` moved to their places, config.yaml last.
+3. The files of the old run are deleted, and those of `.opening-<uuid>` moved to their places, config.yaml
+   last.
 
 If the process is killed during step 3, `recover` completes it; until then `rundir` reads the files of the new
 run from `.opening-<uuid>`.
@@ -180,7 +181,7 @@ def refuse_links(folder: Path) -> None:
             raise RunError(
                 f"{path} is a {found}",
                 expected=f"a {'regular file' if wanted == 'file' else wanted}",
-                fix="replace it with the real file or directory: optlab does not follow links in a run directory",
+                fix="replace it with a real file or directory: links in a run directory are not followed",
             )
 
 

@@ -404,7 +404,7 @@ def _refuse_end(
 
 
 def _final_evaluation_note(status: Mapping[str, Any], experiment: Experiment) -> list[str]:
-    """Return a note on the former final evaluation, if the run is extended and it is not at a regular step."""
+    """Return a note on the former final evaluation, if the run is extended beyond it."""
     step = experiment.progress.step
     if experiment.is_complete() or status["status"] not in rundir.FINISHED or experiment.evaluation_due():
         return []

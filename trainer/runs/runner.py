@@ -174,7 +174,8 @@ def _reason(outcome: Status, recorder: Recorder) -> str:
             return f"step {step}: {recorder.experiment.anomaly}"
         if recorder.experiment.config.train.detect_anomaly:  # an evaluation found it
             weights = find_anomaly(torch.zeros(()), [], recorder.experiment.model, gradients=False)
-            return f"step {step}: the evaluation loss is not finite or above its bound{'; ' + weights if weights else ''}"
+            reason = "the evaluation loss is not finite or above its bound"
+            return f"step {step}: {reason}{'; ' + weights if weights else ''}"
         return f"the loss was not finite or above its bound at step {step}"
     if outcome == "pruned":
         return f"behind the other trials of its sweep at step {step}"
@@ -263,8 +264,8 @@ def draw_figures(
 def stop_on_signals(experiment: Experiment) -> Iterator[list[int]]:
     """On SIGINT, SIGTERM or SIGHUP, stop after the current step; on a second SIGINT, exit immediately.
 
-    SIGHUP (the terminal was closed) stays ignored under `nohup`. After SIGCONT, the time for which the process
-    was stopped is not counted as training time.
+    SIGHUP (the terminal was closed) stays ignored under `nohup`. The time for which the process was stopped
+    before SIGCONT is not counted as training time.
 
     Yields the list of signals received. Outside the main thread no handlers are installed.
     """
