@@ -230,7 +230,7 @@ def test_bad_input_gets_one_clear_message_before_anything_runs(case: str, tmp_pa
         (["train.epochs=1", "train.epochs=2"], {}, "train.epochs is also set by"),
         (["seeds.first=1", "seeds=2"], {}, "seeds is also set by"),
         (["seeds.first=1"], {}, "no keys"),
-        (["seed.init=3"], {}, "say seeds=5"),
+        (["seed.init=3"], {}, "use seeds=5"),
         (["train.test=end"], {}, "which runs read the test set"),
         ([], {"only": ["smd"]}, "sgd"),
         ([], {"shard": "3/2"}, "I/N"),

@@ -81,9 +81,9 @@ def test_a_sweep_does_not_report_runs_of_former_code(tmp_path: Path, changed: st
     before = [row["train_loss"] for row in results(runs / "s")]
     with open(tmp_path / changed, "a") as source:
         source.write("FACTOR = 2\n")
-    with pytest.raises(RunError, match=r"4 of the runs in .*are other runs(.|\n)*SHA-256"):
+    with pytest.raises(RunError, match=r"4 of the runs in .*do not match this sweep(.|\n)*SHA-256"):
         run(file, runs=runs)
-    with pytest.raises(RunError, match="are other runs"):
+    with pytest.raises(RunError, match="do not match this sweep"):
         run(file, "seeds=3", runs=runs)
     assert run(file, runs=runs, force=True) == 0
     after = [row["train_loss"] for row in results(runs / "s")]

@@ -1,4 +1,4 @@
-"""Sweeps: one file to many runs, in parallel, resumable, with declared budgets, chosen honestly.
+"""Sweeps: many runs from one file, in parallel and resumable, with a declared budget per variant.
 
-A run of a sweep goes through `launch.launch` like any other, so that it is the same run alone or in a sweep.
+A run of a sweep is started by `launch.launch`, so it gives the same results as outside of a sweep.
 """

@@ -1,4 +1,4 @@
-"""How long a sweep will take: what a run costs, measured on some steps, and how runs fill the workers."""
+"""Estimates the duration of a sweep from the measured duration of a few steps and the number of workers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from trainer.training.experiment import Experiment
 
 MOST_STEPS = 200
 MEASURED_SECONDS = 0.3
-WORKER_START_SECONDS = 4.0  # importing torch; two to five on the machines that were tried
+WORKER_START_SECONDS = 4.0  # importing torch; 2 to 5 s on the machines that were measured
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one run of a variant takes, in seconds.
+    """Duration of one run of a variant, in seconds.
 
     Args:
-        build: making the model and the batches.
-        steps: all training steps, or the budget of time that the config gives.
-        evaluations: all evaluations of the training and validation splits, the one before training too.
-        test: reading the test split, which final runs do.
+        build: building the model and the batches.
+        steps: all training steps, or the time limit of the config.
+        evaluations: all evaluations of the training and validation splits, including the one before training.
+        test: evaluating the test split (final runs only).
     """
 
     build: float
@@ -37,17 +37,17 @@ class Cost:
 
     @property
     def search(self) -> float:
-        """Seconds of a run that settings are chosen by."""
+        """Seconds of a search run."""
         return self.build + self.steps + self.evaluations
 
     @property
     def final(self) -> float:
-        """Seconds of a run of a winner."""
+        """Seconds of a final run."""
         return self.search + self.test
 
 
 def measure(sweep: Sweep, spec: RunSpec, infos: VariantInfo, shared_data: SharedData) -> Cost:
-    """Return what a run costs, from a third of a second of its first steps and one evaluation."""
+    """Estimate the cost of a run from one evaluation and 0.3 s of training steps."""
     loaded = load_run_config(sweep, spec)
     loaded_data = shared_data.loaded_data(loaded)
     began = time.perf_counter()
@@ -62,14 +62,14 @@ def measure(sweep: Sweep, spec: RunSpec, infos: VariantInfo, shared_data: Shared
 
 
 def _seconds_of(experiment: Experiment, act: Callable[[], object]) -> float:
-    clock = Clock(experiment.device)  # it waits for the GPU
+    clock = Clock(experiment.device)  # synchronizes with the GPU
     clock.start()
     act()
     return clock.stop()
 
 
 def _seconds_of_a_step(experiment: Experiment) -> float:
-    """Return the mean of some steps after the first, which carries what happens once (unless it is alone)."""
+    """Return the mean duration of a few steps after the first one, which includes one-time costs."""
     batches, clock, done = experiment.remaining_batches(), Clock(experiment.device), 0
     first = _seconds_of(experiment, lambda: experiment.engine.step(next(batches)))
     clock.start()
@@ -82,12 +82,12 @@ def _seconds_of_a_step(experiment: Experiment) -> float:
 
 
 def wall_seconds(rounds: Sequence[Sequence[float]], workers: int) -> float:
-    """Return when the last run of the last round ends.
+    """Return the wall-clock seconds until the last run of the last round ends.
 
     Args:
-        rounds: the runs' seconds, round by round; a round begins when the one before is over, as the winners'
-            runs do after the search, and a search's batch after the batch before.
-        workers: each run goes to the worker that is free first.
+        rounds: seconds of the runs of each round. A round starts when the previous one has ended: final runs
+            start after the search, and a batch of a search after the previous batch.
+        workers: number of workers; each run goes to the first free one.
     """
     total = 0.0
     for seconds in rounds:

@@ -1,6 +1,6 @@
-"""Reads a sweep file: its settings, its variants as configs, their axes; every error with its line.
+"""Reads a sweep file: its settings, variants and axes. Errors name the line in the file.
 
-Reads and checks; decides nothing about runs and makes no directory.
+Reads and validates only: creates no directories and plans no runs.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
 
     Args:
         path: the file.
-        overrides: of the sweep's own keys (`trials=20`, `axes.optimizer.lr=[0.1,1]`), else of every variant's
-            config (`train.epochs=1`).
+        overrides: of the keys of the sweep (`trials=20`, `axes.optimizer.lr=[0.1,1]`) or of the config of
+            every variant (`train.epochs=1`).
 
     Raises:
-        ConfigError: with what is wrong and its line.
+        ConfigError: the file is invalid; the error names the line.
     """
     tree = read_file(path)
     config_overrides = _apply_own(tree, overrides)
@@ -57,7 +57,7 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
             f"got {variants_data!r}",
             key="variants",
             where=places.get("variants", ""),
-            expected="a mapping of names to overlays, as `momentum: {optimizer: {momentum: 0.9}}`",
+            expected="a mapping of names to overlays, such as `momentum: {optimizer: {momentum: 0.9}}`",
         )
     _check_names(list(variants_data), places)
     variants = {}
@@ -70,19 +70,21 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
 
 
 def _apply_own(tree: Tree, overrides: Sequence[str]) -> list[Override]:
-    """Lay the overrides of the sweep's own keys on its tree and return those of the configs."""
+    """Apply the overrides of the keys of the sweep to its tree; return the overrides of the configs."""
     rest: list[Override] = []
     own: list[tuple[Override, KeyPath, Any]] = []
     for override in map(parse_override, sorted(overrides)):
         head, *below = override.key
         if head in ("variants", "base", "format"):
-            raise ConfigError("this belongs to the file", key=head, where=str(override.position))
+            raise ConfigError(
+                "cannot be overridden", key=head, where=str(override.position), fix="edit the file"
+            )
         if head == "seed":
             raise ConfigError(
-                "a sweep gives its runs their seeds",
+                "the seeds of a sweep are set by `seeds`",
                 key=".".join(override.key),
                 where=str(override.position),
-                fix="say seeds=5, or seeds=[3,7]",
+                fix="use seeds=5 or seeds=[3,7]",
             )
         if head == "axes" or head in SweepConfig.model_fields:
             path: KeyPath = (head, ".".join(below)) if below else (head,)
@@ -100,7 +102,7 @@ def _apply_own(tree: Tree, overrides: Sequence[str]) -> list[Override]:
 
 
 def _set_own(tree: Tree, override: Override, path: KeyPath, value: Any) -> None:
-    """Set one of the sweep's own keys, or a key of its axes or of another mapping."""
+    """Set a key of the sweep, or a key of one of its mappings."""
     head = path[0]
     if len(path) == 1:
         tree.data[head] = value
@@ -145,10 +147,10 @@ def _read_base(config: SweepConfig, path: Path, places: Mapping[str, str]) -> Tr
     if not file.is_file():
         near = nearest(file.name, [item.name for item in file.parent.glob("*.yaml")])
         raise ConfigError(
-            f"there is no file {config.base}",
+            f"file {config.base} does not exist",
             key="base",
             where=places.get("base", ""),
-            expected="a config, relative to the sweep file",
+            expected="the path of a config, relative to the sweep file",
             fix=f"did you mean {near!r}?" if near else "",
         )
     return read_layers(file)
@@ -160,7 +162,7 @@ def _plain_name(base: Tree) -> str:
 
 
 def _check_names(names: Sequence[Hashable], places: Mapping[str, str]) -> None:
-    """Refuse names that cannot be folders of their own in the sweep's folder, whatever the file system."""
+    """Refuse variant names that cannot be folder names in the sweep directory, on any file system."""
     seen: dict[str, Hashable] = {}
     problems = []
     for name in names:
@@ -169,11 +171,14 @@ def _check_names(names: Sequence[Hashable], places: Mapping[str, str]) -> None:
         if not NAME.match(text):
             problems.append(
                 Problem(
-                    f"{text!r} cannot name a variant", "variants", where, "letters, digits and . _ + - only"
+                    f"{text!r} is not a valid variant name",
+                    "variants",
+                    where,
+                    "letters, digits and . _ + - only",
                 )
             )
         elif text.lower() in RESERVED_NAMES:
-            what = f"{text!r} cannot name a variant: the sweep writes a file or folder of that name"
+            what = f"{text!r} is not a valid variant name: the sweep writes a file or folder of that name"
             problems.append(Problem(what, "variants", where, fix="choose another name"))
         elif text.lower() in seen:
             what = f"the variants {seen[text.lower()]!r} and {name!r} would share a folder"
@@ -184,7 +189,7 @@ def _check_names(names: Sequence[Hashable], places: Mapping[str, str]) -> None:
 
 
 def _axes(data: Any, key: str, places: Mapping[str, str]) -> dict[str, Axis]:
-    """Read a mapping of axes; every problem of it together."""
+    """Read a mapping of axes; raise one ConfigError with all problems."""
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -192,7 +197,7 @@ def _axes(data: Any, key: str, places: Mapping[str, str]) -> dict[str, Axis]:
             f"got {data!r}",
             key=key,
             where=places.get(key, ""),
-            expected="a mapping of dotted keys to values, as `optimizer.lr: [0.1, 0.01]`",
+            expected="a mapping of dotted keys to values, such as `optimizer.lr: [0.1, 0.01]`",
         )
     axes: dict[str, Axis] = {}
     problems: list[Problem] = []
@@ -201,7 +206,7 @@ def _axes(data: Any, key: str, places: Mapping[str, str]) -> dict[str, Axis]:
         try:
             _refuse_key(str(name))
             if str(name) in axes:
-                raise ConfigError(f"{name!r} is written twice, as text and as a number")
+                raise ConfigError(f"{name!r} is given twice, as text and as a number")
             axes[str(name)] = parse_axis(str(name), value)
         except ConfigError as error:
             where = places.get(full, places.get(key, ""))
@@ -215,7 +220,7 @@ def _refuse_key(name: str) -> None:
     if name.split(".")[0] in ("seed", "name", "base", "format"):
         raise ConfigError(
             f"{name} cannot be an axis",
-            fix="say `seeds: 5` at the top" if name.startswith("seed") else "",
+            fix="use the top-level key `seeds: 5`" if name.startswith("seed") else "",
         )
 
 
@@ -232,7 +237,9 @@ def _variant(
     where = places.get(key, places.get("variants", ""))
     overlay = {} if overlay is None else overlay
     if not isinstance(overlay, dict):
-        raise ConfigError(f"got {overlay!r}", key=key, where=where, expected="a mapping laid on the base")
+        raise ConfigError(
+            f"got {overlay!r}", key=key, where=where, expected="a mapping of settings that change the base"
+        )
     own_axes = _axes(overlay.get("axes"), f"{key}.axes", places)
     dotted: dict[str, Any] = {}
     plain: dict[Hashable, Any] = {}
@@ -241,7 +248,7 @@ def _variant(
             if isinstance(value, list) or (isinstance(value, dict) and _looks_like_axis(value)):
                 if part in own_axes:
                     raise ConfigError(
-                        "this key has an axis in `axes` and another one beside it",
+                        "this key has an axis in `axes` and another axis in the variant",
                         key=f"{key}.{part}",
                         where=places.get(f"{key}.{part}", where),
                         fix="keep one of them",
@@ -277,7 +284,7 @@ def _looks_like_axis(value: Mapping[Hashable, Any]) -> bool:
 
 
 def override_texts_of(axis: Axis) -> list[str]:
-    """Return the override of every value that is tried out before the first run."""
+    """Return the override of every value that is checked before the first run."""
     return [text for value in axis.probes() for text in override_texts({axis.key: value})]
 
 
@@ -288,24 +295,24 @@ def _fixed(
     axes: Mapping[str, Axis],
     places: Mapping[str, str],
 ) -> tuple[list[str], dict[str, str]]:
-    """Return a variant's fixed overrides; those of the command line replace its own of the same key."""
+    """Return the fixed overrides of a variant; the command line takes precedence for the same key."""
     given = {".".join(override.key): override for override in config_overrides}
     problems = [
         Problem(
             f"{name} is an axis of this sweep",
             name,
             str(override.position),
-            fix=f"say axes.{name}=[...] to give the axis other values",
+            fix=f"use axes.{name}=[...] to change the values of the axis",
         )
         for name, override in given.items()
         if name in axes
     ]
     problems += [
         Problem(
-            f"{name} has one value here and is an axis of this sweep",
+            f"{name} has a single value here, but is an axis of this sweep",
             f"{key}.{name}",
             places.get(f"{key}.{name}", ""),
-            fix=f"write a list, {name}: [...], to give this variant an axis of its own",
+            fix=f"use a list, {name}: [...], to give this variant its own axis",
         )
         for name in dotted
         if name in axes
@@ -325,7 +332,7 @@ def _fixed(
 def _check_dotted(
     dotted: Mapping[str, Any], layer: Tree, merged: Tree, key: str, places: Mapping[str, str]
 ) -> None:
-    """Refuse a dotted key that changes or drops what the same variant says in a mapping."""
+    """Refuse a dotted key that changes or removes a value that the same variant sets in a mapping."""
     problems = []
     for name, value in dotted.items():
         try:
@@ -338,7 +345,7 @@ def _check_dotted(
             continue  # any other problem is reported with its line when the variant is checked
         lost = [path for path, item in _leaves(layer.data, ()) if _at(after.data, path) != item]
         if lost:
-            what = f"it changes {'.'.join(map(str, lost[0]))}, which this variant gives as well"
+            what = f"it changes {'.'.join(map(str, lost[0]))}, which this variant sets as well"
             place = places.get(f"{key}.{name}", "")
             problems.append(Problem(what, f"{key}.{name}", place, fix="write both in one mapping"))
     if problems:
@@ -360,32 +367,32 @@ def _at(data: Any, path: KeyPath) -> Any:
 
 
 def _check_together(sweep: Sweep) -> None:
-    """Refuse settings that do not go together."""
+    """Refuse incompatible settings."""
     config, problems = sweep.config, []
 
     def refuse(key: str, what: str, *, expected: str = "", fix: str = "") -> None:
         problems.append(Problem(what, key, sweep.where(key), expected, fix))
 
     if not NAME.match(config.name):
-        refuse("name", f"{config.name!r} cannot name a folder", expected="letters, digits and . _ + -")
+        refuse("name", f"{config.name!r} is not a valid folder name", expected="letters, digits and . _ + -")
     for key in ("seeds", "final_seeds"):
         seeds = getattr(config, key)
         if isinstance(seeds, list) and len(set(seeds)) < len(seeds):
-            refuse(key, f"{seeds} holds a seed twice", fix="keep one of them")
+            refuse(key, f"{seeds} contains a seed twice", fix="keep one of them")
     shared = set(sweep.seeds) & set(sweep.final_seeds)
     if shared:
-        refuse("final_seeds", f"{sorted(shared)} are seeds of the search", expected="fresh seeds")
+        refuse("final_seeds", f"{sorted(shared)} are also seeds of the search", expected="fresh seeds")
     chooses = sweep.searches or bool(sweep.final_seeds)
     for variant in sweep.variants.values():
         if chooses and gives(variant.overrides, "train.test"):
-            what = "a sweep that chooses settings decides itself which runs read the test set"
-            refuse("train.test", what, fix="leave train.test out")
+            what = "a sweep that chooses settings determines which runs read the test set"
+            refuse("train.test", what, fix="remove train.test")
     if config.strategy == "grid":
         if config.trials is not None:
             refuse(
                 "trials",
-                "a grid has as many trials as it has points",
-                fix="say strategy: random, or no trials",
+                "a grid has one trial per point, so `trials` cannot be set",
+                fix="use strategy: random, or remove trials",
             )
         for variant in sweep.variants.values():
             for axis in variant.axes:
@@ -393,25 +400,29 @@ def _check_together(sweep: Sweep) -> None:
                     refuse(
                         "strategy",
                         f"a grid needs values, and {axis.key} is a range",
-                        fix="say strategy: random",
+                        fix="use strategy: random",
                     )
         if config.prune == "wilcoxon" and len(sweep.seeds) < 3:
-            refuse("prune", "wilcoxon compares seeds, and there are fewer than 3", fix="say seeds: 5")
+            refuse("prune", "wilcoxon needs at least 3 seeds", fix="use seeds: 5")
     else:
         if config.trials is None:
-            refuse("strategy", f"{config.strategy} needs a number of trials", fix="say trials: 20")
+            refuse("strategy", f"{config.strategy} needs a number of trials", fix="set trials: 20")
         for variant in sweep.variants.values():
             if not variant.axes:
-                refuse("axes", f"{variant.name} has nothing to search", expected="an axis per variant")
+                refuse(
+                    "axes", f"{variant.name} has no axes to search", expected="at least one axis per variant"
+                )
     if config.prune and config.strategy == "grid":
-        refuse("prune", "a grid trains every point to its end", fix="say strategy: random, or prune: null")
+        refuse("prune", "a grid cannot be pruned", fix="use strategy: random or prune: null")
     if config.prune == "wilcoxon" and len(sweep.seeds) < 3:
-        refuse("prune", "wilcoxon compares seeds, and there are fewer than 3", fix="say seeds: 5")
+        refuse("prune", "wilcoxon needs at least 3 seeds", fix="use seeds: 5")
     if config.objective and not config.objective.metric.startswith("val_"):
         metric = config.objective.metric
         end = " and is only known at the end" if config.prune and not metric.startswith("train_") else ""
         refuse(
-            "objective.metric", f"{metric} is no validation metric{end}", expected="val_accuracy or val_loss"
+            "objective.metric",
+            f"{metric} is not a validation metric{end}",
+            expected="val_accuracy or val_loss",
         )
     if problems:
         raise ConfigError.of(dict.fromkeys(problems))

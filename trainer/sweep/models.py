@@ -1,6 +1,6 @@
-"""What a sweep consists of: its settings, its variants, and how a value becomes a run's config.
+"""The settings and variants of a sweep, and the conversion of their values to the config of a run.
 
-Reads no file (see `file`) and decides nothing about runs.
+`file` reads them from a file, `plan` plans the runs.
 """
 
 from __future__ import annotations
@@ -40,35 +40,33 @@ RESERVED_NAMES = frozenset(
         "environment.json",
     }
 )
-"""What a sweep's folder holds besides its variants, and what makes a folder a run; in lower case."""
+"""Files and folders that a sweep or run writes, so that no variant may have their names; in lower case."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
 
 
 class Objective(Section):
-    """What makes one setting better than another: a validation metric, over the seeds."""
+    """The validation metric by which settings are compared, and its summary over the seeds."""
 
     metric: str = Field("val_accuracy", description="A validation column of epochs.csv.")
     mode: Literal["min", "max"] | None = Field(
-        None, description="null = max for accuracies, min for the rest."
+        None, description="null = max for accuracies, min for all others."
     )
-    over_seeds: Literal["mean", "median"] = Field(
-        "mean", description="How the seeds of a setting are summed up."
-    )
+    over_seeds: Literal["mean", "median"] = Field("mean", description="Summary of a setting over its seeds.")
 
     @property
     def direction(self) -> Literal["min", "max"]:
-        """The mode, or what the metric implies."""
+        """The mode, or the default of the metric."""
         return self.mode or better_direction(self.metric)
 
     @property
     def rule(self) -> SelectionRule:
-        """What a run and a setting are worth: the metric at the best checkpoint, over the seeds."""
+        """The value of runs and settings: the metric at the best checkpoint, summarized over the seeds."""
         return SelectionRule(self.metric, self.direction, self.over_seeds)
 
 
 class SweepConfig(Section):
-    """A sweep's own settings; variants and axes are read apart."""
+    """The settings of a sweep except its variants and axes."""
 
     format: Literal[1] = Field(1, description="Version of this file's format.")
     base: str | None = Field(
@@ -76,22 +74,22 @@ class SweepConfig(Section):
     )
     name: str = Field(min_length=1, description="Name of the sweep: runs/<name>/.")
     seeds: Count | Annotated[list[Seed], Field(min_length=1)] = Field(
-        1, description="How many seeds (from 0), or a list; the same for every variant."
+        1, description="Number of seeds (from 0), or a list; the same for every variant."
     )
     strategy: Strategy = Field("grid", description="grid | random | qmc | tpe | gp.")
-    trials: Count | None = Field(None, description="Settings tried per variant; null for a grid.")
+    trials: Count | None = Field(None, description="Number of settings per variant; null for a grid.")
     batch: Count = Field(
-        4, description="Trials that a search asks for at a time; with it the results are reproducible."
+        4, description="Trials per batch of a search; results depend on it, but not on the number of workers."
     )
     search_seed: Seed = Field(0, description="Seed of the search.")
     objective: Objective | None = Field(None, description="null = val_accuracy (val_loss without classes).")
     prune: Literal["median", "hyperband", "wilcoxon"] | None = Field(
-        None, description="Stops trials that fall behind; null = every trial is trained to its end."
+        None, description="Pruner that stops unpromising trials early; null = none."
     )
     final_seeds: Annotated[int, Field(ge=0)] | Annotated[list[Seed], Field(min_length=1)] = Field(
-        0, description="Fresh seeds on which the winners run once more and read the test set; 0 = none."
+        0, description="Fresh seeds for final runs of the best settings, which read the test set; 0 = none."
     )
-    allow_unequal: bool = Field(False, description="Permit variants with grids of unequal size.")
+    allow_unequal: bool = Field(False, description="Allow variants with grids of different sizes.")
     workers: Count | Literal["auto"] = Field("auto", description="Worker processes; auto = one per core.")
     runs_per_gpu: Count = Field(1, description="Worker processes that share a GPU.")
 
@@ -105,15 +103,14 @@ class SweepConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One variant_search of a sweep.
+    """One variant of a sweep.
 
     Args:
-        name: what it is called, and its folder.
-        tree: its config without axes and seed, with the place of every value.
-        overrides: what is laid on top of every run of it: dotted keys of the variant and the command line.
-        axes: what is varied.
-        places: where each override text came from, for messages.
-        config: the same, checked and complete, with the first value of every axis.
+        name: its name, also the name of its folder.
+        tree: its config without axes and seed, with the position of every value.
+        overrides: overrides for all its runs: dotted keys of the variant and of the command line.
+        axes: the keys that are varied.
+        places: position of each override in the sweep file, for messages.
     """
 
     name: str
@@ -123,19 +120,19 @@ class Variant:
     places: Mapping[str, str] = field(repr=False, default_factory=dict)
 
     def texts(self, values: Mapping[str, Any], seed: int, extra: Sequence[str] = ()) -> list[str]:
-        """Return all overrides of one run, as the command line would take them."""
+        """Return all overrides of one run, in the syntax of the command line."""
         return [*self.overrides, *extra, *override_texts(values), f"seed={seed}"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep as read and checked on its own; whether its variants can be built is seen by `plan`.
+    """A sweep as read from its file; `plan` checks whether its variants can be built.
 
     Args:
         config: its settings.
-        variants: by name, in the file's order.
+        variants: by name, in the order of the file.
         path: the file.
-        places: where each of its keys stands, for messages.
+        places: position of each key in the file, for messages.
     """
 
     config: SweepConfig
@@ -151,7 +148,7 @@ class Sweep:
 
     @property
     def final_seeds(self) -> list[int]:
-        """The fresh seeds of the winners; counted from 1000 so that more search seeds never meet them."""
+        """The seeds of the final runs; from 1000, so that additional search seeds do not overlap."""
         seeds = self.config.final_seeds
         if not isinstance(seeds, int):
             return list(seeds)
@@ -160,23 +157,23 @@ class Sweep:
 
     @property
     def searches(self) -> bool:
-        """Whether settings are chosen; then only final runs read the test set."""
+        """Whether settings are chosen. If so, only final runs read the test set."""
         return any(variant.axes for variant in self.variants.values())
 
     def where(self, key: str) -> str:
-        """Return the place of one of the sweep's keys, or of the nearest one above it that has a place."""
+        """Return the position of a key of the sweep, or of its nearest parent that has one."""
         while key and key not in self.places:
             key = key.rpartition(".")[0]
         return self.places.get(key, "")
 
 
 def override_texts(values: Mapping[str, Any]) -> list[str]:
-    """Return values as overrides that read back as the very same values."""
+    """Return values as overrides that parse to the same values."""
     return [f"{key}={value_text(value)}" for key, value in values.items()]
 
 
 def value_text(value: Any) -> str:
-    """Return a plain value as YAML in one line that reads back to the same value, bit for bit."""
+    """Return a plain value as one line of YAML that parses to the same value, bit for bit."""
     if isinstance(value, str):
         try:
             plain = bool(value.strip()) and parse_override(f"k={value}").value == value
@@ -206,20 +203,20 @@ def _quoted(text: str) -> str:
 def load_variant(
     variant: Variant, values: Mapping[str, Any], seed: int, components: Components, extra: Sequence[str] = ()
 ) -> Loaded:
-    """Return the checked config of one run of a variant; errors name the sweep file's lines."""
+    """Return the validated config of one run of a variant; errors name lines of the sweep file."""
     with relocated(variant.places):
         return from_tree(variant.tree, variant.texts(values, seed, extra), components=components)
 
 
 @contextmanager
 def relocated(places: Mapping[str, str]) -> Iterator[None]:
-    """Give errors that blame an override the line of the sweep file which that override came from."""
+    """In errors about an override, replace its position by its line in the sweep file."""
     try:
         yield
     except OptlabError as error:
-        raise type(error).of(_at_home(problem, places) for problem in error.problems) from error
+        raise type(error).of(_relocate(problem, places) for problem in error.problems) from error
 
 
-def _at_home(problem: Problem, places: Mapping[str, str]) -> Problem:
+def _relocate(problem: Problem, places: Mapping[str, str]) -> Problem:
     text = problem.where.removeprefix("override ").strip("'\"")
     return replace(problem, where=places[text]) if text in places else problem

@@ -1,6 +1,6 @@
-"""What a sweep will run: settings, seeds, folders, and the trial of every variant before the first run.
+"""Plans a sweep: settings, seeds and run directories; builds every variant once as a check.
 
-Trains nothing. The data that the runs share is loaded here once and laid where workers map it.
+Does not train. Loads the data that the runs share once and writes it to files that workers map.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from trainer.training.loaded_data import LoadedData, load_data
 Stage = Literal["search", "final"]
 SWEEP_FILE = "sweep.yaml"
 DATA = ".data"
-_MOST_BYTES = 64 << 20  # of a sweep.yaml that is read back
+_MOST_BYTES = 64 << 20  # maximum size of a sweep.yaml
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,8 +54,8 @@ class RunSpec:
     """One run of a sweep.
 
     Args:
-        variant: whose.
-        stage: `search`, or `final` for a winner on fresh seeds.
+        variant: name of its variant.
+        stage: `search`, or `final` for the best setting on fresh seeds.
         trial: number of its setting within the variant.
         values: the setting, by axis.
         seed: its seed.
@@ -71,18 +71,18 @@ class RunSpec:
 
     @property
     def label(self) -> str:
-        """What a line about it says."""
+        """The name of the run in messages."""
         return f"{self.variant} {self.folder.name}" + (" (final)" if self.stage == "final" else "")
 
 
 @dataclass(frozen=True, slots=True)
 class VariantInfo:
-    """What building a variant showed.
+    """Properties of a variant, found by building it.
 
     Args:
-        config: its config, complete, with the first value of every axis and the first seed.
-        columns: the values of its evaluations.
-        evaluations: how many there will be, the one before training left out.
+        config: its resolved config, with the first value of every axis and the first seed.
+        columns: the columns of its evaluations.
+        evaluations: number of evaluations, without the one before training.
         classes: whether accuracies are measured.
     """
 
@@ -95,7 +95,7 @@ class VariantInfo:
 def spec_for(
     root: Path, variant: Variant, stage: Stage, trial: int, values: Mapping[str, Any], seed: int
 ) -> RunSpec:
-    """Return a run and its directory: `<sweep>/<variant>/<run-id>`, winners in `<sweep>/final/<variant>/`."""
+    """Return a run in `<sweep>/<variant>/<run-id>`, or a final run in `<sweep>/final/<variant>/<run-id>`."""
     parent = root / FINAL / variant.name if stage == "final" else root / variant.name
     texts = {axis.key: _value_name(axis, values[axis.key]) for axis in variant.axes}
     name = run_id(override_texts(values), SeedConfig.model_validate(seed), texts=texts)
@@ -103,7 +103,7 @@ def spec_for(
 
 
 def _value_name(axis: Axis, value: Any) -> str:
-    """Return the text of an axis's value in the names of run directories; no two values share one."""
+    """Return the text of an axis value in run directory names; it is unique among the values."""
     if axis.is_range:
         return value_name(value)
     texts = [value_text(known) for known in axis.values]
@@ -111,60 +111,60 @@ def _value_name(axis: Axis, value: Any) -> str:
 
 
 def extras(sweep: Sweep, variant: Variant, stage: Stage) -> list[str]:
-    """Return the overrides that a sweep lays on every run, where the user has not said otherwise.
+    """Return the default overrides of a sweep for every run, without those that the user has set.
 
-    One thread per run; no figures (`optlab plot` draws them from a run's files at any time); and the test
-    split read by the runs that were chosen on validation, never by those that the choice is made from.
+    One thread per run; no figures (`optlab plot` can draw them later); and the test split is read only by
+    final runs, if settings are chosen.
     """
     given = [*variant.overrides, *override_texts({axis.key: None for axis in variant.axes})]
     train, log = (variant.tree.data.get(section) or {} for section in ("train", "log"))
-    laid = []  # nothing on a section that is no mapping: its check reports that, with the line
+    overrides = []  # a section that is not a mapping is skipped: validation reports it with its line
     if isinstance(train, dict) and train.get("threads") is None and not gives(given, "train.threads"):
-        laid.append("train.threads=1")
+        overrides.append("train.threads=1")
     if isinstance(log, dict) and "plots" not in log and not gives(given, "log.plots"):
-        laid.append("log.plots=[]")
+        overrides.append("log.plots=[]")
     if stage == "final":
-        laid.append("train.test=end")
+        overrides.append("train.test=end")
     elif sweep.searches or sweep.final_seeds:
-        laid.append("train.test=never")
-    return laid
+        overrides.append("train.test=never")
+    return overrides
 
 
 @process_state.preserved()
 def load_run_config(sweep: Sweep, spec: RunSpec, more: Sequence[str] = ()) -> Loaded:
-    """Return the checked config of a run."""
+    """Return the validated config of a run."""
     variant = sweep.variants[spec.variant]
-    laid = [*extras(sweep, variant, spec.stage), *more]
-    return load_variant(variant, spec.values, spec.seed, catalog.COMPONENTS, laid)
+    overrides = [*extras(sweep, variant, spec.stage), *more]
+    return load_variant(variant, spec.values, spec.seed, catalog.COMPONENTS, overrides)
 
 
 def grid_settings(variant: Variant) -> list[dict[str, Any]]:
-    """Return the settings of a variant's grid."""
+    """Return the settings in the grid of a variant."""
     return list(grid(variant.axes))
 
 
 def budget(sweep: Sweep, variant: Variant) -> int:
-    """Return how many settings of a variant are tried."""
+    """Return the number of settings tried per variant."""
     return sweep.config.trials or len(grid_settings(variant))
 
 
 def check_budgets(sweep: Sweep) -> None:
-    """Refuse grids of unequal size, unless the file allows them."""
+    """Raise ConfigError if grids have different sizes, unless `allow_unequal` is set."""
     sizes = {name: budget(sweep, variant) for name, variant in sweep.variants.items()}
     if len(set(sizes.values())) > 1 and not sweep.config.allow_unequal:
         raise ConfigError(
             "the variants' grids differ in size: " + ", ".join(f"{name} {n}" for name, n in sizes.items()),
             key="axes",
             where=sweep.where("axes"),
-            fix="give every variant as many settings, or say allow_unequal: true",
+            fix="give every variant the same number of settings, or set allow_unequal: true",
         )
 
 
 class SharedData:
-    """Data sets as files that worker processes map, so that each is in memory once for all of them.
+    """Data sets in files that worker processes map, so that each is in memory only once.
 
     Args:
-        folder: where the files lie; it is made, and emptied by `clear`.
+        folder: folder of the files; created if missing, removed by `clear`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -172,18 +172,18 @@ class SharedData:
         self._loaded: dict[str, LoadedData] = {}
 
     def loaded_data(self, loaded: Loaded) -> LoadedData:
-        """Return the data of a config, loaded once."""
+        """Return the data of a config; each data set is loaded once."""
         key = data_key(loaded.config.data)
         if key not in self._loaded:
             self._loaded[key] = load_data(loaded)
         return self._loaded[key]
 
     def notes(self) -> list[str]:
-        """Return what the reading of the data has to tell, such as a damaged cache."""
+        """Return notes from loading the data, such as a damaged cache."""
         return [note for loaded_data in self._loaded.values() for note in loaded_data.dataset.notes]
 
     def put(self, loaded: Loaded) -> Path:
-        """Return the file that holds the data of a config; it is written the first time."""
+        """Return the file with the data of a config; write it if missing."""
         path = self.folder / f"{data_key(loaded.config.data)}.pt"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -196,11 +196,11 @@ class SharedData:
         return path
 
     def forget(self) -> None:
-        """Let go of what is in this process's memory; the files stay."""
+        """Release the data in the memory of this process; the files remain."""
         self._loaded.clear()
 
     def clear(self) -> None:
-        """Remove the files; processes that map them keep what they have."""
+        """Remove the files; existing mappings in other processes stay valid."""
         for path in self.folder.glob("*"):
             path.unlink(missing_ok=True)
         if self.folder.is_dir():
@@ -208,7 +208,7 @@ class SharedData:
 
 
 def data_key(data: DataConfig) -> str:
-    """Return a name for what determines a data set and its split."""
+    """Return a hash of the settings that determine a data set and its splits."""
     relevant = [data.name, data.options, data.val_size, data.val_from, data.split_seed, data.limit]
     return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -224,7 +224,7 @@ def _packed(loaded_data: LoadedData) -> dict[str, Any]:
 
 
 def open_shared_data(path: Path) -> LoadedData:
-    """Map a file of the shared_data: its pages are shared with every process that maps it."""
+    """Map a file of `SharedData`; its pages are shared by all processes that map it."""
     packed = torch.load(path, mmap=True, weights_only=True)
     parts = {name: Split(*tensors) for name, tensors in packed["splits"].items()}
     names = None if packed["class_names"] is None else tuple(packed["class_names"])
@@ -233,10 +233,10 @@ def open_shared_data(path: Path) -> LoadedData:
 
 
 def check_variants(sweep: Sweep, shared_data: SharedData) -> dict[str, VariantInfo]:
-    """Build every variant with every value of every axis (the ends of ranges), before anything runs.
+    """Build every variant with every value of every axis (of ranges: both ends), before the first run.
 
     Raises:
-        ConfigError: with the problems of all variants, each with its line.
+        ConfigError: the problems of all variants, each with its line.
     """
     infos: dict[str, VariantInfo] = {}
     problems: list[Problem] = []
@@ -255,22 +255,22 @@ def check_variants(sweep: Sweep, shared_data: SharedData) -> dict[str, VariantIn
                 infos[variant.name] = _infos(sweep, variant, values, experiment)
     if problems:
         raise ConfigError.of(dict.fromkeys(problems))
-    _refuse_twins(sweep, infos)
+    _refuse_duplicates(sweep, infos)
     return infos
 
 
 @process_state.preserved()
 def _try(sweep: Sweep, variant: Variant, values: Mapping[str, Any], shared_data: SharedData) -> Experiment:
-    laid = extras(sweep, variant, "search")
-    loaded = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, laid)
+    overrides = extras(sweep, variant, "search")
+    loaded = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, overrides)
     with relocated(variant.places):
         return build_experiment(loaded, loaded_data=shared_data.loaded_data(loaded))
 
 
 @process_state.preserved()
 def _infos(sweep: Sweep, variant: Variant, values: Mapping[str, Any], experiment: Experiment) -> VariantInfo:
-    laid = [text for text in extras(sweep, variant, "search") if not text.startswith("train.test=")]
-    config = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, laid).config
+    overrides = [text for text in extras(sweep, variant, "search") if not text.startswith("train.test=")]
+    config = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, overrides).config
     plan = experiment.plan
     steps = plan.steps or 0
     due = sum(1 for step in range(1, min(steps, 100_000) + 1) if plan.evaluate.due(step) or step == steps)
@@ -279,7 +279,7 @@ def _infos(sweep: Sweep, variant: Variant, values: Mapping[str, Any], experiment
     )
 
 
-def _refuse_twins(sweep: Sweep, infos: Mapping[str, VariantInfo]) -> None:
+def _refuse_duplicates(sweep: Sweep, infos: Mapping[str, VariantInfo]) -> None:
     seen: dict[str, str] = {}
     for name, found in infos.items():
         axes = {axis.key: axis.as_config() for axis in sweep.variants[name].axes}
@@ -295,10 +295,10 @@ def _refuse_twins(sweep: Sweep, infos: Mapping[str, VariantInfo]) -> None:
 
 
 def resolve_objective(sweep: Sweep, infos: Mapping[str, VariantInfo]) -> Objective | None:
-    """Return what settings are chosen by; None where nothing is chosen and nothing validates.
+    """Return the objective; None if no setting is chosen and there is no validation split.
 
     Raises:
-        ConfigError: the metric is not measured, or only at the end where pruning needs it earlier.
+        ConfigError: the metric is not measured, or pruning is set but the metric is measured only at the end.
     """
     objective = sweep.config.objective
     if objective is None:
@@ -315,22 +315,22 @@ def resolve_objective(sweep: Sweep, infos: Mapping[str, VariantInfo]) -> Objecti
             key="objective.metric",
             where=sweep.where("objective.metric"),
             expected=f"one of {', '.join(measured)}" if measured else "",
-            fix="say data.val_size: 0.1 in the base, so that settings are chosen on validation",
+            fix="set data.val_size: 0.1 in the base to choose settings on a validation split",
         )
     if sweep.config.prune in ("median", "hyperband"):
         late = [name for name, found in infos.items() if found.evaluations < 2]
         if late:
             raise ConfigError(
-                f"{late[0]} is evaluated only at the end, so there is nothing to prune by",
+                f"{late[0]} is evaluated only at the end, so it cannot be pruned",
                 key="prune",
                 where=sweep.where("prune"),
-                fix="say prune: null, or train.eval_every: {steps: ..} in the base",
+                fix="use prune: null, or set train.eval_every: {steps: ..} in the base",
             )
     return objective
 
 
 def resolved(sweep: Sweep, infos: Mapping[str, VariantInfo], objective: Objective | None) -> dict[str, Any]:
-    """Return the sweep, complete and on its own: reading it again gives the same runs."""
+    """Return the resolved sweep without a base; a sweep file with this content gives the same runs."""
     fields = sweep.config.model_dump()
     fields |= {"base": None, "seeds": sweep.seeds, "final_seeds": sweep.final_seeds or 0}
     fields["objective"] = objective.model_dump() if objective else None
@@ -343,12 +343,12 @@ def resolved(sweep: Sweep, infos: Mapping[str, VariantInfo], objective: Objectiv
 
 
 class ExistingRuns:
-    """Tells whether the run directories of a sweep that exist hold the sweep's own runs.
+    """Compares existing run directories of a sweep with the runs that the sweep would train.
 
     Args:
         sweep: the sweep.
         root: its directory.
-        infos: what building its variants showed.
+        infos: from `check_variants`.
         shared_data: the shared data.
     """
 
@@ -362,7 +362,7 @@ class ExistingRuns:
         self._digests: dict[str, str] = {}
 
     def code(self, spec: RunSpec) -> Code:
-        """Return the code of a run's parts as it was when the sweep first asked."""
+        """Return the code of the components of a run, as of the first call."""
         variant = self._sweep.variants[spec.variant]
         chooses = {
             key: value for key, value in spec.values.items() if any(map(split_import_path, _texts(value)))
@@ -373,7 +373,7 @@ class ExistingRuns:
         return self._code[key]
 
     def _digest(self, spec: RunSpec) -> str:
-        """Return the SHA-256 of a run's data."""
+        """Return the SHA-256 of the data of a run."""
         variant = self._sweep.variants[spec.variant]
         chooses = {key: value for key, value in spec.values.items() if key.split(".")[0] == "data"}
         key = value_text([variant.name, chooses])
@@ -384,10 +384,10 @@ class ExistingRuns:
         return self._digests[key]
 
     def differences(self, spec: RunSpec) -> list[str]:
-        """Return in what the run in a run's directory differs from it; empty where there is none.
+        """Return the differences between a run and the existing run in its directory; empty if there is none.
 
-        Configs of variants that the sweep's own sweep.yaml describes alike are not read again, which spares
-        reading a thousand of them.
+        The config is not read if sweep.yaml already has the same config for the variant; this saves reading
+        thousands of files.
         """
         if rundir.read_status(spec.folder) is None:
             return []
@@ -402,7 +402,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _known_variants(root: Path, infos: Mapping[str, VariantInfo]) -> set[str]:
-    """Return the variants that the sweep's own sweep.yaml describes as they are now."""
+    """Return the variants whose config in the existing sweep.yaml is the current one."""
     try:
         former = yaml.safe_load(read_regular(root / SWEEP_FILE, _MOST_BYTES))["variants"]
         return {

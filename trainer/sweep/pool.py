@@ -1,6 +1,6 @@
-"""Worker processes: starting them, giving them tasks, hearing from them, noticing that one died.
+"""A pool of worker processes: starts them, sends tasks, receives replies, replaces dead workers.
 
-Knows no sweep: who is to do what next is the caller's business.
+The caller decides which task runs next.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainer.sweep.worker import Question, Reply, Task, work
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something a worker did: it replied, asked, or died (`exit_code`, negative = killed by that signal)."""
+    """A reply, question or death of a worker (`exit_code`, negative = killed by that signal)."""
 
     worker: int
     task: Task | None
@@ -30,20 +30,21 @@ class Event:
     exit_code: int | None = None
 
 
-# A server that imports torch once and forks workers from it: the second worker, and one that replaces a dead
-# one, cost hundredths of a second instead of seconds, and they share what was imported. It starts no CUDA, so
-# that its children may. Forking is not safe on a Mac, whose system libraries keep threads.
+# The fork server imports torch once and forks the workers. Starting another worker takes hundredths of a
+# second instead of seconds, and workers share the imported modules. The server does not initialize CUDA, so
+# its children can. Forking is not safe on macOS, whose system libraries run threads.
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 
 def _prepare() -> None:
-    """Start the server that workers are forked from, where there is to be one."""
+    """Start the fork server on Linux."""
     if METHOD != "forkserver":
         return
     multiprocessing.get_context(METHOD).set_forkserver_preload(["trainer.sweep.training"])
-    # The server lives in this process's group: a signal to the group must not end it before the workers have
-    # saved their state. It and its children inherit the mask; a worker lifts it for SIGTERM.
-    resource_tracker.ensure_running()  # it would be started with the server, and lift the mask
+    # The server is in the process group of this process. A signal to the group must not end it before the
+    # workers have saved their state. The server and its children inherit the signal mask; a worker unblocks
+    # SIGTERM.
+    resource_tracker.ensure_running()  # otherwise started with the server, which would reset the mask
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         forkserver.ensure_running()
@@ -65,8 +66,8 @@ class Pool:
     """Persistent worker processes, each with a number from 0.
 
     Args:
-        count: how many.
-        variants: what tasks refer to.
+        count: number of workers.
+        variants: the variants of the tasks, by name.
     """
 
     def __init__(self, count: int, variants: Mapping[str, Variant]) -> None:
@@ -76,11 +77,11 @@ class Pool:
         self._stopping = False
 
     def __enter__(self) -> Pool:
-        """Return itself."""
+        """Return the pool."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End every worker: idle ones by word, busy ones by force."""
+        """Stop all workers: ask idle ones to exit, kill busy ones."""
         for worker in self._workers.values():
             if worker.task is None:
                 with suppress(OSError):
@@ -95,15 +96,15 @@ class Pool:
             worker.pipe.close()
 
     def idle(self) -> list[int]:
-        """Return the workers that have nothing to do."""
+        """Return the numbers of the idle workers."""
         return [number for number, worker in self._workers.items() if worker.task is None]
 
     def busy(self) -> list[Task]:
-        """Return what is being done."""
+        """Return the tasks in progress."""
         return [worker.task for worker in self._workers.values() if worker.task is not None]
 
     def give(self, number: int, task: Task) -> None:
-        """Give an idle worker a task; one that died meanwhile shows in the next `wait`."""
+        """Send a task to an idle worker. If it has died, the next `wait` reports that."""
         worker = self._workers[number]
         worker.task = task
         with suppress(OSError):
@@ -115,7 +116,7 @@ class Pool:
             self._workers[number].pipe.send(verdict)
 
     def wait(self, timeout: float) -> Sequence[Event]:
-        """Return what happened, after at most `timeout` seconds; a worker that died is replaced."""
+        """Return the events of at most `timeout` seconds; replace workers that died."""
         by_handle: dict[Any, int] = {}
         for number, worker in self._workers.items():
             by_handle[worker.pipe] = number
@@ -124,10 +125,10 @@ class Pool:
         return [
             event
             for number in dict.fromkeys(by_handle[handle] for handle in ready)
-            if (event := self._hear(number)) is not None
+            if (event := self._receive(number)) is not None
         ]
 
-    def _hear(self, number: int) -> Event | None:
+    def _receive(self, number: int) -> Event | None:
         worker = self._workers[number]
         task = worker.task
         try:
@@ -149,7 +150,7 @@ class Pool:
         return Event(number, task, exit_code=exit_code)
 
     def interrupt(self) -> None:
-        """Ask the busy workers to stop after their step and to save; from now on none is replaced."""
+        """Ask busy workers to save and stop after the current step. Dead workers are no longer replaced."""
         self._stopping = True
         for worker in self._workers.values():
             if worker.task is not None and worker.process.pid and worker.process.is_alive():

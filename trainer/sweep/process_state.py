@@ -1,7 +1,7 @@
-"""Settings of the whole process that a component may change, and that the next run must not see.
+"""Saves and restores process-wide settings that a component may change.
 
-A worker trains run after run in one process; each is to be what it would be in a process of its own. What
-cannot be found out or put back (functions of other packages that a component replaced) stays changed.
+A worker trains many runs in one process. Each run must give the same results as in a process of its own.
+Changes that cannot be detected or undone (such as patched functions of other packages) remain.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Setting:
     """One setting of the process.
 
     Args:
-        read: returns its value, to be compared with `==`.
-        restore: sets such a value again.
+        read: returns its value, which is compared with `==`.
+        restore: sets it to a value from `read`.
     """
 
     read: Callable[[], Any]
@@ -84,7 +84,7 @@ SETTINGS: dict[str, Setting] = {
 
 @contextmanager
 def preserved() -> Iterator[None]:
-    """Restore what changed in the block: every setting, the global generators, the filters of warnings."""
+    """Restore all settings, the global random generators and the warning filters at the end of the block."""
     before: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
         with suppress(OSError):  # the working directory was removed
@@ -99,7 +99,7 @@ def preserved() -> Iterator[None]:
 
 @contextmanager
 def user_files_executed_anew() -> Iterator[None]:
-    """Forget users' files imported in the block: what executing them changes, it changes in every run."""
+    """Remove user files imported in the block from `sys.modules`, so that every run executes them again."""
     kept = {name for name in sys.modules if name.startswith(_USER_MODULES)}
     try:
         yield

@@ -1,6 +1,6 @@
-"""How a sweep stands, for displays, and the files that tell what it came to.
+"""The progress of a sweep, for displays, and its result files.
 
-Reads the searches; decides nothing.
+Only reads the state of the searches.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RECENT_RUNS = 50
 
 @dataclass(frozen=True, slots=True)
 class VariantState:
-    """How one variant stands: counts of its runs and its best so far."""
+    """Progress of one variant: the number of runs by status and the best setting so far."""
 
     name: str
     running: int
@@ -40,16 +40,17 @@ class VariantState:
 
 @dataclass(frozen=True, slots=True)
 class SweepState:
-    """How the sweep stands, for displays.
+    """Progress of a sweep, for displays.
 
     Args:
-        variants: one by one.
-        running: labels of the runs that are being trained.
-        done, planned: runs over, and runs known to be over in the end; None = not known.
-        kept: how many of the done were there before.
+        variants: progress of each variant.
+        running: labels of the runs in progress.
+        done, planned: number of finished runs and of all runs.
+        kept: number of finished runs that existed before.
+        failed: number of failed runs.
         elapsed: seconds since the start.
-        rate: runs per minute; None before the first.
-        left: estimated seconds; None = not known.
+        rate: runs per minute; None = not known yet.
+        left: estimated seconds left; None = not known yet.
     """
 
     variants: Sequence[VariantState]
@@ -65,7 +66,7 @@ class SweepState:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A line about a run that is over."""
+    """A finished run, for displays."""
 
     label: str
     outcome: Outcome
@@ -74,27 +75,27 @@ class Finished:
 
 
 class Display:
-    """What the runner tells; this one is silent."""
+    """Receives progress from the runner. This base class shows nothing."""
 
     def finished(self, run: Finished, state: SweepState) -> None:
-        """Take a run that is over."""
+        """Show a finished run."""
 
     def update(self, state: SweepState) -> None:
-        """Take how the sweep stands."""
+        """Show the progress."""
 
     def note(self, text: str) -> None:
-        """Take a remark."""
+        """Show a note."""
 
 
 class Pace:
-    """How fast runs come to their end."""
+    """Measures the rate of finished runs."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._moments: deque[float] = deque(maxlen=RECENT_RUNS)
 
     def count(self) -> None:
-        """Count a run that was trained, now."""
+        """Count a run that has just finished training."""
         self._moments.append(time.monotonic())
 
     @property
@@ -104,7 +105,7 @@ class Pace:
 
     @property
     def rate(self) -> float | None:
-        """The recent runs per minute, from the first of them on, so that start-up does not count."""
+        """The rate of recent runs per minute, without start-up time; None before three runs."""
         if len(self._moments) < 3:
             return None
         span = time.monotonic() - self._moments[0]
@@ -114,7 +115,7 @@ class Pace:
 def sweep_state(
     variants: Sequence[VariantState], running: Sequence[str], kept: int, failed: int, pace: Pace
 ) -> SweepState:
-    """Return how a sweep stands, its variants taken together."""
+    """Return the progress of a sweep, summed over its variants."""
     done = sum(v.done + v.diverged + v.pruned + v.failed for v in variants)
     planned = sum(v.planned or 0 for v in variants)
     rate = pace.rate
@@ -123,7 +124,7 @@ def sweep_state(
 
 
 def write_progress(root: Path, state: SweepState, status: str) -> None:
-    """Write progress.json, which other processes read to tell how the sweep stands."""
+    """Write progress.json, from which other processes read the progress of the sweep."""
     content = {
         "format": 1,
         "status": status,
@@ -144,14 +145,14 @@ def write_progress(root: Path, state: SweepState, status: str) -> None:
 def variant_state(
     variant_search: VariantSearch, objective: Objective | None, running: int, trials: int | None, finals: int
 ) -> VariantState:
-    """Return how a variant stands.
+    """Return the progress of a variant.
 
     Args:
         variant_search: the variant.
-        objective: what settings are chosen by.
-        running: how many of its runs are being trained.
-        trials: settings that a search will try; None = a grid's, which are known.
-        finals: runs that its winner will have.
+        objective: the objective of the sweep.
+        running: number of its runs in progress.
+        trials: number of trials of the search; None = a grid.
+        finals: number of final runs.
     """
     outcomes = [o for s in variant_search.settings.values() for o in s.outcomes.values()]
     outcomes += variant_search.final_outcomes.values()
@@ -161,8 +162,8 @@ def variant_state(
     shown = ""
     if best and objective:
         setting, value = best
-        told = ", ".join(f"{key.rpartition('.')[2]}={_short(v)}" for key, v in setting.values.items())
-        shown = f"{objective.metric} {value:.4g}" + (f" at {told}" if told else "")
+        described = ", ".join(f"{key.rpartition('.')[2]}={_short(v)}" for key, v in setting.values.items())
+        shown = f"{objective.metric} {value:.4g}" + (f" at {described}" if described else "")
         if seeds < len(variant_search.seeds):
             shown += f" ({seeds} of {len(variant_search.seeds)} seeds)"
     return VariantState(
@@ -232,7 +233,7 @@ def _write_best(sweep: Sweep, root: Path, variant_search: VariantSearch, objecti
     spec = RunSpec(variant_search.variant.name, "final", setting.number, setting.values, seed, folder)
     config = load_run_config(sweep, spec).config
     head = (
-        f"# The best of {len(variant_search.settings)} settings of {variant_search.variant.name} in the "
+        f"# The best of {len(variant_search.settings)} settings of {variant_search.variant.name} in "
         f"sweep {sweep.config.name}: {objective.metric} {value:.6g}\n"
         f"# ({objective.over_seeds} over {len(sweep.seeds)} seeds). Train it again: "
         f"optlab train {results.BEST}\n"

@@ -1,4 +1,4 @@
-"""What a sweep came to: outcomes of runs, values of settings, winners, and the files that tell of them."""
+"""The results of a sweep: outcomes of runs, values of settings, best settings and the result files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DONE: tuple[Status, ...] = ("completed", "early_stopped", "diverged", "pruned")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: its status, what it came to, and why it failed."""
+    """The outcome of a run: its status, its result and its error message."""
 
     status: Status
     result: RunResult | None = None
@@ -38,7 +38,7 @@ class Outcome:
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """Return how the run in a directory ended; None when there is none, or it has not."""
+    """Return the outcome of the run in a directory; None if there is none or it has not ended."""
     status = rundir.read_status(folder)
     if status is None or status["status"] == "running":
         return None
@@ -49,20 +49,20 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def value_of(outcome: Outcome, objective: Objective) -> float | None:
-    """Return what a run is worth (see `selection.run_value`); None = the run failed or was pruned."""
+    """Return the value of a run (see `selection.run_value`); None if it failed or was pruned."""
     return run_value(outcome.status, outcome.result, objective.rule)
 
 
 @dataclass(slots=True)
 class Setting:
-    """One setting of a variant and how its runs ended, by seed."""
+    """One setting of a variant, and the outcomes of its runs by seed."""
 
     number: int
     values: Mapping[str, Any]
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
     def value(self, seeds: Sequence[int], objective: Objective) -> float | None:
-        """Return its worth over all seeds; None while one is missing, failed or pruned."""
+        """Return its value over all seeds; None if a run is missing, failed or pruned."""
         found = [value_of(self.outcomes[seed], objective) for seed in seeds if seed in self.outcomes]
         values = [value for value in found if value is not None]
         return setting_value(values, objective.rule) if len(values) == len(seeds) else None
@@ -71,7 +71,7 @@ class Setting:
 def best_setting(
     settings: Iterable[Setting], seeds: Sequence[int], objective: Objective
 ) -> tuple[Setting, float] | None:
-    """Return the best setting and its worth; None when none ended well. See `selection.best_setting`."""
+    """Return the best setting and its value, or None. See `selection.best_setting`."""
     known = list(settings)
     values = [setting.value(seeds, objective) for setting in known]
     pairs = zip((setting.values for setting in known), values, strict=True)
@@ -84,7 +84,7 @@ def best_setting(
 
 
 def rows(runs: Iterable[tuple[RunSpec, Outcome | None]], axes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a row per run: where it belongs, its axes, its status, its measurements and its cost."""
+    """Return a row per run: variant, stage, axes, status, measurements and cost."""
     found = []
     for spec, outcome in runs:
         row: dict[str, Any] = {"variant": spec.variant, "stage": spec.stage, "trial": spec.trial}
@@ -116,7 +116,7 @@ def rows(runs: Iterable[tuple[RunSpec, Outcome | None]], axes: Sequence[str]) ->
 
 
 def csv_text(table: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as CSV: every column that some row has, in the order of their first sight."""
+    """Return rows as CSV, with the columns of all rows in the order of their first occurrence."""
     columns = list(dict.fromkeys(key for row in table for key in row))
     columns = [key for key in columns if key not in ("run", "message")] + ["run", "message"]
     text = io.StringIO()
@@ -140,7 +140,7 @@ def summarise(
     seeds: Sequence[int],
     objective: Objective | None,
 ) -> dict[str, Any]:
-    """Return one variant's part of summary.json."""
+    """Return the part of summary.json for one variant."""
     outcomes = [outcome for setting in settings for outcome in setting.outcomes.values()]
     part: dict[str, Any] = {
         "settings": len(settings),
@@ -167,10 +167,10 @@ def summarise(
 
 
 def _final(finals: Mapping[int, Outcome]) -> dict[str, Any]:
-    """Return a winner's test results: mean, ends of its t interval and standard deviation over seeds.
+    """Return the test results of the final runs: mean, t interval and standard deviation over seeds.
 
-    Where some of the runs diverged, the mean is that of the others, which are the better ones: it has no
-    interval, and `n` says how many runs there were.
+    If some runs diverged, the mean is over the other runs, so it is biased and the interval is omitted. `n`
+    is the number of all final runs.
     """
     found: dict[str, Any] = {
         "n": len(finals),

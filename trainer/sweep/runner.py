@@ -1,7 +1,7 @@
-"""Conducts a sweep: hands runs to workers, takes what they came to, writes the sweep's files.
+"""Runs a sweep: sends runs to workers, collects their outcomes, writes the files of the sweep.
 
-What is to be run next is the searches' knowledge, how it is trained `launch`'s; here is the order of
-events: workers that die, signals, failures, progress.
+`VariantSearch` decides which run is next, and `launch` trains it. This module handles worker deaths, signals,
+failures and progress.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ MOST_IDLE_DEATHS = 5
 
 @dataclass(slots=True)
 class Options:
-    """How a sweep is to be carried out.
+    """Options of running a sweep.
 
     Args:
-        workers: processes; None = the file's.
-        only: variants that are run; empty = all.
-        shard: (i, n): the i-th of n equal parts of the grid, from 1; None = all.
+        workers: number of worker processes; None = as in the file.
+        only: variants to run; empty = all.
+        shard: (i, n): run the i-th of n equal parts of the grid, counted from 1; None = all.
         fail_fast: stop at the first failed run.
     """
 
@@ -62,26 +62,26 @@ class Options:
 
 @dataclass(slots=True)
 class _PendingRun:
-    """A run in the air, for all who wait for it."""
+    """A run in progress, and other specs of the same run directory that wait for its outcome."""
 
     spec: RunSpec
     waiting: list[RunSpec] = field(default_factory=list)
     attempt: int = 1
-    elsewhere: bool = False  # another process trains it
+    elsewhere: bool = False  # trained by another process
 
 
 class SweepRunner:
-    """Runs a sweep in its directory, which the caller has locked.
+    """Runs a sweep in its directory. The caller holds its lock.
 
     Args:
         sweep: the sweep.
         root: its directory.
-        infos: what building the variants showed.
-        objective: what settings are chosen by; None = nothing is chosen.
+        infos: from `check_variants`.
+        objective: the objective; None = no setting is chosen.
         shared_data: the shared data.
-        options: how.
-        display: hears of everything.
-        force: begin searches anew that are stored with other axes.
+        options: options.
+        display: receives the progress.
+        force: restart searches that are stored with other axes.
     """
 
     def __init__(
@@ -119,9 +119,9 @@ class SweepRunner:
         self._handed: Counter[str] = Counter()
         self._written = 0.0
         self._force = force
-        self.searches = self._contenders(set())
+        self.searches = self._variant_searches(set())
 
-    def _contenders(self, anew: set[str]) -> dict[str, VariantSearch]:
+    def _variant_searches(self, anew: set[str]) -> dict[str, VariantSearch]:
         config, found = self.sweep.config, {}
         storage = open_storage(self.root) if config.strategy != "grid" else None
         for name, variant in self.sweep.variants.items():
@@ -141,50 +141,50 @@ class SweepRunner:
             found[name] = VariantSearch(self.sweep, variant, self.root, self.objective, search, finals=finals)
         return found
 
-    # ---- what is there already
+    # ---- existing runs
 
     def fit(self, *, force: bool) -> None:
-        """See that the runs that are there were made from this sweep's configs.
+        """Check that existing runs have the configs, code and data of this sweep.
 
         Args:
-            force: throw those away that were not, and the search that knows of them.
+            force: delete runs that differ, and restart the searches of their variants.
 
         Raises:
-            RunError: some were not, and nobody forces.
+            RunError: some runs differ, and `force` is false.
         """
         specs = [spec for variant_search in self.searches.values() for spec in variant_search.specs()]
         specs += [spec for variant_search in self.searches.values() for spec in variant_search.final_specs()]
-        strangers = [(spec, lines) for spec in specs if (lines := self._existing.differences(spec))]
-        if strangers and not force:
-            spec, differences = strangers[0]
+        mismatches = [(spec, lines) for spec in specs if (lines := self._existing.differences(spec))]
+        if mismatches and not force:
+            spec, differences = mismatches[0]
             raise RunError(
-                f"{len(strangers)} of the runs in {self.root} are other runs; "
+                f"{len(mismatches)} of the runs in {self.root} do not match this sweep; "
                 f"{spec.folder.relative_to(self.root)} differs in:\n    " + "\n    ".join(differences),
-                fix="give the sweep another name, or say --force to throw those runs away",
+                fix="give the sweep another name, or use --force to delete those runs",
             )
-        for spec, _ in strangers:
-            _throw_away(spec)
-        if strangers:
-            self.searches = self._contenders({spec.variant for spec, _ in strangers})
+        for spec, _ in mismatches:
+            _delete_run(spec)
+        if mismatches:
+            self.searches = self._variant_searches({spec.variant for spec, _ in mismatches})
         self._checked = {spec.folder for spec in specs}
 
-    # ---- the course of events
+    # ---- running
 
     def run(self) -> int:
-        """Carry the sweep out and return the exit code: 0, 4 some runs failed, else a signal's."""
+        """Run the sweep and return the exit code: 0, 4 if some runs failed, or that of a signal."""
         document = resolved(self.sweep, self._infos, self.objective)
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
         rundir.write_atomically(self.root / SWEEP_FILE, text)
         for name in self._active():
             self.searches[name].start()
-        self._deal()
-        self._recall()
+        self._apply_shard()
+        self._read_other_outcomes()
         with self._signals():
             first = self._next()
             if first is not None:
                 self._again.append(_PendingRun(first))
                 self._work()
-        self._recall()  # other shards have gone on meanwhile
+        self._read_other_outcomes()  # other shards may have finished more runs
         self.write_files()
         if self._stop and self._stop != "failure":
             return interrupts.exit_code(self._stop)
@@ -193,8 +193,8 @@ class SweepRunner:
     def _active(self) -> list[str]:
         return [name for name in self.searches if not self.options.only or name in self.options.only]
 
-    def _deal(self) -> None:
-        """Keep this shard's part of the grid, and know the runs that are others' affair."""
+    def _apply_shard(self) -> None:
+        """Keep only the runs of this shard ready; remember the others in `_others`."""
         part, parts = self.options.shard or (1, 1)
         active, number = self._active(), 0
         for name, variant_search in self.searches.items():
@@ -207,8 +207,8 @@ class SweepRunner:
                 variant_search.ready.clear()
                 variant_search.ready.extend(mine)
 
-    def _recall(self) -> None:
-        """Read how others' runs ended, for the tables: other shards', and those of variants not run now."""
+    def _read_other_outcomes(self) -> None:
+        """Read the outcomes of runs of other shards and of variants that are not run now, for the tables."""
         for spec in self._others:
             if outcome := results.read_outcome(spec.folder):
                 self.searches[spec.variant].settings[spec.trial].outcomes[spec.seed] = outcome
@@ -220,9 +220,9 @@ class SweepRunner:
                     variant_search.final_outcomes[spec.seed] = outcome
 
     def _next(self) -> RunSpec | None:
-        """Return the next run that must be trained, of the variant that has had the fewest; None = none now.
+        """Return the next run to train, from the variant with the fewest runs so far; None if none is ready.
 
-        Runs that are there already are taken as they are on the way.
+        Takes the outcomes of finished runs that it meets.
         """
         active = self._active()
         while not self._stop:
@@ -232,12 +232,12 @@ class SweepRunner:
             name = min(ready, key=lambda name: self._handed[name])
             self._handed[name] += 1
             spec = self.searches[name].ready.popleft()
-            if not self._is_there(spec):
+            if not self._is_done_or_pending(spec):
                 return spec
         return None
 
-    def _is_there(self, spec: RunSpec) -> bool:
-        """Take a run that is finished, or join one in the air; return whether that was so."""
+    def _is_done_or_pending(self, spec: RunSpec) -> bool:
+        """Return whether a run is finished or in progress; take its outcome or wait for it."""
         if spec.folder in self._pending:
             self._pending[spec.folder].waiting.append(spec)
             return True
@@ -246,30 +246,32 @@ class SweepRunner:
             return False
         if spec.folder not in self._checked | self._outcomes.keys() and self._existing.differences(spec):
             if self._force:
-                _throw_away(spec)
-            return False  # the worker refuses it and says why
+                _delete_run(spec)
+            return False  # the worker then raises an error with the differences
         self._kept += spec.folder not in self._outcomes
         self._take(spec, outcome, kept=True)
         return True
 
     def _work(self) -> None:
-        """Start the workers and keep them busy until nothing is left or somebody said stop."""
-        self._lay_out_data()
+        """Start the workers and send them runs until none is left or the sweep is stopped."""
+        self._write_data()
         slots = slots_here(self.sweep, self._infos, self.options.workers)
-        told = False
+        notified = False
         with Pool(len(slots), self.sweep.variants) as pool:
             while True:
                 if not self._stop:
-                    self._look_elsewhere()
+                    self._check_other_processes()
                     self._hand_out(pool, slots)
                 if not pool.busy() and (self._stop or not self._pending):
                     return
                 for event in pool.wait(POLL_SECONDS):
-                    self._hear(pool, event)
-                if self._stop and not told:
-                    told = True
+                    self._handle(pool, event)
+                if self._stop and not notified:
+                    notified = True
                     pool.interrupt()
-                    self._display.note("stopping: the running ones save their state (Ctrl-C again: at once)")
+                    self._display.note(
+                        "stopping: running runs save their state (press Ctrl-C again to exit immediately)"
+                    )
                 self._show()
 
     def _hand_out(self, pool: Pool, slots: Sequence[str | None]) -> None:
@@ -284,22 +286,22 @@ class SweepRunner:
             prune_metric = self.searches[pending.spec.variant].prune_metric(pending.spec)
             pool.give(number, self._tasks.task(pending.spec, slots[number], prune_metric))
 
-    def _lay_out_data(self) -> None:
-        """Lay out the data of every variant while it is still in memory from the check, then let go of it."""
+    def _write_data(self) -> None:
+        """Write the data of every variant, still in memory from the check, to files; then release it."""
         for name in self._active():
             specs = self.searches[name].specs()
             if specs:
                 self._tasks.data_file(specs[0])
         self._shared_data.forget()
 
-    # ---- what workers say
+    # ---- events of workers
 
-    def _hear(self, pool: Pool, event: Event) -> None:
+    def _handle(self, pool: Pool, event: Event) -> None:
         if event.task is None:
             self._idle_deaths += 1
             if self._idle_deaths > MOST_IDLE_DEATHS:
                 raise RunError(
-                    "the worker processes die as soon as they start", fix="look at their message above"
+                    "the worker processes exit as soon as they start", fix="see their error output above"
                 )
             return
         pending = self._pending[event.task.folder]
@@ -311,24 +313,24 @@ class SweepRunner:
         if event.reply is not None:
             reply = event.reply
             if reply.status == "interrupted" and not self._stop:
-                self._lost(pending, "somebody interrupted it")
+                self._retry(pending, "its process was interrupted")
             elif reply.status == "running":
-                self._leave(pending)
+                self._wait_for_other(pending)
             elif reply.status != "interrupted":
-                self._land(pending, Outcome(reply.status, reply.result, reply.message), kept=reply.skipped)
+                self._finish(pending, Outcome(reply.status, reply.result, reply.message), kept=reply.skipped)
         elif not self._stop:
-            self._lost(pending, _death(event.exit_code))
+            self._retry(pending, _death(event.exit_code))
 
-    def _leave(self, pending: _PendingRun) -> None:
-        """Leave a run to the other process that trains it, and take its result when it is done."""
+    def _wait_for_other(self, pending: _PendingRun) -> None:
+        """Wait for a run that another process trains, and take its outcome."""
         if not self._left_some:
             self._left_some = True
-            self._display.note(f"{pending.spec.label}: another process trains it; such runs are waited for")
+            self._display.note(f"{pending.spec.label}: another process trains it; waiting for such runs")
         pending.elsewhere = True
         self._pending[pending.spec.folder] = pending
 
-    def _look_elsewhere(self) -> None:
-        """Take what other processes have finished, and train what they let go of."""
+    def _check_other_processes(self) -> None:
+        """Take outcomes of runs that other processes finished; train those that they abandoned."""
         for folder, pending in list(self._pending.items()):
             if not pending.elsewhere or rundir.is_locked(folder):
                 continue
@@ -337,14 +339,14 @@ class SweepRunner:
             outcome = results.read_outcome(folder)
             if outcome and outcome.status in results.DONE:
                 self._kept += 1
-                self._land(pending, outcome, kept=True)
+                self._finish(pending, outcome, kept=True)
             else:
                 self._again.append(pending)
 
-    def _lost(self, pending: _PendingRun, why: str) -> None:
-        """Train a run once more whose process was lost; the second time it has failed."""
+    def _retry(self, pending: _PendingRun, why: str) -> None:
+        """Retry a run whose process was lost; the second time, mark it as failed."""
         if pending.attempt == 1:
-            self._display.note(f"{pending.spec.label}: {why}; once more")
+            self._display.note(f"{pending.spec.label}: {why}; retrying")
             pending.attempt = 2
             self._again.append(pending)
             return
@@ -354,11 +356,11 @@ class SweepRunner:
                 with rundir.locked(pending.spec.folder) as claim:
                     StatusFile(claim).write("failed", message=message)
             except BusyError:
-                self._leave(pending)
+                self._wait_for_other(pending)
                 return
-        self._land(pending, Outcome("failed", None, message), kept=False)
+        self._finish(pending, Outcome("failed", None, message), kept=False)
 
-    def _land(self, pending: _PendingRun, outcome: Outcome, *, kept: bool) -> None:
+    def _finish(self, pending: _PendingRun, outcome: Outcome, *, kept: bool) -> None:
         if not kept:
             self._pace.count()
         for spec in [pending.spec, *pending.waiting]:
@@ -378,7 +380,7 @@ class SweepRunner:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Turn the first SIGINT, SIGTERM or SIGHUP into a clean stop; a second SIGINT leaves at once."""
+        """On SIGINT, SIGTERM or SIGHUP, stop cleanly; on a second SIGINT, exit immediately."""
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self._stop and number == signal.SIGINT:
@@ -386,7 +388,7 @@ class SweepRunner:
             self._stop = signal.Signals(number).name
 
         numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored under `nohup`
             numbers.append(signal.SIGHUP)
         interrupts.check()
         former = {number: signal.signal(number, handle) for number in numbers}
@@ -396,10 +398,10 @@ class SweepRunner:
             for number, handler in former.items():
                 signal.signal(number, handler)
 
-    # ---- what is told
+    # ---- progress and files
 
     def state(self) -> SweepState:
-        """Return how the sweep stands."""
+        """Return the progress of the sweep."""
         running_counts = Counter(pending.spec.variant for pending in self._pending.values())
         trials = self.sweep.config.trials
         variants = []
@@ -431,16 +433,14 @@ class SweepRunner:
         return summary
 
 
-def _throw_away(spec: RunSpec) -> None:
+def _delete_run(spec: RunSpec) -> None:
     with rundir.locked(spec.folder):
         ownership.clear(spec.folder)
 
 
 def _death(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
-        named = {
-            one.value: one.name for one in signal.Signals
-        }  # of the real-time signals only two have names
+        named = {one.value: one.name for one in signal.Signals}  # most real-time signals have no name
         name = named.get(-exit_code, f"signal {-exit_code}")
         return f"its process was killed ({name}" + ("; out of memory?)" if name == "SIGKILL" else ")")
     return f"its process ended with exit code {exit_code}"

@@ -1,9 +1,9 @@
-"""Search by Optuna: asks for settings in batches of a fixed size, is told their values in trial order.
+"""Search with Optuna: asks for trials in batches of a fixed size, tells their values in trial order.
 
-So the same file gives the same trials whatever the number of workers, and however often the sweep was
-stopped: samplers are seeded per trial, a batch is asked for before any of it is told, and a pruner sees the
-trials of earlier batches only. The storage in the sweep's directory is Optuna's journal, for its own tools to
-read; it gets a trial in one line, and a torn last line is dropped.
+The trials do not depend on the number of workers or on interruptions: samplers are seeded per trial, a batch
+is asked for as a whole before any of its values is told, and a pruner sees only earlier batches. The storage
+in the sweep directory is an Optuna journal, which Optuna's own tools can read. A trial is one line, and an
+incomplete last line is dropped.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Trial:
     Args:
         number: from 0, within the variant.
         values: by axis.
-        told: whether the search knows its outcome.
-        pruned: whether it was stopped for falling behind.
+        told: whether its outcome was told to the search.
+        pruned: whether it was pruned.
     """
 
     number: int
@@ -63,10 +63,10 @@ class Trial:
 
 
 class _SweepHoldsTheLock(JournalFileOpenLock):
-    """No lock: the sweep's own keeps others out, and is free again after a crash."""
+    """Does nothing: the sweep directory is locked already, with a lock that a crash releases."""
 
     def acquire(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def release(self) -> None:
@@ -74,7 +74,7 @@ class _SweepHoldsTheLock(JournalFileOpenLock):
 
 
 class _WholeSpaceQMC(QMCSampler):
-    """QMC over the declared axes from the first trial on (Optuna's own draws that one at random)."""
+    """QMC over the declared axes from the first trial (Optuna samples the first one at random)."""
 
     def __init__(self, space: Mapping[str, BaseDistribution], seed: int) -> None:
         super().__init__(scramble=True, seed=seed, warn_independent_sampling=False)
@@ -86,7 +86,7 @@ class _WholeSpaceQMC(QMCSampler):
 
 
 def open_storage(root: Path) -> JournalStorage:
-    """Open the search's storage in the sweep's directory, which the caller has locked."""
+    """Open the storage in the sweep directory. The caller holds its lock."""
     path = root / STORAGE
     if path.exists():
         content = path.read_bytes()
@@ -99,7 +99,7 @@ def open_storage(root: Path) -> JournalStorage:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_SweepHoldsTheLock(str(path))))
     except (ValueError, KeyError, OSError) as error:
         raise RunError(
-            f"{path} is damaged: {error}", fix="move it away; runs that are finished are kept"
+            f"{path} is damaged: {error}", fix="move the file away; finished runs are kept"
         ) from error
 
 
@@ -108,14 +108,14 @@ class Search:
 
     Args:
         config: the sweep's settings.
-        variant: whose axes are searched.
-        storage: see `open_storage`.
-        direction: of the objective.
-        evaluations: how many a full run has, for hyperband.
-        anew: when to throw away what is stored.
+        variant: the variant.
+        storage: from `open_storage`.
+        direction: direction of the objective.
+        evaluations: number of evaluations of a complete run, for hyperband.
+        anew: when to delete the stored search.
 
     Raises:
-        RunError: the storage holds another search.
+        RunError: the storage contains a search with other settings.
     """
 
     def __init__(
@@ -158,14 +158,14 @@ class Search:
         return stream_seed(f"search/{self._name}", self._config.search_seed, number) % 2**32
 
     def _replay(self) -> Study:
-        """Return a study in memory that stands where the stored one does, to be asked."""
+        """Return a copy of the stored study in memory, which is asked for trials."""
         replica = optuna.create_study(direction=self._direction, study_name=self._name)
         for frozen in self._study.trials:
-            if self._config.strategy == "qmc":  # its place in the sequence is counted by asking
+            if self._config.strategy == "qmc":  # asking advances the QMC sequence
                 replica.sampler = self._qmc
                 asked = replica.ask(self._space)
                 if asked.params != frozen.params:
-                    raise RunError(f"{STORAGE} of {self._name} holds trials of another search")
+                    raise RunError(f"{STORAGE} contains trials of another search for {self._name}")
                 self._copy_outcome(replica, frozen)
             else:
                 replica.add_trial(frozen)
@@ -187,7 +187,7 @@ class Search:
         return Trial(frozen.number, values, frozen.state.is_finished(), pruned)
 
     def batch(self) -> list[Trial]:
-        """Return the batch that is to be tried now, asked for whole; empty when all trials are told."""
+        """Return the untold trials of the current batch, asking for them if needed; empty at the end."""
         trials = self.trials()
         waiting = [trial.number for trial in trials if not trial.told]
         start = min(waiting, default=len(trials))
@@ -212,7 +212,7 @@ class Search:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             match self._config.strategy:
                 case "tpe":
-                    # The liar keeps the trials of one batch apart.
+                    # constant_liar makes the trials of one batch differ.
                     return TPESampler(seed=seed, constant_liar=True)
                 case "gp":
                     return GPSampler(seed=seed)
@@ -222,13 +222,13 @@ class Search:
                     return RandomSampler(seed=seed)
 
     def tell(self, number: int, value: float | None, state: State) -> None:
-        """Tell the outcome of a trial; the caller does so in trial order, a whole batch at a time."""
+        """Tell the outcome of a trial. Call it in trial order, for a whole batch at a time."""
         given = value if state == "complete" else None
         for study in (self._study, self._replica):
             study.tell(number, given, _STATES[state], skip_if_finished=True)
 
     def pruner(self, number: int) -> TrialPruner:
-        """Return who decides whether a trial of the current batch goes on."""
+        """Return the pruner of a trial of the current batch."""
         return TrialPruner(self, number)
 
     def _pruner(self) -> optuna.pruners.BasePruner:
@@ -245,7 +245,7 @@ class Search:
                     return optuna.pruners.NopPruner()
 
     def snapshot(self, number: int) -> Study:
-        """Return a study that holds the batches before a trial's own; its next trial has that number."""
+        """Return a study with the batches before the batch of a trial; its next trial has that number."""
         study = optuna.create_study(
             direction=self._direction,
             study_name=self._name,
@@ -260,7 +260,7 @@ class Search:
         return study
 
     def record(self, number: int, values: Mapping[int, float], attributes: Mapping[str, Any]) -> None:
-        """Keep what a trial reported, and what the pruner noted, for the trials of later batches."""
+        """Store the reported values of a trial and the attributes of its pruner, for later batches."""
         trial_id = self._study.trials[number]._trial_id
         for step, value in values.items():
             self._storage.set_trial_intermediate_value(trial_id, step, value)
@@ -269,7 +269,7 @@ class Search:
 
 
 class TrialPruner:
-    """Decides whether one trial goes on, from its own reports and the trials of earlier batches."""
+    """Decides whether to prune a trial, from its reported values and the trials of earlier batches."""
 
     def __init__(self, search: Search, number: int) -> None:
         self._search = search
@@ -278,7 +278,7 @@ class TrialPruner:
         self._reported: dict[int, float] = {}
 
     def stops(self, values: Mapping[int, float]) -> bool:
-        """Take all reports so far, by step; return whether the trial ends here."""
+        """Report all values so far, by step; return whether to prune the trial."""
         verdict = False
         for step, value in values.items():
             if step in self._reported or not math.isfinite(value):
@@ -289,7 +289,7 @@ class TrialPruner:
         return verdict
 
     def close(self) -> None:
-        """Keep what was reported; once, when the trial is over."""
+        """Store the reported values. Call it once, when the trial has ended."""
         frozen = self._trial.study.trials[self._number]
         self._search.record(self._number, self._reported, frozen.system_attrs)
 
@@ -303,7 +303,7 @@ def _distribution(axis: Axis) -> BaseDistribution:
 
 
 def _value(axis: Axis, parameter: Any) -> Any:
-    """Return what a run gets: of a range four significant digits, which names and tables can show."""
+    """Return the value for the config: of a range, rounded to four significant digits for short names."""
     if not axis.is_range:
         return axis.values[parameter]
     return parameter if axis.kind == "int" else float(f"{parameter:.4g}")
@@ -316,7 +316,7 @@ def _study(
     signature: str,
     anew: Literal["never", "mismatch", "always"],
 ) -> Study:
-    """Return a variant's stored study, made where there is none."""
+    """Return the stored study of a variant; create it if missing."""
 
     def create() -> Study:
         return optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
@@ -330,8 +330,8 @@ def _study(
         known = None
     elif differs:
         raise RunError(
-            f"{STORAGE} holds a search of other axes, strategy, seed or objective for {name}",
-            fix="give the sweep another name, or say --force to search anew (runs that fit are kept)",
+            f"{STORAGE} contains a search with other axes, strategy, seed or objective for {name}",
+            fix="give the sweep another name, or use --force to restart the search (matching runs are kept)",
         )
     if known is None:
         study.set_user_attr("optlab", signature)

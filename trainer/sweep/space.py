@@ -1,7 +1,4 @@
-"""What a sweep varies: axes of values or ranges, the grid they span, and what lies on their edges.
-
-Nothing here reads files or knows of runs.
-"""
+"""The search space of a sweep: axes of values or ranges, their grid, and best values at their edges."""
 
 from __future__ import annotations
 
@@ -25,9 +22,9 @@ class Axis:
 
     Args:
         key: dotted key of the config.
-        kind: `list` (ordered where its values are numbers), `choice` (unordered), or a range.
-        values: what a list or a choice holds.
-        low, high: the ends of a range, both included.
+        kind: `list` (ordered if its values are numbers), `choice` (unordered), or a range.
+        values: the values of a list or choice.
+        low, high: the ends of a range, both inclusive.
     """
 
     key: str
@@ -38,34 +35,34 @@ class Axis:
 
     @property
     def is_range(self) -> bool:
-        """Whether it has ends instead of values."""
+        """Whether it is a range."""
         return self.kind in RANGES
 
     def probes(self) -> list[Any]:
-        """Return the values that are tried out before the first run: all of a list, the ends of a range."""
+        """Return the values that are checked before the first run: all values, or the ends of a range."""
         if self.kind == "int":
             return [int(self.low), int(self.high)]
         return [self.low, self.high] if self.is_range else list(self.values)
 
     def as_config(self) -> Any:
-        """Return the axis as a sweep file writes it."""
+        """Return the axis in the syntax of a sweep file."""
         if self.kind == "list":
             return list(self.values)
         return {self.kind: self.probes()}
 
 
 def parse_axis(key: str, value: Any) -> Axis:
-    """Read an axis as it stands in a sweep file: a list, or `{log_uniform: [1e-4, 1]}` and the like.
+    """Parse an axis of a sweep file: a list, or a mapping such as `{log_uniform: [1e-4, 1]}`.
 
     Raises:
-        ConfigError: it is empty, holds a value twice, or its ends do not fit; without a key.
+        ConfigError: the axis is empty, has duplicate values or an invalid range. The error has no key.
     """
     if isinstance(value, list):
         return Axis(key, "list", _distinct(value))
     kinds = ("log_uniform", "uniform", "int", "choice")
     if not isinstance(value, Mapping) or len(value) != 1 or next(iter(value)) not in kinds:
         raise ConfigError(
-            f"{value!r} is no axis",
+            f"{value!r} is not an axis",
             expected="a list of values, or one of {log_uniform: [low, high]}, {uniform: ..}, {int: ..}, "
             "{choice: [..]}",
         )
@@ -80,9 +77,9 @@ def parse_axis(key: str, value: Any) -> Axis:
         raise ConfigError(f"{kind} got {content!r}", expected=f"{wanted}, low and high")
     low, high = numbers
     if low >= high:
-        raise ConfigError(f"{kind} goes from {low!r} to {high!r}", expected="low below high")
+        raise ConfigError(f"{kind} got the range {low!r} to {high!r}", expected="low < high")
     if kind == "log_uniform" and low <= 0:
-        raise ConfigError(f"log_uniform begins at {low!r}", expected="a number above 0")
+        raise ConfigError(f"log_uniform got the lower end {low!r}", expected="a number above 0")
     return Axis(key, kind, low=float(low), high=float(high))
 
 
@@ -93,7 +90,7 @@ def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
     for value in values:
         text = json.dumps(value, default=str)
         if text in seen:
-            raise ConfigError(f"the value {value!r} stands twice", fix="keep one of them")
+            raise ConfigError(f"the value {value!r} is given twice", fix="keep one of them")
         seen.append(text)
     return tuple(values)
 
@@ -103,16 +100,16 @@ def _is_number(value: Any) -> bool:
 
 
 def grid(axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
-    """Yield every combination of the axes' values, the last axis fastest; one empty one without axes."""
+    """Yield all combinations of the values of the axes, last axis fastest; without axes, one empty dict."""
     for values in itertools.product(*(axis.values for axis in axes)):
         yield {axis.key: value for axis, value in zip(axes, values, strict=True)}
 
 
 def edge(axis: Axis, value: Any) -> str | None:
-    """Return advice when a best value lies on the edge of its axis, so that a better one may lie beyond.
+    """Return advice if the best value is at the edge of its axis, so that a better one may be outside.
 
-    Ordered axes have edges: lists of at least two numbers, and ranges (the outer 5 % of the way, of the
-    logarithm for `log_uniform`).
+    Edges are the smallest and largest value of a list of at least two numbers, and the outer 5 % of a range
+    (on a log scale for `log_uniform`).
     """
     if axis.is_range:
         low, high, at = axis.low, axis.high, float(value)
@@ -125,10 +122,10 @@ def edge(axis: Axis, value: Any) -> str | None:
             return None
         ends = {min(axis.values): "below", max(axis.values): "above"}
         side = ends.get(value)
-        if value == 0 and side == "below":  # 0 turns a thing off: there is nothing below it
+        if value == 0 and side == "below":  # 0 means off, so a smaller value makes no sense
             return None
     if side is None:
         return None
     bound = axis.probes()
     end = min(bound) if side == "below" else max(bound)
-    return f"the best {axis.key} = {value:g} is on the edge of its axis: extend it {side} {end:g}"
+    return f"the best {axis.key} = {value:g} is at the edge of its axis: extend it {side} {end:g}"

@@ -1,4 +1,4 @@
-"""Makes tasks of runs: what is laid on their configs, which processor they get, where their data lies."""
+"""Creates the tasks of workers: config overrides, device and data file of each run."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from trainer.sweep.worker import Task
 def worker_slots(
     workers: int | str, device: str, gpus: int, runs_per_gpu: int, cores: int
 ) -> list[str | None]:
-    """Return one entry per worker process: the GPU it trains on, or None to leave the device as it is.
+    """Return one entry per worker process: its GPU, or None to leave the device unchanged.
 
-    GPUs are dealt out in turn, so that neighbours in the queue go to different ones.
+    GPUs are assigned round-robin, so that consecutive runs use different GPUs.
 
     Args:
-        workers: how many, or `auto`: one per core, or `runs_per_gpu` per GPU.
-        device: the config's `train.device`.
-        gpus: how many there are.
-        runs_per_gpu: worker processes that share one.
-        cores: usable CPU cores.
+        workers: number of workers, or `auto`: one per core, or `runs_per_gpu` per GPU.
+        device: `train.device` of the config.
+        gpus: number of GPUs.
+        runs_per_gpu: number of worker processes that share a GPU.
+        cores: number of usable CPU cores.
     """
     if device == "auto" and gpus:
         count = gpus * runs_per_gpu if workers == "auto" else int(workers)
@@ -34,12 +34,12 @@ def worker_slots(
 
 
 def slots_here(sweep: Sweep, infos: Mapping[str, VariantInfo], workers: int | None) -> list[str | None]:
-    """Return what every worker of a sweep trains on, on this machine.
+    """Return `worker_slots` of a sweep on this machine.
 
     Args:
         sweep: the sweep.
-        infos: what building its variants showed.
-        workers: how many; None = the file's.
+        infos: from `check_variants`.
+        workers: number of workers; None = as in the file.
     """
     device = str(next(iter(infos.values())).config["train"]["device"])
     wanted: int | str = workers or sweep.config.workers
@@ -48,12 +48,12 @@ def slots_here(sweep: Sweep, infos: Mapping[str, VariantInfo], workers: int | No
 
 
 class Tasks:
-    """Makes tasks; lays each data set on the shared_data once.
+    """Creates tasks; writes each data set to the shared data once.
 
     Args:
         sweep: the sweep.
         shared_data: the shared data.
-        existing: knows the code of every run's parts.
+        existing: provides the code of the components of each run.
     """
 
     def __init__(self, sweep: Sweep, shared_data: SharedData, existing: ExistingRuns) -> None:
@@ -63,16 +63,18 @@ class Tasks:
         self._files: dict[str, Path] = {}
 
     def task(self, spec: RunSpec, gpu: str | None, prune_metric: str | None) -> Task:
-        """Return what a worker is told of a run."""
-        laid = extras(self._sweep, self._sweep.variants[spec.variant], spec.stage)
+        """Return the task of a run."""
+        overrides = extras(self._sweep, self._sweep.variants[spec.variant], spec.stage)
         if gpu is not None:
-            laid.append(f"train.device={gpu}")
+            overrides.append(f"train.device={gpu}")
         data = self.data_file(spec)
         code = self._existing.code(spec)
-        return Task(spec.variant, dict(spec.values), spec.seed, laid, spec.folder, code, data, prune_metric)
+        return Task(
+            spec.variant, dict(spec.values), spec.seed, overrides, spec.folder, code, data, prune_metric
+        )
 
     def data_file(self, spec: RunSpec) -> Path:
-        """Return the file of a run's data: one per variant, or one per value of an axis of the data."""
+        """Return the data file of a run: one per variant, or one per value of an axis of the data."""
         variant = self._sweep.variants[spec.variant]
         if any(axis.key.split(".")[0] == "data" for axis in variant.axes):
             return self._shared_data.put(load_run_config(self._sweep, spec))

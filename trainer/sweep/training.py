@@ -1,4 +1,4 @@
-"""What a worker does with a task: the config, the shared data, `launch`, the reply."""
+"""Trains a task in a worker process: loads config and data, trains the run, replies."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from trainer.training.loaded_data import LoadedData
 
 
 class Trainer:
-    """Trains tasks; keeps the mapped data between them.
+    """Trains tasks; keeps the mapped data between tasks.
 
     Args:
-        pipe: to the parent, for questions in the middle of a run.
+        pipe: connection to the parent, for questions during a run.
         variants: by name.
     """
 
@@ -35,9 +35,9 @@ class Trainer:
         self._loaded_sets: dict[Path, LoadedData] = {}
 
     def train(self, task: Task) -> Reply:
-        """Train one run; what goes wrong is told in the reply, `running` where another process trains it.
+        """Train one run. Errors are returned in the reply; `running` means that another process trains it.
 
-        What a component changes in the process does not reach the next run.
+        Process-wide settings that a component changes are restored afterwards.
         """
         _reset_peak_memory()
         with process_state.preserved(), process_state.user_files_executed_anew():
@@ -57,7 +57,7 @@ class Trainer:
         return Reply(done.result.status, done.result, done.result.message, done.skipped)
 
     def _train(self, task: Task, loaded: Loaded) -> launch.Launched:
-        """Train a run, or resume it where it was interrupted."""
+        """Train a run, or resume it if it was interrupted."""
         changed = code_changes(task.code, code_of(loaded.config))
         if changed:
             raise RunError("code changed while the sweep was running:\n    " + "\n    ".join(changed))
@@ -76,19 +76,19 @@ class Trainer:
 
 
 class PruneCheck:
-    """Asks the parent after every evaluation whether the run is to go on."""
+    """Asks the parent after every evaluation whether to prune the run."""
 
     def __init__(self, pipe: Connection, metric: str, folder: Path) -> None:
         self._pipe = pipe
         self._metric = metric
         self._values: dict[float, float] = {}
-        with suppress(RunError):  # a run that goes on has evaluations already
+        with suppress(RunError):  # a resumed run already has evaluations
             table = read_table(folder / rundir.EPOCHS)
             known = zip(table.get("step", []), table.get(metric, []), strict=False)
             self._values = {step: value for step, value in known if step and value is not None}
 
     def __call__(self, record: EvalRecord) -> bool:
-        """Return whether to stop here."""
+        """Return whether to prune the run."""
         value = record.values[self._metric]
         assert value is not None
         self._values = {step: v for step, v in self._values.items() if step < record.step}
@@ -99,6 +99,6 @@ class PruneCheck:
 
 
 def _reset_peak_memory() -> None:
-    """Let the kernel count the peak from here (Linux), so that a run's peak is its own."""
+    """Reset the peak memory of the process (Linux), so that it is measured per run."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

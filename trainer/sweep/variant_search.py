@@ -1,6 +1,6 @@
-"""One variant's way through a sweep: which runs are next, when its search goes on, who its winner is.
+"""The search of one variant: which runs are next, when the next batch starts, which setting is best.
 
-Starts no process and reads no clock: the runner gives it outcomes and takes runs from it.
+Starts no processes: the runner takes runs from it and passes outcomes to it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from trainer.sweep.search import Search, State, TrialPruner
 
 
 class VariantSearch:
-    """A variant with its settings, its outcomes and the runs that are ready.
+    """A variant with its settings, outcomes and runs that are ready to train.
 
     Args:
         sweep: the sweep.
-        variant: whose.
-        root: the sweep's directory.
-        objective: what settings are chosen by; None = nothing is chosen.
-        search: None for a grid.
-        finals: whether its winner runs on the final seeds.
+        variant: the variant.
+        root: the sweep directory.
+        objective: the objective; None = no setting is chosen.
+        search: the search; None = a grid.
+        finals: whether to train the best setting on the final seeds.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class VariantSearch:
         self._objective = objective
         self._search = search
         self._finals = finals
-        self._waiting: dict[int, list[int]] = {}  # seeds of the batch's trials that are not ready yet
-        self._running: dict[int, set[int]] = {}  # those that are, or are being trained
+        self._waiting: dict[int, list[int]] = {}  # seeds of trials of the batch that are not ready yet
+        self._running: dict[int, set[int]] = {}  # seeds that are ready or in progress
         self._pruned: set[int] = set()
-        self._redone: set[Path] = set()  # runs of earlier batches that are trained again
+        self._redone: set[Path] = set()  # runs of earlier batches to train again
         self._pruners: dict[int, TrialPruner] = {}
         if search is None:
             for number, values in enumerate(grid_settings(variant)):
@@ -60,14 +60,14 @@ class VariantSearch:
             for trial in search.trials():
                 self.settings[trial.number] = Setting(trial.number, trial.values)
 
-    # ---- what is to be run
+    # ---- runs to train
 
     def specs(self) -> list[RunSpec]:
-        """Return the search runs of all settings known so far, seed by seed."""
+        """Return the search runs of all settings so far, ordered by seed."""
         return [self._spec(setting.number, seed) for seed in self.seeds for setting in self.settings.values()]
 
     def final_specs(self) -> list[RunSpec]:
-        """Return the runs of the winner on the final seeds; none while there is no winner."""
+        """Return the runs of the best setting on the final seeds; empty if there is no best setting yet."""
         best = self.best()
         if best is None:
             return []
@@ -81,7 +81,7 @@ class VariantSearch:
         return spec_for(self._root, self.variant, "search", number, self.settings[number].values, seed)
 
     def start(self) -> None:
-        """Make the first runs ready."""
+        """Add the first runs to `ready`."""
         if self._search is None:
             self.ready.extend(self.specs())
             return
@@ -93,7 +93,7 @@ class VariantSearch:
                 outcome = read_outcome(spec.folder)
                 if outcome and outcome.status in DONE:
                     self.settings[trial.number].outcomes[seed] = outcome
-                elif not trial.pruned:  # it failed, or somebody threw it away
+                elif not trial.pruned:  # it failed or was deleted
                     self._redone.add(spec.folder)
                     self.ready.append(spec)
         self._next_batch()
@@ -104,11 +104,11 @@ class VariantSearch:
             setting = self.settings.setdefault(trial.number, Setting(trial.number, trial.values))
             self._waiting[setting.number] = list(self.seeds)
             self._running[setting.number] = set()
-            self._release(setting.number)
+            self._add_ready(setting.number)
         self._begin_finals()
 
-    def _release(self, number: int) -> None:
-        """Make a trial's next runs ready: one by one where seeds are judged, the first alone where it is."""
+    def _add_ready(self, number: int) -> None:
+        """Add the next seeds of a trial to `ready`: all, or one if pruning decides after it."""
         waiting, prune = self._waiting[number], self._sweep.config.prune
         count = len(waiting)
         if prune == "wilcoxon" or (prune and len(waiting) == len(self.seeds)):
@@ -118,15 +118,15 @@ class VariantSearch:
         del waiting[:count]
 
     def prune_metric(self, spec: RunSpec) -> str | None:
-        """Return the metric that a run is judged by as it goes; the first seed's speaks for its trial."""
+        """Return the metric for pruning a run during training; only the first seed of a trial has one."""
         early = self._search and self._sweep.config.prune in ("median", "hyperband")
         judged = early and spec.stage == "search" and spec.seed == self.seeds[0]
         return self._objective.metric if judged and self._objective else None
 
-    # ---- what came of it
+    # ---- outcomes
 
     def should_prune(self, spec: RunSpec, values: Sequence[float]) -> bool:
-        """Return whether a run ends here, given all its evaluations so far."""
+        """Return whether to prune a run, given all its evaluations so far."""
         return self._pruner(spec.trial).stops(dict(enumerate(values, start=1)))
 
     def _pruner(self, number: int) -> TrialPruner:
@@ -136,7 +136,7 @@ class VariantSearch:
         return self._pruners[number]
 
     def take(self, spec: RunSpec, outcome: Outcome) -> None:
-        """Take the outcome of a run, and make ready what follows from it."""
+        """Record the outcome of a run and add the runs that follow to `ready`."""
         if spec.stage == "final":
             self.final_outcomes[spec.seed] = outcome
             return
@@ -151,33 +151,33 @@ class VariantSearch:
                 self._pruned.add(spec.trial)
                 self._waiting[spec.trial].clear()
             elif not self._running[spec.trial]:
-                self._release(spec.trial)
+                self._add_ready(spec.trial)
             if not any(self._waiting.values()) and not any(self._running.values()):
                 self._finish_batch()
 
     def spared(self) -> int:
-        """Return how many runs pruning has made unnecessary."""
+        """Return the number of runs that pruning has made unnecessary."""
         return sum(
             len(self.seeds) - len(self.settings[number].outcomes) - len(self._running.get(number, ()))
             for number in self._pruned
         )
 
     def _is_cut_short(self, setting: Setting) -> bool:
-        """Return whether the seeds so far show a trial to be behind, so that the rest need not run."""
+        """Return whether to prune the remaining seeds of a trial, given the values of its seeds so far."""
         objective = self._objective
         if self._sweep.config.prune != "wilcoxon" or objective is None:
             return False
-        worths = {
+        values = {
             place: value_of(setting.outcomes[seed], objective)
             for place, seed in enumerate(self.seeds)
             if seed in setting.outcomes
         }
-        known = {place: value for place, value in worths.items() if value is not None}
+        known = {place: value for place, value in values.items() if value is not None}
         behind = self._pruner(setting.number).stops(known)
         return behind and bool(self._waiting[setting.number])
 
     def _finish_batch(self) -> None:
-        """Tell the search what the batch came to, in trial order, and ask for the next one."""
+        """Tell the search the outcomes of the batch in trial order, and ask for the next batch."""
         assert self._search is not None
         for number in sorted(self._waiting):
             if number in self._pruners:
@@ -190,7 +190,7 @@ class VariantSearch:
         self._next_batch()
 
     def _begin_finals(self) -> None:
-        """Once the search is over, make the winner's runs ready."""
+        """Once the search has ended, add the final runs to `ready`."""
         over = not self._waiting and not self._redone
         if self._search is None:
             over = all(len(setting.outcomes) == len(self.seeds) for setting in self.settings.values())
@@ -199,19 +199,19 @@ class VariantSearch:
             self.ready.extend(self.final_specs())
 
     def value(self, setting: Setting) -> float | None:
-        """Return the worth of a setting; None while it has none."""
+        """Return the value of a setting, or None."""
         return setting.value(self.seeds, self._objective) if self._objective else None
 
     def best(self) -> tuple[Setting, float] | None:
-        """Return the best setting so far and its worth."""
+        """Return the best setting so far and its value."""
         if self._objective is None:
             return None
         return best_setting(self.settings.values(), self.seeds, self._objective)
 
     def best_so_far(self) -> tuple[tuple[Setting, float] | None, int]:
-        """Return the best setting on the most seeds that some setting has ended on, and how many those are.
+        """Return the best setting on as many seeds as some setting has finished, and the number of seeds.
 
-        For displays alone: nothing is chosen before all seeds are there.
+        For displays only: settings are chosen only after all seeds have finished.
         """
         for count in range(len(self.seeds), 0, -1):
             if self._objective is None:

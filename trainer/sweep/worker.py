@@ -1,7 +1,4 @@
-"""A worker process: imports torch once, then trains one run after the other as it is told.
-
-Knows nothing of the sweep's plan; it gets tasks and gives replies.
-"""
+"""A worker process: imports torch once, then receives tasks and sends replies."""
 
 from __future__ import annotations
 
@@ -23,8 +20,8 @@ from trainer.config.identity import Code
 from trainer.records import RunResult, Status
 from trainer.sweep.models import Variant
 
-# While a run trains, the collector is kept off what existed before; a model in a cycle of references would
-# outlive its run for long. A collection takes 0.2 s.
+# During training the garbage collector ignores older objects, so a model in a reference cycle could stay in
+# memory long after its run. A collection takes 0.2 s.
 _RUNS_PER_COLLECTION = 20
 
 
@@ -33,12 +30,12 @@ class Task:
     """One run to train.
 
     Args:
-        variant: whose.
-        values, seed, overrides: what is laid on the variant's config.
+        variant: name of its variant.
+        values, seed, overrides: changes to the config of the variant.
         folder: the run directory.
-        code: the code of the run's parts as it was when the sweep started.
+        code: the code of the components of the run when the sweep started.
         loaded_data: file with its data; None = load it.
-        prune_metric: metric that is sent after every evaluation, to ask whether to go on; None = never.
+        prune_metric: metric to send to the parent after every evaluation for pruning; None = no pruning.
     """
 
     variant: str
@@ -53,9 +50,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a run came to: its status, its result where it has one, and why it failed.
+    """The outcome of a task: status, result if any, and error message.
 
-    Status `running` = another process trains it, so this one did not.
+    Status `running` means that another process trains the run.
     """
 
     status: Status
@@ -66,15 +63,15 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Whether to go on, asked after an evaluation: all evaluations so far, by number from 1."""
+    """Asks the parent whether to prune the run; `values` are all evaluations so far."""
 
     values: list[float] = field(default_factory=list)
 
 
 def work(pipe: Connection, variants: Mapping[str, Variant]) -> None:
-    """Train what comes through the pipe until None comes, or the parent is gone."""
+    """Train tasks from the pipe until it receives None or the parent exits."""
     with suppress(OSError):
-        os.setsid()  # Ctrl-C goes to the parent, which tells its workers
+        os.setsid()  # Ctrl-C reaches only the parent, which then stops its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     streams.guard_worker()
