@@ -128,4 +128,4 @@ def edge(axis: Axis, value: Any) -> str | None:
         return None
     bound = axis.probes()
     end = min(bound) if side == "below" else max(bound)
-    return f"the best {axis.key} = {value:g} is at the edge of its axis: extend it {side} {end:g}"
+    return f"the best {axis.key} = {value:g} is on the edge of its axis: extend it {side} {end:g}"
