@@ -194,7 +194,7 @@ NPZ = NPZ.replace("limit: 200", "limit: null")
         pytest.param(npz_bytes(y_train=np.array([{}] * 60)), ("y_train", "pickled"), id="pickled objects"),
         pytest.param(
             npz_bytes(y_train=np.linspace(0, 1, 60), y_test=np.linspace(0, 1, 20)),
-            ("tiny.yaml:12: loss.name: cross_entropy takes classes", "loss=mse"),
+            ("tiny.yaml:12: loss.name: cross_entropy needs classes", "loss=mse"),
             id="real targets for the default loss",
         ),
     ],
@@ -331,7 +331,7 @@ OWN_MODEL = ("name: mlp\n  hidden: [16]", "name: own.py:Net")
     ),
     Case(
         "a loss per sample",
-        ("tiny.yaml:11: loss.name: the loss gave a Tensor of shape [2]", "mean over the samples"),
+        ("tiny.yaml:11: loss.name: the loss returned a Tensor of shape [2]", "mean over the samples"),
         "cross_entropy",
         "own.py:loss",
         files={"own.py": "import torch\ndef loss():\n    return torch.nn.NLLLoss(reduction='none')\n"},
@@ -440,7 +440,7 @@ OWN_OPTIMIZER = ("name: SGD", "name: own.py:Mine")
     ),
     Case(
         "one label twice",
-        ("`label` of its own",),
+        ("unique `label`",),
         overrides=('optimizer=[{name: SGD, match: "*.weight"}, {name: SGD}]',),
     ),
 )

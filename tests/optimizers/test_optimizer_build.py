@@ -267,7 +267,7 @@ def refused(
         ("Muon", {}, {}, "match", "0.bias [3], 1.bias [2]"),
         ("LBFGS", {}, {"specs": [GroupSpec({"name": "*.bias"})]}, "groups", "no parameter groups"),
         ("LBFGS", {}, {"uses_scaler": True}, "", "float16"),
-        ("LBFGS", {}, {"alone": False}, "", "none can stand beside it"),
+        ("LBFGS", {}, {"alone": False}, "", "must be the only optimizer"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(

@@ -64,15 +64,15 @@ def test_groups_share_only_what_the_optimizer_owns() -> None:
         (
             [GroupSpec({"name": "*"}, "all"), GroupSpec({"name": "*.bias"})],
             "groups.1.match",
-            "'*.bias' matches went to 'all'",
+            "'*.bias' matches only parameters of earlier groups: 'all'",
         ),
         ([GroupSpec({"kind": "Linear"})], "groups.0.match", "another optimizer owns"),
         (
             [GroupSpec({"name": "0.bias"}, "a"), GroupSpec({"name": "1.bias"}, "a")],
             "groups.0.label",
-            "2 groups are called 'a'",
+            "2 groups have the label 'a'",
         ),
-        ([GroupSpec({"name": "0.bias"}, "rest")], "groups.0.label", "the group of all others"),
+        ([GroupSpec({"name": "0.bias"}, "rest")], "groups.0.label", "reserved for the remaining parameters"),
     ],
 )
 def test_groups_that_cannot_be(specs: list[GroupSpec], key: str, words: str) -> None:
@@ -112,7 +112,7 @@ def test_optimizers_share_the_parameters_out() -> None:
             "",
             "no optimizer owns 0.weight, 1.weight",
         ),
-        ({"a": None, "b": None}, "b.match", "only one optimizer can take the rest"),
+        ({"a": None, "b": None}, "b.match", "only one optimizer can get the remaining"),
         ({"a": {"name": "*"}, "b": None}, "b.match", "leave 'b' no parameter"),
     ],
 )

@@ -1,6 +1,6 @@
-"""Optimizers: torch's, ours for teaching, their parameter groups and how they are built.
+"""Optimizers: torch's, the teaching implementations, and parameter groups.
 
-`groups` says who owns which parameters, `build` makes an optimizer with the fastest implementation torch
-allows, `rules` refuses before the run what could not work, `scratch` holds the update rules written out.
-Nothing here steps an optimizer during training or knows of schedules.
+`groups` assigns parameters to optimizers and groups, `build` builds an optimizer with the fastest
+implementation that torch accepts, `rules` rejects invalid combinations before a run, and `scratch` contains
+the update rules in plain tensor arithmetic.
 """

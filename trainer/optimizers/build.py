@@ -1,7 +1,7 @@
-"""From a class and its options to an optimizer with the fastest implementation allowed.
+"""Build an optimizer from a class and its options, with the fastest implementation that torch accepts.
 
-What torch accepts is found out by asking torch: the class is built on tiny parameters and takes one step.
-So a new release of torch brings its new optimizers, implementations and ranges by itself.
+Options are validated by torch itself: the class is built on a tiny parameter and takes one step. So new
+optimizers, implementations and ranges of a new torch release are supported without changes here.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from trainer.user_code import first_line, place_of, what_happened
 CPU = torch.device("cpu")
 
 IMPLEMENTATIONS = ("fused", "foreach")
-"""Switches between implementations of the same rule, fastest first."""
+"""Options that select an implementation of the update rule, fastest first."""
 
 NOT_PER_GROUP = {
     "foreach": "the implementation is chosen for the whole optimizer",
     "fused": "the implementation is chosen for the whole optimizer",
-    "capturable": "it is a switch of the whole optimizer",
-    "differentiable": "it is a switch of the whole optimizer",
-    "initial_accumulator_value": "torch reads it from the optimizer alone and would ignore the group's",
+    "capturable": "it applies to the whole optimizer",
+    "differentiable": "it applies to the whole optimizer",
+    "initial_accumulator_value": "torch reads it only from the optimizer and would ignore the group's value",
 }
-"""Options that a parameter group cannot have of its own, with the reason."""
+"""Options that cannot be set per parameter group, with the reason."""
 
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -49,17 +49,17 @@ _WORDINGS = (
     ("strong_wolfe", "line_search_fn"),
     ("epsilon", "eps"),
 )
-"""How torch's messages name an option when not by its name, tried in this order."""
+"""Phrases that torch's messages use for an option instead of its name, tried in this order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What an implementation has to work for: some parameters of a model and their gradients.
+    """A kind of parameter that an implementation has to support.
 
     Args:
-        device, dtype: of the parameters.
+        device, dtype: device and dtype of the parameters.
         sparse: whether their gradients are sparse.
-        example: the name of one of them, for messages.
+        example: name of one of the parameters, for messages.
     """
 
     device: torch.device = CPU
@@ -68,7 +68,7 @@ class Kind:
     example: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        """Return it as messages say it: empty for dense real gradients on the CPU."""
+        """Return a description for messages; empty for real parameters with dense gradients."""
         if self.sparse:
             return f"the sparse gradients of {self.example}"
         if self.dtype.is_complex:
@@ -77,11 +77,11 @@ class Kind:
 
 
 def kinds_of(parameters: Mapping[str, Tensor], sparse: Collection[str] = ()) -> list[Kind]:
-    """Return the kinds that there are among parameters, each once.
+    """Return the distinct kinds of the parameters.
 
     Args:
         parameters: by full name.
-        sparse: names of those with sparse gradients.
+        sparse: names of the parameters with sparse gradients.
     """
     kinds = [Kind(value.device, value.dtype, name in sparse, name) for name, value in parameters.items()]
     return list(dict.fromkeys(kinds))
@@ -90,11 +90,11 @@ def kinds_of(parameters: Mapping[str, Tensor], sparse: Collection[str] = ()) -> 
 _COUNTS: Mapping[type[Optimizer], Mapping[str, int]] = {
     torch.optim.LBFGS: {"max_iter": 100_000, "max_eval": 1_000_000, "history_size": 10_000}
 }
-"""Counts from 1 that torch does not look at, and the most of each: nothing ends one step before it does."""
+"""Upper limits of counts that torch does not check: a step runs until it reaches them."""
 
 
 def torch_optimizers() -> dict[str, type[Optimizer]]:
-    """Return every optimizer class that torch.optim exports, by name (the refused ones too, see `rules`)."""
+    """Return all optimizer classes of torch.optim by name (including those that `rules` rejects)."""
     return {
         name: found
         for name, found in sorted(vars(torch.optim).items())
@@ -103,7 +103,7 @@ def torch_optimizers() -> dict[str, type[Optimizer]]:
 
 
 def option_names(cls: type[Optimizer]) -> list[str]:
-    """Return the names of a class's options: its constructor's keywords and those that it passes on."""
+    """Return the option names of a class: keywords of its constructor and of bases that get its **kwargs."""
     names: dict[str, None] = {}
     for base in cls.__mro__[: cls.__mro__.index(Optimizer)]:
         if "__init__" not in vars(base):
@@ -117,7 +117,7 @@ def option_names(cls: type[Optimizer]) -> list[str]:
 
 
 def needs_closure(optimizer: Optimizer | type[Optimizer]) -> bool:
-    """Return whether `step()` must be given a closure that computes the loss again (LBFGS)."""
+    """Return whether `step()` requires a closure that recomputes the loss (LBFGS)."""
     cls = optimizer if isinstance(optimizer, type) else type(optimizer)
     closure = inspect.signature(cls.step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
@@ -129,22 +129,22 @@ def check_options(
     *,
     kind: Kind = Kind(),
 ) -> None:
-    """Build the class on a tiny matrix and take a step: torch's own ranges, told before the run.
+    """Check options by building the class on a tiny matrix and taking one step.
 
     Args:
         cls: any torch.optim.Optimizer class.
-        options: its keywords.
-        kind: of the run's parameters (`fused` is not there for all).
+        options: its keyword arguments.
+        kind: kind of parameter of the run (not all support `fused`).
 
     Raises:
-        ConfigError: torch's words, `key` the option to blame where the words or their like name it.
+        ConfigError: with torch's message; `key` is the option that the message refers to, if known.
     """
     kernel_cache.build_first_optimizer()
     for name in options:
         if name not in option_names(cls):
             raise unknown_name(f"option of {cls.__name__}", name, option_names(cls), key=name)
     _check_ranges(cls, options, kind.dtype)
-    # These two depend on where the step runs (see `rules.refuse`), not on their range.
+    # These two depend on where the step runs; `rules.refuse` checks them.
     settings = {
         name: value for name, value in options.items() if name not in ("capturable", "differentiable")
     }
@@ -152,7 +152,7 @@ def check_options(
         _trial(cls, settings, kind)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever a constructor or a step may raise, also a user's own class
+    except BaseException as error:  # a user's class may raise anything
         words = first_line(error) if isinstance(error, Exception) else what_happened(error)
         words = words or type(error).__name__
         place = place_of(error)
@@ -167,13 +167,13 @@ def check_options(
 
 
 def _check_ranges(cls: type[Optimizer], options: Mapping[str, Any], dtype: torch.dtype) -> None:
-    """Raise ConfigError for numbers that the parameters' type cannot hold, and for counts without bounds."""
+    """Raise ConfigError for numbers outside the range of the dtype and for counts outside their limits."""
     largest = torch.finfo(dtype).max
     for name, value in options.items():
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, float) and largest < abs(number) < math.inf:
                 kind = str(dtype).removeprefix("torch.")
-                raise ConfigError(f"{number:g} is beyond {kind}", key=name, expected=f"at most {largest:.3g}")
+                raise ConfigError(f"{number:g} exceeds {kind}", key=name, expected=f"at most {largest:.3g}")
     for name, most in _COUNTS.get(cls, {}).items():
         if options.get(name) is not None and not 1 <= options[name] <= most:
             raise ConfigError(f"got {options[name]}", key=name, expected=f"from 1 to {most:,}")
@@ -181,19 +181,19 @@ def _check_ranges(cls: type[Optimizer], options: Mapping[str, Any], dtype: torch
 
 def _fix(cls: type[Optimizer], kind: Kind, chosen: str) -> str:
     if str(kind) and chosen:
-        return f"leave out {chosen}: what works is chosen then"
+        return f"leave out {chosen}; a supported implementation is then selected"
     if kind.sparse:
-        return "choose an optimizer that takes them (SGD, Adagrad), or build the layer with sparse=False"
+        return "use an optimizer that supports them (SGD, Adagrad), or build the layer with sparse=False"
     return f"`optlab show optimizer {cls.__name__}` lists its options" if _is_torchs(cls) else ""
 
 
 def resolve_implementation(
     cls: type[Optimizer], options: Mapping[str, Any], kinds: Collection[Kind] = (Kind(),)
 ) -> dict[str, bool]:
-    """Return the values of `fused` and `foreach` to build with, those that the class knows.
+    """Return the values of `fused` and `foreach`, if the class has these options.
 
-    What the user set (not None) stays. What is left open is tried in this order: fused, foreach, neither;
-    the first that torch accepts for all kinds of parameters is taken, and the other one is False.
+    Values that the user set (not None) are kept. Otherwise fused, foreach and neither are tried in this
+    order; the first one that torch accepts for all kinds of parameters is used.
     """
     known = [name for name in IMPLEMENTATIONS if name in option_names(cls)]
     chosen = {name: bool(options[name]) for name in known if options.get(name) is not None}
@@ -205,10 +205,10 @@ def resolve_implementation(
 
 
 def describe_implementation(optimizer: Optimizer) -> str | None:
-    """Return which of torch's implementations of its rule an optimizer uses; None where there is but one.
+    """Return a description of the torch implementation that an optimizer uses; None if it has only one.
 
-    With neither `fused` nor `foreach` given, torch itself takes the loop over parameters on a CPU and foreach
-    on a GPU. The implementations round differently.
+    If neither `fused` nor `foreach` is given, torch uses the loop over parameters on a CPU and foreach on a
+    GPU. The implementations round differently.
     """
     known = [name for name in IMPLEMENTATIONS if name in optimizer.defaults]
     name = type(optimizer).__name__
@@ -242,14 +242,15 @@ def build_optimizer(
 
     Args:
         cls: any torch.optim.Optimizer class.
-        model: holds the parameters, already on their device.
-        groups: who has which parameters and options, from `assign_groups`.
-        options: the class's keywords; lists stand for tuples, fused and foreach None or absent = chosen.
-        sparse: names of parameters with sparse gradients.
+        model: the model, already on its device.
+        groups: parameter groups from `assign_groups`.
+        options: keyword arguments of the class. Lists become tuples. If fused and foreach are None or absent,
+            they are selected.
+        sparse: names of the parameters with sparse gradients.
 
     Raises:
-        ConfigError: options that torch refuses, for all or (`groups.N.<option>`) for one group; an optimizer
-            that does not hold the model's parameters.
+        ConfigError: torch rejects an option of the optimizer or of a group (`groups.N.<option>`), or the
+            optimizer does not hold the model's parameters.
     """
     parameters = trainable(model)
     owned = {name: parameters[name] for group in groups for name in group.names}
@@ -275,10 +276,10 @@ def build_optimizer(
 
 
 def _check_holds(cls: type[Optimizer], optimizer: object, owned: Mapping[str, Tensor]) -> None:
-    """Refuse an optimizer that is none, or whose groups do not hold the parameters that it was given."""
+    """Raise ConfigError if this is not an optimizer, or does not hold the parameters that it was given."""
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(
-            f"{cls.__name__} gave a {type(optimizer).__name__}", key="name", expected="an optimizer"
+            f"{cls.__name__} returned a {type(optimizer).__name__}", key="name", expected="an optimizer"
         )
     if not hasattr(optimizer, "param_groups"):
         raise ConfigError(
@@ -291,14 +292,14 @@ def _check_holds(cls: type[Optimizer], optimizer: object, owned: Mapping[str, Te
     if lost:
         raise ConfigError(
             f"{cls.__name__} does not hold {len(lost)} of the {len(owned)} parameters that it was given, "
-            f"{lost[0]} among them",
+            f"including {lost[0]}",
             key="name",
-            expected="an optimizer over the parameters themselves, no copies",
+            expected="an optimizer over the parameters themselves, not copies",
         )
 
 
 def state_bytes(optimizers: Iterable[Optimizer]) -> int:
-    """Return how many bytes the tensors in the optimizers' state take (moments, histories, counters)."""
+    """Return the number of bytes of the tensors in the optimizers' state (moments, histories, counters)."""
     return sum(
         tensor.numel() * tensor.element_size()
         for optimizer in optimizers
@@ -318,7 +319,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _arguments(cls: type[Optimizer], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with YAML's lists as tuples, except where the signature asks for a list."""
+    """Return the options with lists converted to tuples, except where the signature requires a list."""
     signature = inspect.signature(cls).parameters
 
     def wants_list(name: str) -> bool:
@@ -342,7 +343,7 @@ def _check_group(cls: type[Optimizer], index: int, group: Group, options: Mappin
             check_options(cls, {**options, **group.options})
         except ConfigError as error:
             problem = error.problems[0]
-            # The fault lies in the group even where torch's words blame an option that it inherits.
+            # Report an option of the group even if torch's message names one that the group inherits.
             name = problem.key if problem.key in group.options else next(iter(group.options))
             raise ConfigError(problem.what, key=f"groups.{index}.{name}", fix=problem.fix) from error
 
@@ -356,7 +357,7 @@ def _not_per_group(index: int, name: str, reason: str) -> ConfigError:
 
 
 def _trial(cls: type[Optimizer], options: Mapping[str, Any], kind: Kind) -> None:
-    """Build on one 2 x 2 matrix (Muon takes nothing else) and take one step; leave no trace."""
+    """Build the class on one 2 x 2 matrix (Muon needs two dimensions) and take one step; no side effects."""
     device, dtype = kind.device, kind.dtype
     drawn_from = [device] if device.type == "cuda" else []
     with preserved(), torch.random.fork_rng(devices=drawn_from), warnings.catch_warnings():
@@ -364,7 +365,7 @@ def _trial(cls: type[Optimizer], options: Mapping[str, Any], kind: Kind) -> None
         matrix = nn.Parameter(torch.eye(2, device=device, dtype=dtype))
         optimizer = cls([matrix], **_arguments(cls, options))
         matrix.grad = torch.ones_like(matrix)
-        if kind.sparse:  # as an embedding's: whole rows
+        if kind.sparse:  # whole rows, as for an embedding
             matrix.grad = matrix.grad.to_sparse(1)
         if needs_closure(cls):
             optimizer.step(lambda: 1.0)
@@ -375,13 +376,13 @@ def _trial(cls: type[Optimizer], options: Mapping[str, Any], kind: Kind) -> None
 def _accepts(cls: type[Optimizer], options: Mapping[str, Any], kind: Kind) -> bool:
     try:
         _trial(cls, options, kind)
-    except Exception:  # of torch's, and of users' own classes
+    except Exception:  # torch's and users' classes may raise anything
         return False
     return True
 
 
 def _blamed(words: str, options: Mapping[str, Any], known: Sequence[str]) -> str:
-    """Return the option that torch's words blame; those the user gave come first."""
+    """Return the option that torch's message refers to; options that the user set come first."""
     for wording, name in _WORDINGS:
         if wording.lower() in words.lower() and name in known:
             return name

@@ -1,7 +1,7 @@
-"""Which optimizer and which parameter group owns each parameter.
+"""Assign each parameter to an optimizer and a parameter group.
 
-Answers with names only; building the optimizers is `build`'s work. First match wins among groups; several
-optimizers share the parameters out without overlap and without leaving one over.
+Works with parameter names; `build` builds the optimizers. The first matching group gets a parameter. With
+several optimizers, each parameter must belong to exactly one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trainer.errors import ConfigError, Problem
 from trainer.matching import matching, trainable
 
 REST = "rest"
-"""Label of the group of all parameters that no pattern claimed."""
+"""Label of the group of all parameters that no pattern matches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class GroupSpec:
     Args:
         match: conditions, the keywords of `trainer.matching.matching`.
         label: its name in logs; None = its pattern.
-        options: optimizer options of its own (lr, weight_decay ...).
+        options: optimizer options of the group (lr, weight_decay, ...).
     """
 
     match: Mapping[str, Any]
@@ -40,10 +40,10 @@ class Group:
     """A parameter group of a model.
 
     Args:
-        label: its name in logs; empty when it is the only one.
+        label: its name in logs; empty if it is the only group.
         names: full names of its parameters, in the model's order.
-        options: optimizer options of its own.
-        parameters: how many numbers those parameters hold together.
+        options: optimizer options of the group.
+        parameters: total number of elements of its parameters.
     """
 
     label: str
@@ -53,19 +53,20 @@ class Group:
 
 
 def assign_groups(model: nn.Module, owned: Sequence[str], specs: Sequence[GroupSpec]) -> list[Group]:
-    """Share the parameters of one optimizer out among its groups; the first group that matches wins.
+    """Assign the parameters of one optimizer to its groups; the first matching group wins.
 
     Args:
-        model: holds the parameters.
+        model: the model with the parameters.
         owned: names of the parameters that the optimizer owns.
         specs: the groups, in the user's order.
 
     Returns:
-        The groups in that order, then the group `rest` unless nothing is left; without specs one group
-        with an empty label.
+        The groups in the same order, followed by the group `rest` if parameters remain. Without specs, one
+        group with an empty label.
 
     Raises:
-        ConfigError: a pattern that matches nothing, a group that earlier ones emptied, a label used twice.
+        ConfigError: a pattern matches nothing, earlier groups match all parameters of a group, or two groups
+            have the same label.
     """
     if not specs:
         return [_group(model, "", list(owned), {})]
@@ -84,9 +85,9 @@ def assign_groups(model: nn.Module, owned: Sequence[str], specs: Sequence[GroupS
         elif not found and earlier:
             problems.append(
                 Problem(
-                    f"all that {_described(spec.match)!r} matches went to {_quoted(earlier)} before it",
+                    f"{_described(spec.match)!r} matches only parameters of earlier groups: {_quoted(earlier)}",
                     key,
-                    fix="put the narrower pattern first: the first group that matches wins",
+                    fix="put the narrower pattern first: the first matching group gets a parameter",
                 )
             )
         elif not found:
@@ -105,32 +106,32 @@ def assign_groups(model: nn.Module, owned: Sequence[str], specs: Sequence[GroupS
     for label, count in Counter(group.label for group in groups).items():
         if count > 1:
             index = [group.label for group in groups[: len(specs)]].index(label)
-            what = f"{count} groups are called {label!r}"
-            what += ", the name of the group of all others" if label == REST else ""
-            problems.append(Problem(what, f"groups.{index}.label", fix="give each group a label of its own"))
+            what = f"{count} groups have the label {label!r}"
+            what += ", which is reserved for the remaining parameters" if label == REST else ""
+            problems.append(Problem(what, f"groups.{index}.label", fix="give each group a unique label"))
     if problems:
         raise ConfigError.of(problems)
     return groups
 
 
 def assign_owners(model: nn.Module, matches: Mapping[str, Mapping[str, Any] | None]) -> dict[str, list[str]]:
-    """Share the model's trainable parameters out among several optimizers.
+    """Assign the trainable parameters of a model to one or more optimizers.
 
     Args:
-        model: holds the parameters.
-        matches: by optimizer label, the conditions on what it owns; None = all that no other owns.
+        model: the model with the parameters.
+        matches: optimizer label -> conditions on its parameters; None = all remaining parameters.
 
     Returns:
-        Names of parameters by label, in the model's order.
+        Optimizer label -> names of its parameters, in the model's order.
 
     Raises:
-        ConfigError: no trainable parameters, a pattern that matches nothing, overlapping optimizers, more
-            than one without a match, nothing left for that one, parameters that nobody owns.
+        ConfigError: the model has no trainable parameters, a pattern matches nothing, two optimizers match
+            one parameter, two have no match, none remain for that one, or a parameter has no owner.
     """
     names = list(trainable(model))
     if not names:
         raise ConfigError(
-            "the model has no trainable parameters", fix="an optimizer needs something to train"
+            "the model has no trainable parameters", fix="use a model with at least one trainable parameter"
         )
     problems: list[Problem] = []
     owners: dict[str, list[str]] = {
@@ -147,8 +148,8 @@ def assign_owners(model: nn.Module, matches: Mapping[str, Mapping[str, Any] | No
                     Problem(
                         f"{label!r} and {other!r} both claim {_listed(both)}",
                         f"{label}.match",
-                        expected="every parameter with exactly one optimizer",
-                        fix="narrow one of the patterns, or leave out one match (it then takes the rest)",
+                        expected="exactly one optimizer for each parameter",
+                        fix="narrow one of the patterns, or leave out one match (it then gets the rest)",
                     )
                 )
     claimed = {name for owned in owners.values() for name in owned}
@@ -157,7 +158,7 @@ def assign_owners(model: nn.Module, matches: Mapping[str, Mapping[str, Any] | No
     if len(open_labels) > 1:
         problems.append(
             Problem(
-                f"{_quoted(open_labels)} have no match; only one optimizer can take the rest",
+                f"{_quoted(open_labels)} have no match; only one optimizer can get the remaining parameters",
                 f"{open_labels[1]}.match",
                 fix=f"give all but one a match; the parameters are {_listed(names)}",
             )
@@ -172,7 +173,7 @@ def assign_owners(model: nn.Module, matches: Mapping[str, Mapping[str, Any] | No
         problems.append(
             Problem(
                 f"no optimizer owns {_listed(left)}",
-                fix="widen a match, or leave out the last optimizer's match: it then takes the rest",
+                fix="widen a match, or leave out the last optimizer's match (it then gets the rest)",
             )
         )
     if problems:
@@ -186,7 +187,7 @@ def _group(model: nn.Module, label: str, names: Sequence[str], options: Mapping[
 
 
 def _described(match: Mapping[str, Any]) -> str:
-    """Return a match as a short text: its name pattern alone, or `kind=Linear,ndim=2`."""
+    """Return a match as text: only its name pattern, or for example `kind=Linear,ndim=2`."""
     given = {key: value for key, value in match.items() if value is not None}
     if list(given) == ["name"]:
         return str(given["name"])
@@ -206,7 +207,7 @@ def _quoted(labels: Iterable[str]) -> str:
 
 
 def _listed(names: Sequence[str], at_most: int = 20) -> str:
-    """Return the names, the middle of a long list left out (networks have hundreds)."""
+    """Return the names, joined; a long list is abbreviated in the middle (networks have hundreds)."""
     if len(names) <= at_most:
         return ", ".join(names)
     half = at_most // 2

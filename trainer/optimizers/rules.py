@@ -1,6 +1,7 @@
-"""What cannot work is refused before the run, with the reason.
+"""Reject invalid combinations of optimizers and parameters before a run, with the reason.
 
-Only rules that torch would break late, silently or unintelligibly; ranges of options are `build`'s.
+Covers only cases in which torch fails late, silently or with an unclear message; `build` checks the ranges of
+options.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from trainer.optimizers.build import needs_closure
 from trainer.optimizers.groups import Group
 
 REFUSED: dict[str, str] = {
-    "SparseAdam": "it updates sparse gradients only, and the networks here have dense ones; use Adam",
+    "SparseAdam": "it requires sparse gradients, and the models here have dense ones; use Adam",
 }
-"""Optimizers of torch that are known and never run, with the reason."""
+"""Optimizers of torch that are not supported, with the reason."""
 
 
 def refuse(
@@ -32,26 +33,26 @@ def refuse(
     uses_scaler: bool = False,
     alone: bool = True,
 ) -> None:
-    """Raise ConfigError, all reasons together, when this optimizer cannot train these parameters.
+    """Raise ConfigError with all reasons if the optimizer cannot train these parameters.
 
     Args:
-        cls: the optimizer's class.
-        options: its keywords.
+        cls: class of the optimizer.
+        options: its keyword arguments.
         groups: its parameter groups.
-        parameters: what it owns, by full name.
+        parameters: the parameters that it owns, by full name.
         device_type: `cpu` or `cuda`.
         uses_scaler: whether the loss is scaled (float16).
         alone: whether it is the only optimizer of the run.
     """
     problems: list[Problem] = []
     if cls.__name__ in REFUSED and cls is getattr(torch.optim, cls.__name__, None):
-        problems.append(Problem(f"{cls.__name__} is refused: {REFUSED[cls.__name__]}", "name"))
+        problems.append(Problem(f"{cls.__name__} is not supported: {REFUSED[cls.__name__]}", "name"))
     if options.get("differentiable"):
         problems.append(
             Problem(
-                "differentiable: true updates leaf parameters in place under autograd: torch forbids it",
+                "differentiable: true updates leaf parameters in place under autograd; torch forbids this",
                 "differentiable",
-                fix="leave it out; it is for meta-learning through the optimizer",
+                fix="leave it out; it is for differentiating through the optimizer (meta-learning)",
             )
         )
     if options.get("capturable") and device_type == "cpu":
@@ -76,11 +77,11 @@ def _muon(cls: type[Optimizer], parameters: Mapping[str, Tensor]) -> list[Proble
         return []
     return [
         Problem(
-            f"{cls.__name__} takes matrices only, and it would own {', '.join(others)}",
+            f"{cls.__name__} supports only matrices, and it would own {', '.join(others)}",
             "match",
             expected="parameters of exactly two dimensions",
             fix="make `optimizer` a list: [{name: Muon, match: {ndim: 2}, ...}, {name: AdamW, ...}]; "
-            "the second, without a match, takes the rest",
+            "the second, without a match, gets the rest",
         )
     ]
 
@@ -98,15 +99,15 @@ def _closure(cls: type[Optimizer], groups: Sequence[Group], uses_scaler: bool, a
     if uses_scaler:
         problems.append(
             Problem(
-                f"{cls.__name__} needs the loss several times in a step; a scaled one (float16) cannot",
-                fix="say train.precision=float32 or bfloat16",
+                f"{cls.__name__} evaluates the loss several times per step, which loss scaling (float16) prevents",
+                fix="set train.precision=float32 or bfloat16",
             )
         )
     if not alone:
         problems.append(
             Problem(
-                f"{cls.__name__} computes the loss again within its step: none can stand beside it",
-                fix="let it own all parameters, or choose another optimizer",
+                f"{cls.__name__} recomputes the loss within its step and must be the only optimizer",
+                fix="assign all parameters to it, or use another optimizer",
             )
         )
     return problems

@@ -1,9 +1,9 @@
-"""Update rules written out for teaching: what each optimizer does to one parameter.
+"""Teaching implementations of optimizers: each update rule in a few lines of tensor arithmetic.
 
-Each class is its paper's rule in a few lines of plain tensor arithmetic, in the order in which torch computes
-it, so that it agrees with its namesake in torch.optim. For speed use torch's: nothing here is fused.
+Each class implements the rule of its paper, with operations in the same order as in torch, so that it agrees
+with the corresponding class of torch.optim. For speed, use torch.optim: these classes are not fused.
 
-In the equations g is the gradient (plus `weight_decay * w` where that is an L2 penalty), w the parameter.
+In the equations, w is the parameter and g its gradient (plus `weight_decay * w` for an L2 penalty).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.optim.optimizer import ParamsT
 
 
 class Rule(Optimizer):
-    """An optimizer whose `update` says what happens to one parameter."""
+    """Base class of the optimizers here: `update` implements the rule for one parameter."""
 
     def __init__(self, params: ParamsT, **defaults: Any) -> None:
         for name, value in defaults.items():
@@ -31,13 +31,13 @@ class Rule(Optimizer):
         super().__init__(params, defaults)
 
     def update(self, param: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Change `param` in place.
+        """Update `param` in place.
 
         Args:
             param: the parameter, any shape.
             grad: its gradient, same shape.
-            state: this parameter's memory; empty before its first update.
-            group: its options (lr ...).
+            state: optimizer state of this parameter; empty before the first update.
+            group: options of its parameter group (lr, ...).
         """
         raise NotImplementedError
 
@@ -49,7 +49,7 @@ class Rule(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update every parameter that has a gradient; the closure, if any, computes the loss first."""
+        """Update each parameter that has a gradient. The closure, if given, first computes the loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -72,7 +72,7 @@ class SGD(Rule):
     Args:
         lr: learning rate, at least 0.
         weight_decay: L2 penalty, added to the gradient, at least 0.
-        textbook: write `w - lr * g`, which rounds twice, where torch rounds once.
+        textbook: compute `w - lr * g`, which rounds twice; torch rounds once.
 
     Example:
         >>> optimizer = SGD(model.parameters(), lr=0.1)
@@ -87,7 +87,7 @@ class SGD(Rule):
         super().__init__(params, lr=lr, weight_decay=weight_decay, textbook=textbook)
 
     def update(self, param: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Step down the gradient."""
+        """Step in the direction of the negative gradient."""
         grad = with_l2(grad, param, group)
         if group["textbook"]:
             param.copy_(param - group["lr"] * grad)
@@ -116,7 +116,7 @@ class Momentum(Rule):
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     def update(self, param: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Step along the running sum of the gradients."""
+        """Step along the decayed sum of the gradients."""
         velocity = state.setdefault("velocity", torch.zeros_like(param))
         velocity.mul_(group["momentum"]).add_(with_l2(grad, param, group))
         param.sub_(velocity, alpha=group["lr"])
@@ -143,7 +143,7 @@ class Nesterov(Rule):
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     def update(self, param: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Step from where the velocity is about to lead."""
+        """Step along the gradient plus the next momentum step."""
         velocity = state.setdefault("velocity", torch.zeros_like(param))
         grad = with_l2(grad, param, group)
         velocity.mul_(group["momentum"]).add_(grad)
@@ -151,13 +151,13 @@ class Nesterov(Rule):
 
 
 class Adagrad(Rule):
-    """A rate per weight: s <- s + g^2, w <- w - lr * g / (sqrt(s) + eps).
+    """Adaptive learning rate per weight: s <- s + g^2, w <- w - lr * g / (sqrt(s) + eps).
 
     Args:
         lr: learning rate, at least 0.
-        eps: keeps the divisor from zero, at least 0.
+        eps: added to the denominator for numerical stability, at least 0.
         weight_decay: L2 penalty, added to the gradient, at least 0.
-        eps_inside_root: divide by sqrt(s + eps), as older tutorials have it.
+        eps_inside_root: divide by sqrt(s + eps), as in older tutorials.
 
     Example:
         >>> optimizer = Adagrad(model.parameters(), lr=0.1)
@@ -178,7 +178,7 @@ class Adagrad(Rule):
         super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, eps_inside_root=eps_inside_root)
 
     def update(self, param: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Step by the gradient over the root of all squares so far."""
+        """Step by the gradient divided by the root of the sum of all squared gradients."""
         grad = with_l2(grad, param, group)
         total = state.setdefault("sum", torch.zeros_like(param)).addcmul_(grad, grad)
         inside = group["eps_inside_root"]
@@ -187,14 +187,14 @@ class Adagrad(Rule):
 
 
 class RMSprop(Rule):
-    """Adagrad that forgets: s <- alpha * s + (1 - alpha) * g^2, w <- w - lr * g / (sqrt(s) + eps).
+    """Adagrad with a moving average: s <- alpha * s + (1 - alpha) * g^2, w <- w - lr * g / (sqrt(s) + eps).
 
     Args:
         lr: learning rate, at least 0.
         alpha: how much of the mean square is kept at each step, from 0 to below 1.
-        eps: keeps the divisor from zero, at least 0.
+        eps: added to the denominator for numerical stability, at least 0.
         weight_decay: L2 penalty, added to the gradient, at least 0.
-        centered: divide by the standard deviation: s less the squared mean gradient.
+        centered: subtract the squared mean gradient from s, to divide by the standard deviation.
 
     Example:
         >>> optimizer = RMSprop(model.parameters(), lr=0.1)
@@ -216,7 +216,7 @@ class RMSprop(Rule):
         super().__init__(params, lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, centered=centered)
 
     def update(self, param: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Step by the gradient over its running root mean square."""
+        """Step by the gradient divided by its running root mean square."""
         grad, alpha = with_l2(grad, param, group), group["alpha"]
         square = state.setdefault("square", torch.zeros_like(param))
         square.mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
@@ -227,12 +227,12 @@ class RMSprop(Rule):
 
 
 class Adadelta(Rule):
-    """Steps in units of past steps: d = g * sqrt(u + eps) / sqrt(s + eps), w <- w - lr * d.
+    """Adagrad with steps scaled by past steps: d = g * sqrt(u + eps) / sqrt(s + eps), w <- w - lr * d.
 
     Args:
         lr: learning rate, at least 0.
         rho: how much of the mean squares of g (s) and d (u) is kept at each step, from 0 to below 1.
-        eps: keeps the divisor from zero, at least 0.
+        eps: added to the denominator for numerical stability, at least 0.
         weight_decay: L2 penalty, added to the gradient, at least 0.
 
     Example:
@@ -254,7 +254,7 @@ class Adadelta(Rule):
         super().__init__(params, lr=lr, rho=rho, eps=eps, weight_decay=weight_decay)
 
     def update(self, param: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Step by the gradient, scaled by past steps over past gradients."""
+        """Step by the gradient, scaled by the ratio of past steps to past gradients."""
         grad, rho, eps = with_l2(grad, param, group), group["rho"], group["eps"]
         square = state.setdefault("square", torch.zeros_like(param))
         moved = state.setdefault("moved", torch.zeros_like(param))
@@ -265,7 +265,7 @@ class Adadelta(Rule):
 
 
 def adam_step(param: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    """Take Adam's step without any decay (Adam and AdamW differ only in theirs)."""
+    """Apply Adam's step without weight decay (Adam and AdamW differ only in the decay)."""
     (beta1, beta2), t = group["betas"], state.get("step", 0) + 1
     state["step"] = t
     mean = state.setdefault("mean", torch.zeros_like(param)).lerp_(grad, 1 - beta1)
@@ -276,12 +276,12 @@ def adam_step(param: Tensor, grad: Tensor, state: dict[str, Any], group: dict[st
 
 
 class Adam(Rule):
-    """Momentum over RMSprop, both freed of their start at zero: w <- w - lr * m' / (sqrt(s') + eps).
+    """Momentum and RMSprop with bias correction: w <- w - lr * m' / (sqrt(s') + eps).
 
     Args:
         lr: learning rate, at least 0.
         betas: how much of the mean gradient m and of the mean square s is kept, each from 0 to below 1.
-        eps: keeps the divisor from zero, at least 0.
+        eps: added to the denominator for numerical stability, at least 0.
         weight_decay: L2 penalty, added to the gradient, at least 0.
 
     Example:
@@ -303,17 +303,17 @@ class Adam(Rule):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     def update(self, param: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Step by the corrected mean over the corrected root mean square."""
+        """Step by the bias-corrected mean divided by the bias-corrected root mean square."""
         adam_step(param, with_l2(grad, param, group), state, group)
 
 
 class AdamW(Rule):
-    """Adam whose weight decay bypasses the moments: w <- w - lr * weight_decay * w, then Adam's step.
+    """Adam with decoupled weight decay: w <- w - lr * weight_decay * w, then Adam's step.
 
     Args:
         lr: learning rate, at least 0.
         betas: how much of the mean gradient m and of the mean square s is kept, each from 0 to below 1.
-        eps: keeps the divisor from zero, at least 0.
+        eps: added to the denominator for numerical stability, at least 0.
         weight_decay: shrinks the weights by lr * weight_decay at each step, at least 0.
 
     Example:
@@ -335,7 +335,7 @@ class AdamW(Rule):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     def update(self, param: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Shrink the weights, then take Adam's step."""
+        """Decay the weights, then apply Adam's step."""
         param.mul_(1 - group["lr"] * group["weight_decay"])
         adam_step(param, grad, state, group)
 

@@ -1,1 +1,1 @@
-"""Training: the loop, the experiment as living objects, how it is built, and its engines."""
+"""The training loop, the experiment it runs, the code that builds an experiment, and the engines."""

@@ -1,4 +1,4 @@
-"""Finds what is not finite after a step, and names it."""
+"""Find NaN and infinite values after a training step."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from trainer.data.batches import Batch
 
 
 def find_anomaly(loss: Tensor, batches: Sequence[Batch], model: nn.Module, *, gradients: bool) -> str | None:
-    """Return in words what is NaN or infinite after a step: loss, batch, first gradient, first weight.
+    """Describe the NaN and infinite values after a step: loss, batch, first gradient, first weight.
 
     Args:
-        loss: of the step, 0-d.
-        batches: what the step was made from.
-        model: after the update; the gradients of the step are still there.
-        gradients: look at them as well (a scaler for float16 makes them infinite on purpose).
+        loss: loss of the step, 0-d.
+        batches: batches of the step.
+        model: model after the update, with the gradients of the step.
+        gradients: whether to check the gradients (the float16 scaler makes them infinite on purpose).
 
     Returns:
-        None when everything is finite.
+        The description; None if all values are finite.
     """
     parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     found = []
@@ -38,14 +38,14 @@ def find_anomaly(loss: Tensor, batches: Sequence[Batch], model: nn.Module, *, gr
 
 
 def _first(kind: str, tensors: Sequence[tuple[str, Tensor]]) -> list[str]:
-    """Return the first tensor, in the order of the model, that has bad values, with their count."""
-    # One reduction over all of them first: it waits for the device once, not once per parameter.
+    """Describe the first tensor, in model order, that has NaN or infinite values."""
+    # Reduce over all tensors first: this synchronizes with the device once, not once per parameter.
     if not tensors or torch.isfinite(torch.stack(torch._foreach_norm([t for _, t in tensors]))).all():
         return []
     for name, tensor in tensors:
         if count := _bad(tensor):
             return [f"the first bad {kind} is {name} ({count:,} of {tensor.numel():,} values)"]
-    return []  # the values are finite, only their norm is not
+    return []  # all values are finite, but a norm overflowed
 
 
 def _bad(values: Tensor) -> int:

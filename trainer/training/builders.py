@@ -1,4 +1,4 @@
-"""Builders of an experiment's parts: each gives a component its own values, never the config."""
+"""Builders for the parts of an experiment. A component receives its own values, never the whole config."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from trainer.user_code import user_code
 
 
 def build_model(loaded: Loaded, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Return the initialised model on the CPU, checked against the data's shape.
+    """Return the initialised model on the CPU, checked against the shape of the data.
 
     Args:
-        loaded: the config; its model, init and init seed are used.
-        input_shape: of one prepared sample, (C, H, W) or (D,).
-        num_classes: outputs wanted.
+        loaded: the config; uses `model`, `init` and `seed.init`.
+        input_shape: shape of one preprocessed sample, (C, H, W) or (D,).
+        num_classes: required number of outputs.
     """
     config = loaded.config
     with located(loaded, "model"), global_stream("init", config.seed.init):
@@ -65,17 +65,17 @@ def build_model(loaded: Loaded, input_shape: tuple[int, ...], num_classes: int) 
 
 
 def make_model(component: Component, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Return a model with torch's own initial weights, checked against the shape of the samples.
+    """Return a model with its default initial weights, checked against the shape of the samples.
 
     Draws from torch's global generator.
 
     Raises:
-        ConfigError: it cannot be built, or does not fit; keys are relative to the component.
+        ConfigError: the model cannot be built or does not fit the data; keys are relative to the component.
     """
     model = _build("model", component, input_shape=input_shape, num_classes=num_classes)
     if not isinstance(model, nn.Module):
         raise ConfigError(
-            f"{component.name} gave a {type(model).__name__}", key="name", expected="a torch.nn.Module"
+            f"{component.name} returned a {type(model).__name__}", key="name", expected="a torch.nn.Module"
         )
     with user_code(component.name):
         materialize(model, input_shape)
@@ -85,7 +85,7 @@ def make_model(component: Component, input_shape: tuple[int, ...], num_classes: 
 
 
 def _build(kind: str, component: Component, **context: Any) -> Any:
-    """Build a component from its options, and from that part of the context which its signature asks for."""
+    """Build a component from its options and from those context values that its signature accepts."""
     builder = catalog.find(kind, component.name)
     wanted = inspect.signature(builder).parameters
     given = {name: value for name, value in context.items() if name in wanted}
@@ -95,14 +95,14 @@ def _build(kind: str, component: Component, **context: Any) -> Any:
 
 
 def build_loss(component: Component) -> Loss:
-    """Return the loss; a user's function of (outputs, targets) is the loss itself, with its options bound."""
+    """Return the loss. A user's function of (outputs, targets) is used directly, with its options bound."""
     builder = catalog.find("loss", component.name)
     if {"target", "targets"} & set(inspect.signature(builder).parameters):
         return partial(builder, **catalog.arguments("loss", component.name, component.options))
     loss: Loss = _build("loss", component)
     if not callable(loss):
         raise ConfigError(
-            f"{component.name} gave a {type(loss).__name__}",
+            f"{component.name} returned a {type(loss).__name__}",
             key="name",
             expected="a function of (outputs, targets), or a builder that returns one",
         )
@@ -110,7 +110,7 @@ def build_loss(component: Component) -> Loss:
 
 
 def build_augmentation(component: Component, num_classes: int, key: str) -> Augmentation:
-    """Return an augmentation; a user's function of `images` is the augmentation itself."""
+    """Return an augmentation. A user's function of `images` is used directly."""
     try:
         builder = catalog.find("augmentation", component.name)
         if component.name not in catalog.REGISTRIES["augmentation"] and is_augmentation(builder):
@@ -123,13 +123,13 @@ def build_augmentation(component: Component, num_classes: int, key: str) -> Augm
 
 
 def build_penalty(config: Config, model: nn.Module) -> Callable[[], Tensor] | None:
-    """Return the function that computes the penalty on the weights; None when the loss has none."""
+    """Return the function that computes the penalty on the weights; None without a penalty."""
     if config.loss.l1 == 0 and config.loss.l2 == 0:
         return None
     weights = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     if not weights:
         raise ConfigError(
-            "the model has no weights (parameters of two or more dimensions) to put a penalty on",
+            "the penalty applies to weights (parameters with two or more dimensions), and the model has none",
             key="l1" if config.loss.l1 else "l2",
         )
     return partial(penalty, weights, l1=config.loss.l1, l2=config.loss.l2)
@@ -147,7 +147,7 @@ def _init_rules(model: nn.Module, init: InitConfig) -> list[InitRule]:
         names = tuple(matching(model, **_conditions(layer.match)))
         if not names:
             raise ConfigError(
-                "the match finds no parameter",
+                "the match selects no parameter",
                 key=f"layers.{number}.match",
                 expected=f"one of {', '.join(name for name, _ in model.named_parameters())}",
             )
@@ -162,13 +162,13 @@ def _conditions(match: Match) -> dict[str, Any]:
 def build_optimizers(
     loaded: Loaded, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
 ) -> tuple[dict[str, Optimizer], dict[str, Sequence[Group]], list[dict[str, bool]]]:
-    """Return the optimizers and their groups by label, and each one's implementation (fused, foreach)."""
+    """Return the optimizers and their groups by label, and the implementation of each (fused, foreach)."""
     configs = loaded.config.optimizer
     prefixes = ["optimizer"] if len(configs) == 1 else [f"optimizer.{i}" for i in range(len(configs))]
     labels = [config.label or config.name for config in configs]
     if len(set(labels)) < len(labels):
         with located(loaded, "optimizer"):
-            raise ConfigError(f"two optimizers are called {labels}", fix="give each a `label` of its own")
+            raise ConfigError(f"optimizer labels are not unique: {labels}", fix="give each a unique `label`")
     with located(loaded, "optimizer"):
         matches = {
             label: None if config.match is None else _conditions(config.match)
@@ -178,7 +178,7 @@ def build_optimizers(
     optimizers: dict[str, Optimizer] = {}
     groups: dict[str, Sequence[Group]] = {}
     implementations: list[dict[str, bool]] = []
-    own_model = loaded.config.model.name not in catalog.REGISTRIES["model"]  # the others' gradients are dense
+    own_model = loaded.config.model.name not in catalog.REGISTRIES["model"]  # built-in: dense gradients
     sparse = sparse_gradients(model, input_shape) if own_model else set()
     for label, config, prefix in zip(labels, configs, prefixes, strict=True):
         with located(loaded, prefix):
@@ -217,7 +217,7 @@ def build_schedules(
     *,
     has_val: bool,
 ) -> list[Schedule]:
-    """Return one schedule per optimizer, from the schedules of the config in order; none without any."""
+    """Return one schedule per optimizer, built from the config's list; an empty list without schedules."""
     configs = loaded.config.scheduler
     if not configs:
         return []

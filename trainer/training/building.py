@@ -1,4 +1,4 @@
-"""From a config to living objects, in one place."""
+"""Build an experiment from a config."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ from trainer.user_code import user_code, while_building
 def build_experiment(
     loaded: Loaded, *, download: bool = True, loaded_data: LoadedData | None = None
 ) -> Experiment:
-    """Make everything that a run needs; the config of what comes back is resolved and complete.
+    """Build an experiment. Its config is resolved: no value is `auto`, and defaults are filled in.
 
     Seeds the global generators (torch's, `random`, `numpy.random`) and sets torch's thread count. Dropout and
-    users' parts draw from these generators while training, so train an experiment before building the next:
-    of two that train in turns in one process, each changes the random numbers of the other.
+    users' components draw from these generators during training, so train one experiment before you build the
+    next: two experiments that are interleaved in one process change each other's random numbers.
 
     Args:
-        loaded: a checked config.
-        download: whether a data set that is not on disk may be fetched, where the config allows it.
-        loaded_data: the config's data, loaded before; None = load it.
+        loaded: a validated config.
+        download: whether a missing data set may be downloaded, if the config allows it.
+        loaded_data: the config's data, already loaded; None = load it.
 
     Raises:
-        ConfigError, DataError: something does not fit; told with the place in the config.
+        ConfigError, DataError: the parts do not fit together; the error gives the place in the config.
     """
     try:
         return _build_experiment(loaded, download=download, loaded_data=loaded_data)
@@ -88,7 +88,7 @@ def _build_experiment(loaded: Loaded, *, download: bool, loaded_data: LoadedData
             pad=config.data.pad,
         )
         batches = _batches(config, dataset, splits, prepare, device)
-        some_targets = next(batches.epoch(0)).targets[:2].cpu()  # tries one batch before the run
+        some_targets = next(batches.epoch(0)).targets[:2].cpu()  # also checks that a batch can be made
     model = build_model(loaded, prepare.output_shape, dataset.num_classes)
     check_last_batch(loaded, model, batches, prepare.output_shape, dataset.num_classes)
     with located(loaded):
@@ -99,7 +99,7 @@ def _build_experiment(loaded: Loaded, *, download: bool, loaded_data: LoadedData
     model.to(device)
     if device.type == "cpu" and config.model.name in catalog.REGISTRIES["model"]:
         feed_channels_last(model, prepare.output_shape)
-    seed_globals("construction", config.seed.init)  # what ran so far depends on what was known already
+    seed_globals("construction", config.seed.init)  # what ran so far depends on what was cached
     with located(loaded, "loss"):
         loss = build_loss(config.loss)
         with user_code(config.loss.name):
@@ -156,10 +156,10 @@ def _build_experiment(loaded: Loaded, *, download: bool, loaded_data: LoadedData
 
 
 def _prepare_machine(config: Config) -> torch.device:
-    """Resolve the device; set determinism, and one thread until the model is there, for this process.
+    """Return the device; set deterministic mode, and one thread until the model is built, for this process.
 
-    The data's statistics and the first weights are computed by one thread, whatever trains: their last bits
-    would differ between this run and the one of its saved config, where the number of threads is known.
+    The statistics of the data and the initial weights are always computed by one thread. With several, their
+    last bits could differ between this run and a run of its saved config, which states the thread count.
     """
     if config.train.threads is not None:
         check_threads(config.train.threads)
@@ -230,7 +230,7 @@ def _plan(config: Config, steps_per_epoch: int) -> Plan:
 
 
 def _engine_name(config: Config, device: torch.device, plan: Plan) -> str:
-    """Return `eager` or `compiled`: what `auto` means for this run on this machine."""
+    """Return `eager` or `compiled`; resolves `auto` for this run on this machine."""
     if config.train.engine != "auto":
         return config.train.engine
     pays = plan.steps is not None and plan.steps >= PAYS_AFTER_STEPS
@@ -244,7 +244,7 @@ def _resolved(
     implementations: Sequence[Mapping[str, bool]],
     engine: str,
 ) -> Config:
-    """Return the config with everything that `auto` and null became on this machine."""
+    """Return the config with `auto` and null replaced by the values used on this machine."""
     fields = config.model_dump()
     fields["train"]["device"] = str(device)
     fields["train"]["engine"] = engine

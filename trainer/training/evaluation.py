@@ -1,6 +1,6 @@
-"""Loss and accuracy over many samples: running means while training, whole splits in evaluation.
+"""Loss and accuracy: running means during training, and evaluation of whole splits.
 
-Nothing is read from the device before a mean is asked for, so that training on a GPU never waits here.
+Values are read from the device only when a mean is requested, so training on a GPU does not synchronize here.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from trainer.losses import Loss, accuracy_count
 
-# Steps kept before their losses become one tensor and their right answers are counted: argmax over 32 small
-# batches at once costs a tenth of 32 calls, and a count of integers is the same however it is split. Of many
-# more steps the kept tensors would spread over the heap, and every step pay page faults (50 at batch size 1).
+# Steps buffered before their losses are stacked and their correct predictions counted: one argmax over 32
+# small batches costs a tenth of 32 calls, and integer counts do not depend on how they are split. With many
+# more steps the buffered tensors spread over the heap, and each step causes page faults (50 at batch size 1).
 _PENDING_STEPS = 32
 
 
 class RunningMean:
-    """Sample-weighted mean of the training loss, and the accuracy, since the last `reset`.
+    """Sample-weighted mean of the training loss, and accuracy, since the last `reset`.
 
     Args:
-        classes: whether the targets are classes, so that accuracy means something.
+        classes: whether the targets are classes; then accuracy is measured.
     """
 
     def __init__(self, *, classes: bool) -> None:
@@ -33,17 +33,17 @@ class RunningMean:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything added so far."""
-        self._losses: list[Tensor] = []  # each of many steps
+        """Remove all steps added so far."""
+        self._losses: list[Tensor] = []  # each holds the losses of several steps
         self._samples: list[int] = []
         self._pending: list[tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]] = []
         self._right: Tensor | int = 0
 
     def add(self, loss: Tensor, targets: Sequence[Tensor], outputs: Sequence[Tensor]) -> int:
-        """Add one step: its loss, 0-d, mean over its samples; its batches' targets; the model's outputs.
+        """Add one step: its mean loss (0-d), the targets of its batches, and the model's outputs.
 
         Returns:
-            How many samples the step had.
+            The number of samples in the step.
         """
         samples = sum([part.shape[0] for part in targets])  # len() of a tensor takes twice as long
         self._samples.append(samples)
@@ -63,7 +63,7 @@ class RunningMean:
         self._pending.clear()
 
     def values(self) -> dict[str, float | None]:
-        """Return `train_loss` and, with classes, `train_accuracy` in [0, 1]; None when nothing was added."""
+        """Return `train_loss` and, for classes, `train_accuracy` in [0, 1]; None if no step was added."""
         self._settle()
         seen = sum(self._samples)
         values: dict[str, float | None] = {"train_loss": None}
@@ -76,13 +76,13 @@ class RunningMean:
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was added, as plain tensors and numbers."""
+        """Return the steps added so far, as plain tensors and numbers."""
         self._settle()
         losses = torch.cat([part.cpu() for part in self._losses]) if self._losses else torch.empty(0)
         return {"losses": losses, "samples": torch.tensor(self._samples), "right": int(self._right)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Load a state returned by `state_dict`."""
         self.reset()
         self._losses = [state["losses"]]
         self._samples = state["samples"].tolist()
@@ -98,14 +98,14 @@ def evaluate_split(
     autocast: AbstractContextManager[object],
     classes: bool,
 ) -> dict[str, float]:
-    """Return the sample-weighted mean `loss` and, with classes, the `accuracy` of a model in eval mode.
+    """Return the sample-weighted mean `loss` and, for classes, the `accuracy` of a model in eval mode.
 
     Args:
-        model: left in the mode it was found in.
+        model: its train or eval mode is restored afterwards.
         loss: (outputs, targets) -> mean over the batch.
-        batches: (inputs, targets) over the whole split, at least one.
+        batches: (inputs, targets) over the whole split; at least one.
         autocast: the context of every forward pass.
-        classes: whether accuracy means something.
+        classes: whether the targets are classes; then accuracy is measured.
     """
     was_training = model.training
     model.eval()

@@ -1,7 +1,6 @@
-"""One experiment as living objects, and its state.
+"""An experiment and its state: batches, model, engine, optimizers, schedules, progress and clock.
 
-Holds what the loop works with: batches, model, engine, optimizers, schedules, progress, clock. It is made by
-`building.build_experiment`; it writes no file and prints nothing.
+`building.build_experiment` makes it. It writes no files and prints nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from trainer.training.timetable import Interval
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether JSON can write a value, as it can every default that a config can restate."""
+    """Return whether a value consists of plain JSON types, as every default that a config can state."""
     if type(value) in (list, tuple):
         return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
@@ -46,12 +45,12 @@ def _is_plain(value: Any) -> bool:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run has come.
+    """Progress of a run.
 
     Args:
         step: completed updates.
-        epoch: epochs completed.
-        batch: batches done within the current epoch.
+        epoch: completed epochs.
+        batch: completed batches of the current epoch.
         samples: training samples seen.
         grad_evals: backward passes made.
     """
@@ -65,15 +64,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The run's length and rhythms, in steps; None = never.
+    """The length of a run and the intervals of its actions, in steps.
 
     Args:
-        steps: length; None when only `seconds` ends it.
-        seconds: budget of training time.
+        steps: length; None if only `seconds` ends the run.
+        seconds: budget of training time; None = no budget.
         accumulate: batches per step.
-        log, evaluate: when rows of steps.csv and epochs.csv are due.
-        checkpoint: when checkpoints are due; None = at every evaluation, unless checkpoint_seconds is set.
-        checkpoint_seconds: training seconds between two checkpoints.
+        log, evaluate: intervals of the rows in steps.csv and epochs.csv.
+        checkpoint: interval of checkpoints; None = at every evaluation, unless checkpoint_seconds is set.
+        checkpoint_seconds: training seconds between checkpoints; None = use `checkpoint`.
     """
 
     steps: int | None
@@ -87,12 +86,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What is due after a step.
+    """The actions that are due after a step.
 
     Args:
-        log: to write the step down.
-        evaluation: to evaluate.
-        checkpoint: to save the state.
+        log: log the step.
+        evaluation: evaluate the model.
+        checkpoint: save the state.
     """
 
     log: bool = False
@@ -105,21 +104,20 @@ _NOTHING = Due()
 
 @dataclass(slots=True)
 class Experiment:
-    """Everything the loop needs, and what it asks of it.
+    """The objects that the training loop uses, and the state of a run.
 
     Args:
-        config: resolved and complete; saved with the run.
-        data_digest: SHA-256 of the data set's content.
-        code: the users' own files and the packages that the config's parts come from.
-        classes: whether targets are classes; then accuracies are measured.
-        num_classes: outputs of the model.
-        evaluate_on: makes the batches of a split (`val`, `train`, `test`) for an evaluation.
+        config: the resolved config, saved with the run.
+        data_digest: SHA-256 of the content of the data set.
+        code: the users' files and the packages that the config's components come from.
+        classes: whether the targets are classes; then accuracy is measured.
+        num_classes: number of outputs of the model.
+        evaluate_on: returns the evaluation batches of a split (`val`, `train`, `test`).
         groups: parameter groups by optimizer label.
-        columns: the values of a step record and of an eval record, fixed for the run.
-        anomaly: what was not finite at the last step, where the config asks for it; the run ends there.
-        stop_requested: set from outside (a signal) to end the run after the current step.
-        compile_seconds: what compiling the step took; None = it was not tried.
-        messages: what the run has to tell and nobody has read yet; whoever reads them clears them.
+        anomaly: the NaN or infinite values of the last step, if train.detect_anomaly is set; ends the run.
+        stop_requested: set by the caller (a signal handler) to end the run after the current step.
+        compile_seconds: time that compiling took; None = not attempted.
+        messages: messages that were not yet read; the reader clears the list.
     """
 
     config: Config
@@ -151,23 +149,25 @@ class Experiment:
     _ended: bool = False
     _evaluated_at: int | None = None
     _checkpoint_seconds: float = 0.0
-    _next_due: int = 0  # the step before which nothing is
-    _beginning: dict[str, Any] | None = None  # the state as built, of a compiled run that goes on
-    _eager_from: int | None = None  # the step at which a compiled run went on eager
-    _agreed_at: int = 0  # the step of the last check of compiled steps
+    _next_due: int = 0  # no action is due before this step
+    _beginning: dict[str, Any] | None = None  # initial state of a resumed compiled run
+    _eager_from: int | None = None  # the step at which a compiled run changed to eager steps
+    _agreed_at: int = 0  # the step of the last successful check of compiled steps
     _checks: int = 0
-    _last_batches: Sequence[Batch] | None = None  # of the last step of the usual shape
+    _last_batches: Sequence[Batch] | None = None  # batches of the last step with full batches
 
     def __post_init__(self) -> None:
         self._mean = RunningMean(classes=self.classes)
 
-    # ---- what the loop asks
+    # ---- used by the loop
 
     def compile(self) -> str | None:
-        """Let a compiling engine compile, once and before the clock runs; the run's state stays as it is.
+        """Compile the step, once, before the clock starts. Does nothing for an eager engine.
+
+        The state of the run does not change.
 
         Returns:
-            What came of it, for the log; None when there was nothing to do.
+            The result, for the log; None if there was nothing to do.
         """
         if self.config.train.engine != "compiled" or self.compile_seconds is not None:
             return None
@@ -177,7 +177,7 @@ class Experiment:
         began = time.perf_counter()
         now = None if self._beginning is None else copy.deepcopy(self.state_dict())
         try:
-            if self._beginning is not None:  # where the check comes to what it came to when the run began
+            if self._beginning is not None:  # so that the check gives the same result as when the run started
                 self._load(self._beginning)
             steps = chain.from_iterable(self._steps_of(epoch, 0) for epoch in count())
             reason = self.engine.compile(steps, beside={"augmentations": self.batches.augmentations})
@@ -191,14 +191,14 @@ class Experiment:
         self._agreed_at = self.progress.step
         return (
             f"compiled the step in {self.compile_seconds:.1f} s; compared {self.engine.checked} "
-            "(rounding differs, so a long run can end elsewhere)"
+            "(rounding differs, so a long run can give different results)"
         )
 
     def _check_compiled(self, batches: Sequence[Batch] | None = None) -> None:
-        """See that compiled steps still do what eager's do; where they do not, go on eager.
+        """Check that compiled steps still agree with eager steps; if not, continue with eager steps.
 
-        What was trained since the last check stays as it is, and the message says so: going back would need a
-        checkpoint, and a difference may be no more than the rounding of an unusual step.
+        Updates since the last check are kept, and the message says so: undoing them would need a checkpoint,
+        and the difference may be only the rounding of an unusual step.
         """
         if not self.engine.ready:
             return
@@ -208,7 +208,7 @@ class Experiment:
             self._eager_from = step
             self.messages.append(
                 f"the steps run eager from step {step} on: {reason}. Compiled steps last agreed at "
-                f"step {self._agreed_at}; train again with train.engine=eager to be sure of those since"
+                f"step {self._agreed_at}; to verify the later steps, train again with train.engine=eager"
             )
         elif self.engine.compared_steps > compared:
             self._agreed_at = step
@@ -219,24 +219,24 @@ class Experiment:
         return self.engine.ready
 
     def engine_used(self) -> str:
-        """Return how the steps ran: `eager`, `compiled`, or `compiled until step N`."""
+        """Return the engine of the steps: `eager`, `compiled`, or `compiled until step N`."""
         if self._eager_from is not None:
             return f"compiled until step {self._eager_from}"
         return "compiled" if self.is_compiled() else "eager"
 
     def describe_checks(self) -> str | None:
-        """Return what the checks of compiled steps during the run came to; None where there were none."""
+        """Return a summary of the checks of compiled steps during the run; None if there were none."""
         if not self._checks or not self.engine.ready:
             return None
         evaluations = f"{self._checks} evaluation{'' if self._checks == 1 else 's'}"
         return f"checked the compiled steps at {evaluations}; in all compared {self.engine.checked}"
 
     def finished(self) -> bool:
-        """Return whether the run's length is reached, or someone asked it to stop."""
+        """Return whether the run has reached its length or was asked to stop."""
         return self.stop_requested or self._ended
 
     def is_complete(self) -> bool:
-        """Return whether the run's length is reached."""
+        """Return whether the run has reached its length."""
         return self._ended
 
     def _at_end(self) -> bool:
@@ -245,20 +245,20 @@ class Experiment:
         return self.plan.seconds is not None and self.clock.read() >= self.plan.seconds
 
     def remaining_batches(self) -> Iterator[Sequence[Batch]]:
-        """Return what is left of the current epoch, as many batches at a time as one step takes."""
+        """Iterate over the remaining steps of the current epoch; each item holds the batches of one step."""
         return self._steps_of(self.progress.epoch, self.progress.batch)
 
     def _steps_of(self, epoch: int, start: int) -> Iterator[Sequence[Batch]]:
         batches = self.batches.epoch(epoch, start=start)
         if self.plan.accumulate == 1:
-            return zip(batches)  # tuples of one; at batch size 1 every Python call of the loop is felt
+            return zip(batches)  # 1-tuples; at batch size 1, each Python call of the loop is measurable
         return iter(lambda: tuple(islice(batches, self.plan.accumulate)), ())
 
     def advance(self, batches: Sequence[Batch], output: StepOutput) -> Due:
-        """Count a completed update; return what is due after it."""
+        """Count a completed update; return the actions that are due after it."""
         now = self.progress
         self.clock.tick()
-        if batches[0][1].shape[0] == self.batches.batch_size:  # the last of an epoch may be smaller
+        if batches[0][1].shape[0] == self.batches.batch_size:  # the last batch of an epoch may be smaller
             self._last_batches = batches
         now.step += 1
         now.batch += len(batches)
@@ -268,17 +268,17 @@ class Experiment:
             now.epoch, now.batch = now.epoch + 1, 0
         if self.config.train.detect_anomaly:
             self.anomaly = find_anomaly(output.loss, batches, self.model, gradients=self.scaler is None)
-        self._ended = self._at_end()  # once per step: the clock must not end a run between two questions
+        self._ended = self._at_end()  # once per step, so that all later calls agree for this step
         return self._due() if now.step >= self._next_due or self.anomaly is not None else _NOTHING
 
     def _due(self) -> Due:
-        """Return what is due now; find out when the next thing is, so that the steps between need not ask."""
+        """Return the actions that are due now, and compute the next step at which one is due."""
         plan, step = self.plan, self.progress.step
         log, evaluation = self._logs(step), self.evaluation_due()
-        if plan.checkpoint_seconds is not None:  # asked at every step
+        if plan.checkpoint_seconds is not None:  # the clock is checked at every step
             return Due(log, evaluation, self._saves_by(plan.checkpoint_seconds))
         saves = plan.checkpoint or plan.evaluate
-        self._next_due = min(rhythm.next(step) for rhythm in (plan.log, plan.evaluate, saves))
+        self._next_due = min(interval.next(step) for interval in (plan.log, plan.evaluate, saves))
         return Due(log, evaluation, saves.due(step))
 
     def _saves_by(self, period: float) -> bool:
@@ -288,41 +288,41 @@ class Experiment:
         return True
 
     def step_schedules(self) -> None:
-        """Step the schedules whose interval the last update completed."""
+        """Step each schedule whose interval (step or epoch) the last update completed."""
         for schedule in self.schedules:
             if schedule.interval == "step" or self.progress.batch == 0:
                 schedule.step()
 
     def measures_next(self) -> bool:
-        """Return whether the next step is to measure the gradients' norms."""
+        """Return whether the next step measures the norms of the gradients."""
         return self.config.log.gradients and self._logs(self.progress.step + 1)
 
     def _logs(self, step: int) -> bool:
         return step == 1 or self.plan.log.due(step) or self.anomaly is not None
 
     def evaluation_due(self) -> bool:
-        """Return whether the last update is one to evaluate after, by the rhythm."""
+        """Return whether an evaluation is scheduled after the last update."""
         return self.plan.evaluate.due(self.progress.step)
 
     def last_evaluation_due(self) -> bool:
-        """Return whether the run is at its end, and that is off the rhythm of evaluations."""
+        """Return whether the run has ended and the model was not evaluated at this step."""
         return self._ended and self._evaluated_at != self.progress.step
 
     def is_evaluated_off_rhythm(self) -> bool:
-        """Return whether the last evaluation was of this step only because a run ended here."""
+        """Return whether this step was evaluated only because a run ended at it."""
         step = self.progress.step
         return 0 < step == self._evaluated_at and not self.evaluation_due()
 
     # ---- records
 
     def make_record(self, kind: type[Record], values: Mapping[str, float | None] | None = None) -> Any:
-        """Return a record of the given kind at this moment."""
+        """Return a record of the given kind at the current step."""
         now = self.progress
         epoch = now.epoch + now.batch / self.batches.batches_per_epoch
         return kind(now.step, epoch, now.samples, now.grad_evals, self.clock.read(), values or {})
 
     def log(self, output: StepOutput) -> StepRecord:
-        """Return the record of the last update; reads its loss from the device. Call before the schedules."""
+        """Return the record of the last update; call before the schedules. Reads the loss from the device."""
         values: dict[str, float | None] = {"loss": output.loss.item()}
         values |= {name: learning_rate(group) for name, group in self._lr_columns()}
         if output.penalty is not None:
@@ -334,10 +334,10 @@ class Experiment:
         return record
 
     def evaluate(self) -> EvalRecord:
-        """Evaluate the splits, tell the plateau schedules, and begin a new running mean.
+        """Evaluate the splits, pass the metric to plateau schedules, and reset the running mean.
 
-        Compiled steps are checked against eager's before, and their Python state after: evaluating a model
-        may change that too.
+        Compiled steps are checked against eager steps before the evaluation. Python state is checked again
+        afterwards, because evaluating a model may change it too.
         """
         self._check_compiled(self._last_batches)
         values = self._mean.values()
@@ -357,17 +357,17 @@ class Experiment:
         return record
 
     def measure(self, split: str) -> dict[str, float]:
-        """Return loss and, with classes, accuracy of the model on a whole split, in eval mode."""
+        """Return the loss and, for classes, the accuracy of the model on a whole split, in eval mode."""
         return evaluate_split(
             self.model, self.loss, self.evaluate_on(split), autocast=self.autocast, classes=self.classes
         )
 
     def select_metric(self) -> str:
-        """Return the metric that chooses the best checkpoint."""
+        """Return the metric that selects the best checkpoint."""
         return self.config.train.select or ("val_accuracy" if self.classes else "val_loss")
 
     def step_columns(self) -> list[str]:
-        """Return the names of a step record's values."""
+        """Return the column names of a step record."""
         columns = ["loss", *(name for name, _ in self._lr_columns())]
         if self.engine.penalty is not None:
             columns.append("penalty")
@@ -376,7 +376,7 @@ class Experiment:
         return columns
 
     def eval_columns(self) -> list[str]:
-        """Return the names of an eval record's values."""
+        """Return the column names of an evaluation record."""
         kinds = ["train"]
         kinds += ["train_eval"] if self.config.train.eval_train else []
         kinds += ["val"] if self.splits.val is not None else []
@@ -384,7 +384,7 @@ class Experiment:
         return [f"{kind}_{metric}" for kind in kinds for metric in metrics]
 
     def _lr_columns(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield `lr` or `lr.<label>` with the live parameter group, empty where the optimizer regrouped."""
+        """Yield `lr` or `lr.<label>` with its parameter group; {} if the optimizer changed its groups."""
         several = len(self.optimizers) > 1
         for label, optimizer in self.optimizers.items():
             described, live = self.groups[label], optimizer.param_groups
@@ -397,12 +397,12 @@ class Experiment:
         return [f"grad_norm.{name}" for name, p in self.model.named_parameters() if p.requires_grad]
 
     def describe_implementations(self) -> list[str]:
-        """Return a line per optimizer that says which of torch's implementations makes its updates."""
+        """Return a line per optimizer with the torch implementation that it uses."""
         lines = map(describe_implementation, self.optimizers.values())
         return list(dict.fromkeys(line for line in lines if line is not None))
 
     def optimizer_defaults(self) -> dict[str, dict[str, Any]]:
-        """Return every optimizer's default options by its config name, so that titles show what differs."""
+        """Return each optimizer's default options by config name, so that titles can omit default values."""
         found = {}
         for config, optimizer in zip(self.config.optimizer, self.optimizers.values(), strict=True):
             parameters = inspect.signature(type(optimizer)).parameters.values()
@@ -412,7 +412,7 @@ class Experiment:
     # ---- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a later process needs to go on from here: tensors and plain values only."""
+        """Return the state from which another process can resume: only tensors and plain values."""
         return {
             "progress": asdict(self.progress),
             "train_seconds": self.clock.read(),
@@ -430,11 +430,11 @@ class Experiment:
         }
 
     def _gradients(self) -> dict[str, Tensor]:
-        """Return the gradients that add up over all steps."""
+        """Return the gradients, which accumulate over all steps."""
         return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned, in an experiment built from the same config."""
+        """Load a state returned by `state_dict` of an experiment with the same config."""
         compiles = self.config.train.engine == "compiled" and self.compile_seconds is None
         if compiles and self._beginning is None:
             self._beginning = copy.deepcopy(self.state_dict())
@@ -443,12 +443,12 @@ class Experiment:
     def _load(self, state: Mapping[str, Any]) -> None:
         self.progress = Progress(**state["progress"])
         self.clock.elapsed = self._checkpoint_seconds = state["train_seconds"]
-        # A run made longer goes on; one that its time ends is not over before its last evaluation.
+        # An extended run continues; a run that its time budget ends still needs its last evaluation.
         self._ended = state["ended"] and self._at_end()
         self._evaluated_at = state["evaluated_at"]
         self._next_due = 0
         self.anomaly = state["anomaly"]
-        self._eager_from = state.get("eager_from")  # checkpoints of earlier releases have none
+        self._eager_from = state.get("eager_from")  # absent from checkpoints of earlier releases
         self.model.load_state_dict(state["model"])
         for label, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][label])

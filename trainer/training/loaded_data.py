@@ -1,4 +1,4 @@
-"""A config's data set, loaded and split; runs of one `data` section share it."""
+"""Load and split the data set of a config. Runs with the same `data` section share it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from trainer.user_code import user_code
 
 @dataclass(frozen=True, slots=True)
 class LoadedData:
-    """A data set and its split, which runs of the same `data` section may share.
+    """A data set and its splits, which runs with the same `data` section may share.
 
     Args:
-        dataset: what the splits were taken from.
-        splits: training, validation and test.
+        dataset: the whole data set.
+        splits: its training, validation and test samples.
     """
 
     dataset: Dataset
@@ -31,7 +31,7 @@ class LoadedData:
 
 
 def load_data(loaded: Loaded, *, download: bool = True) -> LoadedData:
-    """Load the data set of a config and split it; errors as `build_experiment`."""
+    """Load the data set of a config and split it; raises the same errors as `build_experiment`."""
     data = loaded.config.data
     with located(loaded, "data"), global_stream("data", data.split_seed):
         dataset = _load_dataset(data, download=download)

@@ -1,4 +1,4 @@
-"""Gives errors their full key and their place in the config's files."""
+"""Add the full key and the place in the config files to errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.errors import ConfigError, OptlabError, Problem
 
 @contextmanager
 def located(loaded: Loaded, prefix: str = "") -> Iterator[None]:
-    """Give errors from inside the block their full dotted key and their place in the config's files."""
+    """Add the full dotted key and the place in the config files to errors raised inside the block."""
     try:
         yield
     except OptlabError as error:
@@ -22,16 +22,16 @@ def located(loaded: Loaded, prefix: str = "") -> Iterator[None]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if not _TOO_LARGE.search(reason):
             raise
-        problem = Problem(f"a number is too large: {reason}", fix="give a smaller one")
+        problem = Problem(f"a number is too large: {reason}", fix="use a smaller number")
         raise ConfigError.of([_locate(loaded, prefix, problem)]) from error
 
 
-# How torch and Python say that a size goes beyond an integer of 64 bits, or beyond the memory.
+# Messages of torch and Python for a size that exceeds a 64-bit integer or the memory.
 _TOO_LARGE = re.compile(r"[Oo]verflow|too big|too large|allocate|out of memory|MemoryError")
 
 
 def prefixed(problem: Problem, prefix: str) -> Problem:
-    """Return a problem with its key below another one."""
+    """Return the problem with a prefix added to its key."""
     return replace(problem, key=".".join(part for part in (prefix, problem.key) if part))
 
 

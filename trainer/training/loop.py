@@ -1,7 +1,7 @@
-"""The training loop: a generator of records, in the order every textbook gives.
+"""The training loop: a generator that trains a model and yields records.
 
-It writes nothing and decides nothing: whoever iterates over it logs, saves, shows and stops. While it is
-suspended at a `yield` its clock stands still, so that none of that counts as training time.
+The loop writes no files. The caller iterates over the records and logs, saves, displays and stops. The clock
+is paused at each `yield`, so the caller's work does not count as training time.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from trainer.training.experiment import Experiment
 
 
 def train(run: Experiment) -> Generator[Record]:
-    """Train until the run's length is reached, and yield what is worth writing down.
+    """Train until the run reaches its length or is asked to stop.
 
     Yields:
-        A `StepRecord` every `log.every` updates (and for the first), an `EvalRecord` before the first update,
-        at every evaluation and at the end, and a `CheckpointDue` where the state may be saved: a run that
-        goes on from there yields the same records as one that was never stopped. Where the end is off the
-        rhythm of evaluations, the state is saved before the last one, for a longer run has none there.
+        StepRecord: after the first update and every `log.every` updates.
+        EvalRecord: before the first update, at every evaluation and at the end.
+        CheckpointDue: when the state may be saved. A run resumed from this state yields the same records as
+            an uninterrupted run. If the last evaluation is not a scheduled one, the state is saved before
+            it, because an extended run does not evaluate at that step.
     """
     if run.progress.step == 0:
         yield run.evaluate()

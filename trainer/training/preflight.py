@@ -1,4 +1,4 @@
-"""Checks before a run: what does not fit together is refused before anything is written."""
+"""Checks that run before training: invalid combinations raise an error before any file is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.user_code import place_of
 
 
 def check_parameters(model: nn.Module) -> None:
-    """Refuse a model whose parameters are not where and what the engines compute with."""
+    """Raise ConfigError if a parameter or buffer of the model is not on the CPU."""
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         if value.device.type != "cpu":
             raise ConfigError(
@@ -28,7 +28,7 @@ def check_parameters(model: nn.Module) -> None:
 def check_last_batch(
     loaded: Loaded, model: nn.Module, batches: Batches, input_shape: tuple[int, ...], num_classes: int
 ) -> None:
-    """Refuse an epoch that ends in a single sample where the model cannot train on one (batch norm)."""
+    """Raise ConfigError if a batch has one sample and the model cannot train on one (batch norm)."""
     if batches.samples_per_epoch % batches.batch_size != 1 and batches.batch_size != 1:
         return
     try:
@@ -40,12 +40,12 @@ def check_last_batch(
             + error.problems[0].what,
             key=key,
             where=loaded.where(key),
-            fix="say data.drop_last=true, or choose another batch size",
+            fix="set data.drop_last=true, or use another batch size",
         ) from error
 
 
 def try_loss(loss: Loss, targets: Tensor, num_classes: int) -> None:
-    """Evaluate the loss once on zeros, so that targets of the wrong kind are told before the run."""
+    """Evaluate the loss once on zeros, so that targets of the wrong kind are reported before the run."""
     outputs = torch.zeros(len(targets), num_classes, dtype=torch.float32, requires_grad=True)
     try:
         value = loss(outputs, targets)
@@ -53,18 +53,18 @@ def try_loss(loss: Loss, targets: Tensor, num_classes: int) -> None:
         kind = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape[1:])}"
         place = place_of(error)
         line = f" ({place})" if place else ""
-        raise ConfigError(f"the loss refuses targets of kind {kind}: {error}{line}", key="name") from error
+        raise ConfigError(f"the loss fails on targets of type {kind}: {error}{line}", key="name") from error
     if not isinstance(value, Tensor) or value.ndim != 0:
         shape = f" of shape {list(value.shape)}" if isinstance(value, Tensor) else ""
         raise ConfigError(
-            f"the loss gave a {type(value).__name__}{shape} for {len(targets)} samples",
+            f"the loss returned a {type(value).__name__}{shape} for {len(targets)} samples",
             key="name",
-            expected="a tensor with one number, the mean over the samples",
+            expected="a 0-d tensor, the mean over the samples",
         )
     if not value.is_floating_point() or value.device != outputs.device:
         kind = f"{str(value.dtype).removeprefix('torch.')} number on {value.device}"
         raise ConfigError(
-            f"the loss gave a {kind}", key="name", expected="a real number on the outputs' device"
+            f"the loss returned a {kind}", key="name", expected="a real number on the outputs' device"
         )
     if not value.requires_grad:
         raise ConfigError(
@@ -75,20 +75,20 @@ def try_loss(loss: Loss, targets: Tensor, num_classes: int) -> None:
 
 
 def check_probabilities(targets: Tensor) -> None:
-    """Refuse the default loss on real targets: of one output it is 0 whatever the model says."""
+    """Raise ConfigError for cross_entropy on real targets: with one output, it is 0 for every model."""
     if targets.is_floating_point() and not (
         bool((targets >= 0).all()) and torch.allclose(targets.sum(1), torch.ones(len(targets)), atol=1e-3)
     ):
         raise ConfigError(
-            "cross_entropy takes classes or their probabilities, and the data's targets are real values",
+            "cross_entropy needs classes or class probabilities as targets; the data has real-valued targets",
             key="name",
             expected="rows of targets that sum to 1",
-            fix="say loss=mse (or l1, huber)",
+            fix="set loss=mse (or l1, huber)",
         )
 
 
 def check_metrics(loaded: Loaded, experiment: Experiment) -> None:
-    """Refuse metrics that no evaluation gives: early stopping, selection, plateau."""
+    """Raise ConfigError if early stopping, selection or a schedule uses a metric that is not measured."""
     config, columns = loaded.config, experiment.eval_columns()
     has_val = experiment.splits.val is not None
     asked = {"train.select": config.train.select}
@@ -105,14 +105,14 @@ def check_metrics(loaded: Loaded, experiment: Experiment) -> None:
                 f"{metric} needs a validation split, and there is none (data.val_size is 0)",
                 key=key,
                 where=loaded.where(key),
-                fix="say data.val_size=0.1, or another number of images",
+                fix="set data.val_size=0.1, or a number of images",
             )
         if metric not in columns:
             raise unknown_name("metric", metric, columns, key=key, where=loaded.where(key))
     if config.train.early_stopping and not has_val:
         raise ConfigError(
-            "early stopping needs a validation split: training numbers always look better for longer",
+            "early stopping needs a validation split: training metrics keep improving when a model overfits",
             key="train.early_stopping",
             where=loaded.where("train.early_stopping"),
-            fix="say data.val_size=0.1, or another number of images",
+            fix="set data.val_size=0.1, or a number of images",
         )

@@ -1,4 +1,4 @@
-"""Which evaluation is the best, when to stop early, and which setting is the best (floor 1; no torch)."""
+"""Select the best evaluation and the best setting, and decide when to stop early. Does not import torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Evaluation = Literal["best", "last"]
 
 @dataclass(frozen=True, slots=True)
 class SelectionRule:
-    """What a run and a setting are worth, so that a sweep and a comparison choose the same setting.
+    """How runs and settings are ranked. A sweep and a comparison with the same rule choose the same setting.
 
     Args:
-        metric: a column of epochs.csv, as `val_accuracy`.
-        mode: `max` where large is good, `min` where small is.
-        over_seeds: how the runs of a setting are summed up.
-        evaluation: `best` = at the run's best checkpoint, or at the last evaluation of a run without one;
-            `last` = at the last evaluation.
+        metric: a column of epochs.csv, such as `val_accuracy`.
+        mode: `max` if larger is better, `min` if smaller is better.
+        over_seeds: statistic over the runs of a setting.
+        evaluation: `best` = the evaluation of the best checkpoint, or the last one if the run has no best
+            checkpoint; `last` = the last evaluation.
     """
 
     metric: str
@@ -36,7 +36,7 @@ class SelectionRule:
 
     @property
     def place(self) -> str:
-        """The evaluation in words."""
+        """Name of the evaluation, for messages."""
         return "the best checkpoint" if self.evaluation == "best" else "the last evaluation"
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class SelectionRule:
 
 
 def run_value(status: str, result: RunResult | None, rule: SelectionRule) -> float | None:
-    """Return what a run is worth; infinitely bad where it diverged, None where it failed or was pruned."""
+    """Return the value of a run: infinitely bad if it diverged, None if it failed or was pruned."""
     if status == "diverged":
         return -math.inf if rule.mode == "max" else math.inf
     if status not in ("completed", "early_stopped") or result is None:
@@ -55,7 +55,7 @@ def run_value(status: str, result: RunResult | None, rule: SelectionRule) -> flo
 
 
 def setting_value(values: Sequence[float], rule: SelectionRule) -> float | None:
-    """Return what a setting is worth, given its runs' values; one that diverged is never outweighed."""
+    """Return the value of a setting from its runs' values: infinitely bad if one of its runs diverged."""
     if not values:
         return None
     for value in values:
@@ -65,14 +65,14 @@ def setting_value(values: Sequence[float], rule: SelectionRule) -> float | None:
 
 
 def best_setting(settings: Iterable[tuple[Mapping[str, Any], float | None]], mode: Mode) -> int | None:
-    """Return the place of the best setting; None where none has a finite value.
+    """Return the index of the best setting; None if no setting has a finite value.
 
-    Of equal ones it is that with the smallest value of its first key, then of its second, in the order of the
-    keys' names: the choice depends neither on the order in which settings are listed nor on that of training.
+    Ties go to the setting with the smallest value of the first key, then of the second, with the keys sorted
+    by name. The choice does not depend on the order of the settings or of training.
 
     Args:
-        settings: the values of its keys, and what each is worth.
-        mode: whether large or small is good.
+        settings: for each setting, the values of its keys and its own value.
+        mode: `max` if larger is better, `min` if smaller is better.
     """
     sign = -1 if mode == "max" else 1
     ranked = [
@@ -84,7 +84,7 @@ def best_setting(settings: Iterable[tuple[Mapping[str, Any], float | None]], mod
 
 
 def _order(values: Mapping[str, Any]) -> list[tuple[bool, float, str]]:
-    """Return a key that sorts settings of the same keys: numbers by size, before everything else."""
+    """Return a sort key for settings with the same keys: numbers by size, before all other values."""
     numbers = {key: isinstance(value, int | float) for key, value in values.items()}
     return [
         (not numbers[key], float(values[key]) if numbers[key] else 0.0, json.dumps(values[key], default=str))
@@ -98,7 +98,7 @@ def better_direction(metric: str) -> Mode:
 
 
 def improves(value: float | None, best: float | None, mode: Mode, min_delta: float = 0.0) -> bool:
-    """Return whether `value` beats `best` by more than `min_delta`; NaN and None never do, a tie does not."""
+    """Return whether `value` is better than `best` by more than `min_delta`; False for NaN, None and ties."""
     if value is None or math.isnan(value):
         return False
     if best is None:
@@ -107,19 +107,19 @@ def improves(value: float | None, best: float | None, mode: Mode, min_delta: flo
 
 
 def moment_of(record: EvalRecord) -> Moment:
-    """Return an evaluation as it stands in summary.json."""
+    """Return an evaluation in the form that summary.json stores."""
     return Moment(record.step, record.epoch, round(record.train_seconds, 6), dict(record.values))
 
 
 @dataclass(slots=True)
 class Best:
-    """The best evaluation so far by one metric, never the one before training; ties keep the earlier."""
+    """The best evaluation so far by one metric, except the one before training; ties keep the earlier one."""
 
     metric: str
     moment: Moment | None = None
 
     def update(self, record: EvalRecord) -> bool:
-        """Take an evaluation; return whether it is the new best."""
+        """Add an evaluation; return whether it is the new best."""
         best = self.moment.values[self.metric] if self.moment else None
         if record.step == 0 or not improves(record.values[self.metric], best, better_direction(self.metric)):
             return False
@@ -131,20 +131,20 @@ class Best:
         return {"moment": None if self.moment is None else asdict(self.moment)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Load a state returned by `state_dict`."""
         self.moment = Moment(**state["moment"]) if state["moment"] else None
 
 
 @dataclass(slots=True)
 class Patience:
-    """Early stopping: counts evaluations since the watched metric last improved."""
+    """Early stopping: counts evaluations since the monitored metric last improved."""
 
     rule: EarlyStopping
     best: float | None = None
     waited: int = 0
 
     def update(self, record: EvalRecord) -> bool:
-        """Take an evaluation and return whether it is time to stop; the one before training is a start."""
+        """Add an evaluation; return whether to stop. The evaluation before training is not counted."""
         value = record.values[self.rule.metric]
         mode = self.rule.mode or better_direction(self.rule.metric)
         if improves(value, self.best, mode, self.rule.min_delta):
@@ -154,7 +154,7 @@ class Patience:
         return self.is_exhausted()
 
     def is_exhausted(self) -> bool:
-        """Return whether it is time to stop."""
+        """Return whether to stop: the patience is used up."""
         return self.waited >= self.rule.patience
 
     def state_dict(self) -> dict[str, Any]:
@@ -162,5 +162,5 @@ class Patience:
         return {"best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Load a state returned by `state_dict`."""
         self.best, self.waited = state["best"], state["waited"]

@@ -1,6 +1,6 @@
-"""When things are due: the length of a run in steps, and the rhythms within it.
+"""The length of a run in steps, and the intervals of logging, evaluation and checkpoints.
 
-Pure arithmetic over step counts; no clock, no torch.
+Pure arithmetic on step counts: no clock, no torch.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from trainer.config.models import Every
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Something due every `period` steps; fractions of a step round to the next whole one."""
+    """An action that is due every `period` steps; fractional steps are rounded up."""
 
     period: float
 
     @classmethod
     def of(cls, every: Every, steps_per_epoch: int) -> Interval:
-        """Turn `{epochs: e}` or `{steps: n}` into steps."""
+        """Convert `{epochs: e}` or `{steps: n}` to steps."""
         return cls(float(every.steps) if every.steps is not None else (every.epochs or 1) * steps_per_epoch)
 
     def due(self, step: int) -> bool:
         """Return whether a multiple of the period lies in (step - 1, step]."""
-        # The small number keeps 3 * (1/3 epoch) from missing the epoch's last step by a rounding error; it is
-        # far less than a step, however long the period.
+        # Without the small offset, a rounding error could make 3 * (1/3 epoch) miss the epoch's last step.
+        # It is far less than one step for every period.
         return (step + min(1e-9 * self.period, 1e-3)) % self.period < 1
 
     def next(self, step: int) -> int:
-        """Return the first step after this one at which it is due."""
+        """Return the first later step at which the action is due."""
         found = max(step + 1, int((step // self.period + 1) * self.period) - 1)
         while not self.due(found):
             found += 1
@@ -37,7 +37,7 @@ class Interval:
 
 
 def run_length(*, epochs: float | None, steps: int | None, steps_per_epoch: int) -> int | None:
-    """Return the run's length in steps, at least 1; None when only a time budget ends it."""
+    """Return the length of a run in steps, at least 1; None if only a time budget ends the run."""
     if steps is not None:
         return steps
     return None if epochs is None else max(1, math.ceil(epochs * steps_per_epoch - 1e-9))

@@ -1,1 +1,1 @@
-"""How one training step is computed: one small module per engine, all with `step(batches) -> StepOutput`."""
+"""Engines compute one training step: `step(batches) -> StepOutput`."""

@@ -1,7 +1,7 @@
-"""Which engine class a run gets, without importing the compiled engine where it is not asked for.
+"""Select the engine class of a run. The compiled engine is imported only when it is used.
 
-The compiled engine needs private names of torch. Where a release of torch lacks one of them, the run steps
-eager and says so.
+The compiled engine uses private names of torch. If the installed torch lacks one of them, the steps run eager
+and the log says so.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from trainer.training.engines.eager import EagerEngine, MicroBatch
 
 PAYS_AFTER_STEPS = 50_000
-"""Planned steps from which compiling (some seconds) saves more than it costs for small networks on a CPU."""
+"""Number of planned steps from which compiling (a few seconds) pays off for small networks on a CPU."""
 
 
 def compiler() -> str | None:
-    """Return the C++ compiler that Inductor would call; None where there is none."""
+    """Return the C++ compiler that Inductor would use; None if there is none."""
     return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 
 
@@ -34,7 +34,7 @@ def engine_class(name: str) -> type[EagerEngine]:
 
 def _eager_because(reason: str) -> type[EagerEngine]:
     class Uncompiled(EagerEngine):
-        """An eager engine in place of a compiled one that cannot be imported."""
+        """An eager engine that replaces a compiled engine that cannot be imported."""
 
         def compile(
             self, steps: Iterable[Sequence[MicroBatch]], *, beside: Mapping[str, object] | None = None

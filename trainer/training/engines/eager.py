@@ -1,6 +1,7 @@
-"""The textbook training step, in plain torch: forward, loss, zero_grad, backward, step.
+"""The standard training step in plain torch: forward, loss, zero_grad, backward, step.
 
-Knows nothing of epochs, schedules, logging or devices; it updates the parameters once from what it is given.
+The engine updates the parameters once from the given batches. Epochs, schedules, logging and devices are
+handled elsewhere.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ MicroBatch = tuple[Tensor, Tensor]
 
 @dataclass(slots=True)
 class StepOutput:
-    """What one step leaves for the records; nothing here has been read from the device yet.
+    """Result of one step. Its tensors stay on the device.
 
     Args:
-        loss: the data loss of the step's samples before the update, 0-d, without penalties.
-        outputs: the model's outputs of every micro-batch, detached, [n, K] each.
-        grad_evals: backward passes made.
-        grad_norms: Euclidean norm of every parameter's gradient before clipping, [parameters], or None.
+        loss: mean loss over the samples of the step before the update, 0-d, without penalties.
+        outputs: the model's outputs for each micro-batch, detached, each [n, K].
+        grad_evals: number of backward passes.
+        grad_norms: Euclidean norm of each parameter's gradient before clipping, [parameters], or None.
         penalty: the penalty added to the loss, 0-d, or None.
     """
 
@@ -40,18 +41,18 @@ class StepOutput:
 
 
 class EagerEngine:
-    """Steps the optimizers side by side on a model.
+    """Trains a model with one or more optimizers, one update per step.
 
     Args:
-        model: in train mode, on its device.
+        model: the model in train mode, on its device.
         loss: (outputs, targets) -> mean over the samples, 0-d.
-        optimizers: each owns parameters of its own; one that needs a closure (LBFGS) stands alone.
+        optimizers: optimizers of disjoint parameters; one that needs a closure (LBFGS) must be the only one.
         autocast: the context of every forward pass.
-        needs_closure: the optimizer evaluates the loss itself, several times per step.
+        needs_closure: whether the optimizer evaluates the loss itself, several times per step.
         scaler: scales the loss for float16, or None.
         penalty: () -> a 0-d tensor added to the loss, or None.
         clip_grad_norm, clip_grad_value: largest total norm / element of the gradient, or None.
-        zero_grad: False lets the gradients add up over all steps.
+        zero_grad: whether gradients are reset at each step; False accumulates them over all steps.
     """
 
     def __init__(
@@ -83,34 +84,34 @@ class EagerEngine:
 
     @property
     def ready(self) -> bool:
-        """Whether steps run compiled."""
+        """Whether the steps run compiled."""
         return False
 
     @property
     def compared_steps(self) -> int:
-        """How many steps a compiling engine compared with eager ones so far."""
+        """Number of compiled steps that were compared with eager steps."""
         return 0
 
     @property
     def checked(self) -> str:
-        """What a compiling engine compared with eager steps."""
+        """Description of the comparison with eager steps; empty for an eager engine."""
         return ""
 
     def compile(
         self, steps: Iterable[Sequence[MicroBatch]], *, beside: Mapping[str, object] | None = None
     ) -> str | None:
-        """Prepare for steps like these: nothing to do here.
+        """Prepare for steps like the given ones. An eager engine has nothing to prepare.
 
         Returns:
-            Why a compiling engine's steps will run eager; None where they will run as they should.
+            The reason why a compiled engine's steps will run eager; None if they will run compiled.
         """
         return None
 
     def check(self, batches: Sequence[MicroBatch] | None = None) -> str | None:
-        """Check that steps still run as they should: nothing to do here.
+        """Check that compiled steps are still correct. An eager engine has nothing to check.
 
         Returns:
-            Why a compiling engine's steps will run eager from now on; None where nothing changes.
+            The reason why a compiled engine's steps will run eager from now on; None if nothing changes.
         """
         return None
 
@@ -119,7 +120,7 @@ class EagerEngine:
 
         Args:
             batches: one (inputs, targets), or several whose gradients are accumulated.
-            measure: also return the gradients' norms.
+            measure: whether to return the norms of the gradients.
         """
         if self.needs_closure:
             return self._closure_step(batches, measure=measure)
@@ -137,7 +138,7 @@ class EagerEngine:
         scaler.update()
 
     def _gradients(self, batches: Sequence[MicroBatch], *, measure: bool) -> StepOutput:
-        """Forward, loss, zero_grad, backward, clip; the gradients are then ready for `optimizer.step()`."""
+        """Compute the gradients for `optimizer.step()`: forward, loss, zero_grad, backward, clip."""
         losses: list[Tensor] = []
         all_outputs: list[Tensor] = []
         for inputs, targets in batches:
@@ -164,7 +165,7 @@ class EagerEngine:
     ) -> tuple[Tensor, Tensor]:
         """Add the gradients of `share` times the loss; return that loss and the outputs, detached.
 
-        `first`: the gradients there are of the step before.
+        `first` marks the first micro-batch of a step: the gradients of the previous step are reset.
         """
         with self.autocast:
             outputs = self.model(inputs)
@@ -172,11 +173,11 @@ class EagerEngine:
         if share != 1.0:
             loss = loss * share
         if first:
-            self._forget_gradients()
+            self._zero_gradients()
         torch.autograd.backward(self._scaled(loss))
         return loss.detach(), outputs.detach()
 
-    def _forget_gradients(self) -> None:
+    def _zero_gradients(self) -> None:
         for optimizer in self.optimizers if self.zero_grad else ():
             optimizer.zero_grad()
 
@@ -192,7 +193,7 @@ class EagerEngine:
         return torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
 
     def _closure_step(self, batches: Sequence[MicroBatch], *, measure: bool) -> StepOutput:
-        """Let the optimizer evaluate the loss as often as it likes, on the same batch and random numbers."""
+        """Let the optimizer evaluate the loss several times with the same batches and random numbers."""
         (optimizer,) = self.optimizers
         first: list[StepOutput] = []
         evaluations = 0

@@ -1,1 +1,1 @@
-"""The compiled engine; all private names of torch are used in this folder alone."""
+"""The compiled engine. Private names of torch are used only in this folder."""

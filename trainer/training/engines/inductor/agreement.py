@@ -1,6 +1,6 @@
-"""When two ways to make one step agree: what is left between them is what rounding leaves.
+"""Compare a compiled step with an eager step: they agree if rounding explains their differences.
 
-Knows values and their kinds, and neither models nor programs.
+Works on named values; models and programs are handled elsewhere.
 """
 
 from __future__ import annotations
@@ -13,29 +13,28 @@ import torch
 from torch import Tensor
 
 EXACT, ROUGH = 1e-3, 5e-2
-"""By what shares of its largest element a value may differ that agrees, and one that rounding may have moved.
+"""Relative tolerances, as a share of the largest element: of values that agree, and of rounded gradients.
 
-Of the forward pass every value has to agree. With gradients that is not so: rounding makes a ReLU or a
-maximum choose otherwise now and then, which changes nothing before it and whole gradients behind it, by up to
-2 % (seen in every step of a residual network with batch norm, of a wide one 7 %). Where rounding was seen to
-do as much to eager's own, a value may differ by twice ROUGH in a step and by ten times EXACT in all of them,
-but never by more.
+All values of the forward pass must agree within EXACT. Gradients need not: rounding occasionally makes a ReLU
+or a maximum select another element, which changes whole gradients in the backward pass by up to 2 % (seen in
+every step of a residual network with batch norm; 7 % in a wide one). If rounding changes eager gradients as
+much, a value may differ by up to twice ROUGH in one step and by up to ten times EXACT in every step.
 """
 
 _NOISE = 1e-5
 _LEAST_STEPS = 3
-_TWICE = 2.0  # what rounding does to one step it does to another, but for chance
+_TWICE = 2.0  # rounding differs by chance between two steps
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A value that a step left behind, copied in float64.
+    """A value after a step, copied in float64.
 
     Attributes:
-        kind: values of one kind have one unit.
-        value: what it was.
-        limit: the share of its largest element by which it may differ in one step.
-        rounding: how far the rounding of what it is computed from may move an element.
+        kind: values of the same kind have the same unit.
+        value: the copy.
+        limit: relative tolerance in one step, as a share of the largest element.
+        rounding: absolute tolerance per element, for the rounding of the inputs it is computed from.
     """
 
     kind: str
@@ -51,27 +50,27 @@ class Evidence:
 
 @dataclass(slots=True)
 class Agreement:
-    """Steps made in two ways, compared one by one.
+    """Compares steps of two engines, one step at a time.
 
     Args:
-        bound: the largest share by which a gradient may differ in one step, whatever rounding is seen to do.
+        bound: largest relative difference of a gradient in one step, whatever the measured rounding.
     """
 
     bound: float = 2 * ROUGH
     _steps: int = 0
-    _least: dict[str, float] = field(default_factory=dict)  # the values' smallest differences so far
-    _least_moved: dict[str, float] = field(default_factory=dict)  # and those that rounding alone makes
-    _most_moved: float = 0.0  # the largest that it made of any value
+    _least: dict[str, float] = field(default_factory=dict)  # smallest difference of each value so far
+    _least_moved: dict[str, float] = field(default_factory=dict)  # smallest difference that rounding makes
+    _most_moved: float = 0.0  # largest difference that rounding made in any value
 
     def compare(
         self, found: Mapping[str, Evidence], wanted: Mapping[str, Evidence], moved: Mapping[str, Evidence]
     ) -> str | None:
-        """Compare what a step left behind; return in what it differs by more than rounding may move it.
+        """Compare one step; return a description of the largest difference beyond tolerance, or None.
 
         Args:
-            found: of the step in the way that is checked.
-            wanted: of the step in the other way, eager.
-            moved: of eager's once more, with inputs moved by as little as rounding moves a forward pass.
+            found: values of the step that is checked.
+            wanted: values of the eager step.
+            moved: values of the eager step with inputs perturbed as much as rounding changes a forward pass.
         """
         self._steps += 1
         shares, by_rounding = _shares(found, wanted), _by_rounding(moved, wanted)
@@ -88,14 +87,14 @@ class Agreement:
         return min(max(evidence.limit, _TWICE * self._most_moved), self.bound)
 
     def is_sure(self) -> bool:
-        """Return whether steps enough were compared, and every value has agreed in one of them."""
+        """Return whether enough steps were compared and each value agreed in at least one of them."""
         return self._steps >= _LEAST_STEPS and max(self._least.values()) <= EXACT
 
     def never_agreed(self) -> str | None:
-        """Return what differed in every step, so that rounding does not explain it; None = nothing did.
+        """Return a description of a value that differed in every step; None if there is none.
 
-        In a deep network some ReLU chooses otherwise in every step. There a value agrees that came about as
-        close to eager's as eager's own did with moved inputs.
+        In a deep network, rounding changes some ReLU in every step. Then a value agrees if it differs by
+        about as much as the eager value does with perturbed inputs.
         """
         moved = {name: _TWICE * share for name, share in self._least_moved.items()}
         bounds = {name: min(max(EXACT, share), 10 * EXACT) for name, share in moved.items()}
@@ -111,9 +110,9 @@ def _smaller(former: Mapping[str, float], shares: Mapping[str, float]) -> dict[s
 
 
 def _by_rounding(moved: Mapping[str, Evidence], wanted: Mapping[str, Evidence]) -> dict[str, float]:
-    """Return the shares by which rounding moves values: 0 where the forward pass moved by more than it does.
+    """Return the relative change of each value by rounding; all 0 if the forward pass changed too much.
 
-    Then inputs crossed a threshold of the model (they are numbers of words, say).
+    Then the perturbed inputs crossed a threshold of the model (for example, inputs that are word indices).
     """
     shares = _shares(moved, wanted)
     forward = [share for name, share in shares.items() if wanted[name].limit <= EXACT]
@@ -122,7 +121,7 @@ def _by_rounding(moved: Mapping[str, Evidence], wanted: Mapping[str, Evidence]) 
 
 
 def deviation(found: Mapping[str, Evidence], wanted: Mapping[str, Evidence]) -> float:
-    """Return the largest difference of an element as a share of the largest element of its kind."""
+    """Return the largest difference of any element, relative to the largest element of its kind."""
     largest: dict[str, float] = {}
     for evidence in wanted.values():
         here = _finite(evidence.value).abs().max().item()
@@ -136,11 +135,11 @@ def deviation(found: Mapping[str, Evidence], wanted: Mapping[str, Evidence]) -> 
 
 
 def _shares(found: Mapping[str, Evidence], wanted: Mapping[str, Evidence]) -> dict[str, float]:
-    """Return the values' largest differences as shares of their largest elements.
+    """Return the largest difference of each value, relative to its largest element.
 
-    A difference counts from 1e-5 of the largest element of its kind: smaller values may be nothing but
-    rounding (the gradient of a bias before batch norm), where any other is as good. What is not finite has to
-    be the same, and is left out of the rest.
+    Differences below 1e-5 of the largest element of the same kind are ignored: such values may be only
+    rounding errors (the gradient of a bias before batch norm). NaN and infinite elements must be equal in
+    both; they are excluded from the differences.
     """
     largest = {name: _finite(evidence.value).abs().max().item() for name, evidence in wanted.items()}
     of_kind: dict[str, float] = {}

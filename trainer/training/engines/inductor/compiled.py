@@ -1,11 +1,11 @@
-"""The compiled training step: the same arithmetic as the eager engine's, traced once and run as one program.
+"""The compiled training step: the arithmetic of the eager engine, traced once and run as one program.
 
-`compile` traces forward, loss and gradients (and the update, where `updates` knows it) with make_fx over fake
-tensors and hands the graph to Inductor; there are no guards, and no Python between the operations. So it
-refuses models whose Python code depends on more than parameters, buffers and batches, or changes more than
-these (`python_state`). It then checks a few steps against the eager engine's, and restores the state. What
-cannot be traced runs eager, as the parent class does it: batches of another shape, steps whose gradients are
-measured. `check` repeats the check later in the run. Knows no config.
+`compile` traces forward, loss and gradients (and the update, if `updates` supports the optimizer) with
+make_fx over fake tensors, and compiles the graph with Inductor. There are no guards and no Python between
+operations, so models are rejected if their Python code depends on more than parameters, buffers and batches,
+or changes more than these (`python_state`). `compile` then checks a few steps against the eager engine and
+restores the state. Steps that the program does not support run eager: batches of another shape, and steps
+that measure gradient norms. `check` repeats the check later in the run.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ from trainer.training.engines.inductor.updates import Update, update_of
 _OPTIONS: dict[str, Any] = {
     "fallback_random": True,
     "compile_threads": 1,
-    "cpp.min_chunk_size": 2**14,  # of a loop, per thread: waking another for less takes longer
-    "size_asserts": False,  # the engine looks at the shapes itself
+    "cpp.min_chunk_size": 2**14,  # per thread of a loop: for less, starting a thread costs more
+    "size_asserts": False,  # the engine checks the shapes itself
     "alignment_asserts": False,
 }
 
 _LEAST_LR = 1e-30
-"""Steps with a smaller learning rate run eager: torch's Adam for compilers divides by it, 0 by 0 at worst."""
+"""Steps with a smaller learning rate run eager: torch's capturable Adam divides by it, at worst 0 by 0."""
 
 _MOST_STEPS = 32
-"""How many steps the check looks at: at most, while a value has not agreed with eager's in one of them."""
+"""Maximum number of steps to check; the check stops once each value agreed in at least one of them."""
 
 _MOVED = 2.0**-18
-"""By what share inputs are moved to see what rounding does: residual networks' outputs differ by 5e-6."""
+"""Relative perturbation of inputs that imitates rounding: outputs of residual networks differ by 5e-6."""
 
 _LEAST_LOSS = 1e-3
-"""Loss below which no later step is compared: of nearly certain outputs gradients are all rounding."""
+"""Smallest loss at which later steps are compared: below it, gradients may be only rounding errors."""
 
 _LATER_BOUND = 0.5
-"""By what share a gradient of a later step may differ at most, where rounding moves eager's own as far."""
+"""Largest relative difference of a gradient in a later step, if rounding changes the eager one as much."""
 
 Program = Callable[[list[Any]], Sequence[Tensor]]
 
@@ -68,12 +68,12 @@ class CompiledEngine(EagerEngine):
     """An eager engine whose steps run as one compiled program once `compile` has succeeded.
 
     Attributes:
-        whole_step: whether the optimizers' updates are part of the program (`update_of` knows them all);
-            otherwise the program ends at the gradients and the optimizers step as ever.
+        whole_step: whether the program includes the optimizers' updates (`update_of` supports them all);
+            otherwise it computes the gradients, and the optimizers step eagerly.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        """Take what `EagerEngine` takes."""
+        """Take the same arguments as `EagerEngine`."""
         super().__init__(*args, **options)
         self._program: Program | None = None
         self._layout: object = None
@@ -89,26 +89,26 @@ class CompiledEngine(EagerEngine):
         self.whole_step = plain and len(self._updates) == len(updates)
         self._rates: dict[float, Tensor] = {}
         self._kept: list[Tensor] = []
-        self._known: Sequence[object] | None = None  # the dictionaries that `_kept` is from
+        self._known: Sequence[object] | None = None  # the state dictionaries that `_kept` was read from
         self._watched = PythonState()
-        self._own: dict[str, object] = {}  # what else may change in a step, and is restored
+        self._own: dict[str, object] = {}  # other objects that a step may change; restored after a check
         self._draws = False  # whether a forward or backward pass drew from Python's or numpy's generator
         self._compared, self._deviation = 0, 0.0
         self._checking = False
 
     @property
     def ready(self) -> bool:
-        """Whether steps run compiled: `compile` has succeeded."""
+        """Whether the steps run compiled: `compile` has succeeded."""
         return self._program is not None
 
     @property
     def compared_steps(self) -> int:
-        """How many steps were compared with eager ones so far."""
+        """Number of compiled steps that were compared with eager steps."""
         return self._compared
 
     @property
     def checked(self) -> str:
-        """What was compared with eager's in the last check, and how far apart it was."""
+        """Description of the comparison with eager steps, with the largest deviation."""
         parts = ["loss", "outputs", *(["buffers"] if self._constants else []), "gradients"]
         if self.whole_step:
             parts[-1:] = ["optimizer state", "updates"]
@@ -119,20 +119,20 @@ class CompiledEngine(EagerEngine):
     def compile(
         self, steps: Iterable[Sequence[MicroBatch]], *, beside: Mapping[str, object] | None = None
     ) -> str | None:
-        """Trace and compile the step, and check it against eager on `steps`; nothing has changed afterwards.
+        """Trace and compile the step, and check it against eager steps; the state is restored afterwards.
 
         Args:
-            steps: the micro-batches of steps, with those of the first one all of the usual shape; it may be
-                endless, for a few are taken.
-            beside: name -> what the making of `steps` may change; it is restored.
+            steps: the micro-batches of each step. Those of the first step must have the usual shape. The
+                iterable may be infinite; only a few steps are taken.
+            beside: name -> object that iterating over `steps` may change; it is restored as well.
 
         Returns:
-            Why the steps will run eager; None when they will run compiled.
+            The reason why the steps will run eager; None if they will run compiled.
         """
         if self.scaler is not None or self.parameters[0].device.type != "cpu":
-            return "compiled steps are for CPUs, in float32 or bfloat16"
+            return "compiled steps require a CPU and float32 or bfloat16"
         if compiler() is None:
-            return "there is no C++ compiler (g++ or clang++, or the environment's CXX)"
+            return "there is no C++ compiler (g++, clang++ or the one in the environment variable CXX)"
         if (problem := kernel_cache.unwritable()) is not None:
             return problem
         own = {type(one).__name__: one for one in self.optimizers if is_own(one)}
@@ -153,7 +153,7 @@ class CompiledEngine(EagerEngine):
                 self.whole_step = self.whole_step and len(first) == 1
                 inputs, targets = first[0]
                 self._raise_least_lrs()
-                super().step(first)  # the optimizers' states are made in their first step
+                super().step(first)  # the first step initializes the states of the optimizers
                 reason = self._python_changed()
                 if reason is None:
                     program = self._traced(inputs, targets)
@@ -166,13 +166,13 @@ class CompiledEngine(EagerEngine):
         return reason
 
     def check(self, batches: Sequence[MicroBatch] | None = None) -> str | None:
-        """Check the compiled step once more, from the present state; it is the same afterwards.
+        """Check the compiled step again from the current state; the state is restored afterwards.
 
         Args:
-            batches: a step's micro-batches; None = look only whether Python state has changed.
+            batches: the micro-batches of a step; None = check only whether Python state has changed.
 
         Returns:
-            Why the steps will run eager from now on; None when they go on as they are.
+            The reason why the steps will run eager from now on; None if nothing changes.
         """
         program = self._program
         if program is None:
@@ -191,16 +191,16 @@ class CompiledEngine(EagerEngine):
         return reason
 
     def _unfit(self) -> str | None:
-        """Return why the model's Python code cannot be left out of the steps; notes its state if it can."""
+        """Return why the model's Python code cannot be compiled, or record its state for later checks."""
         values = [*self._named.values(), *self._constants.values()]
         roots = {"model": self.model, "loss": self.loss, "penalty": self.penalty}
         self._watched = PythonState.of(roots, known=values)
         if self._watched.outside:
             return f"the model's code depends on {self._watched.outside}"
         if self._watched.opaque:
-            return f"the model's code can reach {self._watched.opaque}, whose changes cannot be seen"
+            return f"the model's code can reach {self._watched.opaque}, whose changes cannot be detected"
         if opaque := PythonState.of(self._own, known=values).opaque:
-            return f"a check could not restore {opaque}"
+            return f"a check cannot restore {opaque}"
         return None
 
     def _python_changed(self) -> str | None:
@@ -215,14 +215,14 @@ class CompiledEngine(EagerEngine):
         return all(bool(p.isfinite().all()) for p in self.parameters)
 
     def _momentum_is_scheduled(self) -> bool:
-        """Whether OneCycleLR or CyclicLR changes the momentum: they leave its bounds in the groups."""
+        """Return whether OneCycleLR or CyclicLR changes the momentum: they store its bounds in the groups."""
         return any("base_momentum" in group for _, _, group in self._groups())
 
     def _have_hooks(self) -> bool:
         return any(map(has_hooks, self.optimizers))
 
     def _raise_least_lrs(self) -> None:
-        """Have no learning rate whose updates drown in rounding, or are left to eager; for the check."""
+        """Raise tiny learning rates for the check: their updates would be lost in rounding, or run eager."""
         for _, _, group in self._groups() if self.whole_step else ():
             group["lr"] = max(float(group["lr"]), 1e-3)
 
@@ -241,7 +241,7 @@ class CompiledEngine(EagerEngine):
             return super().step(batches, measure=measure)
         assert self._program is not None
         rates = [float(group["lr"]) for _, _, group in self._groups()]
-        # The first step makes the state; options other than lr are constants of the program.
+        # The first step initializes the state; options other than lr are constants of the program.
         if not self._knows_state() or self._options() != self._traced_options or min(rates) < _LEAST_LR:
             return super().step(batches)
         if self._have_hooks():
@@ -252,12 +252,12 @@ class CompiledEngine(EagerEngine):
     def _forward_backward(
         self, inputs: Tensor, targets: Tensor, share: float, *, first: bool
     ) -> tuple[Tensor, Tensor]:
-        """Run the compiled gradients where the batch has the shape they were compiled for."""
+        """Compute the gradients with the program if the batch has the compiled shape, otherwise eagerly."""
         if self.whole_step or not self._fits(inputs, targets):
             return self._watched_pass(inputs, targets, share, first=first)
         assert self._program is not None
         if first:
-            self._forget_gradients()
+            self._zero_gradients()
         loss, outputs, *gradients = self._program([*self._values, inputs, targets])
         for parameter, gradient in zip(self._named.values(), gradients, strict=True):
             if share != 1.0:
@@ -271,7 +271,7 @@ class CompiledEngine(EagerEngine):
     def _watched_pass(
         self, inputs: Tensor, targets: Tensor, share: float, *, first: bool
     ) -> tuple[Tensor, Tensor]:
-        """Run eager's gradients, and see in a check whether they draw from generators that no program has."""
+        """Compute the gradients eagerly; in a check, detect draws from Python's or numpy's generator."""
         if not self._checking:
             return super()._forward_backward(inputs, targets, share, first=first)
         before = random.getstate(), _numpy_random.get_state()
@@ -286,9 +286,9 @@ class CompiledEngine(EagerEngine):
                 yield update, optimizer, group
 
     def _knows_state(self) -> bool:
-        """See that `_kept` is what the optimizers keep now; False while they keep nothing yet.
+        """Update `_kept` to the current optimizer state; return False if the state is not yet initialized.
 
-        They update it in place, and a state that is loaded comes in another dictionary.
+        Optimizers update their state in place; loading a state replaces the dictionary.
         """
         states = [optimizer.state for optimizer in self.optimizers]
         if self._known is not None and all(map(operator.is_, states, self._known)):
@@ -299,7 +299,7 @@ class CompiledEngine(EagerEngine):
         return self._known is not None
 
     def _state(self) -> list[Tensor | None]:
-        """Return what the optimizers keep, by group, then by kind, then by parameter; None = not yet made."""
+        """Return the optimizer state, ordered by group, kind and parameter; None = not yet initialized."""
         return [
             optimizer.state[parameter].get(name) if parameter in optimizer.state else None
             for update, optimizer, group in self._groups()
@@ -311,7 +311,7 @@ class CompiledEngine(EagerEngine):
         return [group[name] for update, _, group in self._groups() for name in update.options]
 
     def _lrs(self, rates: Sequence[float]) -> list[Tensor]:
-        """Return the groups' learning rates as 0-d tensors; a constant one is made once."""
+        """Return the learning rates of the groups as 0-d tensors, cached by value."""
         if len(self._rates) > 8:
             self._rates.clear()
         for rate in rates:
@@ -322,7 +322,7 @@ class CompiledEngine(EagerEngine):
     # ---- tracing
 
     def _traced(self, inputs: Tensor, targets: Tensor) -> Program:
-        """Return the compiled program of one step on batches shaped like these."""
+        """Return the compiled program of one step for batches with these shapes."""
         # Detached views: they share memory with the parameters, and the program records no gradients.
         self._values = [value.detach() for value in (self._named | self._constants).values()]
         arguments = list(self._values)
@@ -330,7 +330,7 @@ class CompiledEngine(EagerEngine):
             self._traced_options = self._options()
             state = [value for value in self._state() if value is not None]
             assert len(state) == len(self._state())
-            # Tensors of their own: two groups of one rate are not to share an input.
+            # Separate tensors: two groups with the same rate must not share an input.
             arguments += [torch.ones((), dtype=torch.float64) for _ in self._groups()]
             arguments += state
         arguments += [inputs, targets]
@@ -349,13 +349,14 @@ class CompiledEngine(EagerEngine):
         compute_once(graph)
         with torch.no_grad():
             wrapped: Any = compile_fx(graph, arguments, inner_compile=compile_inner, config_patches=_OPTIONS)
-        # Without the wrappers around it, which check and copy for 10 us; an outer cache may leave only those.
+        # Call the program without its wrappers, whose checks and copies take 10 us; after an outer cache hit,
+        # only the wrapped program is available.
         program = found[-1].current_callable if found else lambda values: wrapped(*values)
 
         return program
 
     def _gradients_of(self, *arguments: Tensor) -> list[Tensor]:
-        """Forward, loss and gradients as a function: parameters, buffers, inputs, targets -> loss, ...."""
+        """Compute loss, outputs and gradients from (*parameters, *buffers, inputs, targets)."""
         count = len(self._named)
         leaves = [value.detach().requires_grad_() for value in arguments[:count]]
         state = dict(zip(self._named, leaves, strict=True))
@@ -365,13 +366,13 @@ class CompiledEngine(EagerEngine):
             outputs = functional_call(self.model, state, (inputs,))
             loss = self.loss(outputs, targets)
         gradients = [
-            gradient.contiguous() if leaf.is_contiguous() else gradient  # backward() sees to it by itself
+            gradient.contiguous() if leaf.is_contiguous() else gradient  # as backward() does
             for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True)
         ]
         return [loss.detach(), outputs.detach(), *gradients]
 
     def _whole(self, *arguments: Tensor) -> list[Tensor]:
-        """The gradients, then torch's own updates with them; between values and batch: lrs, state."""
+        """Compute the gradients and apply torch's updates to (*values, *lrs, *state, inputs, targets)."""
         known = len(self._named) + len(self._constants)
         loss, outputs, *gradients = self._gradients_of(*arguments[:known], *arguments[-2:])
         by_parameter = {id(p): n for n, p in enumerate(self._named.values())}
@@ -390,7 +391,7 @@ class CompiledEngine(EagerEngine):
 
     @contextmanager
     def _restored(self) -> Iterator[None]:
-        """Give model, optimizers, gradients and random numbers their former state after the block."""
+        """Restore the state of model, optimizers, gradients and random generators after the block."""
         taken, own = self._snapshot(), PythonState.of(self._own, known=self._watched.known)
         self._checking, self._draws = True, False
         try:
@@ -415,7 +416,7 @@ class CompiledEngine(EagerEngine):
         with torch.no_grad():
             for name, value in taken["model"].items():
                 values[name].copy_(value)
-        for name, value in values.items():  # a model, or a trace that failed, may have left others there
+        for name, value in values.items():  # a model or a failed trace may have replaced them
             module, _, leaf = name.rpartition(".")
             setattr(self.model.get_submodule(module), leaf, value)
         for parameter, gradient in zip(self.parameters, taken["gradients"], strict=True):
@@ -433,12 +434,12 @@ class CompiledEngine(EagerEngine):
     def _disagreement(
         self, program: Program, first: Sequence[MicroBatch], others: Iterable[Sequence[MicroBatch]]
     ) -> str | None:
-        """Return in what the compiled steps differ from eager's; None = in nothing but rounding."""
+        """Return how the compiled steps differ from eager steps; None if only by rounding."""
         agreement = Agreement()
         self._compared, self._deviation = 0, 0.0
         usual = _layout(*first[0])
         for batches in islice(chain([first], others), _MOST_STEPS):
-            if _layout(*batches[0]) != usual:  # it runs eager
+            if _layout(*batches[0]) != usual:  # this step runs eager
                 continue
             reason = self._compare(agreement, program, batches) or self._python_changed()
             if reason is not None or agreement.is_sure():
@@ -453,12 +454,12 @@ class CompiledEngine(EagerEngine):
         *,
         least_loss: float = 0.0,
     ) -> str | None:
-        """Make one step eager and compiled; return in what they differ by more than rounding may move it.
+        """Run one step eagerly and compiled; return how they differ beyond rounding, or None.
 
-        Nothing is compared where eager's loss is closer to 0 than `least_loss`.
+        The step is not compared if the eager loss is closer to 0 than `least_loss`.
         """
         self._program = None
-        self._forget_former_steps()
+        self._reset_running_sums()
         start = self._snapshot()
         output = super().step(batches)
         if abs(float(output.loss)) < least_loss:
@@ -470,7 +471,7 @@ class CompiledEngine(EagerEngine):
         self._restore(start)
         try:
             moved = self._evidence(super().step(_moved(batches)), start["model"])
-        except Exception:  # of a model that looks at its inputs
+        except Exception:  # the model may reject perturbed inputs
             moved = wanted
         self._restore(start)
         self._use(program, *batches[0])
@@ -479,13 +480,13 @@ class CompiledEngine(EagerEngine):
         finally:
             self._program = None
         if not torch.equal(drawn, torch.get_rng_state()):
-            return "the compiled step draws other random numbers than eager"
+            return "the compiled step draws other random numbers than the eager step"
         self._compared += 1
         self._deviation = max(self._deviation, deviation(found, wanted))
         return agreement.compare(found, wanted, moved)
 
-    def _forget_former_steps(self) -> None:
-        """Take back all sums over gradients, for a mistake of one step is small beside them."""
+    def _reset_running_sums(self) -> None:
+        """Reset all running sums of gradients, which would hide an error in one step."""
         for parameter in self.parameters:
             parameter.grad = None
         for update, optimizer, group in self._groups() if self.whole_step else ():
@@ -495,10 +496,10 @@ class CompiledEngine(EagerEngine):
                         optimizer.state[parameter][kind].zero_()
 
     def _evidence(self, output: StepOutput, before: Mapping[str, Tensor]) -> dict[str, Evidence]:
-        """Return what a step left behind.
+        """Return the values after a step: loss, outputs, buffers, and gradients or updates.
 
-        Of a program that ends at the gradients these; of another one what the optimizers keep and make of the
-        parameters, which were `before`.
+        If the program includes the updates, these are the optimizer state and the change of each parameter
+        since `before`; otherwise they are the gradients.
         """
         forward = {"the loss": output.loss, "the output": torch.cat(output.outputs), **self._constants}
         found = {name: Evidence.of(name, v, limit=EXACT, rounding=1e-5) for name, v in forward.items()}
@@ -521,7 +522,7 @@ class CompiledEngine(EagerEngine):
                 kind = f"update by {type(optimizer).__name__}"
                 step = parameter.detach() - before[name]
                 rounding = torch.finfo(step.dtype).eps * before[name].nan_to_num(nan=0.0).abs().max().item()
-                if update.direction is not None:  # each as much of it as its direction is sure
+                if update.direction is not None:  # weighted by how certain its direction is
                     sure = state[update.direction].abs()
                     step, rounding = step * sure, rounding * sure.max().item()
                 found[f"the update of {name}"] = Evidence.of(kind, step, limit=ROUGH, rounding=rounding)
@@ -533,7 +534,7 @@ def _layout(inputs: Tensor, targets: Tensor) -> tuple[object, ...]:
 
 
 def _moved(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
-    """Return the batches with every real input moved a little up or down, in the same way each time."""
+    """Return the batches with every real input perturbed slightly, deterministically."""
     draw = torch.Generator().manual_seed(0)
 
     def move(inputs: Tensor) -> Tensor:

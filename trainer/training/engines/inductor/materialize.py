@@ -1,4 +1,4 @@
-"""An operation that stores what it is given, once, where Inductor would compute it anew in every loop."""
+"""An operation that stores its input once, where Inductor would recompute it in every loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-_torch: Any = torch  # these parts of it have no types
+_torch: Any = torch  # these parts of torch have no type hints
 _library = _torch.library.Library("optlab", "FRAGMENT")
 _library.define("stored(Tensor x) -> Tensor")
 _library.impl("stored", torch.clone, "CPU")
@@ -15,12 +15,12 @@ torch.library.register_fake("optlab::stored", torch.empty_like, lib=_library)
 
 
 def stored(x: Tensor) -> Tensor:
-    """Return x, which a traced program is to store."""
+    """Return x, and make a traced program store it."""
     return cast(Tensor, operation()(x))
 
 
 def operation() -> Any:
-    """Return `stored` as an operation of graphs, known to Inductor; importing that takes seconds."""
+    """Return `stored` as a graph operation, registered with Inductor. Importing Inductor takes seconds."""
     from torch._inductor.lowering import lowerings, register_lowering
 
     found = _torch.ops.optlab.stored.default
@@ -30,5 +30,5 @@ def operation() -> Any:
 
 
 def _lower(x: Any) -> Any:
-    x.realize()  # the value itself will do: in the graphs that Inductor sees nothing is overwritten
+    x.realize()  # no copy needed: the graphs that Inductor compiles do not overwrite values
     return x

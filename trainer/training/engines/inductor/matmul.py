@@ -1,9 +1,9 @@
-"""How a compiled step multiplies matrices: with oneDNN, in generated loops, or as torch does, by size.
+"""Matrix products of a compiled step: with oneDNN, in generated loops, or by torch.mm, depending on size.
 
-torch's float32 products on CPUs go to MKL, which takes a half-speed path on some AMD machines. oneDNN
-computes the same in the same precision: by its microkernel, or where there is none by its linear, which
-Inductor calls for constant weights alone. Hence an operation of our own, which Inductor is told to write as
-such a call. A small product costs less than any call: written as a sum, it joins the loops around it.
+On CPUs, torch computes float32 products with MKL, which runs at half speed on some AMD machines. oneDNN gives
+the same precision, with its microkernel or, if there is none, with its linear operation, which Inductor calls
+only for constant weights. So this module defines a custom operation and lowers it to that call. A small
+product costs less than a call: written as a sum, Inductor fuses it with the surrounding loops.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from trainer.training.engines.inductor import microkernel
 
 
 class _Bounds(NamedTuple):
-    """Multiplications up to which generated loops are fastest, and from which oneDNN is."""
+    """Numbers of multiplications: up to `loops`, generated loops are fastest; from `onednn` on, oneDNN is."""
 
     loops: int
     onednn: int
 
 
 _OF_LINEAR, _OF_MICROKERNEL = _Bounds(2**18, 2**20), _Bounds(2**16, 2**16)
-_THIN = 4  # rows or columns: the memory's speed decides then, not the arithmetic's
-_FOR_THIN_LOOPS = 2**20  # multiplications up to which generated loops outrun any call for thin matrices
+_THIN = 4  # rows or columns: the product is then limited by memory bandwidth
+_FOR_THIN_LOOPS = 2**20  # multiplications up to which generated loops are fastest for thin matrices
 
-_torch: Any = torch  # these parts of it have no types
+_torch: Any = torch  # these parts of torch have no type hints
 _aten = _torch.ops.aten
 _NAME = "optlab_product"
 _library = _torch.library.Library("optlab", "DEF")
@@ -49,7 +49,7 @@ torch.library.register_fake("optlab::product", _product_shape, lib=_library)
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Return what make_fx is to write for aten's matrix products; importing Inductor takes seconds."""
+    """Return the decompositions of aten's matrix products for make_fx. Importing Inductor takes seconds."""
     from torch._inductor.lowering import lowerings, register_lowering
     from torch._inductor.select_algorithm import ExternKernelChoice
 
@@ -62,7 +62,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 
 def _lower_product(left: Any, right: Any, turned: bool) -> Any:
-    """Let Inductor write the call, which spares a detour through Python's dispatcher."""
+    """Lower the product to a direct call, which avoids the overhead of the dispatcher."""
     from torch._inductor.ir import ExternKernel
     from torch._inductor.lowering import lowerings
 
@@ -96,7 +96,7 @@ def _by_microkernel(
     left: Tensor, right: Tensor, *, rows: int, inner: int, columns: int, out: Tensor
 ) -> Tensor:
     multiply = microkernel.kernel()
-    if multiply is None:  # a program from the cache of another machine
+    if multiply is None:  # the program was cached on another machine
         return torch.mm(left, right, out=out)
     multiply(left, right, out, rows, inner, columns)
     return out
@@ -129,7 +129,7 @@ def _addmm(
 
 
 def _turned(left: Tensor, right: Tensor) -> bool:
-    """Whether the transposed product is cheaper: both matrices have to lie in rows, or are copied."""
+    """Return whether the transposed product is cheaper: matrices that are not contiguous are copied."""
 
     def copied(matrix: Tensor) -> int:
         return 0 if matrix.is_contiguous() else matrix.numel()

@@ -1,8 +1,8 @@
-"""A product of two matrices by oneDNN's microkernel, in blocks, one per thread.
+"""Matrix products with oneDNN's microkernel, in blocks, one per thread.
 
-torch hands the microkernel out for generated code (`at::native::cpublas::brgemm` in its C++ headers). The
-operations around oneDNN prepare themselves for 15 us at every call and copy a matrix; a call from here takes
-1 us and copies nothing. What is compiled stays in Inductor's cache on the disk. Knows no graphs.
+torch exposes the microkernel to generated code (`at::native::cpublas::brgemm` in its C++ headers). torch's
+oneDNN operations need 15 us of setup per call and copy a matrix; a call to this kernel takes 1 us and copies
+nothing. Inductor caches the compiled kernel on disk.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ extern "C" void kernel(
 
 @cache
 def kernel() -> Kernel | None:
-    """Compile the product; None where torch has no microkernel for this processor or none can be compiled.
+    """Return the compiled product; None if torch has no microkernel for this processor or compiling fails.
 
-    Its numbers do not depend on the number of threads: every sum is one block's.
+    The result does not depend on the number of threads: each sum is computed within one block.
     """
     from torch._inductor.codecache import CppPythonBindingsCodeCache
 
@@ -60,6 +60,6 @@ def kernel() -> Kernel | None:
         compiled: Kernel = CppPythonBindingsCodeCache.load_pybinding(_ARGUMENTS, _SOURCE)
         left, right, out = torch.eye(2), torch.ones(2, 2), torch.empty(2, 2)
         compiled(left, right, out, 2, 2, 2)
-    except Exception:  # whatever a compiler, a linker or another release of torch has to say
+    except Exception:  # any error of the compiler, the linker or another release of torch
         return None
     return compiled if torch.equal(out, right) else None

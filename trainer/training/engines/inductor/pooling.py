@@ -1,10 +1,10 @@
-"""How a compiled step takes maxima over windows: in loops of its own where windows are tiles, else as torch.
+"""Max pooling of a compiled step: generated loops for windows that tile the input, torch's kernels otherwise.
 
-Tiles neither overlap nor leave anything out. Where they are small, and the channels innermost and a multiple
-of 16, their maxima and places are plain loops over the channels, three to five times as fast as torch's
-kernels, which write places as int64 and fill the gradient with zeros first. For other windows Inductor would
-look for every maximum twice, for its value and for its place, and scatter the gradients with a general
-operation: those keep torch's kernels.
+Tiles cover the input without overlap. If they are small, and the channels are innermost and a multiple of 16,
+maxima and indices are plain loops over the channels, three to five times as fast as torch's kernels, which
+write int64 indices and first fill the gradient with zeros. For other windows, Inductor would compute each
+maximum twice, for its value and for its index, and scatter the gradients with a general operation; so these
+use torch's kernels.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from trainer.training.engines.inductor.materialize import stored
 
-_LANES = 16  # channels that a loop takes at a time; left-over ones make it slower than torch's kernels
-_LARGEST_TILE = 16  # pixels: every one is a few lines of the program
+_LANES = 16  # channels per loop iteration; a remainder makes it slower than torch's kernels
+_LARGEST_TILE = 16  # pixels: each adds a few lines to the program
 
-_torch: Any = torch  # these parts of it have no types
+_torch: Any = torch  # these parts of torch have no type hints
 _forward = _torch.ops.aten.max_pool2d_with_indices.default
 _backward = _torch.ops.aten.max_pool2d_with_indices_backward.default
 
@@ -39,7 +39,7 @@ for _name, _kernel in (("max_pool2d", _forward), ("max_pool2d_backward", _backwa
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Return what make_fx is to write for aten's max pooling; importing Inductor takes seconds."""
+    """Return the decompositions of aten's max pooling for make_fx. Importing Inductor takes seconds."""
     from torch._inductor.lowering import (
         add_layout_constraint,
         constrain_to_fx_strides,
@@ -59,7 +59,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 
 def _pool(x: Tensor, kernel_size: Sequence[int], *window: Any) -> Any:
-    """Return the maxima over windows and where they are, as `max_pool2d_with_indices` does."""
+    """Return the maxima over windows and their indices, as `max_pool2d_with_indices` does."""
     if not _suits_loops(x, kernel_size, *window):
         return _torch.ops.optlab.max_pool2d.default(x, kernel_size, *window)
     height, width = tile = _pair(kernel_size)
@@ -67,12 +67,12 @@ def _pool(x: Tensor, kernel_size: Sequence[int], *window: Any) -> Any:
     _, rows, columns, _ = maxima.shape
     row = torch.arange(rows).view(-1, 1, 1) * height + places.long() // width
     column = torch.arange(columns).view(-1, 1) * width + places.long() % width
-    indices = row * (columns * width) + column  # left out of the program where nobody reads them
+    indices = row * (columns * width) + column  # removed from the program if unused
     return maxima.permute(0, 3, 1, 2), indices.permute(0, 3, 1, 2)
 
 
 def _pass_back(gradient: Tensor, x: Tensor, kernel_size: Sequence[int], *window: Any) -> Any:
-    """Return the gradient of x; where the channels are innermost in x, in the gradient as well."""
+    """Return the gradient of x, in channels-last format if x has it."""
     if _suits_loops(x, kernel_size, *window):
         return _pass_back_to_tiles(gradient, x, _pair(kernel_size))
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
@@ -103,21 +103,21 @@ def _suits_loops(
 
 
 def _pair(sizes: Sequence[int]) -> tuple[int, int]:
-    """Return what is given for height and width, or once for both."""
+    """Return (height, width) from two sizes, or from one for both."""
     return sizes[0], sizes[-1]
 
 
 def _maxima(x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return every tile's largest value and its place in the tile, counted row by row from 0.
+    """Return the maximum of each tile and its index in the tile, in row-major order.
 
-    As torch has it, the first of equal values counts, and NaN above all: the last one.
+    As in torch, the first of equal values is selected; if a tile holds NaN, the last NaN.
 
     Args:
         x: [N, C, H, W], with the channels innermost.
-        tile: its height and width.
+        tile: height and width of a tile.
 
     Returns:
-        Both [N, rows, columns, C], of x's type: Inductor's loops have the same number of lanes then.
+        Both are [N, rows, columns, C], with x's type: Inductor's loops then use the same number of lanes.
     """
     height, width = tile
     count, channels, all_rows, all_columns = x.shape
@@ -128,14 +128,14 @@ def _maxima(x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
     places = torch.zeros_like(maxima)
     for place in range(1, height * width):
         value = tiles[:, :, place // width, :, place % width]
-        larger = (value > maxima) | value.ne(value)  # isnan() would be computed one by one
+        larger = (value > maxima) | value.ne(value)  # isnan() is not vectorized
         maxima = torch.where(larger, value, maxima)
         places = torch.where(larger, float(place), places)
     return maxima, stored(places)
 
 
 def _pass_back_to_tiles(gradient: Tensor, x: Tensor, tile: tuple[int, int]) -> Tensor:
-    """Return the gradient of x; the places are those of the forward pass, which Inductor computes once."""
+    """Return the gradient of x. Inductor computes the indices once, in the forward pass."""
     height, width = tile
     _, places = _maxima(x, tile)
     gradient = gradient.permute(0, 2, 3, 1)

@@ -1,9 +1,9 @@
-"""What a model's Python code can read and change besides parameters and buffers.
+"""Find the state that a model's Python code can read or change besides parameters and buffers.
 
-A traced program holds what Python read while it was traced, and none of what it changed. So everything that
-the code can reach is found: attributes of modules and other objects, containers, tensors outside the graph,
-globals, closures and class attributes, by following the names that the code uses. It is compared later and
-can be put back. Code whose result depends on more than that (random numbers, the time, files) is an obstacle.
+A traced program holds the values that Python read during tracing, and does not repeat its changes. This
+module finds all state that the code can reach by the names it uses: attributes of modules and other objects,
+containers, tensors outside the graph, globals, closures and class attributes. The state can be compared later
+and restored. Code that depends on anything else (random numbers, the time, files) cannot be compiled.
 
 Code of torch, numpy, the standard library and this package is not followed.
 """
@@ -29,13 +29,13 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-_MOST_OBJECTS = 200_000  # comparing them takes a tenth of a second, at every evaluation
+_MOST_OBJECTS = 200_000  # comparing that many takes 0.1 s at each evaluation
 
 _FOLLOWED = {"collections", "functools", "types", "itertools", "dataclasses", "argparse"}  # of the stdlib
 _NOT_FOLLOWED = (set(sys.stdlib_module_names) - _FOLLOWED) | {"torch", "torchvision", "numpy", "trainer"}
 
 _OUTSIDE = {"random", "time", "datetime", "secrets", "uuid", "os", "posix", "socket", "subprocess", "_random"}
-"""Modules whose functions return something else at every call, or at every run."""
+"""Modules whose functions return different results at each call or in each run."""
 
 _OUTSIDE_BUILTINS = {"open", "input", "eval", "exec", "globals", "locals", "__import__", "id"}
 
@@ -60,13 +60,13 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Something that can change.
+    """An object or variable whose content can change.
 
     Args:
-        name: what it is called in messages.
-        read: returns its content, of which only the outermost level is copied.
-        write: puts content back.
-        content: what it was.
+        name: its name in messages.
+        read: returns a shallow copy of the content.
+        write: restores the content.
+        content: the recorded content.
     """
 
     name: str
@@ -87,14 +87,14 @@ class _Place:
 
 @dataclass(slots=True)
 class PythonState:
-    """The state that Python code can reach from some objects.
+    """The state that Python code can reach from the given objects.
 
     Args:
-        known: tensors that are looked after elsewhere.
+        known: tensors to exclude, because the caller handles them.
 
     Attributes:
-        outside: what the code's result depends on beside its state; None = nothing was found.
-        opaque: what cannot be compared and put back; None = nothing.
+        outside: name of something outside this state that the code's result depends on; None if not found.
+        opaque: name of something that cannot be compared and restored; None if not found.
     """
 
     known: Iterable[Tensor] = ()
@@ -110,11 +110,11 @@ class PythonState:
 
     @classmethod
     def of(cls, roots: Mapping[str, Any], *, known: Iterable[Tensor] = ()) -> PythonState:
-        """Return the state as it is now.
+        """Record the current state.
 
         Args:
-            roots: name for messages -> object.
-            known: see the class.
+            roots: name for messages -> object to start from.
+            known: tensors to exclude.
         """
         state = cls(known=tuple(known))
         state._seen = {id(tensor): tensor for tensor in state.known}
@@ -130,12 +130,12 @@ class PythonState:
         return state
 
     def change(self) -> str | None:
-        """Return the name of something that has changed; None = nothing has."""
+        """Return the name of something that has changed; None if nothing has."""
         found = next((found for place in self._places if (found := place.change())), None)
         return found and re.sub(r"\.(_modules|_buffers|_parameters)\.", ".", found)  # as users name them
 
     def restore(self) -> None:
-        """Put everything back as it was."""
+        """Restore the recorded state."""
         for place in self._places:
             if place.change():
                 place.write(place.content)
@@ -293,7 +293,7 @@ class PythonState:
                 self._push_all([vars(base)[key] for key in ("__init__", "__new__") if key in vars(base)], "")
 
     def _reached_by_name(self) -> bool:
-        """Add what the code found so far may take from classes and modules by its names; False = nothing."""
+        """Add class and module attributes whose names the code uses; return False if none is new."""
         for base in self._classes:
             for key, item in vars(base).items():
                 called = key in self._names or key in _ALWAYS_CALLED or _is_special(key)
@@ -317,7 +317,7 @@ class PythonState:
     def _add(self, name: str, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
         try:
             self._places.append(_Place(name, read, write, read()))
-        except Exception:  # a tensor without storage, say
+        except Exception:  # for example, a tensor without storage
             self._hide(name)
 
     def _push(self, value: Any, name: str) -> None:
@@ -336,7 +336,7 @@ class PythonState:
 
 
 def is_own(thing: object) -> bool:
-    """Return whether an object's class is a user's or another package's, not torch's or this package's."""
+    """Return whether an object's class comes from user code or another package, not torch or this package."""
     return _root(type(thing)) not in _NOT_FOLLOWED
 
 
@@ -345,7 +345,7 @@ def _root(kind: type) -> str:
 
 
 def _attributes_of(value: Any) -> dict[str, Any] | None:
-    """Return an object's `__dict__` without running a user's `__getattr__`; None where there is none."""
+    """Return an object's `__dict__` without calling a user's `__getattr__`; None if it has none."""
     try:
         found = object.__getattribute__(value, "__dict__")
     except AttributeError:
@@ -354,7 +354,7 @@ def _attributes_of(value: Any) -> dict[str, Any] | None:
 
 
 def _is_stream(kind: type) -> bool:
-    """Whether instances are open files, or iterators whose position cannot be read."""
+    """Return whether instances are open files or iterators whose position cannot be read."""
     root = _root(kind)
     return root == "_io" or (root in ("builtins", "itertools") and hasattr(kind, "__next__"))
 
@@ -364,12 +364,12 @@ def _is_code(item: object) -> bool:
 
 
 def _is_special(name: str) -> bool:
-    """Whether Python itself calls methods of this name, but for those that no forward pass calls."""
+    """Return whether Python calls methods of this name implicitly in a forward pass."""
     return name.startswith("__") and name.endswith("__") and name not in _NEVER_CALLED
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two contents are the same: the same objects, or equal plain values."""
+    """Return whether two contents are the same objects or equal plain values."""
     if one is other:
         return True
     if type(one) is not type(other):
@@ -466,7 +466,7 @@ def _write_slots(value: Any, content: dict[str, Any]) -> None:
 
 
 def _attributes(kind: type) -> dict[str, Any]:
-    """Return a class's own attributes, without those that Python keeps there."""
+    """Return the attributes defined on a class itself, without dunder names."""
     return {
         key: item for key, item in vars(kind).items() if not (key.startswith("__") and key.endswith("__"))
     }

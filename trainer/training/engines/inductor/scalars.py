@@ -1,8 +1,8 @@
-"""Keeps a compiled step from computing the same number again for every element of a parameter.
+"""Make a compiled step compute scalars once instead of for each element of a parameter.
 
-Inductor writes what has no dimensions into each loop that reads it, and C++ may not take a power or a square
-root out of a loop, since they may set errno: Adam's bias corrections would take four times as long as all
-else in its update.
+Inductor inlines 0-d values into each loop that reads them, and C++ compilers cannot hoist powers and square
+roots out of a loop, because they may set errno. Adam's bias corrections would take four times as long as the
+rest of its update.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch.fx import GraphModule
 
 from trainer.training.engines.inductor.materialize import operation
 
-_torch: Any = torch  # these parts of it have no types
+_torch: Any = torch  # these parts of torch have no type hints
 _aten = _torch.ops.aten
 
 
 def compute_once(graph: GraphModule) -> None:
-    """Have every number in float64 that a larger tensor is computed from stored before it is read.
+    """Store each float64 scalar before the tensors that are computed from it.
 
-    Tensors that it divides are multiplied by its reciprocal: Adam's whole update takes a fifth less, and of a
-    float32 the last bits change alone, as long as number and reciprocal are of its range (1e-38 to 1e38).
+    Division by a scalar becomes multiplication by its reciprocal: Adam's update takes a fifth less time, and
+    only the last bits of a float32 change if scalar and reciprocal are in its range (1e-38 to 1e38).
 
     Args:
-        graph: a traced step, changed in place; its nodes carry their values' shapes.
+        graph: a traced step, modified in place; its nodes carry the shapes of their values.
     """
     for node in list(graph.graph.nodes):
         if node.op != "call_function" or not _is_number(node.meta.get("val")):
@@ -47,7 +47,7 @@ def compute_once(graph: GraphModule) -> None:
 
 
 def _call(graph: GraphModule, target: Any, node: Any) -> Any:
-    """Insert a call of the target on a node's value right after it, and return the call's node."""
+    """Insert a call of `target` on a node directly after the node; return the new node."""
     with graph.graph.inserting_after(node):
         call = graph.graph.call_function(target, (node,))
     call.meta = dict(node.meta)

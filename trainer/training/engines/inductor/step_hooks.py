@@ -1,6 +1,6 @@
-"""What is called around an optimizer's own update, so that a compiled step does not leave it out.
+"""Detect hooks and replaced `step` methods of optimizers, which a compiled step would not call.
 
-Reads private names of torch.optim; only compiled runs import it.
+Uses private names of torch.optim; only the compiled engine imports this module.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 
 def has_own_step(optimizer: Optimizer) -> bool:
-    """Return whether the instance was given a `step` of its own, other than by torch's schedulers."""
+    """Return whether the `step` of the instance was replaced, other than by torch's schedulers."""
     method: Any = vars(optimizer).get("step")
     if method is None:
         return False
@@ -22,7 +22,7 @@ def has_own_step(optimizer: Optimizer) -> bool:
 
 
 def has_hooks(optimizer: Any) -> bool:
-    """Return whether hooks wait for the optimizer's steps, or for those of all optimizers."""
+    """Return whether step hooks are registered for the optimizer or for all optimizers."""
     return bool(
         optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
@@ -32,7 +32,7 @@ def has_hooks(optimizer: Any) -> bool:
 
 
 def _is_schedulers(method: Any, optimizer: Optimizer) -> bool:
-    """Whether torch's schedulers have put the method there, which notes a step and takes it."""
+    """Return whether the method is the wrapper that torch's schedulers install to count steps."""
     if not isfunction(method) or method.__code__.co_filename != lr_scheduler.__file__:
         return False
     kept = [cell.cell_contents for cell in method.__closure__ or ()]

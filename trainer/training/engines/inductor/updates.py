@@ -1,8 +1,7 @@
-"""torch.optim's own updates as functions of tensors, so that a compiled step can hold them.
+"""The updates of torch.optim as functions of tensors, so that a compiled step can include them.
 
-The arithmetic is torch's: these call the functions behind `SGD.step` and `Adam.step` (AdamW's is the same).
-While torch believes itself compiling, they take learning rates and step counts as tensors without reading
-them.
+The arithmetic is torch's: these call the functions behind `SGD.step` and `Adam.step` (also used by AdamW). In
+a compile session, torch accepts learning rates and step counts as tensors without reading their values.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ State = Mapping[str, Sequence[Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """How one optimizer's update goes into a program.
+    """How a program includes the update of an optimizer.
 
     Args:
-        options: a parameter group's options that are constants of the program.
-        state: group -> the names of what the optimizer keeps for every parameter.
-        apply: (parameters, gradients, state, lr [0-d float64], group), which updates parameters and state.
-        direction: the name of the state that tells which way a parameter goes, where a gradient that is zero
-            but for rounding makes a full step of either sign (Adam); None where its step is as small.
+        options: names of the group options that are constants of the program.
+        state: group -> names of the state that the optimizer keeps for each parameter.
+        apply: (parameters, gradients, state, lr [0-d float64], group); updates parameters and state in place.
+        direction: name of the state that gives the sign of the step, if a gradient of only rounding errors
+            causes a full step of either sign (Adam); None if the step is proportional to the gradient.
     """
 
     options: tuple[str, ...]
@@ -39,7 +38,7 @@ class Update:
 
 
 def update_of(optimizer: Optimizer) -> Update | None:
-    """Return an optimizer's update; None where it has none here and has to step by itself."""
+    """Return the update of an optimizer; None if it is not supported, so that the optimizer steps eagerly."""
     groups = optimizer.param_groups
     special = any(group.get("differentiable") or group.get("capturable") for group in groups)
     return None if special else _UPDATES.get(type(optimizer))
@@ -52,7 +51,7 @@ def _sgd(parameters: list[Tensor], gradients: list[Tensor], state: State, lr: Te
 
 
 def _adam(parameters: list[Tensor], gradients: list[Tensor], state: State, lr: Tensor, group: Group) -> None:
-    """Call torch's Adam with step counts in float64: in float32 the bias corrections drift from eager's."""
+    """Call torch's Adam with float64 step counts: in float32, the bias corrections drift from eager ones."""
     steps = [step.double() for step in state["step"]]
     beta1, beta2 = group["betas"]
     adam(
