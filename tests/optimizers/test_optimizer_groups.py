@@ -64,7 +64,7 @@ def test_groups_share_only_what_the_optimizer_owns() -> None:
         (
             [GroupSpec({"name": "*"}, "all"), GroupSpec({"name": "*.bias"})],
             "groups.1.match",
-            "'*.bias' matches only parameters of earlier groups: 'all'",
+            "'*.bias' matches only parameters already in 'all'",
         ),
         ([GroupSpec({"kind": "Linear"})], "groups.0.match", "another optimizer owns"),
         (

@@ -85,7 +85,7 @@ def assign_groups(model: nn.Module, owned: Sequence[str], specs: Sequence[GroupS
         elif not found and earlier:
             problems.append(
                 Problem(
-                    f"{_described(spec.match)!r} matches only parameters of earlier groups: {_quoted(earlier)}",
+                    f"{_described(spec.match)!r} matches only parameters already in {_quoted(earlier)}",
                     key,
                     fix="put the narrower pattern first: the first matching group gets a parameter",
                 )

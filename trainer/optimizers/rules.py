@@ -99,7 +99,7 @@ def _closure(cls: type[Optimizer], groups: Sequence[Group], uses_scaler: bool, a
     if uses_scaler:
         problems.append(
             Problem(
-                f"{cls.__name__} evaluates the loss several times per step, which loss scaling (float16) prevents",
+                f"{cls.__name__} evaluates the loss several times per step; float16 does not support that",
                 fix="set train.precision=float32 or bfloat16",
             )
         )
