@@ -477,7 +477,7 @@ def test_optimizers_that_are_refused(case: Case, tmp_path: Path) -> None:
     ),
     Case(
         "plateau in a list",
-        ("ReduceLROnPlateau cannot stand in a list",),
+        ("ReduceLROnPlateau cannot be used in a list",),
         overrides=("scheduler=[{name: ConstantLR, until: 1}, {name: ReduceLROnPlateau}]", "train.epochs=3"),
     ),
     Case(

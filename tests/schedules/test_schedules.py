@@ -431,13 +431,13 @@ def adagrad(weights: list[nn.Parameter]) -> Optimizer:
         (sgd, [spec("OneCycleLR", {"total_steps": 5})], 9, "total_steps", "the run after 9"),
         (sgd, [spec("OneCycleLR", {"epochs": 2, "steps_per_epoch": 4})], 9, "total_steps", "the run after 9"),
         (sgd, [spec("OneCycleLR", warmup=2)], 9, "name", "after warm-up"),
-        (sgd, [spec("ReduceLROnPlateau", warmup=2)], 9, "name", "waits for a metric"),
+        (sgd, [spec("ReduceLROnPlateau", warmup=2)], 9, "name", "follows a metric"),
         (sgd, [spec("StepLR", STEP, until=3), spec("ReduceLROnPlateau")], 9, "1.name", "in a list"),
         (sgd, [spec("CyclicLR", {"base_lr": 0.1}, until=3), spec("StepLR", STEP)], 9, "0.name", "momenta"),
         (sgd, [spec("StepLR", STEP, warmup=9)], 9, "warmup", "run ends after 9 epochs"),
         (sgd, [spec("StepLR", STEP, warmup=-1)], 9, "warmup", "warmup is -1"),
         (sgd, [spec("StepLR", STEP, until=9), spec("StepLR", STEP)], 9, "0.until", "would start at 9"),
-        (sgd, [spec("StepLR", STEP), spec("StepLR", STEP)], 9, "0.until", "does not say when"),
+        (sgd, [spec("StepLR", STEP), spec("StepLR", STEP)], 9, "0.until", "does not state when"),
         (sgd, [spec("StepLR", STEP, until=3)], 9, "until", "no schedule follows"),
         (
             sgd,
@@ -453,7 +453,7 @@ def adagrad(weights: list[nn.Parameter]) -> Optimizer:
             "1.interval",
             "counts epochs",
         ),
-        (sgd, [spec("StepLR", STEP, monitor="val_loss")], 9, "monitor", "follows no metric"),
+        (sgd, [spec("StepLR", STEP, monitor="val_loss")], 9, "monitor", "does not use a metric"),
         (sgd, [spec("ReduceLROnPlateau", monitor="val_accuracy")], 9, "mode", "improves"),
         (sgd, [spec("CosineAnnealingLR")], None, "T_max", "length is unknown"),
         (sgd, [spec("StepLR")], 9, "step_size", "StepLR: "),
@@ -487,7 +487,7 @@ def test_what_cannot_work_is_told_before_the_run(
 
 
 def test_a_builder_that_makes_something_else_is_told() -> None:
-    with pytest.raises(ConfigError, match="gave a int"):
+    with pytest.raises(ConfigError, match="returned a int"):
         build_schedule(sgd(parameters()), [ScheduleSpec(lambda optimizer: 3, "mine.py:f", {})], length=5)
 
 

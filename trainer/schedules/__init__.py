@@ -1,8 +1,7 @@
-"""Learning-rate schedules: torch's, two of ours, warm-up and lists of them.
+"""Learning-rate schedules: torch's, two more, linear warm-up, and sequences of schedules.
 
-A schedule changes the learning rates (some also the momentum) in an optimizer's groups. The loop calls
-`Schedule.step` when an interval is over and `Schedule.observe` after an evaluation; when that is, and what
-is logged, is not this room's business.
+A schedule changes the learning rates (some also the momentum) of an optimizer's groups. The training loop
+calls `Schedule.step` after each interval and `Schedule.observe` after each evaluation.
 """
 
 from trainer.schedules.build import DERIVED, ScheduleSpec, build_schedule, derived_options

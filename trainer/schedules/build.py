@@ -1,4 +1,4 @@
-"""From the user's description to the schedule of one optimizer, tried out before the run."""
+"""Build the schedule of an optimizer from its specs, and simulate it before the run."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from trainer.schedules.schedule import Chain, Schedule, learning_rate
 from trainer.user_code import place_of, what_happened
 
 REHEARSED = 10_000
-"""Intervals that are tried out before the run (0.1 s); a fault beyond them shows only in the run."""
+"""Number of intervals simulated before the run (0.1 s); later errors are found only during the run."""
 
 DERIVED: dict[str, frozenset[str]] = {
     "CosineAnnealingLR": frozenset({"T_max"}),
     "CyclicLR": frozenset({"max_lr"}),
     "OneCycleLR": frozenset({"total_steps", "max_lr"}),
 }
-"""Options that `build_schedule` fills in when they are absent or null: see `derived_options`."""
+"""Options that `build_schedule` sets if they are absent or null; see `derived_options`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleSpec:
-    """One schedule as the user describes it.
+    """A schedule as described in the config.
 
     Args:
         builder: called as `builder(optimizer, **options)`.
         name: its config name, for messages.
-        options: its keywords.
-        interval: what its counts count.
+        options: keyword arguments of the builder.
+        interval: unit of all its counts.
         warmup: intervals of linear warm-up before it starts; 0 = none.
-        monitor: the metric that ReduceLROnPlateau watches; None = the default, and for all others.
-        until: in a list, the interval of the run at which the next schedule takes over.
+        monitor: metric of ReduceLROnPlateau; None = the default. None for other schedules.
+        until: in a list, the interval of the run at which the next schedule starts.
     """
 
     builder: Callable[..., LRScheduler]
@@ -63,27 +63,27 @@ def build_schedule(
 ) -> Schedule:
     """Build the schedule of one optimizer.
 
-    One spec is torch's schedule itself. Warm-up is a LinearLR from lr / (warmup + 1) that reaches lr when the
-    main one starts. Several specs (and warm-up) go into a SequentialLR: each counts from its own start, and
-    starts from the optimizer's learning rate.
+    A single spec gives torch's schedule. Warm-up is a LinearLR from lr / (warmup + 1) to lr, before the main
+    schedule starts. Several specs, or warm-up, are combined in a SequentialLR: each schedule counts
+    intervals from its own start, and starts from the optimizer's learning rate.
 
     Args:
-        optimizer: whose groups are scheduled; untouched when an error is raised.
-        specs: at least one, in their order.
-        length: the run's length in the specs' interval; None when only a time budget ends it.
-        default_monitor: what a ReduceLROnPlateau without a metric watches.
+        optimizer: the optimizer to schedule; not modified if an error is raised.
+        specs: one or more schedules, in order.
+        length: length of the run in the specs' interval; None if only a time budget ends the run.
+        default_monitor: metric of a ReduceLROnPlateau without `monitor`.
 
     Raises:
-        ConfigError: options that torch refuses or that would fail during the run; `key` is relative to the
-            spec, with its index before it in a list (`1.until`).
+        ConfigError: torch rejects the options, or the schedule would fail during the run. `key` is relative
+            to the spec; in a list, it starts with the index (`1.until`).
     """
-    assert specs, "no schedule is no Schedule"
+    assert specs, "at least one spec is required"
     if any(learning_rate(group) is None for group in optimizer.param_groups):
         raise ConfigError(
-            f"{type(optimizer).__name__} has no learning rate in its parameter groups: there is nothing to "
-            "schedule",
+            f"{type(optimizer).__name__} has no learning rate in its parameter groups, so there is nothing "
+            "to schedule",
             key=_prefix(specs, 0) + "name",
-            fix="say scheduler=null, or choose an optimizer with an lr",
+            fix="set scheduler=null, or use an optimizer with an lr",
         )
     problems = _misplaced(specs, length)
     for index, spec in enumerate(specs):
@@ -98,16 +98,16 @@ def build_schedule(
 def derived_options(
     optimizer: Optimizer, spec: ScheduleSpec, remaining: int | None, *, key: str = ""
 ) -> dict[str, Any]:
-    """Return the options of a spec that are absent or null and follow from the run.
+    """Return values for options of a spec that are absent or null and can be derived from the run.
 
-    T_max and total_steps are what remains of the run (less warm-up, up to `until`); max_lr of OneCycleLR and
-    CyclicLR is each group's lr.
+    T_max and total_steps are the number of intervals from the schedule's start to its end; max_lr of
+    OneCycleLR and CyclicLR is the lr of each group.
 
     Args:
-        optimizer: gives the learning rates.
+        optimizer: the optimizer with the learning rates.
         spec: the schedule.
-        remaining: intervals from its start to its end.
-        key: prefix of the error's key.
+        remaining: intervals from its start (after warm-up) to its end; None if unknown.
+        key: prefix of the key in errors.
     """
     counted = None not in (spec.options.get("epochs"), spec.options.get("steps_per_epoch"))
     derived: dict[str, Any] = {}
@@ -144,7 +144,7 @@ def _is_plateau(spec: ScheduleSpec) -> bool:
 
 
 def _misplaced(specs: Sequence[ScheduleSpec], length: int | None) -> list[Problem]:
-    """Return what is wrong with how the schedules follow one another."""
+    """Return the problems with the order, lengths and combination of the schedules."""
     problems: list[Problem] = []
     several = len(specs) > 1
     start = 0
@@ -155,21 +155,21 @@ def _misplaced(specs: Sequence[ScheduleSpec], length: int | None) -> list[Proble
         if spec.interval != specs[0].interval:
             problems.append(
                 Problem(
-                    f"{spec.name} counts {unit}, the first of the list {specs[0].interval}s",
+                    f"{spec.name} counts {unit}, the first schedule counts {specs[0].interval}s",
                     f"{at}interval",
                     fix="give all schedules of a list the same interval",
                 )
             )
         if last and spec.until is not None:
             problems.append(
-                Problem(f"until is {spec.until}, and no schedule follows {spec.name}", f"{at}until")
+                Problem(f"until is {spec.until}, but no schedule follows {spec.name}", f"{at}until")
             )
         if not last and spec.until is None:
             problems.append(
                 Problem(
-                    f"{spec.name} does not say when {specs[index + 1].name} takes over",
+                    f"{spec.name} does not state when {specs[index + 1].name} starts",
                     f"{at}until",
-                    expected=f"the {spec.interval} of the run, on all schedules but the last",
+                    expected=f"the {spec.interval} of the run; required for all schedules except the last",
                 )
             )
         elif not last and spec.until is not None and spec.until <= start + spec.warmup:
@@ -177,7 +177,7 @@ def _misplaced(specs: Sequence[ScheduleSpec], length: int | None) -> list[Proble
                 Problem(
                     f"{spec.name} ends at {spec.until} and starts at {start + spec.warmup}",
                     f"{at}until",
-                    expected="ascending values, with room for the warm-up",
+                    expected="ascending values, larger than the end of the warm-up",
                 )
             )
         if spec.warmup < 0:
@@ -190,21 +190,21 @@ def _misplaced(specs: Sequence[ScheduleSpec], length: int | None) -> list[Proble
                 what = spec.name if name == "warmup" else specs[index + 1].name
                 problems.append(
                     Problem(
-                        f"{what} would start at {milestone}, and the run ends after {length} {unit}",
+                        f"{what} would start at {milestone}, but the run ends after {length} {unit}",
                         at + name,
                         expected=f"below {length - (start if name == 'warmup' else 0)}",
-                        fix="lengthen the run, or shorten this",
+                        fix="use a smaller value, or a longer run",
                     )
                 )
         if (several or spec.warmup) and (reason := _stands_alone(spec)):
             where = "in a list" if several else "after warm-up"
-            problems.append(Problem(f"{spec.name} cannot stand {where}: {reason}", at + "name"))
+            problems.append(Problem(f"{spec.name} cannot be used {where}: {reason}", at + "name"))
         if spec.monitor is not None and not _is_plateau(spec):
             problems.append(
                 Problem(
-                    f"{spec.name} follows no metric",
+                    f"{spec.name} does not use a metric",
                     at + "monitor",
-                    fix="leave it out; only ReduceLROnPlateau has one",
+                    fix="leave it out; only ReduceLROnPlateau uses a metric",
                 )
             )
         if _is_plateau(spec) and "accuracy" in (spec.monitor or "") and spec.options.get("mode") != "max":
@@ -212,7 +212,7 @@ def _misplaced(specs: Sequence[ScheduleSpec], length: int | None) -> list[Proble
                 Problem(
                     f"mode 'min' would lower the learning rate whenever {spec.monitor} improves",
                     at + "mode",
-                    fix="say mode: max",
+                    fix="set mode: max",
                 )
             )
         start = spec.until or start
@@ -220,21 +220,21 @@ def _misplaced(specs: Sequence[ScheduleSpec], length: int | None) -> list[Proble
 
 
 def _stands_alone(spec: ScheduleSpec) -> str:
-    """Return why a schedule cannot share an optimizer with others; empty when it can."""
+    """Return why a schedule cannot be combined with others; empty if it can."""
     if _is_plateau(spec):
-        return "it waits for a metric, the others count intervals"
+        return "it follows a metric, and the others count intervals"
     if _class_name(spec) in ("OneCycleLR", "CyclicLR"):
         return (
-            "it sets the learning rates and momenta when it is made, also those of its neighbours; "
-            "its rising phase (pct_start, step_size_up) is a warm-up of its own"
+            "when it is built, it sets the learning rates and momenta, which the other schedules share; "
+            "its rising phase (pct_start, step_size_up) is already a warm-up"
         )
     return ""
 
 
 def _momentum(optimizer: Optimizer, spec: ScheduleSpec, key: str) -> list[Problem]:
-    """Return what is wrong with cycling a momentum that is not there.
+    """Return the problems with cycling the momentum of an optimizer without momentum.
 
-    torch itself lets SGD with momentum 0 pass and then switches momentum on.
+    torch accepts SGD with momentum 0, and then enables momentum.
     """
     default = inspect.signature(spec.builder).parameters.get("cycle_momentum")
     if default is None or not spec.options.get("cycle_momentum", default.default):
@@ -243,17 +243,17 @@ def _momentum(optimizer: Optimizer, spec: ScheduleSpec, key: str) -> list[Proble
     if "betas" in optimizer.defaults:
         return []
     if "momentum" not in optimizer.defaults:
-        what, fix = f"{name} has neither momentum nor betas", "say cycle_momentum: false"
+        what, fix = f"{name} has neither momentum nor betas", "set cycle_momentum: false"
     elif any(not group["momentum"] for group in optimizer.param_groups):
-        what = f"{name}'s momentum is 0: cycling would switch it on"
-        fix = "say cycle_momentum: false, or give the optimizer a momentum"
+        what = f"{name}'s momentum is 0, and cycling would enable it"
+        fix = "set cycle_momentum: false, or set the optimizer's momentum"
     else:
         return []
     return [Problem(f"{spec.name} cycles the momentum, and {what}", key + "cycle_momentum", fix=fix)]
 
 
 class _StandIn(Optimizer):
-    """An optimizer with another's groups and options over parameters of its own, which it leaves alone."""
+    """An optimizer with the groups and options of another one, but its own parameters, which never change."""
 
     def __init__(self, original: Optimizer) -> None:
         groups = [
@@ -265,7 +265,7 @@ class _StandIn(Optimizer):
 
 
 def _copy(value: Any) -> Any:
-    """Return a copy; the value itself where that fails (a user's optimizer may keep a lock in its groups)."""
+    """Return a copy, or the value itself if it cannot be copied (a lock in a user's optimizer)."""
     try:
         return copy.deepcopy(value)
     except Exception:
@@ -273,9 +273,9 @@ def _copy(value: Any) -> Any:
 
 
 def _rehearse(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int | None) -> None:
-    """Run the schedule on a stand-in, so that what would fail in the middle of the run is told before it."""
+    """Simulate the schedule on a stand-in optimizer, so that errors are reported before the run."""
     stand_in = _StandIn(optimizer)
-    # Copies: a user's callable may count its calls.
+    # Copy the options: a user's callable may count its calls.
     copies = [
         dataclasses.replace(spec, options={name: _copy(value) for name, value in spec.options.items()})
         for spec in specs
@@ -303,7 +303,7 @@ def _in_words(error: BaseException) -> str:
 
 
 def _fault(specs: Sequence[ScheduleSpec], interval: int, what: str) -> ConfigError:
-    """Return the error of the schedule that is in charge at an interval."""
+    """Return the error of the schedule that is active at an interval."""
     index = sum(interval >= spec.until for spec in specs if spec.until is not None)
     spec = specs[index]
     return ConfigError(
@@ -312,7 +312,7 @@ def _fault(specs: Sequence[ScheduleSpec], interval: int, what: str) -> ConfigErr
 
 
 def _assemble(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int | None) -> LRScheduler:
-    """Build the parts on an optimizer and chain them."""
+    """Build the schedules and combine them."""
     parts: list[LRScheduler] = []
     milestones: list[int] = []
     start = 0
@@ -351,15 +351,15 @@ def _part(optimizer: Optimizer, spec: ScheduleSpec, remaining: int | None, *, ke
         raise ConfigError(f"{spec.name}: {words}", key=key + (blamed[0] if blamed else "name")) from error
     if not isinstance(scheduler, LRScheduler):
         raise ConfigError(
-            f"{spec.name} gave a {type(scheduler).__name__}",
+            f"{spec.name} returned a {type(scheduler).__name__}",
             key=key + "name",
             expected="a torch.optim.lr_scheduler.LRScheduler",
         )
     total = getattr(scheduler, "total_steps", None)
     if isinstance(total, int) and remaining is not None and total < remaining:
         raise ConfigError(
-            f"{spec.name} ends after {total} {spec.interval}s (then torch fails), the run after {remaining}",
+            f"{spec.name} ends after {total} {spec.interval}s (torch then fails), the run after {remaining}",
             key=key + "total_steps",
-            fix="leave out total_steps; it is then the run's length",
+            fix="leave out total_steps; it is then the length of the run",
         )
     return scheduler

@@ -1,4 +1,4 @@
-"""The schedules by name: torch's, found where torch exports them, and ours."""
+"""The available schedules by name: those that torch exports and two defined here."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainer.errors import ConfigError
 
 
 class InverseTime(LRScheduler):
-    """lr_t = lr_0 / (1 + decay * t), the decay of older tutorials; t counts intervals.
+    """Inverse-time decay: lr_t = lr_0 / (1 + decay * t), where t counts intervals.
 
     Args:
-        optimizer: whose learning rates to set.
+        optimizer: the optimizer to schedule.
         decay: decay per interval, at least 0.
 
     Example:
@@ -37,11 +37,12 @@ class InverseTime(LRScheduler):
 
 
 class Piecewise(LRScheduler):
-    """Learning rates set by hand: from each interval of the table on, its value.
+    """Piecewise constant learning rates from a table.
 
     Args:
-        optimizer: whose learning rates to set; its groups must share one, since the values are absolute.
-        table: interval (from 0) -> learning rate from there on; before the first, the optimizer's own.
+        optimizer: the optimizer to schedule; its groups must have the same lr, since the table is absolute.
+        table: interval (from 0) -> learning rate from this interval on. Before the first entry, the
+            optimizer's own learning rate is used.
 
     Example:
         >>> schedule = Piecewise(optimizer, table={0: 0.1, 20: 0.01})
@@ -51,12 +52,12 @@ class Piecewise(LRScheduler):
         for start, lr in table.items():
             if start < 0 or not (lr >= 0 and math.isfinite(lr)):
                 raise ConfigError(
-                    f"the table says {start}: {lr}",
+                    f"the table has the entry {start}: {lr}",
                     key="table",
-                    expected="intervals from 0 and finite learning rates of at least 0",
+                    expected="intervals of at least 0 and finite learning rates of at least 0",
                 )
         if not table:
-            raise ConfigError("the table is empty", key="table", expected="like {0: 0.1, 20: 0.01}")
+            raise ConfigError("the table is empty", key="table", expected="such as {0: 0.1, 20: 0.01}")
         self.table = dict(sorted(table.items()))
         super().__init__(optimizer)
         if len(set(self.base_lrs)) > 1:
@@ -64,7 +65,7 @@ class Piecewise(LRScheduler):
                 f"the parameter groups have different learning rates, {self.base_lrs}, "
                 "and a table of absolute values would override them",
                 key="table",
-                fix="leave out the groups' lr, or take a schedule of factors such as MultiStepLR",
+                fix="leave out the groups' lr, or use a schedule with relative factors, such as MultiStepLR",
             )
 
     def get_lr(self) -> list[float | Tensor]:
@@ -74,7 +75,7 @@ class Piecewise(LRScheduler):
 
 
 def torch_schedulers() -> dict[str, type[LRScheduler]]:
-    """Return every schedule of torch.optim.lr_scheduler, by name, but those that lists express."""
+    """Return all schedules of torch.optim.lr_scheduler by name, except those that combine schedules."""
     return {
         name: getattr(torch_schedules, name)
         for name in sorted(torch_schedules.__all__)
@@ -83,7 +84,7 @@ def torch_schedulers() -> dict[str, type[LRScheduler]]:
 
 
 OWN_SCHEDULERS: dict[str, type[LRScheduler]] = {"inverse_time": InverseTime, "piecewise": Piecewise}
-"""Our schedules by their config name."""
+"""The schedules defined here, by config name."""
 
 SCHEDULES: dict[str, type[LRScheduler]] = {**torch_schedulers(), **OWN_SCHEDULERS}
-"""All schedules by their config name."""
+"""All schedules by config name."""

@@ -1,4 +1,4 @@
-"""A built schedule as the loop uses it, and its state as plain values."""
+"""The schedule of an optimizer as the training loop uses it, with its state as plain values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau, SequentialL
 
 
 def learning_rate(group: Mapping[str, Any]) -> float | None:
-    """Return a parameter group's learning rate; None where it has none, as a user's optimizer may."""
+    """Return the learning rate of a parameter group; None if it has none, as in a user's optimizer."""
     rate = group.get("lr")
     if isinstance(rate, Tensor):
         return rate.item() if rate.numel() == 1 and not rate.is_complex() else None
@@ -20,12 +20,12 @@ def learning_rate(group: Mapping[str, Any]) -> float | None:
 
 
 class Schedule:
-    """The schedule of one optimizer, as the loop uses it.
+    """The schedule of one optimizer, as the training loop uses it.
 
     Args:
-        scheduler: torch's (or ours, or a list in one).
-        interval: what `step` counts: the loop calls it after every `epoch` or every `step`.
-        monitor: the metric to `observe` after every evaluation; None = it follows no metric.
+        scheduler: the underlying scheduler.
+        interval: when the loop calls `step`: after every `epoch` or every `step`.
+        monitor: metric that the loop passes to `observe` after each evaluation; None = no metric.
     """
 
     def __init__(
@@ -37,45 +37,45 @@ class Schedule:
         self._stepped = False
 
     def step(self) -> None:
-        """Go on to the next interval (nothing to do where a metric decides)."""
+        """Advance to the next interval. Does nothing if the schedule follows a metric."""
         if self.monitor is not None:
             return
         if self._stepped:
             self._scheduler.step()
             return
-        # torch looks once whether optimizer.step() came first, and is misled by a compiled step, or by a
-        # gradient scaler that left out the first update. The loop keeps the order.
+        # On the first call, torch warns if optimizer.step() was not called before. That is wrong after a
+        # compiled step, or if a gradient scaler skipped the first update; the loop keeps the order.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             self._scheduler.step()
         self._stepped = True
 
     def observe(self, metric: float) -> None:
-        """Tell the metric of an evaluation to a schedule that follows one."""
+        """Pass the metric of an evaluation to a schedule that follows a metric."""
         if isinstance(self._scheduler, ReduceLROnPlateau):
             self._scheduler.step(metric)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes during a run: plain values only, functions and weak references left out."""
+        """Return the state that changes during a run: plain values, without functions and weak references."""
         return _state(self._scheduler)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`, in a schedule built from the same specs.
+        """Load a state returned by `state_dict` of a schedule with the same specs.
 
-        Load the optimizer's state as well: its groups hold the learning rates of this moment.
+        Load the state of the optimizer as well: its groups hold the current learning rates.
         """
         _load(self._scheduler, state)
 
 
 class Chain(SequentialLR):
-    """SequentialLR whose parts all start from the optimizer's learning rate.
+    """A SequentialLR in which each schedule starts from the optimizer's learning rate.
 
-    torch restarts those with a closed form there, but lets MultiplicativeLR (and a user's own without one) go
-    on from wherever its predecessor stood: after warm-up, from below the learning rate.
+    torch does this only for schedules with a closed form. MultiplicativeLR (and a user's own without one)
+    would continue from the last value of its predecessor: after warm-up, below the learning rate.
     """
 
     def step(self, epoch: int | None = None) -> None:
-        """Go on to the next interval (`epoch` is torch's deprecated argument, not for use)."""
+        """Advance to the next interval. `epoch` is torch's deprecated argument; do not use it."""
         at = self.last_epoch + 1
         if at not in self._milestones:
             super().step()
@@ -93,7 +93,7 @@ def _parts(scheduler: LRScheduler) -> list[LRScheduler]:
 
 
 def _state(scheduler: LRScheduler) -> dict[str, Any]:
-    """Return torch's state dict without what is not plain: that is made again from the config."""
+    """Return torch's state dict with only the plain values; the others are rebuilt from the config."""
     state = scheduler.state_dict().items()
     plain = {name: copy.deepcopy(value) for name, value in state if _is_plain(value)}
     if parts := _parts(scheduler):
@@ -102,7 +102,7 @@ def _state(scheduler: LRScheduler) -> dict[str, Any]:
 
 
 def _load(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
-    """Load what `_state` kept over what the fresh schedule has (copied: torch keeps what it is given)."""
+    """Load the values from `_state` over those of a new schedule (copied, because torch keeps references)."""
     parts = _parts(scheduler)
     saved = {name: copy.deepcopy(value) for name, value in state.items() if name != "_schedulers"}
     scheduler.load_state_dict(scheduler.state_dict() | saved)
