@@ -1,1 +1,1 @@
-"""What this machine can do: optlab's loop against others' on the same network and data."""
+"""Benchmarks: compare optlab's training loop with other loops on the same network and data."""

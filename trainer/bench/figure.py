@@ -1,4 +1,4 @@
-"""The figure of a measurement: microseconds per step, a bar for every loop."""
+"""Draw a bar chart of microseconds per step, one bar per loop."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from trainer.plots.style import COLOURS, format_axis, new_figure, settings, writ
 
 
 def draw(rows: Sequence[Row], heading: str, path: Path) -> None:
-    """Write a bar chart of the medians with their spread; the file's ending is its format.
+    """Write a bar chart of the medians with their spread; the suffix of the path selects the format.
 
-    optlab's own loops are dark and hatched, so that a grey print tells them apart.
+    optlab's own loops are dark and hatched, to be distinguishable in greyscale.
     """
     with settings():
         figure, axes = new_figure(heading)
@@ -34,5 +34,5 @@ def draw(rows: Sequence[Row], heading: str, path: Path) -> None:
         axes.set_xlim(0, high)
         format_axis(axes.xaxis, 0, high, log=False)
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("microseconds per step (median, half the middle half)")
+        axes.set_xlabel("microseconds per step (median, half the interquartile range)")
         write(figure, path)

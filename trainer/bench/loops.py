@@ -1,7 +1,7 @@
-"""The loops that are measured, by name, and the process that each one runs in.
+"""The loops to measure, by name, each run in its own process.
 
-A process of its own gives every loop what its users have: its own threads, and memory that no other loop has
-filled. The allocator's state alone changes a convolutional network's time by a tenth.
+Separate processes give each loop the conditions of normal use: its own threads, and memory that no other loop
+has fragmented. The state of the allocator alone changes the time of a convolutional network by a tenth.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ _MOST_NOISE = 10_000  # images
 
 
 class Loop:
-    """A loop in a process of its own, which begins to make itself ready.
+    """A loop in its own process. The process starts to prepare the loop immediately.
 
     Args:
         name: one of `names`.
-        root: folder of MNIST; None = the usual one.
-        setting: what is trained.
-        folder: where its files may lie; whoever gave it clears it away.
+        root: folder of MNIST; None = the default folder.
+        setting: the settings of the benchmark.
+        folder: folder for its files; the caller removes it.
 
     Attributes:
-        note: what there is to say, as the seconds of compiling.
-        fell_back: whether it was to run compiled and does not.
+        note: remarks, such as the compile time.
+        fell_back: whether a compiled loop runs eager instead.
     """
 
     note = ""
@@ -65,22 +65,22 @@ class Loop:
         theirs.close()
 
     def wait(self) -> None:
-        """Wait until the loop is ready; OptlabError if it cannot run here."""
+        """Wait until the loop is ready; raise OptlabError if it cannot run here."""
         self.note, self.fell_back = self._answer()
 
     def run(self, steps: int) -> float:
-        """Train so many steps and return the seconds they took; OptlabError if the loop broke."""
-        with suppress(OSError):  # it is gone, and has no answer
+        """Train `steps` steps and return the seconds they took; raise OptlabError if the loop fails."""
+        with suppress(OSError):  # the process has ended; `_answer` raises the error
             self._pipe.send(steps)
         seconds: float = self._answer()
         return seconds
 
     def hang_up(self) -> None:
-        """Tell the process to end."""
+        """Close the pipe, which ends the process."""
         self._pipe.close()
 
     def join(self) -> None:
-        """Wait until the process has ended; by force where it is busy for long."""
+        """Wait until the process has ended; kill it after 5 seconds."""
         self._process.join(5)
         self._process.kill()
         self._process.join()
@@ -96,12 +96,12 @@ class Loop:
 
 
 def names(setting: Setting) -> list[str]:
-    """Return the loops that can run here: optlab's own, torch's, and those whose packages are there."""
+    """Return the loops that can run here: optlab's, torch's, and those whose packages are installed."""
     return [*_ours(setting), *_others(setting)]
 
 
 def _ours(setting: Setting) -> dict[str, list[str]]:
-    """Return the overrides of optlab's own loops by their names."""
+    """Return the names of optlab's own loops with their config overrides."""
     found = {}
     for precision in ("float32", "bfloat16") if setting.model == "cnn" else ("float32",):
         for engine in ("eager", "compiled"):
@@ -111,7 +111,7 @@ def _ours(setting: Setting) -> dict[str, list[str]]:
 
 
 def _others(setting: Setting) -> dict[str, Callable[[Task, Path, Path], Run]]:
-    """Return the makers of the other loops by their names: (task, where its data is, folder) -> loop."""
+    """Return the names of the other loops with their factories: (task, data path, folder) -> loop."""
     found: dict[str, Callable[[Task, Path, Path], Run]] = {BARE: lambda task, *_: peers.bare(task)}
     if setting.model == "mlp":
         found["matrix products alone"] = lambda task, *_: peers.products(task)
@@ -127,15 +127,15 @@ def _others(setting: Setting) -> dict[str, Callable[[Task, Path, Path], Run]]:
 
 
 def _serve(pipe: Connection, name: str, root: Path | None, setting: Setting, folder: Path) -> None:
-    """Make the loop, say what there is to say, then time as many steps as are asked for, again and again."""
+    """Prepare the loop, send its note, then time the requested numbers of steps until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the pipe
-    if setting.threads and hasattr(os, "sched_setaffinity"):  # not every peer can be told a number of threads
+    if setting.threads and hasattr(os, "sched_setaffinity"):  # some loops have no option for threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])
     torch.set_num_threads(check_threads(setting.threads or default_threads(), key="--threads"))
-    with suppress(EOFError, OSError):  # the parent has hung up
+    with suppress(EOFError, OSError):  # the parent has closed the pipe
         try:
             run, note, fell_back = _made(name, root, setting, folder)
-        except Exception as error:  # whatever a package that is installed by halves does
+        except Exception as error:  # for example, a partly installed package
             pipe.send(OptlabError(f"the loop {name!r} cannot run: {type(error).__name__}: {error}"))
             return
         pipe.send((note, fell_back))
@@ -145,7 +145,7 @@ def _serve(pipe: Connection, name: str, root: Path | None, setting: Setting, fol
 
 
 def _made(name: str, root: Path | None, setting: Setting, folder: Path) -> tuple[Run, str, bool]:
-    """Return the loop, what there is to say of it, and whether it fell back to eager."""
+    """Return the loop, its note, and whether it fell back to eager."""
     task, source = _task(root, folder, setting)
     overrides = _ours(setting).get(name)
     if overrides is not None:
@@ -160,7 +160,7 @@ def _made(name: str, root: Path | None, setting: Setting, folder: Path) -> tuple
 
 
 def _task(root: Path | None, folder: Path, setting: Setting) -> tuple[Task, Path]:
-    """Return the task, and where optlab finds its data: MNIST's folder, or a file of noise."""
+    """Return the task and the path of its data for optlab: the MNIST folder or a file of noise."""
     model, optimizer, batch_size = setting.model, setting.optimizer, setting.batch_size
     if model == "mlp":
         split = mnist(root=root).train
@@ -175,15 +175,15 @@ def _task(root: Path | None, folder: Path, setting: Setting) -> tuple[Task, Path
 
 
 def images_per_epoch(root: Path | None, setting: Setting) -> int:
-    """Return how many images there are to train on; DataError where MNIST is not there."""
+    """Return the number of training images; raise DataError if MNIST is not found."""
     if setting.model == "mlp":
         return len(mnist(root=root).train)
-    wanted = max(setting.steps, LOG_EVERY) * setting.batch_size  # a round's steps, within reason
+    wanted = max(setting.steps, LOG_EVERY) * setting.batch_size  # enough for one round, up to a limit
     return min(wanted, max(_MOST_NOISE, LOG_EVERY * setting.batch_size))
 
 
 def _trained(experiment: Experiment, folder: Path) -> Run:
-    """Return optlab's own loop with its records written to a table, as in a run."""
+    """Return optlab's own loop, which writes its records to a table as in a run."""
     table = rundir.Table(folder / "steps.csv", [*POSITION_COLUMNS, *experiment.step_columns()])
     records = train(experiment)
     next(records), next(records)  # the evaluation before the first step, and its checkpoint

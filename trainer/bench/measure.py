@@ -1,4 +1,4 @@
-"""Runs the loops in alternating rounds and tells medians and ratios. Prints nothing."""
+"""Run the loops in interleaved rounds and compute medians and ratios."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from trainer.bench.task import LOG_EVERY, Setting
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One loop's times.
+    """The times of one loop.
 
     Args:
-        name: the loop.
-        microseconds: per step, one number per round.
-        ratios: median over the rounds of its time over another loop's in the same round, by that loop's name.
-        note: what there is to say, as the seconds of compiling.
-        fell_back: whether it was to run compiled and does not.
+        name: name of the loop.
+        microseconds: time per step, one value per round.
+        ratios: name of another loop -> median over rounds of the ratio of this loop's time to the other's.
+        note: remarks, such as the compile time.
+        fell_back: whether a compiled loop ran eager instead.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Row:
 
     @property
     def spread(self) -> float:
-        """Half the range of the middle half of the rounds, in microseconds."""
+        """Half the interquartile range over the rounds, in microseconds."""
         if len(self.microseconds) < 2:
             return 0.0
         low, _, high = statistics.quantiles(self.microseconds, n=4, method="inclusive")
@@ -46,14 +46,14 @@ class Row:
 
 
 def measure(root: Path | None, setting: Setting) -> list[Row]:
-    """Measure every loop that can run here: each round runs all of them one after the other.
+    """Measure all loops that can run here. Each round runs every loop once.
 
     Args:
-        root: folder of MNIST; None = the usual one. The cnn trains on noise of CIFAR-10's shape.
-        setting: what is trained, and for how long.
+        root: folder of MNIST; None = the default folder. The cnn trains on noise of CIFAR-10's shape.
+        setting: the settings of the benchmark.
 
     Raises:
-        DataError: MNIST is not there.
+        DataError: MNIST is not found.
         OptlabError: a loop cannot run here.
     """
     steps = _steps(root, setting)
@@ -88,7 +88,7 @@ def measure(root: Path | None, setting: Setting) -> list[Row]:
 
 
 def _steps(root: Path | None, setting: Setting) -> int:
-    """Return the steps per loop and round: an epoch's at most, and as many as end at a record."""
+    """Return the steps per loop and round: at most one epoch, and a multiple of `LOG_EVERY`."""
     steps = min(setting.steps, loops.images_per_epoch(root, setting) // setting.batch_size)
     return max(LOG_EVERY, steps - steps % LOG_EVERY)
 
@@ -98,6 +98,6 @@ def _rounds(running: Mapping[str, Loop], steps: int, rounds: int) -> dict[str, l
     for number in range(rounds + 1):
         for name, loop in running.items():
             seconds = loop.run(steps)
-            if number:  # the first round warms up: JAX compiles, caches fill
+            if number:  # the first round is a warm-up (JAX compiles, caches fill)
                 times[name].append(seconds / steps * 1e6)
     return times

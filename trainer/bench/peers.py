@@ -1,7 +1,7 @@
-"""The loops that optlab is measured against, each as its own documentation would write it.
+"""The loops that optlab is compared with, each written as its own documentation recommends.
 
-Every maker takes a task and returns `run(steps)`, which trains so many steps on batches in an order drawn
-anew, and returns the seconds they took. Knows nothing of optlab's own loop.
+Each function takes a task and returns `run(steps)`, which trains `steps` steps on newly shuffled batches and
+returns the seconds they took.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Run = Callable[[int], float]
 
 
 def timed(steps_of: Callable[[int], None]) -> Run:
-    """Return a loop that tells its seconds."""
+    """Return a loop that also returns the seconds it took."""
 
     def run(steps: int) -> float:
         began = time.perf_counter()
@@ -64,10 +64,10 @@ def textbook(task: Task, root: Path) -> Run:
 
 
 def bare(task: Task) -> Run:
-    """Return the best eager loop by hand: all in memory, normalised once, permuted once, fused optimizer.
+    """Return the best hand-written eager loop: data in memory, normalised and shuffled once, fused optimizer.
 
-    By torch's public names, that is: they know no way around the mark that `optimizer.step()` sets for the
-    profiler, which takes 40 us.
+    It uses only public names of torch, which cannot avoid the profiler annotation of `optimizer.step()`
+    (40 us).
     """
     inputs, labels, size = task.normalised(), task.labels, task.batch_size
     network: Any = task.network()
@@ -82,7 +82,7 @@ def bare(task: Task) -> Run:
             batches = torch.split(inputs[block], size), torch.split(labels[block], size)
             for x, y in zip(*batches, strict=True):
                 loss: Any = functional.cross_entropy(network(x), y)
-                for parameter in parameters:  # optimizer.zero_grad() without the profiler's mark around it
+                for parameter in parameters:  # optimizer.zero_grad() without its profiler annotation
                     parameter.grad = None
                 loss.backward()
                 optimizer.step()
@@ -91,7 +91,7 @@ def bare(task: Task) -> Run:
 
 
 def products(task: Task) -> Run:
-    """Return the mlp's five matrix products alone, through torch.mm: what is left when all else is free."""
+    """Return only the five matrix products of the mlp, by torch.mm: a lower bound for the time of a step."""
     x, w1, w2 = torch.randn(task.batch_size, 784), torch.randn(200, 784), torch.randn(10, 200)
     hidden, back = torch.randn(task.batch_size, 200), torch.randn(task.batch_size, 10)
 
@@ -107,7 +107,7 @@ def products(task: Task) -> Run:
 
 
 def jax_scan(task: Task) -> Run:
-    """Return JAX with optax on the mlp: all steps of a call in one jitted `lax.scan`, buffers donated."""
+    """Return a JAX and optax loop on the mlp: all steps of a call in one jitted `lax.scan`, buffers donated."""
     from functools import partial
 
     import jax
@@ -163,7 +163,7 @@ def jax_scan(task: Task) -> Run:
 
 
 def lightning_fit(task: Task, folder: Path) -> Run:
-    """Return Lightning: a LightningModule, a TensorDataset in memory, the CSV logger; without its start."""
+    """Return a Lightning loop: TensorDataset in memory, CSV logger; the startup is not timed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import lightning
@@ -220,13 +220,13 @@ def lightning_fit(task: Task, folder: Path) -> Run:
 
 
 def keras_fit(task: Task, backend: str) -> Run:
-    """Return Keras 3 on the mlp: `model.fit` on arrays in memory.
+    """Return a Keras 3 loop on the mlp: `model.fit` on arrays in memory.
 
-    Its weight decay is decoupled for every optimizer, SGD too: another result, for the same work.
+    Keras decouples weight decay for every optimizer, including SGD: the results differ, the work does not.
 
     Args:
-        task: what to train.
-        backend: `jax` or `torch`; Keras takes the first one asked for in a process.
+        task: the task to train.
+        backend: `jax` or `torch`. Keras uses the first backend selected in a process.
     """
     os.environ["KERAS_BACKEND"] = backend
     import keras

@@ -1,4 +1,4 @@
-"""What `optlab bench` trains, the same for every loop: network, optimizer, images in memory."""
+"""The task of `optlab bench`, identical for all loops: network, optimizer, and images in memory."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ OPTIONS: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is measured, and for how long.
+    """The settings of a benchmark.
 
     Args:
         model: see `Task`.
         optimizer: see `Task`.
         batch_size: samples per step.
-        steps: per loop and round; an epoch's at most.
-        rounds: that count; one more before them does not.
-        threads: cores for every loop, and threads of torch; None = the usable ones.
+        steps: steps per loop and round; at most one epoch.
+        rounds: number of measured rounds, after one warm-up round.
+        threads: cores for each loop and number of torch threads; None = all usable cores.
     """
 
     model: ModelName
@@ -44,11 +44,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """One thing to train.
+    """A training task.
 
     Args:
-        model: `mlp` = 784-200-10 with ReLU; `cnn` = three 5x5 convolutions with pooling, 64-10 on top.
-        optimizer: with the options in `OPTIONS`.
+        model: `mlp` = 784-200-10 with ReLU; `cnn` = three 5x5 convolutions with pooling, then 64-10.
+        optimizer: name of the optimizer; its options are in `OPTIONS`.
         batch_size: samples per step.
         images: uint8 [N, C, H, W].
         labels: int64 [N], 0 to 9.
@@ -61,11 +61,11 @@ class Task:
     labels: Tensor
 
     def normalised(self) -> Tensor:
-        """Return all images as float32 [N, C, H, W] of about zero mean and unit variance."""
+        """Return all images as float32 [N, C, H, W] with about zero mean and unit variance."""
         return (self.images.float() / 255 - MEAN) / STD
 
     def network(self) -> nn.Module:
-        """Return the network in plain torch; it takes images, flattened ones for the mlp."""
+        """Return the network in plain torch. The mlp flattens its inputs."""
         if self.model == "mlp":
             return nn.Sequential(nn.Flatten(), nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 10))
         layers: list[nn.Module] = []
@@ -77,13 +77,13 @@ class Task:
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inner, 64), nn.Linear(64, 10))
 
     def torch_optimizer(self, parameters: Iterable[Tensor], *, fused: bool | None = None) -> Any:
-        """Return the optimizer of torch.optim."""
+        """Return the optimizer, from torch.optim."""
         options: dict[str, Any] = OPTIONS[self.optimizer]
         return getattr(torch.optim, self.optimizer)(parameters, fused=fused, **options)
 
     def config(self, root: str) -> str:
-        """Return the same task as optlab's config; `root` is MNIST's folder, for the cnn an npz file."""
-        place = json.dumps(root)  # YAML reads it as it stands, whatever is in it
+        """Return the task as a config for optlab; `root` is the MNIST folder, or an npz file for the cnn."""
+        place = json.dumps(root)  # a JSON string is valid YAML, whatever characters it contains
         data = f"name: mnist, root: {place}" if self.model == "mlp" else f"name: npz, path: {place}"
         depth = self.images.shape[1]
         hidden = ", hidden: [200], activation: relu" if self.model == "mlp" else ""

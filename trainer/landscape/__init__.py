@@ -1,1 +1,1 @@
-"""Optimizers on surfaces of two parameters: their paths and the figures of them."""
+"""Run optimizers on test functions of two parameters and draw their paths."""

@@ -1,4 +1,4 @@
-"""Draws descents on a surface: a contour figure with the paths, and the same as an animated GIF."""
+"""Draw the paths of optimizers on a surface, as a contour figure and as an animated GIF."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from trainer.problems import Surface
 FRAMES = 90
 FRAME_MS = 60
 LAST_FRAME_MS = 2000
-# The paths carry the colours; the ground is grey, dark in the valleys.
+# Colours are used only for the paths; the contours are grey, dark for small values.
 GROUND = ListedColormap(np.stack([np.linspace(0.72, 0.985, 24)] * 3, axis=1))
 FLOOR = 1e-14
-"""f below this is drawn here: rounding rules there."""
+"""Smaller values of f are drawn at this value: they are dominated by rounding errors."""
 
 
 def draw_landscape(surface: Surface, descents: Sequence[Descent], heading: str) -> Figure:
-    """Return the figure: the paths on the surface's contours, and f against steps."""
+    """Return a figure with the paths on the contours of the surface, and f over the steps."""
     with settings():
         figure, (ground, fall) = _frame(heading, (11.0, 5.2), 2)
         _draw_ground(ground, surface)
@@ -58,7 +58,7 @@ def draw_landscape(surface: Surface, descents: Sequence[Descent], heading: str) 
 
 
 def animate_landscape(surface: Surface, descents: Sequence[Descent], heading: str) -> bytes:
-    """Return an animated GIF of the descents, all at the same step at any moment."""
+    """Return an animated GIF of the descents; each frame shows all of them at the same step."""
     with settings():
         figure, (ground,) = _frame(heading, (6.4, 5.0 + 0.22 * len(descents)), 1)
         figure.set_dpi(90)
@@ -84,7 +84,7 @@ def animate_landscape(surface: Surface, descents: Sequence[Descent], heading: st
         )
         canvas: Any = figure.canvas  # matplotlib leaves these methods untyped
         canvas.draw()
-        # Contours take most of the time to draw; they are drawn once and copied under each frame.
+        # Drawing contours takes most of the time, so they are drawn once and copied to each frame.
         empty = canvas.copy_from_bbox(figure.bbox)
         longest = max(int(one.evaluations[-1]) for one in descents)
         unit = "step" if one_per_step(descents) else "gradient"
@@ -116,7 +116,7 @@ def render_landscape(figure: Figure, file_format: str) -> bytes:
 
 
 def label_of(descent: Descent) -> str:
-    """Return `SGD:momentum=0.9 lr=0.01: f = 2.3e-05`, with what must be known about it."""
+    """Return a label such as `SGD:momentum=0.9 lr=0.01: f = 2.3e-05`, with a note if lr is at the grid's edge."""
     words = descent.contestant.text
     if descent.lr is not None and "lr" not in descent.contestant.options:
         words += f" lr={format_value(descent.lr)}"
@@ -132,9 +132,9 @@ def _frame(heading: str, inches: tuple[float, float], panels: int) -> tuple[Figu
 
 
 def _palette(colours: Sequence[str]) -> Image.Image:
-    """Return a palette of greys and of the colours, each in steps to the ground's grey (smoothed edges).
+    """Return a palette of greys, and of each colour blended with the background in steps, for smooth edges.
 
-    A palette counted from the frames would give nearly all of it to the greys, and merge lines.
+    A palette computed from the frames would contain almost only greys, and lines would share a colour.
     """
     entries = [(grey, grey, grey) for grey in range(0, 256, 3)]
     for colour in dict.fromkeys(colours):
@@ -163,7 +163,7 @@ def _draw_ground(axes: Axes, surface: Surface) -> None:
     x, y = np.linspace(*surface.x, 320), np.linspace(*surface.y, 320)
     grid = np.meshgrid(x, y)
     height = surface.value(*(torch.from_numpy(side) for side in grid)).numpy()
-    # The offset keeps the levels from piling up around the minima, where log f has no bottom.
+    # The offset prevents dense contours around the minima, where log f goes to -infinity.
     log = np.log10(height + 1e-3 * np.median(height))
     levels = np.linspace(log.min(), log.max(), 25)
     axes.contourf(*grid, log, levels=levels, cmap=GROUND)
@@ -196,7 +196,7 @@ def _scale_fall(axes: Axes, surface: Surface, descents: Sequence[Descent]) -> No
     last = max(int(one.evaluations[-1]) for one in descents)
     shown = limits([_shown(one.values) for one in descents], log=True)
     assert shown is not None, "f at the start is finite"
-    # Where one flies off, the others must still be told apart.
+    # If one descent diverges, the others must remain distinguishable.
     top = 1e3 * max(float(one.values[0]) for one in descents)
     shown = (shown[0], max(min(shown[1], top), 2 * shown[0]))
     axes.set_yscale("log")
@@ -211,11 +211,11 @@ def _scale_fall(axes: Axes, surface: Surface, descents: Sequence[Descent]) -> No
 
 
 def one_per_step(descents: Sequence[Descent]) -> bool:
-    """Return whether every step took one gradient (LBFGS takes many)."""
+    """Return whether every step used one gradient evaluation (LBFGS uses many)."""
     return all(one.evaluations[-1] == len(one.points) - 1 for one in descents)
 
 
 def _frame_steps(longest: int) -> list[int]:
-    """Return the steps shown: every one of a short way, else evenly chosen ones."""
+    """Return the steps to show: all of a short descent, otherwise evenly spaced ones."""
     stride = max(1, math.ceil(longest / FRAMES))
     return [*range(0, longest, stride), longest]

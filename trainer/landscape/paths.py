@@ -1,6 +1,6 @@
-"""Optimizers on problems of two parameters: descents, learning rates chosen by an equal budget.
+"""Run optimizers on test functions of two parameters, with learning rates tuned under an equal budget.
 
-The optimizers are those of the catalog, built as for a network. Draws nothing: `landscape_figures` does.
+The optimizers are those of the catalog, built as for a network. `landscape.figures` draws the results.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from trainer.problems import SURFACES, Surface
 Array = NDArray[np.float64]
 
 FARTHEST = 1e6
-"""A point farther out than this counts as diverged: every minimum is within 10 of the origin."""
+"""A descent beyond this distance has diverged: every minimum is within 10 of the origin."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """An optimizer as asked for.
+    """An optimizer as given on the command line.
 
     Args:
-        text: as it was given, `SGD:momentum=0.9`; its name in figures.
+        text: the text that was given, such as `SGD:momentum=0.9`; used as the name in figures.
         name: its name in the catalog.
-        options: its options, checked; without lr the learning rate is open.
+        options: its validated options; without lr, the learning rate is selected later.
     """
 
     text: str
@@ -45,12 +45,12 @@ class Contestant:
 
     @property
     def has_lr(self) -> bool:
-        """Whether there is a learning rate to choose."""
+        """Whether the optimizer has a learning rate."""
         return "lr" in catalog.option_model("optimizer", self.name).model_fields
 
     @property
     def default_lr(self) -> float | None:
-        """Its own default learning rate; None when it has none."""
+        """Its default learning rate; None if it has none."""
         field_ = catalog.option_model("optimizer", self.name).model_fields.get("lr")
         return (
             None
@@ -61,7 +61,7 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A learning rate that was tried, and f after the last step; infinity = diverged."""
+    """A learning rate that was tried, with f after the last step; infinity = diverged."""
 
     lr: float
     value: float
@@ -69,16 +69,16 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Descent:
-    """One optimizer's way.
+    """The path of one optimizer.
 
     Args:
-        contestant: whose.
-        lr: its learning rate; None when it has none.
-        points: float64 [T + 1, 2], the start first; ends early where it diverged.
-        values: float64 [T + 1], f there.
-        evaluations: int64 [T + 1], gradients computed on the way there: one per step, but for LBFGS.
-        diverged: whether it left the world or its numbers.
-        trials: the learning rates tried before; empty = not tuned.
+        contestant: the optimizer.
+        lr: its learning rate; None if it has none.
+        points: float64 [T + 1, 2], beginning with the start; ends early if it diverged.
+        values: float64 [T + 1], f at the points.
+        evaluations: int64 [T + 1], gradients computed up to each point: one per step, except for LBFGS.
+        diverged: whether it moved beyond `FARTHEST` or f became NaN or infinite.
+        trials: the learning rates tried by tuning; empty = not tuned.
     """
 
     contestant: Contestant
@@ -91,12 +91,12 @@ class Descent:
 
     @property
     def at_edge(self) -> bool:
-        """Whether the best learning rate was the smallest or largest tried: a wider grid might do better."""
+        """Whether the best learning rate is the smallest or largest one tried; a wider grid might be better."""
         return bool(self.trials) and self.lr in (self.trials[0].lr, self.trials[-1].lr)
 
 
 def find_surface(name: str) -> tuple[str, Surface]:
-    """Return a surface and its exact name; ConfigError lists them when there is none."""
+    """Return a surface and its exact name; raise ConfigError with a list of names if it does not exist."""
     exact = name.strip().lower().replace("-", "_").replace(" ", "_")
     if exact not in SURFACES:
         raise unknown_name("landscape", name, list(SURFACES))
@@ -104,10 +104,10 @@ def find_surface(name: str) -> tuple[str, Surface]:
 
 
 def parse_contestants(text: str) -> list[Contestant]:
-    """Read `SGD,SGD:momentum=0.9,Adam:betas=[0.8,0.99]`: commas part optimizers, colons their options.
+    """Parse `SGD,SGD:momentum=0.9,Adam:betas=[0.8,0.99]`: commas separate optimizers, colons options.
 
     Raises:
-        ConfigError: an optimizer or an option that does not exist, a bad value, the same one twice.
+        ConfigError: an optimizer or option does not exist, a value is invalid, or an optimizer is repeated.
     """
     parts = [part.strip() for part in _split(text, ",")]
     if not all(parts):
@@ -121,7 +121,7 @@ def parse_contestants(text: str) -> list[Contestant]:
 
 def _contestant(text: str) -> Contestant:
     head, *settings = _split(text, ":")
-    # `file.py:Thing` has a colon of its own.
+    # `file.py:Thing` contains a colon.
     if settings and "=" not in settings[0]:
         head, settings = f"{head}:{settings[0]}", settings[1:]
     try:
@@ -137,7 +137,7 @@ def _contestant(text: str) -> Contestant:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """Split outside brackets."""
+    """Split at separators outside brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "[{(") - (character in "]})")
@@ -149,7 +149,7 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 class Point(nn.Module):
-    """Two parameters and the height of the surface there."""
+    """A module whose two parameters are a point, and whose output is the value of the surface there."""
 
     def __init__(self, surface: Surface, start: tuple[float, float]) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class Point(nn.Module):
         self.at = nn.Parameter(torch.tensor(start, dtype=torch.float64))
 
     def forward(self) -> Tensor:
-        """Return f, a scalar."""
+        """Return f as a 0-d tensor."""
         x, y = self.at.unbind()
         return self.surface.value(x, y)
 
@@ -165,12 +165,12 @@ class Point(nn.Module):
 def descend(
     surface: Surface, contestant: Contestant, *, lr: float | None, steps: int, start: tuple[float, float]
 ) -> Descent:
-    """Let an optimizer take steps from the start until it has computed so many gradients.
+    """Run an optimizer from the start until it has computed `steps` gradients.
 
-    That is one per step, but for LBFGS, which computes many in a step and would else have an advantage.
+    The budget counts gradients because LBFGS computes several per step and would have an advantage otherwise.
 
     Raises:
-        ConfigError: it cannot be used on two numbers, or torch refuses an option.
+        ConfigError: the optimizer cannot train two parameters, or torch rejects an option.
     """
     point = Point(surface, start)
     options = {**contestant.options} | ({} if lr is None else {"lr": lr})
@@ -198,7 +198,7 @@ def descend(
     evaluations, at = [0], [0]
     while evaluations[-1] < steps and not _is_lost(points, values):
         if needs_closure(optimizer):
-            # It evaluates where it stands first, and that is what it returns.
+            # The step returns its first evaluation, which is at the current point.
             values.append(optimizer.step(height))
         else:
             values.append(height())
@@ -229,9 +229,9 @@ def tune(
     steps: int,
     start: tuple[float, float],
 ) -> Descent:
-    """Return the descent whose last f is the lowest over the rates; of equal ones that of the smallest rate.
+    """Return the descent with the lowest final f over the rates. Ties go to the smaller rate.
 
-    When every rate diverges, the descent with the smallest one is returned.
+    If every rate diverges, the descent with the smallest rate is returned.
     """
     best: Descent | None = None
     trials = []
@@ -255,18 +255,18 @@ def race(
     lr: float | None = None,
     rates: Sequence[float] = (),
 ) -> list[Descent]:
-    """Let every optimizer descend from the same start.
+    """Run every optimizer from the same start.
 
     Args:
-        surface: the problem.
-        contestants: the optimizers; one that states its own lr keeps it.
-        steps: gradients that each may compute.
-        start: where all begin.
-        lr: one learning rate for all; None = tuned over `rates`, or each one's default when there are none.
-        rates: what is tried for each, all of it for each.
+        surface: the function to minimize.
+        contestants: the optimizers; one with lr in its options keeps it.
+        steps: number of gradients that each optimizer may compute.
+        start: the start point.
+        lr: learning rate for all; None = tuned over `rates`, or the default of each optimizer without rates.
+        rates: learning rates to try for each optimizer.
 
     Raises:
-        ConfigError: an optimizer cannot be used here, or has neither a default learning rate nor a given one.
+        ConfigError: an optimizer cannot be used here, or has neither a default nor a given learning rate.
     """
     found = []
     for contestant in contestants:
@@ -277,7 +277,7 @@ def race(
         chosen = own if own is not None else contestant.default_lr
         if chosen is None and contestant.has_lr:
             raise ConfigError(
-                f"{contestant.text} has no default learning rate", key="--no-tune", fix="say --lr, or tune it"
+                f"{contestant.text} has no default learning rate", key="--no-tune", fix="set --lr, or tune it"
             )
         rate = float(chosen) if chosen is not None and contestant.has_lr else None
         found.append(descend(surface, contestant, lr=rate, steps=steps, start=start))

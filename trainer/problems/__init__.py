@@ -1,4 +1,4 @@
-"""Problems of two parameters with known minima, to watch optimizers on. No data, no networks."""
+"""Test functions of two parameters with known minima, to visualize optimizers. No data, no networks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Test functions of two variables: what they compute, where their minima lie, which part is worth seeing.
+"""Test functions of two variables, with their minima, start points and plot windows.
 
-Shapes: `value(x, y)` takes and gives tensors of one shape; every operation is differentiable by autograd.
-Sources are named per function; the constants are those of Surjanovic and Bingham, Virtual Library of
+Shapes: `value(x, y)` takes and returns tensors of the same shape; all operations are differentiable.
+Each function states its source; the constants are those of Surjanovic and Bingham, Virtual Library of
 Simulation Experiments, https://www.sfu.ca/~ssurjano/optimization.html
 """
 
@@ -18,14 +18,14 @@ Function = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """A function of two variables to descend on.
+    """A function of two variables to minimize.
 
     Args:
         value: f(x, y) >= 0, elementwise.
-        about: what makes it hard, in a few words.
-        minima: the global minima (x, y), at which f is 0.
-        start: where a descent begins.
-        x, y: the window that a figure shows, (low, high); holds the minima and the start.
+        about: what makes it difficult, in a few words.
+        minima: the global minima (x, y), where f is 0.
+        start: start point of the optimizers.
+        x, y: plot window, (low, high); contains the minima and the start.
     """
 
     value: Function
@@ -68,7 +68,7 @@ def three_hump_camel(x: Tensor, y: Tensor) -> Tensor:
 
 
 def quadratic(x: Tensor, y: Tensor) -> Tensor:
-    """Return (x^2 + 100 y^2) / 2: a hundred times steeper along y than along x."""
+    """Return (x^2 + 100 y^2) / 2, whose curvature along y is 100 times that along x."""
     return 0.5 * (x.square() + 100 * y.square())
 
 
@@ -105,4 +105,4 @@ SURFACES: dict[str, Surface] = {
         quadratic, "condition number 100", ((0.0, 0.0),), (-8.0, 1.5), (-10.0, 6.0), (-3.0, 3.0)
     ),
 }
-"""The surfaces by name."""
+"""The test functions by name."""
