@@ -107,7 +107,7 @@ def products(task: Task) -> Run:
 
 
 def jax_scan(task: Task) -> Run:
-    """Return a JAX and optax loop on the mlp: all steps of a call in one jitted `lax.scan`, buffers donated."""
+    """Return a JAX loop with optax on the mlp: one jitted `lax.scan` per call, buffers donated."""
     from functools import partial
 
     import jax

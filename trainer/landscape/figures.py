@@ -116,7 +116,7 @@ def render_landscape(figure: Figure, file_format: str) -> bytes:
 
 
 def label_of(descent: Descent) -> str:
-    """Return a label such as `SGD:momentum=0.9 lr=0.01: f = 2.3e-05`, with a note if lr is at the grid's edge."""
+    """Return a label such as `SGD:momentum=0.9 lr=0.01: f = 2.3e-05`; it notes an lr at the grid's edge."""
     words = descent.contestant.text
     if descent.lr is not None and "lr" not in descent.contestant.options:
         words += f" lr={format_value(descent.lr)}"

@@ -91,7 +91,7 @@ class Descent:
 
     @property
     def at_edge(self) -> bool:
-        """Whether the best learning rate is the smallest or largest one tried; a wider grid might be better."""
+        """Whether the best learning rate is the smallest or largest one tried: a wider grid may be better."""
         return bool(self.trials) and self.lr in (self.trials[0].lr, self.trials[-1].lr)
 
 
