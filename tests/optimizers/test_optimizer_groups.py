@@ -113,7 +113,7 @@ def test_optimizers_share_the_parameters_out() -> None:
             "no optimizer owns 0.weight, 1.weight",
         ),
         ({"a": None, "b": None}, "b.match", "only one optimizer can get the remaining"),
-        ({"a": {"name": "*"}, "b": None}, "b.match", "leave 'b' no parameter"),
+        ({"a": {"name": "*"}, "b": None}, "b.match", "no parameters remain for 'b'"),
     ],
 )
 def test_owners_that_cannot_be(matches: Mapping[str, Mapping[str, Any] | None], key: str, words: str) -> None:

@@ -134,7 +134,7 @@ def _serve(pipe: Connection, name: str, root: Path | None, setting: Setting, fol
     torch.set_num_threads(check_threads(setting.threads or default_threads(), key="--threads"))
     with suppress(EOFError, OSError):  # the parent has closed the pipe
         try:
-            run, note, fell_back = _made(name, root, setting, folder)
+            run, note, fell_back = _build_loop(name, root, setting, folder)
         except Exception as error:  # for example, a partly installed package
             pipe.send(OptlabError(f"the loop {name!r} cannot run: {type(error).__name__}: {error}"))
             return
@@ -144,7 +144,7 @@ def _serve(pipe: Connection, name: str, root: Path | None, setting: Setting, fol
                 pipe.send(run(pipe.recv()))
 
 
-def _made(name: str, root: Path | None, setting: Setting, folder: Path) -> tuple[Run, str, bool]:
+def _build_loop(name: str, root: Path | None, setting: Setting, folder: Path) -> tuple[Run, str, bool]:
     """Return the loop, its note, and whether it fell back to eager."""
     task, source = _task(root, folder, setting)
     overrides = _ours(setting).get(name)

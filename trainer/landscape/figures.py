@@ -26,8 +26,8 @@ FRAMES = 90
 FRAME_MS = 60
 LAST_FRAME_MS = 2000
 # Colours are used only for the paths; the contours are grey, dark for small values.
-GROUND = ListedColormap(np.stack([np.linspace(0.72, 0.985, 24)] * 3, axis=1))
-FLOOR = 1e-14
+CONTOUR_COLOURS = ListedColormap(np.stack([np.linspace(0.72, 0.985, 24)] * 3, axis=1))
+MIN_SHOWN = 1e-14
 """Smaller values of f are drawn at this value: they are dominated by rounding errors."""
 
 
@@ -35,13 +35,13 @@ def draw_landscape(surface: Surface, descents: Sequence[Descent], heading: str) 
     """Return a figure with the paths on the contours of the surface, and f over the steps."""
     with settings():
         figure, (ground, fall) = _frame(heading, (11.0, 5.2), 2)
-        _draw_ground(ground, surface)
+        _draw_contours(ground, surface)
         start = descents[0].points[0]
         ground.plot(*start, marker="o", color=COLOURS["black"], markersize=6, zorder=5)
         ground.annotate("start", start, xytext=(6, 6), textcoords="offset points", zorder=5)
-        for look, descent in zip(_looks(len(descents)), descents, strict=True):
+        for look, descent in zip(_line_styles(len(descents)), descents, strict=True):
             _draw_path(ground, descent, look)
-            shown = _shown(descent.values)
+            shown = _clipped(descent.values)
             fall.plot(
                 descent.evaluations, shown, color=look.colour, linestyle=look.dashes, label=label_of(descent)
             )
@@ -51,7 +51,7 @@ def draw_landscape(surface: Surface, descents: Sequence[Descent], heading: str) 
                     linestyle="none", markeredgecolor="white", transform=fall.get_xaxis_transform(),
                     clip_on=False, zorder=6,
                 )  # fmt: skip
-        _scale_fall(fall, surface, descents)
+        _scale_value_axes(fall, surface, descents)
         handles, labels = fall.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3 if len(labels) != 4 else 2)
     return figure
@@ -62,8 +62,8 @@ def animate_landscape(surface: Surface, descents: Sequence[Descent], heading: st
     with settings():
         figure, (ground,) = _frame(heading, (6.4, 5.0 + 0.22 * len(descents)), 1)
         figure.set_dpi(90)
-        _draw_ground(ground, surface)
-        looks = _looks(len(descents))
+        _draw_contours(ground, surface)
+        looks = _line_styles(len(descents))
         lines = [_line(look, linestyle=look.dashes, linewidth=1.8) for look in looks]
         heads = [_line(look, marker=look.marker, markersize=8, markeredgecolor="white") for look in looks]
         counter = ground.text(
@@ -150,15 +150,15 @@ def _line(look: Line, **style: Any) -> Line2D:
     return Line2D([], [], color=look.colour, **style)
 
 
-def _looks(count: int) -> list[Line]:
+def _line_styles(count: int) -> list[Line]:
     return [LINES[i % len(LINES)] for i in range(count)]
 
 
-def _shown(values: Array) -> Array:
-    return np.clip(np.where(np.isfinite(values), values, np.nan), FLOOR, 1e12)
+def _clipped(values: Array) -> Array:
+    return np.clip(np.where(np.isfinite(values), values, np.nan), MIN_SHOWN, 1e12)
 
 
-def _draw_ground(axes: Axes, surface: Surface) -> None:
+def _draw_contours(axes: Axes, surface: Surface) -> None:
     """Draw contours of log f, evenly spaced, and the minima."""
     x, y = np.linspace(*surface.x, 320), np.linspace(*surface.y, 320)
     grid = np.meshgrid(x, y)
@@ -166,7 +166,7 @@ def _draw_ground(axes: Axes, surface: Surface) -> None:
     # The offset prevents dense contours around the minima, where log f goes to -infinity.
     log = np.log10(height + 1e-3 * np.median(height))
     levels = np.linspace(log.min(), log.max(), 25)
-    axes.contourf(*grid, log, levels=levels, cmap=GROUND)
+    axes.contourf(*grid, log, levels=levels, cmap=CONTOUR_COLOURS)
     axes.contour(*grid, log, levels=levels, colors="#8a8a8a", linewidths=0.4, linestyles="solid")
     axes.grid(visible=False)
     minima = np.array(surface.minima)
@@ -192,9 +192,9 @@ def _draw_path(axes: Axes, descent: Descent, look: Line) -> None:
     )
 
 
-def _scale_fall(axes: Axes, surface: Surface, descents: Sequence[Descent]) -> None:
+def _scale_value_axes(axes: Axes, surface: Surface, descents: Sequence[Descent]) -> None:
     last = max(int(one.evaluations[-1]) for one in descents)
-    shown = limits([_shown(one.values) for one in descents], log=True)
+    shown = limits([_clipped(one.values) for one in descents], log=True)
     assert shown is not None, "f at the start is finite"
     # If one descent diverges, the others must remain distinguishable.
     top = 1e3 * max(float(one.values[0]) for one in descents)
@@ -207,7 +207,7 @@ def _scale_fall(axes: Axes, surface: Surface, descents: Sequence[Descent]) -> No
     axes.set_xlabel(
         "step" if one_per_step(descents) else "gradient evaluations (a step takes one, LBFGS's many)"
     )
-    axes.set_ylabel("f (0 at the stars" + ("; below 1e-14 drawn there)" if shown[0] < 2 * FLOOR else ")"))
+    axes.set_ylabel("f (0 at the stars" + ("; below 1e-14 drawn there)" if shown[0] < 2 * MIN_SHOWN else ")"))
 
 
 def one_per_step(descents: Sequence[Descent]) -> bool:

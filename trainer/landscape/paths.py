@@ -196,7 +196,7 @@ def descend(
     points: list[list[float]] = [point.at.tolist()]
     values: list[float] = []
     evaluations, at = [0], [0]
-    while evaluations[-1] < steps and not _is_lost(points, values):
+    while evaluations[-1] < steps and not _has_diverged(points, values):
         if needs_closure(optimizer):
             # The step returns its first evaluation, which is at the current point.
             values.append(optimizer.step(height))
@@ -207,11 +207,11 @@ def descend(
         at.append(evaluations[-1])
     with torch.no_grad():
         values.append(point().item())
-    diverged = _is_lost(points, values)
+    diverged = _has_diverged(points, values)
     return Descent(contestant, lr, np.array(points), np.array(values), np.array(at), diverged)
 
 
-def _is_lost(points: Sequence[Sequence[float]], values: Sequence[float]) -> bool:
+def _has_diverged(points: Sequence[Sequence[float]], values: Sequence[float]) -> bool:
     near = max(map(abs, points[-1])) < FARTHEST  # false for NaN too
     return not (near and (not values or math.isfinite(values[-1])))
 

@@ -41,7 +41,7 @@ NOT_PER_GROUP = {
 
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
-_WORDINGS = (
+_PHRASES = (
     ("Nesterov", "nesterov"),
     ("Adjust learning rate function", "adjust_lr_fn"),
     ("learning rate", "lr"),
@@ -161,7 +161,7 @@ def check_options(
             f"{cls.__name__}: {words}"
             + (f" (with {kind})" if str(kind) else "")
             + (f" ({place})" if place else ""),
-            key=chosen if str(kind) and chosen else _blamed(words, options, option_names(cls)),
+            key=chosen if str(kind) and chosen else _option_in_message(words, options, option_names(cls)),
             fix=_fix(cls, kind, chosen),
         ) from error
 
@@ -381,9 +381,9 @@ def _accepts(cls: type[Optimizer], options: Mapping[str, Any], kind: Kind) -> bo
     return True
 
 
-def _blamed(words: str, options: Mapping[str, Any], known: Sequence[str]) -> str:
+def _option_in_message(words: str, options: Mapping[str, Any], known: Sequence[str]) -> str:
     """Return the option that torch's message refers to; options that the user set come first."""
-    for wording, name in _WORDINGS:
+    for wording, name in _PHRASES:
         if wording.lower() in words.lower() and name in known:
             return name
     for name in [*options, *known]:

@@ -164,9 +164,7 @@ def assign_owners(model: nn.Module, matches: Mapping[str, Mapping[str, Any] | No
             )
         )
     elif open_labels and not left:
-        problems.append(
-            Problem(f"the other optimizers leave {open_labels[0]!r} no parameter", f"{open_labels[0]}.match")
-        )
+        problems.append(Problem(f"no parameters remain for {open_labels[0]!r}", f"{open_labels[0]}.match"))
     elif open_labels:
         owners[open_labels[0]] = left
     elif left:

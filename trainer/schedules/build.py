@@ -20,7 +20,7 @@ from trainer.errors import ConfigError, Problem
 from trainer.schedules.schedule import Chain, Schedule, learning_rate
 from trainer.user_code import place_of, what_happened
 
-REHEARSED = 10_000
+SIMULATED_INTERVALS = 10_000
 """Number of intervals simulated before the run (0.1 s); later errors are found only during the run."""
 
 DERIVED: dict[str, frozenset[str]] = {
@@ -85,12 +85,12 @@ def build_schedule(
             key=_prefix(specs, 0) + "name",
             fix="set scheduler=null, or use an optimizer with an lr",
         )
-    problems = _misplaced(specs, length)
+    problems = _sequence_problems(specs, length)
     for index, spec in enumerate(specs):
-        problems += _momentum(optimizer, spec, _prefix(specs, index))
+        problems += _momentum_problems(optimizer, spec, _prefix(specs, index))
     if problems:
         raise ConfigError.of(problems)
-    _rehearse(optimizer, specs, length)
+    _simulate(optimizer, specs, length)
     monitor = (specs[0].monitor or default_monitor) if _is_plateau(specs[0]) else None
     return Schedule(_assemble(optimizer, specs, length), specs[0].interval, monitor)
 
@@ -143,7 +143,7 @@ def _is_plateau(spec: ScheduleSpec) -> bool:
     return isinstance(spec.builder, type) and issubclass(spec.builder, ReduceLROnPlateau)
 
 
-def _misplaced(specs: Sequence[ScheduleSpec], length: int | None) -> list[Problem]:
+def _sequence_problems(specs: Sequence[ScheduleSpec], length: int | None) -> list[Problem]:
     """Return the problems with the order, lengths and combination of the schedules."""
     problems: list[Problem] = []
     several = len(specs) > 1
@@ -196,7 +196,7 @@ def _misplaced(specs: Sequence[ScheduleSpec], length: int | None) -> list[Proble
                         fix="use a smaller value, or a longer run",
                     )
                 )
-        if (several or spec.warmup) and (reason := _stands_alone(spec)):
+        if (several or spec.warmup) and (reason := _why_not_combinable(spec)):
             where = "in a list" if several else "after warm-up"
             problems.append(Problem(f"{spec.name} cannot be used {where}: {reason}", at + "name"))
         if spec.monitor is not None and not _is_plateau(spec):
@@ -219,7 +219,7 @@ def _misplaced(specs: Sequence[ScheduleSpec], length: int | None) -> list[Proble
     return problems
 
 
-def _stands_alone(spec: ScheduleSpec) -> str:
+def _why_not_combinable(spec: ScheduleSpec) -> str:
     """Return why a schedule cannot be combined with others; empty if it can."""
     if _is_plateau(spec):
         return "it follows a metric, and the others count intervals"
@@ -231,7 +231,7 @@ def _stands_alone(spec: ScheduleSpec) -> str:
     return ""
 
 
-def _momentum(optimizer: Optimizer, spec: ScheduleSpec, key: str) -> list[Problem]:
+def _momentum_problems(optimizer: Optimizer, spec: ScheduleSpec, key: str) -> list[Problem]:
     """Return the problems with cycling the momentum of an optimizer without momentum.
 
     torch accepts SGD with momentum 0, and then enables momentum.
@@ -272,7 +272,7 @@ def _copy(value: Any) -> Any:
         return value
 
 
-def _rehearse(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int | None) -> None:
+def _simulate(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int | None) -> None:
     """Simulate the schedule on a stand-in optimizer, so that errors are reported before the run."""
     stand_in = _StandIn(optimizer)
     # Copy the options: a user's callable may count its calls.
@@ -283,7 +283,7 @@ def _rehearse(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int |
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scheduler = _assemble(stand_in, copies, length)
-        for interval in range(min(1 if length is None else length, REHEARSED)):
+        for interval in range(min(1 if length is None else length, SIMULATED_INTERVALS)):
             for group in stand_in.param_groups:
                 if not (group["lr"] >= 0 and math.isfinite(group["lr"])):
                     raise _fault(specs, interval, f"gives a learning rate of {group['lr']}")
@@ -294,10 +294,10 @@ def _rehearse(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int |
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # torch's arithmetic, or a user's function
-                raise _fault(specs, interval + 1, _in_words(error)) from error
+                raise _fault(specs, interval + 1, _describe_error(error)) from error
 
 
-def _in_words(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     place = place_of(error)
     return what_happened(error) + (f" ({place})" if place else "")
 
@@ -347,7 +347,7 @@ def _part(optimizer: Optimizer, spec: ScheduleSpec, remaining: int | None, *, ke
         words = str(error) or type(error).__name__
         blamed = [name for name in (*options, *known) if name in words]
         if place_of(error) or not isinstance(error, Exception):
-            words = _in_words(error)
+            words = _describe_error(error)
         raise ConfigError(f"{spec.name}: {words}", key=key + (blamed[0] if blamed else "name")) from error
     if not isinstance(scheduler, LRScheduler):
         raise ConfigError(

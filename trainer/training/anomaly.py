@@ -28,25 +28,25 @@ def find_anomaly(loss: Tensor, batches: Sequence[Batch], model: nn.Module, *, gr
         found.append(f"the loss is {loss.item()}")
     for number, batch in enumerate(batches):
         for kind, values in (("inputs", batch.inputs), ("targets", batch.targets)):
-            if count := _bad(values):
+            if count := _num_nonfinite(values):
                 which = f" {number + 1}" if len(batches) > 1 else ""
                 found.append(f"the batch{which} has {count:,} bad values of {values.numel():,} in its {kind}")
     if gradients:
-        found += _first("gradient", [(name, p.grad) for name, p in parameters if p.grad is not None])
-    found += _first("weight", parameters)
+        found += _describe_first("gradient", [(name, p.grad) for name, p in parameters if p.grad is not None])
+    found += _describe_first("weight", parameters)
     return "; ".join(found) if found else None
 
 
-def _first(kind: str, tensors: Sequence[tuple[str, Tensor]]) -> list[str]:
+def _describe_first(kind: str, tensors: Sequence[tuple[str, Tensor]]) -> list[str]:
     """Describe the first tensor, in model order, that has NaN or infinite values."""
     # Reduce over all tensors first: this synchronizes with the device once, not once per parameter.
     if not tensors or torch.isfinite(torch.stack(torch._foreach_norm([t for _, t in tensors]))).all():
         return []
     for name, tensor in tensors:
-        if count := _bad(tensor):
+        if count := _num_nonfinite(tensor):
             return [f"the first bad {kind} is {name} ({count:,} of {tensor.numel():,} values)"]
     return []  # all values are finite, but a norm overflowed
 
 
-def _bad(values: Tensor) -> int:
+def _num_nonfinite(values: Tensor) -> int:
     return int(values.numel() - torch.isfinite(values).sum())

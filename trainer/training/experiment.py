@@ -150,7 +150,7 @@ class Experiment:
     _evaluated_at: int | None = None
     _checkpoint_seconds: float = 0.0
     _next_due: int = 0  # no action is due before this step
-    _beginning: dict[str, Any] | None = None  # initial state of a resumed compiled run
+    _initial_state: dict[str, Any] | None = None  # initial state of a resumed compiled run
     _eager_from: int | None = None  # the step at which a compiled run changed to eager steps
     _agreed_at: int = 0  # the step of the last successful check of compiled steps
     _checks: int = 0
@@ -175,16 +175,18 @@ class Experiment:
             self.compile_seconds = 0.0
             return f"the steps run eager, as they did from step {self._eager_from} on"
         began = time.perf_counter()
-        now = None if self._beginning is None else copy.deepcopy(self.state_dict())
+        now = None if self._initial_state is None else copy.deepcopy(self.state_dict())
         try:
-            if self._beginning is not None:  # so that the check gives the same result as when the run started
-                self._load(self._beginning)
+            if (
+                self._initial_state is not None
+            ):  # so that the check gives the same result as when the run started
+                self._load(self._initial_state)
             steps = chain.from_iterable(self._steps_of(epoch, 0) for epoch in count())
             reason = self.engine.compile(steps, beside={"augmentations": self.batches.augmentations})
         finally:
             if now is not None:
                 self._load(now)
-        self._beginning = None
+        self._initial_state = None
         self.compile_seconds = round(time.perf_counter() - began, 3)
         if reason is not None:
             return f"the steps run eager: {reason}"
@@ -436,8 +438,8 @@ class Experiment:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by `state_dict` of an experiment with the same config."""
         compiles = self.config.train.engine == "compiled" and self.compile_seconds is None
-        if compiles and self._beginning is None:
-            self._beginning = copy.deepcopy(self.state_dict())
+        if compiles and self._initial_state is None:
+            self._initial_state = copy.deepcopy(self.state_dict())
         self._load(state)
 
     def _load(self, state: Mapping[str, Any]) -> None:

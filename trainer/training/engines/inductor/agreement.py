@@ -22,7 +22,7 @@ much, a value may differ by up to twice ROUGH in one step and by up to ten times
 """
 
 _NOISE = 1e-5
-_LEAST_STEPS = 3
+_MIN_STEPS = 3
 _TWICE = 2.0  # rounding differs by chance between two steps
 
 
@@ -88,7 +88,7 @@ class Agreement:
 
     def is_sure(self) -> bool:
         """Return whether enough steps were compared and each value agreed in at least one of them."""
-        return self._steps >= _LEAST_STEPS and max(self._least.values()) <= EXACT
+        return self._steps >= _MIN_STEPS and max(self._least.values()) <= EXACT
 
     def never_agreed(self) -> str | None:
         """Return a description of a value that differed in every step; None if there is none.

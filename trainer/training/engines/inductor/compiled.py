@@ -44,16 +44,16 @@ _OPTIONS: dict[str, Any] = {
     "alignment_asserts": False,
 }
 
-_LEAST_LR = 1e-30
+_MIN_LR = 1e-30
 """Steps with a smaller learning rate run eager: torch's capturable Adam divides by it, at worst 0 by 0."""
 
-_MOST_STEPS = 32
+_MAX_STEPS = 32
 """Maximum number of steps to check; the check stops once each value agreed in at least one of them."""
 
-_MOVED = 2.0**-18
+_PERTURBATION = 2.0**-18
 """Relative perturbation of inputs that imitates rounding: outputs of residual networks differ by 5e-6."""
 
-_LEAST_LOSS = 1e-3
+_MIN_LOSS = 1e-3
 """Smallest loss at which later steps are compared: below it, gradients may be only rounding errors."""
 
 _LATER_BOUND = 0.5
@@ -137,7 +137,7 @@ class CompiledEngine(EagerEngine):
             return problem
         own = {type(one).__name__: one for one in self.optimizers if is_own(one)}
         self._own = {**own, **(beside or {})}
-        if reason := self._unfit():
+        if reason := self._why_not_compilable():
             return reason
         self.whole_step = (
             self.whole_step
@@ -152,7 +152,7 @@ class CompiledEngine(EagerEngine):
                 first = next(steps)
                 self.whole_step = self.whole_step and len(first) == 1
                 inputs, targets = first[0]
-                self._raise_least_lrs()
+                self._raise_tiny_lrs()
                 super().step(first)  # the first step initializes the states of the optimizers
                 reason = self._python_changed()
                 if reason is None:
@@ -181,16 +181,16 @@ class CompiledEngine(EagerEngine):
         if reason is None and batches is not None and self._fits(*batches[0]) and self._is_finite():
             layout = self._layout
             with self._restored():
-                self._raise_least_lrs()
+                self._raise_tiny_lrs()
                 agreement = Agreement(bound=_LATER_BOUND)
-                reason = self._compare(agreement, program, batches, least_loss=_LEAST_LOSS)
+                reason = self._compare(agreement, program, batches, least_loss=_MIN_LOSS)
                 reason = reason or self._python_changed()
             self._program, self._layout = program, layout
         if reason is not None:
             self._program = None
         return reason
 
-    def _unfit(self) -> str | None:
+    def _why_not_compilable(self) -> str | None:
         """Return why the model's Python code cannot be compiled, or record its state for later checks."""
         values = [*self._named.values(), *self._constants.values()]
         roots = {"model": self.model, "loss": self.loss, "penalty": self.penalty}
@@ -221,7 +221,7 @@ class CompiledEngine(EagerEngine):
     def _have_hooks(self) -> bool:
         return any(map(has_hooks, self.optimizers))
 
-    def _raise_least_lrs(self) -> None:
+    def _raise_tiny_lrs(self) -> None:
         """Raise tiny learning rates for the check: their updates would be lost in rounding, or run eager."""
         for _, _, group in self._groups() if self.whole_step else ():
             group["lr"] = max(float(group["lr"]), 1e-3)
@@ -242,7 +242,7 @@ class CompiledEngine(EagerEngine):
         assert self._program is not None
         rates = [float(group["lr"]) for _, _, group in self._groups()]
         # The first step initializes the state; options other than lr are constants of the program.
-        if not self._knows_state() or self._options() != self._traced_options or min(rates) < _LEAST_LR:
+        if not self._knows_state() or self._options() != self._traced_options or min(rates) < _MIN_LR:
             return super().step(batches)
         if self._have_hooks():
             return super().step(batches)
@@ -438,7 +438,7 @@ class CompiledEngine(EagerEngine):
         agreement = Agreement()
         self._compared, self._deviation = 0, 0.0
         usual = _layout(*first[0])
-        for batches in islice(chain([first], others), _MOST_STEPS):
+        for batches in islice(chain([first], others), _MAX_STEPS):
             if _layout(*batches[0]) != usual:  # this step runs eager
                 continue
             reason = self._compare(agreement, program, batches) or self._python_changed()
@@ -470,7 +470,7 @@ class CompiledEngine(EagerEngine):
             return "the model replaces its buffers instead of writing into them"
         self._restore(start)
         try:
-            moved = self._evidence(super().step(_moved(batches)), start["model"])
+            moved = self._evidence(super().step(_perturbed(batches)), start["model"])
         except Exception:  # the model may reject perturbed inputs
             moved = wanted
         self._restore(start)
@@ -533,14 +533,14 @@ def _layout(inputs: Tensor, targets: Tensor) -> tuple[object, ...]:
     return inputs.shape, inputs.stride(), inputs.dtype, targets.shape, targets.dtype
 
 
-def _moved(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+def _perturbed(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
     """Return the batches with every real input perturbed slightly, deterministically."""
     draw = torch.Generator().manual_seed(0)
 
     def move(inputs: Tensor) -> Tensor:
         if not inputs.is_floating_point():
             return inputs
-        return inputs + inputs * (_MOVED * torch.randn(inputs.shape, generator=draw)).to(inputs.dtype)
+        return inputs + inputs * (_PERTURBATION * torch.randn(inputs.shape, generator=draw)).to(inputs.dtype)
 
     return [(move(inputs), targets) for inputs, targets in batches]
 

@@ -29,7 +29,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-_MOST_OBJECTS = 200_000  # comparing that many takes 0.1 s at each evaluation
+_MAX_OBJECTS = 200_000  # comparing that many takes 0.1 s at each evaluation
 
 _FOLLOWED = {"collections", "functools", "types", "itertools", "dataclasses", "argparse"}  # of the stdlib
 _NOT_FOLLOWED = (set(sys.stdlib_module_names) - _FOLLOWED) | {"torch", "torchvision", "numpy", "trainer"}
@@ -124,8 +124,8 @@ class PythonState:
             if id(value) not in state._seen:
                 state._seen[id(value)] = value
                 state._visit(value, name)
-            if len(state._seen) > _MOST_OBJECTS:
-                state.opaque = f"more than {_MOST_OBJECTS:,} objects can be reached from its code"
+            if len(state._seen) > _MAX_OBJECTS:
+                state.opaque = f"more than {_MAX_OBJECTS:,} objects can be reached from its code"
                 break
         return state
 
@@ -150,9 +150,9 @@ class PythonState:
         elif isinstance(value, numpy.ndarray):
             self._add(name, value.copy, partial(_fill_array, value))
             if value.dtype.hasobject:
-                self._hide(f"{name} (an array of objects)")
+                self._mark_opaque(f"{name} (an array of objects)")
         elif isinstance(value, (*_GENERATORS, torch.Generator)):
-            self._depend(f"the random generator {name}")
+            self._mark_outside(f"the random generator {name}")
         elif isinstance(value, types.ModuleType):
             self._visit_module(value)
         elif isinstance(value, type):
@@ -199,7 +199,7 @@ class PythonState:
             is_container = False
         root = _root(kind)
         if not is_container and _is_stream(kind):
-            self._hide(f"{name} (a {kind.__name__})")
+            self._mark_opaque(f"{name} (a {kind.__name__})")
         of_torch = root == "torch" and not kind.__module__.startswith("torch._")
         is_followed = root not in _NOT_FOLLOWED | {"builtins"} or isinstance(value, nn.Module)
         if not is_followed and (is_container or not of_torch):
@@ -214,7 +214,7 @@ class PythonState:
             self._add(name, partial(_read_slots, value, slots), partial(_write_slots, value))
             self._push_all(_read_slots(value, slots).values(), name)
         if not is_container and not slots and attributes is None:
-            self._hide(f"{name} (a {kind.__name__})")
+            self._mark_opaque(f"{name} (a {kind.__name__})")
 
     def _visit_dict(self, value: dict[Any, Any], name: str) -> None:
         self._add(name, partial(dict, value), partial(_fill_dict, value))
@@ -236,7 +236,7 @@ class PythonState:
     def _visit_code(self, code: types.CodeType, around: dict[str, Any], name: str) -> None:
         for instruction in dis.get_instructions(code):
             if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-                self._depend(f"the global {instruction.argval}, which {name} sets")
+                self._mark_outside(f"the global {instruction.argval}, which {name} sets")
             elif instruction.opname == "IMPORT_NAME":
                 self._visit_import(str(instruction.argval), name)
             elif instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
@@ -254,18 +254,18 @@ class PythonState:
                 self._add(f"the global {key}", read, write)
             self._push(around[key], f"the global {key}")
         elif key in _OUTSIDE_BUILTINS and hasattr(builtins, key):
-            self._depend(f"{key}(), which {name} calls")
+            self._mark_outside(f"{key}(), which {name} calls")
 
     def _visit_import(self, module: str, name: str) -> None:
         if module in sys.modules:
             self._push(sys.modules[module], module)
         else:
-            self._hide(f"the module {module}, which {name} imports")
+            self._mark_opaque(f"the module {module}, which {name} imports")
 
     def _visit_module(self, module: types.ModuleType) -> None:
         name = module.__name__
         if name.partition(".")[0] in _OUTSIDE or name.startswith("numpy.random"):
-            self._depend(f"the module {name}")
+            self._mark_outside(f"the module {name}")
         else:
             self._modules.append(module)
 
@@ -273,13 +273,13 @@ class PythonState:
         owner = getattr(function, "__self__", None)
         if isinstance(owner, types.ModuleType) and owner is not builtins:
             if owner.__name__.partition(".")[0] in _OUTSIDE:
-                self._depend(f"{owner.__name__}.{function.__name__}")
+                self._mark_outside(f"{owner.__name__}.{function.__name__}")
         elif owner is not None and owner is not builtins:
             self._push(owner, name)
 
     def _visit_class(self, kind: type, *, constructed: bool) -> None:
         if kind.__module__.partition(".")[0] in _OUTSIDE:
-            self._depend(f"{kind.__module__}.{kind.__qualname__}")
+            self._mark_outside(f"{kind.__module__}.{kind.__qualname__}")
         for base in kind.__mro__:
             if _root(base) in _NOT_FOLLOWED | _FOLLOWED | {"builtins"}:
                 continue
@@ -318,7 +318,7 @@ class PythonState:
         try:
             self._places.append(_Place(name, read, write, read()))
         except Exception:  # for example, a tensor without storage
-            self._hide(name)
+            self._mark_opaque(name)
 
     def _push(self, value: Any, name: str) -> None:
         if not isinstance(value, _ATOMS):
@@ -328,10 +328,10 @@ class PythonState:
         for number, value in enumerate(values):
             self._push(value, f"{name}[{number}]" if name else getattr(value, "__qualname__", ""))
 
-    def _depend(self, what: str) -> None:
+    def _mark_outside(self, what: str) -> None:
         self.outside = self.outside or what
 
-    def _hide(self, what: str) -> None:
+    def _mark_opaque(self, what: str) -> None:
         self.opaque = self.opaque or what
 
 
