@@ -406,4 +406,4 @@ def test_comparing_into_a_folder_below_a_file(target: str, tmp_path: Path) -> No
     (tmp_path / "file").write_text("", encoding="utf-8")
     done = optlab("compare", run, "-o", tmp_path / target)
     assert done.code == 2
-    assert "--output: cannot make the folder" in done.err
+    assert "--output: cannot create the folder" in done.err

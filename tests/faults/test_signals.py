@@ -37,7 +37,7 @@ def test_a_signal_ends_the_step_and_the_run_can_be_resumed(
     )
     run = tmp_path / "run"
     assert ended.code == code, ended.err
-    assert "go on with: optlab resume run" in ended.err
+    assert "resume with: optlab resume run" in ended.err
     status = rundir.read_status(run)
     assert status is not None
     assert status["status"] == "interrupted"

@@ -64,4 +64,4 @@ def test_doctor_says_whether_the_environment_is_the_tested_one(
     assert "not the tested one: 1 of 2 packages differ" in printed
     assert f"PyYAML {version}, tested with 1.0" in printed
     monkeypatch.setattr(environment, "LOCK", tmp_path / "absent")
-    assert "requirements.lock comes with a checkout" in " ".join(optlab("doctor").out.split())
+    assert "requirements.lock is only in a checkout" in " ".join(optlab("doctor").out.split())

@@ -147,7 +147,7 @@ def test_a_finished_sweep_trains_nothing_again_and_an_extended_one_only_what_is_
     after = times(root)
     assert {path: after[path] for path in before} == before
     assert len(after) == len(before) + 4
-    assert "there already" in capsys.readouterr().err
+    assert "finished runs kept" in capsys.readouterr().err
 
 
 def test_another_config_under_the_same_names_is_refused_and_forced(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(
     assert run(file, runs=tmp_path / "runs", dry_run=True) == 0
     told = capsys.readouterr().out
     assert told.count("seed=") == 8
-    assert "2 settings x 2 seeds, the best on 2 fresh seeds" in told
+    assert "2 settings x 2 seeds, the best setting on 2 fresh seeds" in told
     assert "on 1 workers" in told
     assert "evaluations" in told
     assert not (tmp_path / "runs").exists()
@@ -421,7 +421,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind_that_cannot_be_read(t
     root = tmp_path / "runs" / "s"
     assert not any(rundir.is_locked(path) for path in [root, *root.glob("*/seed=*")])
     assert rundir.load_run(root / "naps" / "seed=0").status["status"] == "interrupted"
-    assert "stopped without a word" in optlab("runs", root).out
+    assert "exited without writing a status" in optlab("runs", root).out
     assert run(file, runs=tmp_path / "runs") == 0
     assert [row["status"] for row in results(root)] == ["completed"] * 2
 

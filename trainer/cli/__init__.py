@@ -1,6 +1,6 @@
-"""The command line: the way in and out of the process; the verbs are in `verbs`.
+"""The entry points of the command line. The verbs are in `verbs`.
 
-Nothing is imported here that takes time, so that Ctrl-C is handled before anything else happens.
+This module imports nothing slow, so that Ctrl-C is handled from the start.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from trainer.errors import OptlabError, OutputError
 
 
 def main() -> None:
-    """Run the command line; a user's mistake becomes a message on stderr and an exit code, no traceback."""
+    """Run the command line. Print a user's error on stderr without a traceback and set the exit code."""
     from trainer import console
     from trainer.cli.verbs import app
 
@@ -22,11 +22,11 @@ def main() -> None:
         try:
             app()
         except OutputError as error:
-            if not error.closed:  # who closed the pipe has seen enough
+            if not error.closed:  # the reader closed the pipe on purpose, as `head` does
                 console.print_error(error)
             sys.exit(error.exit_code)
         except OptlabError as error:
-            if interrupts.received():  # an import that it broke may come out as any error
+            if interrupts.received():  # an interrupted import can raise any error
                 sys.exit(interrupts.EXIT_CODE)
             console.print_error(error)
             sys.exit(error.exit_code)
@@ -37,16 +37,16 @@ def main() -> None:
 
 
 def script() -> None:
-    """Run the command line and end the process at once: the console command.
+    """Run the command line as the console command, then exit without interpreter shutdown.
 
-    torch's modules are a million objects that stay. Walking over them again and again while they are imported
-    and taking them apart at the end would be a third of a short run's time.
+    torch's modules are a million long-lived objects. Collecting garbage during their import and freeing them
+    at exit would take a third of a short run's time.
     """
     interrupts.leave_at_once()
     gc.set_threshold(1_000_000)
     streams.own_descriptors()
-    # A window is never opened; an unknown backend, or a file of settings that cannot be read, would make the
-    # import of matplotlib fail.
+    # optlab never opens a window. With an unknown backend or an unreadable matplotlibrc, importing matplotlib
+    # would fail.
     os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
     from trainer.cli import verbs  # noqa: F401 (typer, rich and pydantic, before KeyboardInterrupt is raised)
 

@@ -1,4 +1,4 @@
-"""What `optlab bench` prints, and the figure it writes."""
+"""Implementation of `optlab bench`: the table and the figure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainer.runs.environment import environment
 
 
 def bench(root: Path | None, setting: Setting, *, output: Path | None, as_json: bool) -> None:
-    """Measure; print a table or JSON, fastest loop first; draw the figure where one is asked for."""
+    """Measure all loops and print them, fastest first; draw a figure if `output` is given."""
     if output and (output.suffix.removeprefix(".") not in METADATA or not output.parent.is_dir()):
         raise ConfigError(
             f"cannot write a figure to {output}",
@@ -46,10 +46,10 @@ def bench(root: Path | None, setting: Setting, *, output: Path | None, as_json: 
             for row in rows
         ],
     )
-    console.print_note(f"{heading}; medians, +- is half the middle half")
+    console.print_note(f"{heading}; medians, +- is half the interquartile range")
     compiled = [row for row in rows if "compiled" in row.name]
     console.print_note(
-        f"{sum(row.fell_back for row in compiled)} of {len(compiled)} compiled loops fell back"
+        f"{sum(row.fell_back for row in compiled)} of {len(compiled)} compiled loops fell back to eager"
     )
 
 

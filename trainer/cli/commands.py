@@ -1,4 +1,4 @@
-"""What the verbs do, with torch at hand: each gathers what it prints and prints it."""
+"""Implementation of the verbs that need torch."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def train(
     """Train and return the exit code."""
     if force + skip_existing + resume > 1:
         raise ConfigError(
-            "--force, --skip-existing and --resume exclude one another", expected="at most one of them"
+            "--force, --skip-existing and --resume are mutually exclusive", expected="at most one of them"
         )
     draft = read(config, overrides)
     if dry_run:
@@ -100,7 +100,7 @@ def train(
 
 
 def _leave_busy(folder: Path, *, as_json: bool) -> int:
-    """Tell that another process trains the run, and leave it to it."""
+    """Report that another process trains the run and skip it."""
     console.print_note(f"{folder} is being trained by another process: skipped")
     if as_json:
         console.print_json({"run": str(folder), "skipped": True, "status": "running"})
@@ -108,7 +108,7 @@ def _leave_busy(folder: Path, *, as_json: bool) -> int:
 
 
 def finish(done: launch.Launched, *, as_json: bool) -> int:
-    """Print what a run came to, and how to go on with it; return the exit code."""
+    """Print the result of a run and, if it was interrupted, how to resume it. Return the exit code."""
     if done.skipped:
         console.print_note(f"{done.folder} is finished: skipped")
     if as_json:
@@ -117,7 +117,7 @@ def finish(done: launch.Launched, *, as_json: bool) -> int:
         with console.results_are_kept():
             console.print_result(done.result, done.folder)
     if done.result.status == "interrupted":
-        console.print_note(f"go on with: optlab resume {shlex.quote(str(done.folder))}")
+        console.print_note(f"resume with: optlab resume {shlex.quote(str(done.folder))}")
     return _exit_code(done.result)
 
 
@@ -128,7 +128,7 @@ def _exit_code(result: RunResult) -> int:
 
 
 def _dry_run(experiment: Experiment, folder: Path) -> None:
-    """Print what a run would do, and an estimate from a second of its first steps."""
+    """Print what a run would do, and a time estimate from one second of its first steps."""
     console.print_text(dump(experiment.config))
     plan, batches = experiment.plan, experiment.batches
     pairs = {
@@ -147,7 +147,7 @@ def _dry_run(experiment: Experiment, folder: Path) -> None:
 def _estimate(experiment: Experiment) -> str:
     steps = experiment.plan.steps
     if steps is None:
-        return f"{experiment.plan.seconds:g} s of training, and the evaluations"
+        return f"{experiment.plan.seconds:g} s of training, plus the evaluations"
     began, done = time.perf_counter(), 0
     with running(experiment.config.model_dump()):
         for batches in islice(experiment.remaining_batches(), 200):
@@ -156,11 +156,11 @@ def _estimate(experiment: Experiment) -> str:
             if time.perf_counter() - began > 1:
                 break
     seconds = (time.perf_counter() - began) / max(done, 1) * steps
-    return f"{console.format_seconds(seconds)} of training (from {done} steps just tried)"
+    return f"{console.format_seconds(seconds)} of training (from {done} measured steps)"
 
 
 def validate(config: Path, overrides: Sequence[str], *, as_json: bool) -> None:
-    """Check a config as far as it goes without downloading."""
+    """Check a config without downloading data."""
     draft = read(config, overrides)
     announce_code(*components_in(draft.tree.data))
     experiment = build_experiment(catalog.check_config(draft), download=False)
@@ -171,13 +171,13 @@ def validate(config: Path, overrides: Sequence[str], *, as_json: bool) -> None:
 
 
 def announce_code(*values: Any) -> None:
-    """Print which files and packages components that nobody has checked name: importing executes them."""
+    """Print the files and packages that components name, before they are imported and thereby executed."""
     if names := named_code(*values):
         console.print_note(f"imports and executes {', '.join(names)}")
 
 
 def prepare(name: str, options: Sequence[str]) -> None:
-    """Download and check a data set, and put it into the cache where decoding it takes time."""
+    """Download and check a data set; cache it decoded if decoding takes time."""
     if name not in catalog.DATASETS:
         raise unknown_name("data set", name, list(catalog.DATASETS))
     dataset = catalog.DATASETS[name](**_options("dataset", name, options))
@@ -200,7 +200,7 @@ def _options(kind: str, name: str, assignments: Sequence[str]) -> dict[str, Any]
     given: dict[Hashable, Any] = {}
     for override in map(parse_override, assignments):
         if len(override.key) != 1:
-            raise ConfigError(f"{override.text!r} is no option of {name}", expected="key=value")
+            raise ConfigError(f"{override.text!r} is not an option of {name}", expected="key=value")
         given[override.key[0]] = override.value
     return catalog.check_options(kind, name, given)
 
@@ -317,14 +317,14 @@ def show(
 
 
 def _as_yaml(value: Any) -> Any:
-    """Return a default as one would write it in a config."""
+    """Return a default as it is written in a config."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     return list(value) if isinstance(value, tuple) else value
 
 
 def _type_name(annotation: Any) -> str:
-    """Return a type as one would say it: `float`, `int or null`, `sum | mean`."""
+    """Return a readable name of a type: `float`, `int or null`, `sum | mean`."""
     if typing.get_origin(annotation) is typing.Literal:
         return " | ".join(str(value) for value in typing.get_args(annotation))
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -352,7 +352,7 @@ def _shape(text: str) -> tuple[int, ...]:
     except ValueError:
         shape = ()
     if len(shape) not in (1, 3) or min(shape, default=0) < 1:
-        raise ConfigError(f"--input {text!r} is no shape", expected="C,H,W or D, as 3,32,32 or 64")
+        raise ConfigError(f"--input {text!r} is not a shape", expected="C,H,W or D, e.g. 3,32,32 or 64")
     return shape
 
 
@@ -367,7 +367,7 @@ def schema(output: Path | None) -> None:
 
 
 def doctor(runs: Path, *, as_json: bool) -> None:
-    """Print what this machine offers."""
+    """Print versions, devices, data sets on disk, the cache and write access."""
     found = environment()
     found["tested"] = compare_with_lock()
     found["torch"] = {
@@ -378,7 +378,7 @@ def doctor(runs: Path, *, as_json: bool) -> None:
     found["data"] = {"folder": str(data_root(None))} | _data_found()
     found["cache"] = _cache_found()
     try:
-        # What a run would make is not made here: the nearest folder that is there is tried.
+        # `doctor` creates no folder: it checks the nearest existing parent.
         rundir.prepare_root(
             next(place for place in (runs.absolute(), *runs.absolute().parents) if place.exists())
         )
@@ -400,7 +400,7 @@ def doctor(runs: Path, *, as_json: bool) -> None:
 def _tested_pairs(tested: dict[str, Any]) -> dict[str, str]:
     """Return what `doctor` prints about the tested versions: one line per package that differs."""
     if tested["lock"] is None:
-        return {"environment": "unknown: requirements.lock comes with a checkout, and this is none"}
+        return {"environment": "unknown: requirements.lock is only in a checkout of the repository"}
     differences, compared = tested["differences"], tested["compared"]
     if not differences:
         return {"environment": f"the tested one: {compared} packages as in {tested['lock']}"}
@@ -411,14 +411,14 @@ def _tested_pairs(tested: dict[str, Any]) -> dict[str, str]:
 
 
 def _cache_found() -> dict[str, Any]:
-    """Tell where decoded data sets are kept, and what they take on the disk."""
+    """Return the folder of decoded data sets, their number and their size on disk."""
     folder = cache_folder()
     sizes = [file.stat().st_size for file in folder.glob("*.set")]
     return {"folder": str(folder), "sets": len(sizes), "size": f"{sum(sizes) / 1e6:,.1f} MB"}
 
 
 def _data_found() -> dict[str, str]:
-    """Tell for every named data set whether it is on disk, without downloading."""
+    """Return for every named data set whether it is on disk, without downloading."""
     found = {}
     for name, builder in catalog.DATASETS.items():
         parameters = inspect.signature(builder).parameters

@@ -1,4 +1,4 @@
-"""The verb `compare` and its options; what it does is in `comparison`, imported when called."""
+"""The verb `compare` and its options. The implementation is in `comparison`, imported when called."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="Run directories, folders of runs (a sweep's), or globs.", autocompletion=completion.run_dirs
+            help="Run directories, folders of runs (e.g. of a sweep), or globs.",
+            autocompletion=completion.run_dirs,
         ),
     ],
     by: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY", help="Group by this key alone, as optimizer.name; may be given several times."
-        ),
+        typer.Option(metavar="KEY", help="Group by this key only, e.g. optimizer.name. Can be repeated."),
     ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="METRIC=X", help="Measure the time to this value, as val_accuracy=0.95; several times."
+            metavar="METRIC=X",
+            help="Measure the time to reach this value, e.g. val_accuracy=0.95. Can be repeated.",
         ),
     ] = None,
     metric: Annotated[
         str | None,
         typer.Option(
-            help="Result to test and to compare settings by, as val_loss; default: test, else validation.",
+            help="Result to test and to rank settings by, e.g. val_loss (default: test, else validation).",
             metavar="RESULT",
         ),
     ] = None,
@@ -45,29 +45,33 @@ def compare(
     bootstrap: Annotated[
         bool,
         typer.Option(
-            "--bootstrap", help="Bootstrap paired intervals, which cover less than they say at few seeds."
+            "--bootstrap",
+            help="Use bootstrap intervals for paired differences. With few seeds their coverage is too low.",
         ),
     ] = False,
     confidence: Annotated[
-        float, typer.Option(help="Of each group's interval, and of all intervals of differences together.")
+        float, typer.Option(help="Level of each group's interval; joint level of all difference intervals.")
     ] = 0.95,
-    x: Annotated[str, typer.Option("--x", help="step, epoch, samples or seconds.")] = "step",
+    x: Annotated[str, typer.Option("--x", help="The x axis: step, epoch, samples or seconds.")] = "step",
     scale: Annotated[
         str | None,
-        typer.Option(help="semilogy, semilogx, linear or loglog; default: semilogy for losses."),
+        typer.Option(help="semilogy, semilogx, linear or loglog (default: semilogy for losses)."),
     ] = None,
-    centre: Annotated[str, typer.Option(help="mean or median.")] = "mean",
-    band: Annotated[str, typer.Option(help="min-max, std, quantiles, t, bootstrap or none.")] = "min-max",
+    centre: Annotated[str, typer.Option(help="Line of each group: mean or median.")] = "mean",
+    band: Annotated[
+        str, typer.Option(help="Band around it: min-max, std, quantiles, t, bootstrap or none.")
+    ] = "min-max",
     smooth: Annotated[bool, typer.Option(help="Smooth minibatch losses.")] = True,
     multiples: Annotated[
         bool | None,
-        typer.Option("--multiples/--overlay", help="One panel per group; default: above 7."),
+        typer.Option("--multiples/--overlay", help="One panel per group (default: above 7 groups)."),
     ] = None,
     within: Annotated[
-        float, typer.Option(metavar="PERCENT", help="How far from the best counts as good, for sensitivity.")
+        float,
+        typer.Option(metavar="PERCENT", help="Sensitivity: a setting is good within this share of the best."),
     ] = 5.0,
     random: Annotated[
-        bool, typer.Option("--random", help="These runs are a random search: draw its budget curve.")
+        bool, typer.Option("--random", help="Treat the runs as a random search and draw its budget curve.")
     ] = False,
     output: Annotated[
         Path | None,
@@ -79,19 +83,21 @@ def compare(
         ),
     ] = None,
     figure: Annotated[
-        str | None, typer.Option(help="Which figure goes into the one file, as val_loss.", metavar="NAME")
+        str | None, typer.Option(help="The figure to write to a single file, e.g. val_loss.", metavar="NAME")
     ] = None,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="png, svg or pdf, in a folder; several times.")
+        list[str] | None,
+        typer.Option("--format", help="Format of the figures in a folder: png, svg or pdf. Can be repeated."),
     ] = None,
     style: Annotated[str, typer.Option(help="screen, slides, paper or print (grey).")] = "screen",
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Figure size in inches, as 7x4.")] = None,
-    table: Annotated[str, typer.Option(help="text, markdown, csv, latex or json, on stdout.")] = "text",
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Figure size in inches, e.g. 7x4.")] = None,
+    table: Annotated[str, typer.Option(help="Table on stdout: text, markdown, csv, latex or json.")] = "text",
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")] = False,
 ) -> None:
-    """Compare groups of runs with uncertainty: table, tests, figures.
+    """Compare groups of runs: a table with intervals, paired tests, figures.
 
-    Runs that are alike but for the seed make a group, named by what differs. Runs of equal seed are paired.
+    Runs that differ only in the seed form a group, named by the keys in which groups differ. Runs with the
+    same seed are paired.
 
     Examples:
 

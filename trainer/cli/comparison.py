@@ -1,4 +1,4 @@
-"""What `optlab compare` does: reads runs, prints the table and the verdicts, writes figures."""
+"""Implementation of `optlab compare`: print the table and the tests, write figures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def compare(
     within: float,
     **options: Any,
 ) -> None:
-    """Compare runs and print what came out; `options` are those of `compare_runs`."""
+    """Compare runs and print the results. `options` are passed to `compare_runs`."""
     chosen = {"--x": x, "--scale": scale, "--centre": centre, "--band": band, "--table": table}
     for option, value in chosen.items():
         if value is not None and value not in CHOICES[option]:
@@ -53,13 +53,15 @@ def compare(
     known = (*PICTURES, *TABLES)
     if ending and ending not in known:
         raise ConfigError(
-            f"{output}: unknown ending .{ending}",
+            f"{output}: unknown file extension .{ending}",
             key="--output",
             expected=f"a folder, or .{', .'.join(known)}",
         )
     if centre == "median" and band == "t":
         raise ConfigError(
-            "a Student t band belongs to the mean", key="--band", fix="--band bootstrap, or --centre mean"
+            "a Student t band requires the mean",
+            key="--band",
+            fix="use --band bootstrap or --centre mean",
         )
     options |= {"x": x, "scale": scale, "centre": centre}
     options["band"] = None if band == "none" else band.replace("-", "_")
@@ -84,7 +86,7 @@ def compare(
 
 def _within(percent: float) -> float:
     if not 0 <= percent < 1e6:
-        raise ConfigError(f"{percent:g}", key="--within", expected="a share in per cent, as 5")
+        raise ConfigError(f"got {percent:g}", key="--within", expected="a percentage, e.g. 5")
     return percent / 100
 
 
@@ -93,20 +95,20 @@ def _size(text: str) -> tuple[float, float]:
         width, height = (float(part) for part in text.lower().split("x"))
     except ValueError as error:
         raise ConfigError(
-            f"{text!r} is no size", key="--size", expected="WIDTHxHEIGHT in inches, as 7x4"
+            f"{text!r} is not a size", key="--size", expected="WIDTHxHEIGHT in inches, e.g. 7x4"
         ) from error
     return width, height
 
 
 def _write(found: Comparison, output: Path, ending: str, figure: str | None, formats: Sequence[str]) -> None:
-    """Write one figure, one table, or everything, and say where."""
+    """Write one figure, one table, or everything, and print the paths."""
     if ending in TABLES:
         paths, content = [output], render_table(found.groups, found.targets, TABLES[ending])
         _make_folder(output.parent)
         rundir.write_atomically(output, content)
     elif ending:
         if not found.figures:
-            raise ConfigError("the runs recorded nothing that could be drawn", key="--output")
+            raise ConfigError("the runs have no data to draw", key="--output")
         names = list(found.figures)
         name = figure or next((one for one in names if one.startswith("val_loss")), names[0])
         if name not in names:
@@ -129,14 +131,14 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"cannot make the folder {folder}: {error.strerror}",
+            f"cannot create the folder {folder}: {error.strerror}",
             key="--output",
-            fix="name a folder that can be written to, not one below a file",
+            fix="give a folder in a writable directory",
         ) from error
 
 
 def _print(found: Comparison) -> None:
-    """Print the table in parts that fit a terminal, then the verdicts and the sensitivity."""
+    """Print the table in parts that fit a terminal, then the tests and the sensitivity."""
     names, parts = sections(found.groups, found.targets)
     for part in parts:
         columns = [Column(heading) for heading in names] + [Column(heading, "right") for heading in part]
@@ -144,12 +146,12 @@ def _print(found: Comparison) -> None:
         console.print_text("")
     said = caption(found.confidence)
     if found.targets:
-        said += "\ntimes: median over all runs; inf where half of them or more never reached the target"
+        said += "\ntimes: median over all runs; inf if at least half of them did not reach the target"
     if bool(found.groups["overhead_ms"].isna().any()):
-        said += "\noverhead: - where no plain SGD (momentum 0) ran under the same conditions"
+        said += "\noverhead: - if there is no run of plain SGD (momentum 0) under the same conditions"
     console.print_text(said)
     if found.grouping.problems != ("",) and not len(found.differences):
-        console.print_text("no two groups share a problem: nothing to test")
+        console.print_text("no test: no two groups have the same problem")
     lines = found.verdict_lines()
     for place, line in enumerate(lines):
         console.print_text(("" if place else "\n") + console.clean(line))

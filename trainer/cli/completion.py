@@ -1,4 +1,4 @@
-"""What the shell completes: config files, run directories, keys, names of components."""
+"""Shell completion of config files, run directories, keys and component names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _paths(incomplete: str) -> Iterator[Path]:
 
 
 def config_files(incomplete: str) -> Iterator[str]:
-    """Yield YAML files and folders that begin so."""
+    """Yield YAML files and folders that start with `incomplete`."""
     for path in _paths(incomplete):
         if path.is_dir():
             yield f"{path}/"
@@ -35,14 +35,14 @@ def config_files(incomplete: str) -> Iterator[str]:
 
 
 def run_dirs(incomplete: str) -> Iterator[str]:
-    """Yield run directories and the folders above them that begin so."""
+    """Yield run directories, and folders that may hold some, that start with `incomplete`."""
     for path in _paths(incomplete):
         if path.is_dir():
             yield str(path) if (path / "status.json").exists() else f"{path}/"
 
 
 def overrides(incomplete: str) -> Iterator[str]:
-    """Yield keys with `=`, and for `optimizer.name=` and its like the components' names."""
+    """Yield keys followed by `=`; after `optimizer.name=` and similar keys, yield component names."""
     key, equals, value = incomplete.partition("=")
     if equals:
         if kind := _COMPONENT_KEYS.get(key):
@@ -55,16 +55,16 @@ def overrides(incomplete: str) -> Iterator[str]:
 
 
 def datasets(incomplete: str) -> Iterator[str]:
-    """Yield names of data sets that begin so."""
+    """Yield names of data sets that start with `incomplete`."""
     yield from (name for name in _names("dataset") if name.startswith(incomplete))
 
 
 def names(ctx: typer.Context, incomplete: str) -> Iterator[str]:
-    """Yield names of the kind that the command line has named already."""
+    """Yield component names of the kind given earlier on the command line."""
     yield from (name for name in _names(ctx.params.get("kind") or "") if name.startswith(incomplete))
 
 
 def _names(kind: str) -> list[str]:
-    from trainer import catalog  # imports torch: only when a name is asked for
+    from trainer import catalog  # imports torch, so only when names are completed
 
     return list(catalog.REGISTRIES.get(kind, ()))

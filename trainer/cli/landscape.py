@@ -1,4 +1,4 @@
-"""`optlab landscape`: what the verb does."""
+"""Implementation of `optlab landscape`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def landscape(
     animate: bool,
     as_json: bool,
 ) -> None:
-    """Let optimizers descend, write the figures, print who came how far."""
+    """Run the optimizers on a surface, write the figures, print how close each came to a minimum."""
     name, surface = find_surface(problem)
     contestants = parse_contestants(optimizers)
     where = surface.start if start is None else _point(start)
@@ -82,7 +82,7 @@ def landscape(
 
 
 def budget(descents: list[Descent], lr: float | None) -> str:
-    """Say how the learning rates came about, in one line: it stands in the title."""
+    """Return one line for the figure's title that says how the learning rates were chosen."""
     if lr is not None:
         return f"lr not tuned: {lr:g} for all"
     tuned = [one for one in descents if one.trials]
@@ -123,7 +123,7 @@ def _point(text: str) -> tuple[float, float]:
         x = y = math.nan
     if not (abs(x) < 1e3 and abs(y) < 1e3):
         raise ConfigError(
-            f"got {text!r}", key="--start", expected="two numbers below 1000, as --start=-1.5,2"
+            f"got {text!r}", key="--start", expected="two numbers below 1000, e.g. --start=-1.5,2"
         )
     return x, y
 
@@ -134,7 +134,7 @@ def _check_lr(lr: float | None) -> None:
 
 
 def _paths(output: Path, name: str) -> tuple[Path, Path]:
-    """Return where the figure and the animation go: the file named, or <name>.png in the folder named."""
+    """Return the paths of the figure and the animation, named after the surface if `output` is a folder."""
     if output.suffix in FORMATS:
         return output, output.with_suffix(".gif")
     if output.suffix:

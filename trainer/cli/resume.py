@@ -1,4 +1,4 @@
-"""What `optlab resume` does."""
+"""Implementation of `optlab resume`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.runs.resume import resume as go_on
 
 
 def resume(run: Path, overrides: Sequence[str], *, trust: bool, quiet: bool, as_json: bool) -> int:
-    """Go on with a run and return the exit code."""
+    """Resume a run and return the exit code."""
     ownership.require_run(run)
     saved = run / rundir.CONFIG
     wanted = False

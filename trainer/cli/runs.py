@@ -1,4 +1,4 @@
-"""What `optlab runs` does: a row per run, and above them how a sweep stands. No torch at all."""
+"""Implementation of `optlab runs`: the progress of a sweep, then one row per run. Does not import torch."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ RUN_COLUMNS = (
 
 
 def list_runs(folders: Sequence[Path], *, sort: str, as_json: bool) -> None:
-    """Print a row per run; one whose files cannot be read has the status `unreadable`, and the reason."""
+    """Print one row per run. A run whose files cannot be read has the status `unreadable` and a reason."""
     titles = [column.title for column in RUN_COLUMNS]
     column = sort.removeprefix("-")
     if column not in titles:
         raise unknown_name("column", column, titles, key="--sort")
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
-        raise RunError(f"there is no directory {missing[0]}", fix="train something first, or say --runs DIR")
+        raise RunError(f"there is no directory {missing[0]}", fix="train a run first, or use --runs DIR")
     if not as_json:
         for folder in folders:
             _print_sweep(folder)
@@ -68,7 +68,7 @@ def _run_row(folder: Path) -> dict[str, Any]:
     row |= {"run": str(folder), "reason": None}
     try:
         row["status"] = rundir.load_status(folder)["status"]
-        # Where a run was killed while it replaced another one, the summary is the other's.
+        # If a run was killed while it replaced another one, the summary is still the former run's.
         begins = row["status"] in ("running", "interrupted") and rundir.opening_of(folder)
         result = None if begins else rundir.read_result(folder)
     except OptlabError as error:
@@ -89,7 +89,7 @@ def _run_row(folder: Path) -> dict[str, Any]:
 
 
 def _print_sweep(folder: Path) -> None:
-    """Print how the sweep in a folder stands, where it is one: what its own display shows."""
+    """Print the progress of the sweep in a folder, as its own display does; nothing if there is no sweep."""
     try:
         state = json.loads(read_regular(folder / "progress.json", _MOST_PROGRESS_BYTES))
         keys = ("name", "running", "done", "diverged", "pruned", "failed", "planned", "best")
@@ -97,7 +97,7 @@ def _print_sweep(folder: Path) -> None:
         going = state["status"] == "running"
         words = [f"{folder}: {state['done']} of {state['planned']} runs, {state['failed']} failed"]
         alive = any(map(rundir.is_locked, [folder, *(folder / SHARDS).glob("*")]))
-        words.append(state["status"] if not going or alive else "stopped without a word")
+        words.append(state["status"] if not going or alive else "exited without writing a status")
         if going and state["runs_per_minute"]:
             words.append(f"{state['runs_per_minute']:.3g} runs/min")
         if going and state["left_seconds"] is not None:

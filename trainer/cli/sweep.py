@@ -1,4 +1,4 @@
-"""The verb `sweep`: its options and its help; what it does is in `sweeping`."""
+"""The verb `sweep`: its options and its help. The implementation is in `sweeping`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sweep(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="Of the sweep (trials=20 seeds=3 axes.optimizer.lr=[0.1,1]) or of every config "
+            help="Overrides of the sweep (trials=20 seeds=3 axes.optimizer.lr=[0.1,1]) or of every config "
             "(train.epochs=1 data.root=DIR).",
             autocompletion=completion.overrides,
         ),
@@ -28,33 +28,36 @@ def sweep(
         typer.Option("--runs", envvar="OPTLAB_RUNS", help="Directory that holds all runs.", metavar="DIR"),
     ] = Path("runs"),
     workers: Annotated[
-        int | None, typer.Option(help="Worker processes (default: the file's, else one per core).", min=1)
+        int | None,
+        typer.Option(help="Worker processes (default: as in the sweep file, else one per core).", min=1),
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Run this variant alone; may be given several times.", metavar="VARIANT"),
+        typer.Option(help="Run only this variant. Can be repeated.", metavar="VARIANT"),
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(help="Run the I-th of N parts of the grid, as in a job array.", metavar="I/N"),
+        typer.Option(help="Run the I-th of N parts of the grid, e.g. in a job array.", metavar="I/N"),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the runs, the budget of each variant and an estimate.")
     ] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Throw away runs that were made from another config.")
+        bool, typer.Option("--force", help="Overwrite existing runs of another config.")
     ] = False,
     figures: Annotated[
-        bool, typer.Option("--figures/--no-figures", help="Compare the runs at the end, with figures.")
+        bool, typer.Option("--figures/--no-figures", help="Compare the runs at the end and draw figures.")
     ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Train many experiments: variants, axes or a search, seeds; in parallel, resumable, with equal budgets.
+    """Train many runs in parallel: variants, a grid or a search, seeds, with equal budgets.
 
-    Say it again after a crash or Ctrl-C: what is finished is kept. Exit codes: 0 done, 2 your file or usage,
-    4 some runs failed, 130 interrupted, 143 terminated, 129 hung up.
+    Rerun the command after a crash or Ctrl-C: finished runs are kept, interrupted ones are resumed.
+
+    Exit codes: 0 done, 2 invalid file or usage, 4 some runs failed, 130 interrupted, 143 terminated,
+    129 hung up.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""What `optlab sweep --dry-run` prints: the runs, the budgets, the time it may take."""
+"""Output of `optlab sweep --dry-run`: the runs, the budgets and a time estimate."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ INCLUDES = (
     f"{WORKER_START_SECONDS:.0f} s until the first run begins"
 )
 LEAVES_OUT = (
-    "writing files, compiling (steps are timed eager), the comparison's figures, and that workers slow one "
-    "another down"
+    "writing files, compiling (steps are timed eager), the comparison's figures, and the slowdown of workers "
+    "that run at the same time"
 )
 
 
@@ -35,7 +35,7 @@ def dry_run_of(
     *,
     as_json: bool,
 ) -> None:
-    """Print the runs with their names and what is there of them, the budgets, and an estimate of the time."""
+    """Print the runs with their states, the budgets, and a time estimate."""
     chosen = [v for v in read.variants.values() if not options.only or v.name in options.only]
     costs = {v.name: measure(read, _first(read, root, v), infos[v.name], shared_data) for v in chosen}
     listed = [(spec, _state(spec.folder)) for spec in _grid_runs(read, root, options)]
@@ -45,7 +45,7 @@ def dry_run_of(
     seconds = wall_seconds(rounds, workers) + (WORKER_START_SECONDS if total else 0)
     budgets = {
         variant.name: f"{budget(read, variant)} settings x {len(read.seeds)} seeds"
-        + (f", the best on {len(read.final_seeds)} fresh seeds" if read.final_seeds else "")
+        + (f", the best setting on {len(read.final_seeds)} fresh seeds" if read.final_seeds else "")
         for variant in read.variants.values()
     }
     if as_json:
@@ -66,7 +66,7 @@ def dry_run_of(
         "runs to train": total,
         "estimate": f"{at_most}{console.format_seconds(seconds)} on {workers} workers",
         "it includes": INCLUDES,
-        "it leaves out": LEAVES_OUT,
+        "it excludes": LEAVES_OUT,
     }
     console.print_pairs("plan", plan)
 
@@ -82,7 +82,7 @@ def _state(folder: Path) -> str:
 
 
 def _grid_runs(read: Sweep, root: Path, options: Options) -> list[RunSpec]:
-    """Return the runs of this call's variants and shard, as far as they are known: a search finds its own."""
+    """Return the runs of the selected variants and shard; none for a search, which has no fixed settings."""
     if read.config.strategy != "grid":
         return []
     specs = [
@@ -104,7 +104,7 @@ def _rounds(
     *,
     shard: bool,
 ) -> list[list[float]]:
-    """Return the seconds of the runs still to be trained: a grid at once, a search by its batches."""
+    """Return the seconds of each run to train, in rounds: one for a grid, one per batch of a search."""
     rounds = []
     if read.config.strategy == "grid":
         new = [[s for s, state in listed if s.variant == v.name and state not in DONE] for v in chosen]
@@ -124,7 +124,7 @@ def _rounds(
     if not shard:
         searched = any(rounds)
         finals = []
-        for variant in chosen:  # with new results the winner may be another
+        for variant in chosen:  # new results can change the winner
             there = 0 if searched else _finished(root / FINAL / variant.name)
             finals += [costs[variant.name].final] * max(len(read.final_seeds) - there, 0)
         rounds.append(finals)

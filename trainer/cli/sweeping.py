@@ -1,4 +1,4 @@
-"""What `optlab sweep` does: reads, checks, tells or carries out, prints what came of it."""
+"""Implementation of `optlab sweep`: check the file, run the sweep or print its plan, print the results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def sweep(
     quiet: bool,
     as_json: bool,
 ) -> int:
-    """Carry out a sweep, or say what it would do; return the exit code."""
+    """Run a sweep, or print its plan with `dry_run`. Return the exit code."""
     read = read_sweep(file, overrides)
     options = Options(workers, _known(only, read), _parts(shard, read), fail_fast)
     check_budgets(read)
@@ -84,7 +84,7 @@ def sweep(
 
 
 def _parts_of(variant: Variant) -> list[Any]:
-    """Return what a variant names as parts: components, its overrides' values, the values of its axes."""
+    """Return all values of a variant that may name components: from its config, overrides and axes."""
     values = [parse_override(text).value for text in variant.overrides]
     return [*components_in(variant.tree.data), *values, *(axis.probes() for axis in variant.axes)]
 
@@ -97,16 +97,16 @@ def _alone(root: Path, folder: Path) -> Iterator[None]:
             stack.enter_context(rundir.locked(folder))
         except BusyError as error:
             raise BusyError(
-                f"{folder} is being worked on by another optlab sweep",
-                fix=f"see how it stands with `optlab runs {root}`, or share a grid with --shard I/N",
+                f"another optlab sweep is running in {folder}",
+                fix=f"see its progress with `optlab runs {root}`, or divide a grid with --shard I/N",
             ) from error
         yield
 
 
 def _compare(root: Path, runs: int) -> None:
-    """Write the comparison of the sweep's runs beside them: figures, and the table in Markdown."""
+    """Write a comparison of the runs to the sweep's folder: figures, and the table in Markdown."""
     if runs > MOST_COMPARED:
-        console.print_note(f"{runs} runs are many for figures; say: optlab compare {root}/final -o FOLDER")
+        console.print_note(f"{runs} runs are too many to compare; use: optlab compare {root}/final -o FOLDER")
         return
     folder = root / COMPARISON
     try:
@@ -117,7 +117,7 @@ def _compare(root: Path, runs: int) -> None:
         found.save(folder, ["png"])
     except FigureError as error:
         console.print_note(f"warning: {error}")
-    except Exception as error:  # the sweep is complete without it
+    except Exception as error:  # a failed comparison does not fail the sweep
         console.print_note(f"no comparison: {first_line(error)}")
         return
     for note in found.notes:
@@ -137,24 +137,24 @@ def _parts(shard: str | None, read: Sweep) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise ConfigError(f"--shard {shard!r} is no part", expected="I/N with I from 1 to N, as 1/8")
+        raise ConfigError(f"--shard {shard!r} is not valid", expected="I/N with I from 1 to N, e.g. 1/8")
     if read.config.strategy != "grid":
         raise ConfigError(
-            f"--shard divides a grid, and in a search ({read.config.strategy}) trials follow from trials",
-            fix="say --only VARIANT to spread the variants over machines",
+            f"--shard requires a grid: trials of a search ({read.config.strategy}) depend on earlier ones",
+            fix="use --only VARIANT to run variants on different machines",
         )
     return int(match[1]), int(match[2])
 
 
 class _Shown(Display):
-    """Tells the terminal what the runner tells."""
+    """Shows the runner's events in the terminal."""
 
     def __init__(self, progress: SweepProgress) -> None:
         self._progress = progress
         self._kept = 0
 
     def finished(self, run: Finished, state: SweepState) -> None:
-        """Leave a line per run; runs that were there already are counted in one."""
+        """Print one line per trained run, and one line with the number of existing runs."""
         if run.kept:
             self._kept += 1
             return
@@ -171,11 +171,11 @@ class _Shown(Display):
 
     def _tell_kept(self) -> None:
         if self._kept:
-            self._progress.line(f"{self._kept} run{'s were' if self._kept > 1 else ' was'} there already")
+            self._progress.line(f"{self._kept} finished run{'s' if self._kept > 1 else ''} kept")
             self._kept = 0
 
     def update(self, state: SweepState) -> None:
-        """Draw how the sweep stands."""
+        """Draw the sweep's progress."""
         self._tell_kept()
         tail = f"{state.done}/{state.planned} runs"
         if state.failed:
@@ -186,7 +186,7 @@ class _Shown(Display):
         self._progress.update(SWEEP_COLUMNS, _state_rows(state), state.done, state.planned, tail)
 
     def note(self, text: str) -> None:
-        """Leave a remark."""
+        """Print a note."""
         self._progress.note(text)
 
 
@@ -196,7 +196,7 @@ def _state_rows(state: SweepState) -> Iterator[Sequence[Any]]:
 
 
 def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
-    """Print a row per variant, the advice on edges, and where everything lies."""
+    """Print one row per variant, the advice on values at an axis's edge, and the sweep's folder."""
     columns = [Column("variant"), Column("settings", "right"), Column("runs", "right"), Column("outcomes")]
     columns += [Column("best"), Column("at"), Column("test acc %"), Column("n", "right")]
     metric = (summary["objective"] or {}).get("metric")
@@ -230,7 +230,7 @@ def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
 
 
 def _mean_and_half_width(told: Mapping[str, Any], n: int) -> str:
-    """Return the mean with its interval in per cent; of fewer runs than there are, the count instead."""
+    """Return the mean and half-width in percent, with the count if not all `n` runs have a value."""
     half = math.nan if told["low"] is None else 50 * (told["high"] - told["low"])
     said = with_half_width(100 * told["mean"], half)
     if len(told["values"]) < n:

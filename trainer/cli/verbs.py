@@ -1,6 +1,6 @@
-"""The verbs of the command line, with bodies of a few lines each.
+"""The verbs of the command line: their options and help.
 
-torch is imported inside the commands alone, so that `optlab --help` answers at once.
+The functions import their implementations, because importing torch would slow down `optlab --help`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainer.cli import sweep as sweep_verb
 
 
 class Verb(TyperCommand):
-    """A command during which `print` writes to stderr: what components print is no result."""
+    """A command during which `print` writes to stderr, so that stdout has only results."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -46,7 +46,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE]...",
-        help="Overrides, values in YAML: optimizer.lr=0.1 scheduler=null model.hidden=[100,50]",
+        help="Overrides with YAML values: optimizer.lr=0.1 scheduler=null model.hidden=[100,50]",
         autocompletion=completion.overrides,
     ),
 ]
@@ -63,18 +63,21 @@ def train(
     overrides: Overrides = None,
     runs: Runs = RUNS,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Name the run's directory exactly.", metavar="DIR")
+        Path | None, typer.Option(help="Exact path of the run directory.", metavar="DIR")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Throw away a run that is there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing run.")] = False,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave a finished run of the same config as it is.")
+        bool,
+        typer.Option(
+            "--skip-existing", help="Skip a finished run of the same config; resume an interrupted one."
+        ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that is there, from its last checkpoint.")
+        bool, typer.Option("--resume", help="Resume an existing run from its last checkpoint.")
     ] = False,
     wait: Annotated[
         bool,
-        typer.Option("--wait", help="As --skip-existing, after a process that is training it has finished."),
+        typer.Option("--wait", help="Wait for a process that trains this run, then act as --skip-existing."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config, groups, steps and an estimate.")
@@ -82,9 +85,9 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train one experiment and leave a run directory.
+    """Train one experiment and write a run directory.
 
-    Exit codes: 0 done, 1 failed, 2 your config or usage, 3 diverged, 130 interrupted, 143 terminated,
+    Exit codes: 0 done, 1 failed, 2 invalid config or usage, 3 diverged, 130 interrupted, 143 terminated,
     129 hung up.
 
     Examples:
@@ -119,17 +122,18 @@ def resume(
     run: Annotated[Path, typer.Argument(help="A run directory.", autocompletion=completion.run_dirs)],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="What may change on the way: train.epochs=20"),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Overrides that extend the run: train.epochs=20"),
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Execute the code that a run made elsewhere names.")
+        bool,
+        typer.Option("--trust", help="Execute the user code of a run from another user, host or path."),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a run from its last checkpoint; it ends as if it had never stopped, to the last bit.
+    """Resume a run from its last checkpoint. The result equals that of an uninterrupted run, bit for bit.
 
-    A longer `train.epochs` extends a finished run. A setting that would change what was done is refused.
+    A larger `train.epochs` extends a finished run. Overrides that would change completed steps are refused.
 
     Examples:
 
@@ -149,7 +153,7 @@ verb(rich_help_panel="Train")(sweep_verb.sweep)
 def validate(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a config without training: names, options, shapes, parameter groups. Downloads nothing.
 
-    Python files and packages that the config names are imported, which executes them; they are printed first.
+    Python files and packages named in the config are printed, then imported, which executes them.
 
     Examples:
 
@@ -166,13 +170,14 @@ def validate(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = 
 def prepare(
     name: Annotated[str, typer.Argument(help="Name of a data set.", autocompletion=completion.datasets)],
     options: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Its options: root=DIR split=letters")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Options of the data set: root=DIR split=letters"),
     ] = None,
 ) -> None:
     """Download a data set and check it, so that later runs need no network.
 
-    It goes to `root`, else OPTLAB_DATA, else the cache directory of your account. What takes time to decode
-    is decoded here, into OPTLAB_CACHE, else the same cache directory.
+    The files go to `root`, else to OPTLAB_DATA, else to your cache directory. Data sets that are slow to
+    decode are also stored decoded, in OPTLAB_CACHE or your cache directory.
 
     Examples:
 
@@ -189,10 +194,10 @@ def prepare(
 def plot(
     run: Annotated[list[Path], typer.Argument(help="Run directories.", autocompletion=completion.run_dirs)],
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="png, svg or pdf; may be given several times.")
+        list[str] | None, typer.Option("--format", help="png, svg or pdf. Can be repeated.")
     ] = None,
 ) -> None:
-    """Draw the figures of runs again, from their CSV files alone.
+    """Redraw the figures of runs from their CSV files.
 
     Examples:
 
@@ -211,11 +216,11 @@ verb(rich_help_panel="Look")(compare_verb.compare)
 @verb(name="runs", rich_help_panel="Look")
 def list_runs(
     folders: Annotated[
-        list[Path] | None, typer.Argument(help="Where to look (default: the directory of all runs).")
+        list[Path] | None, typer.Argument(help="Folders to search (default: the directory of all runs).")
     ] = None,
     runs: Runs = RUNS,
     sort: Annotated[
-        str, typer.Option(help="Column to sort by; a minus in front turns it round.", metavar="COLUMN")
+        str, typer.Option(help="Column to sort by; prefix it with - for descending.", metavar="COLUMN")
     ] = "run",
     as_json: AsJson = False,
 ) -> None:
@@ -242,7 +247,7 @@ def list_components(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the components that a config may name.
+    """List the components that a config can use.
 
     Examples:
 
@@ -261,19 +266,21 @@ def show(
         str, typer.Argument(help="dataset, augmentation, model, init, loss, optimizer or scheduler.")
     ],
     name: Annotated[
-        str, typer.Argument(help="One of its names, or file.py:Thing.", autocompletion=completion.names)
+        str,
+        typer.Argument(help="A component of this kind, or file.py:Thing.", autocompletion=completion.names),
     ],
     options: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options, for the layers of a model.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Options of a model, for its table of layers."),
     ] = None,
     shape: Annotated[
         str | None,
-        typer.Option("--input", help="Shape of one sample, for the layers of a model.", metavar="C,H,W"),
+        typer.Option("--input", help="Shape of one sample, for the table of layers.", metavar="C,H,W"),
     ] = None,
-    classes: Annotated[int, typer.Option(help="Number of classes, for the layers of a model.", min=1)] = 10,
+    classes: Annotated[int, typer.Option(help="Number of classes, for the table of layers.", min=1)] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Show a component's options; of a model also its layers, output shapes and parameters.
+    """Show a component's options; for a model also its layers, output shapes and parameters.
 
     Examples:
 
@@ -297,37 +304,41 @@ def watch_landscape(
         ),
     ],
     optimizers: Annotated[
-        str, typer.Option(help="Which, with options: SGD,SGD:momentum=0.9,Adam", metavar="NAME,NAME")
+        str, typer.Option(help="Optimizers with options: SGD,SGD:momentum=0.9,Adam", metavar="NAME,NAME")
     ] = "SGD,SGD:momentum=0.9,RMSprop,Adam",
     steps: Annotated[
         int,
         typer.Option(
-            help="Steps of each descent; counted in gradients, of which LBFGS takes many in a step.",
+            help="Budget of each optimizer in gradient evaluations (one per step; LBFGS uses several).",
             min=1,
             max=100_000,
         ),
     ] = 300,
     start: Annotated[
-        str | None, typer.Option(help="Where all begin (default: the problem's own).", metavar="X,Y")
+        str | None, typer.Option(help="Starting point (default: the problem's own).", metavar="X,Y")
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="One learning rate for all, not tuned.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Use this learning rate for all optimizers, without tuning.")
+    ] = None,
     tune: Annotated[
-        bool, typer.Option("--tune/--no-tune", help="Tune each learning rate, or take each one's default.")
+        bool, typer.Option("--tune/--no-tune", help="Tune each optimizer's learning rate or use its default.")
     ] = True,
-    trials: Annotated[int, typer.Option(help="Learning rates tried for each.", min=2, max=1000)] = 20,
+    trials: Annotated[
+        int, typer.Option(help="Number of learning rates to try per optimizer.", min=2, max=1000)
+    ] = 20,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="A folder, or the figure's file (png, svg, pdf).", metavar="PATH"
+            "--output", "-o", help="A folder, or a file for the figure (png, svg, pdf).", metavar="PATH"
         ),
     ] = None,
-    animate: Annotated[bool, typer.Option("--gif/--no-gif", help="Write the animation too.")] = True,
+    animate: Annotated[bool, typer.Option("--gif/--no-gif", help="Also write an animation.")] = True,
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Watch optimizers descend a surface of two parameters: a contour figure and an animated GIF.
+    """Draw the paths of optimizers on a surface of two parameters: a contour figure and an animated GIF.
 
-    Each optimizer's learning rate is tuned with the same budget, which the title states.
+    The learning rates are tuned with the same budget for each optimizer; the figure's title states it.
 
     Examples:
 
@@ -357,26 +368,26 @@ def watch_landscape(
 @verb(rich_help_panel="Help")
 def bench(
     root: Annotated[
-        Path | None, typer.Option(help="Folder of MNIST; OPTLAB_DATA when left out.", metavar="DIR")
+        Path | None, typer.Option(help="Folder of MNIST (default: OPTLAB_DATA).", metavar="DIR")
     ] = None,
     model: Annotated[
         Literal["mlp", "cnn"],
         typer.Option(help="mlp: 784-200-10 on MNIST; cnn: three 5x5 convolutions on 32x32x3 noise."),
     ] = "mlp",
-    optimizer: Annotated[Literal["SGD", "Adam", "AdamW"], typer.Option(help="SGD is with momentum.")] = "SGD",
+    optimizer: Annotated[Literal["SGD", "Adam", "AdamW"], typer.Option(help="SGD has momentum 0.9.")] = "SGD",
     batch_size: Annotated[int, typer.Option(help="Samples per step.", min=1, max=2000)] = 64,
-    steps: Annotated[int, typer.Option(help="Steps per loop and round; an epoch's at most.", min=30)] = 900,
-    rounds: Annotated[int, typer.Option(help="Rounds that count, after one that warms up.", min=1)] = 9,
+    steps: Annotated[int, typer.Option(help="Steps per loop and round, at most one epoch's.", min=30)] = 900,
+    rounds: Annotated[int, typer.Option(help="Measured rounds, after one warm-up round.", min=1)] = 9,
     threads: Annotated[int | None, typer.Option(help="Cores for every loop (default: all).", min=1)] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Draw a figure: png, svg or pdf.", metavar="FILE")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure this machine: optlab's engines against other loops on the same network and data.
+    """Measure optlab's engines and other training loops on this machine, with the same network and data.
 
-    All loops run in turn in every round; the table has medians. JAX, Keras and Lightning take part when they
-    are installed (pip install optlab[bench]). Let nothing else run meanwhile.
+    The loops are interleaved: each runs once per round. The table shows medians. JAX, Keras and Lightning are
+    included if installed (pip install optlab[bench]). Run nothing else at the same time.
 
     Examples:
 
@@ -397,12 +408,12 @@ def bench(
 def schema(
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File to write; stdout when left out.", metavar="FILE"),
+        typer.Option("--output", "-o", help="File to write (default: stdout).", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of a config, with which editors complete and check as you type.
+    """Print the JSON Schema of a config. Editors use it for completion and checks.
 
-    Put `# yaml-language-server: $schema=optlab.schema.json` into the first line of a config.
+    Add `# yaml-language-server: $schema=optlab.schema.json` as the first line of a config.
 
     Examples:
 
@@ -415,7 +426,7 @@ def schema(
 
 @verb(rich_help_panel="Help")
 def doctor(runs: Runs = RUNS, as_json: AsJson = False) -> None:
-    """Tell what this machine offers: versions, devices, threads, data on disk, write access.
+    """Print versions, devices, threads, data sets on disk, the cache and write access.
 
     Examples:
 
