@@ -1,8 +1,8 @@
-"""What the user sees in the terminal: progress, tables, errors; the only module that imports rich.
+"""Terminal output: progress, tables, errors. The only module that imports rich.
 
-Progress and complaints go to stderr, results to stdout. Nothing here reads runs or decides anything. Text
-from users and files is never read as markup, and its control characters are shown, not obeyed. What stderr
-does not take is dropped; what stdout does not take is an OutputError (see `streams`).
+Progress and errors go to stderr, results to stdout. Text from users and files is never interpreted as markup,
+and its control characters are escaped. Output that stderr does not accept is dropped; output that stdout does
+not accept raises an OutputError (see `streams`).
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ RECENT_SECONDS = 20.0
 
 
 def print_text(text: str, *, file: TextIO | None = None) -> None:
-    """Print text (on stdout unless said otherwise) without wrapping; a newline ends it."""
+    """Print text (by default on stdout) without wrapping, terminated by a newline."""
     _write(clean(text if text.endswith("\n") else text + "\n"), file or streams.results())
 
 
 def print_json(value: Any, *, file: TextIO | None = None) -> None:
-    """Print a value as indented JSON; NaN and infinities, which JSON does not have, become null.
+    """Print a value as indented JSON. NaN and infinities become null.
 
     Raises:
-        OutputError: with exit code 1 also where the reader closed the pipe: a program has asked for it all.
+        OutputError: also with exit code 1 if the reader closed the pipe, because truncated JSON is useless.
     """
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str)
     shown = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
@@ -56,13 +56,13 @@ def print_json(value: Any, *, file: TextIO | None = None) -> None:
 
 
 def print_note(text: str) -> None:
-    """Print a remark on stderr."""
+    """Print a note on stderr."""
     print_text(_indented(text), file=streams.lenient(sys.stderr))
 
 
 @contextmanager
 def results_are_kept() -> Iterator[None]:
-    """Make it a remark when stdout does not take the results that the block prints: they are on the disk."""
+    """Reduce an OutputError of the block to a note, because the results are also saved on disk."""
     try:
         yield
     except OutputError as error:
@@ -71,7 +71,7 @@ def results_are_kept() -> Iterator[None]:
 
 
 def print_error(error: OptlabError) -> None:
-    """Print every problem of an error on stderr: where, which key, what; then expected and fix."""
+    """Print every problem of an error on stderr: place, key and description, then expected and fix."""
     console = _console(streams.lenient(sys.stderr))
     count = len(error.problems)
     if count > 1:
@@ -91,12 +91,12 @@ def print_error(error: OptlabError) -> None:
 
 
 def print_pairs(title: str, pairs: Mapping[str, Any], *, file: TextIO | None = None) -> None:
-    """Print a titled section of keys and values in two columns; long values wrap below themselves.
+    """Print a titled section of keys and values in two columns; long values wrap within their column.
 
     Args:
         title: the section's heading; empty = none.
-        pairs: values are shown as by `format_cell`; None as a dash.
-        file: stdout unless said otherwise.
+        pairs: values are formatted by `format_cell`; None is shown as a dash.
+        file: output stream; default: stdout.
     """
     console = _console(file or streams.results())
     if title:
@@ -110,8 +110,8 @@ class Column:
 
     Args:
         title: its heading.
-        align: where its cells stand; numbers read best on the right.
-        spec: format of its numbers, as `.4g` or `,d`; empty = up to six digits.
+        align: alignment of its cells; use right for numbers.
+        spec: format of its numbers, e.g. `.4g` or `,d`; empty = up to six digits.
     """
 
     title: str
@@ -120,12 +120,12 @@ class Column:
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Any]], *, file: TextIO | None = None) -> None:
-    """Print a table: fitted to a terminal by wrapping inside cells, elsewhere aligned and never cut.
+    """Print a table. On a terminal, cells wrap to fit its width; elsewhere columns are aligned and never cut.
 
     Args:
         columns: at least one.
-        rows: a cell per column; None is shown as a dash.
-        file: stdout unless said otherwise.
+        rows: one cell per column; None is shown as a dash.
+        file: output stream; default: stdout.
     """
     file = file or streams.results()
     cells = [[format_cell(cell, c.spec) for c, cell in zip(columns, row, strict=True)] for row in rows]
@@ -149,7 +149,7 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Any]], *, file: Tex
 
 
 def print_result(result: RunResult, run_dir: Path, *, file: TextIO | None = None) -> None:
-    """Print what a run came to: the last, best and test measurements, the cost, and where it lies."""
+    """Print the result of a run: the last, best and test measurements, the cost, and the run directory."""
     pairs: dict[str, Any] = {
         "status": result.status + (f": {result.message}" if result.message else ""),
         "trained": f"{result.epochs:.4g} epochs, {_count(result.steps, 'step')} in "
@@ -174,27 +174,27 @@ def print_result(result: RunResult, run_dir: Path, *, file: TextIO | None = None
     print_pairs("", {**pairs, "run": str(run_dir)}, file=file)
 
 
-# Cells and words
+# Formatting
 
 
 def clean(text: str) -> str:
-    """Return the text with its control characters written out; newlines and tabs stay."""
+    """Return the text with its control characters escaped, except newlines and tabs."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def one_line(text: str) -> str:
-    """Return the text with all its control characters written out, newlines too: a cell, a name, a path."""
+    """Return the text with all control characters escaped, including newlines (for cells, names, paths)."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _indented(text: str) -> str:
-    """Return the text with all lines but the first indented, so that none looks like a message of its own."""
+    """Return the text with all lines but the first indented, so that none looks like a separate message."""
     first, *more = text.split("\n")
     return "\n".join([first, *(line if line[:1] in ("", " ") else f"    {line}" for line in more)])
 
 
 def format_cell(value: Any, spec: str = "") -> str:
-    """Return a value as a table shows it: None as a dash, numbers by `spec` or in six digits."""
+    """Return a value formatted for a table: None as a dash, numbers by `spec` or with six digits."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -207,7 +207,7 @@ def format_cell(value: Any, spec: str = "") -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration in the unit that suits it: `0.84 s`, `12.3 s`, `3:05 min`, `2:03:10 h`."""
+    """Return a duration in a suitable unit: `0.84 s`, `12.3 s`, `3:05 min`, `2:03:10 h`."""
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 59.95:
@@ -216,7 +216,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def is_terminal(file: TextIO) -> bool:
-    """Say whether the stream is a terminal on which a line can be drawn anew."""
+    """Return whether the stream is a terminal on which lines can be redrawn."""
     return file.isatty() and not Console(file=file).is_dumb_terminal
 
 
@@ -225,7 +225,7 @@ def is_terminal(file: TextIO) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A column of the evaluations: its heading, width, the record's entry and how that is written."""
+    """A column of the evaluation lines: its heading, width, the record's key and its formatter."""
 
     title: str
     width: int
@@ -234,15 +234,15 @@ class _Field:
 
 
 class TrainingProgress:
-    """Shows a run while it goes on; a context manager, so that the terminal is whole again after an error.
+    """Shows the progress of a run. A context manager, so that the terminal is restored after an error.
 
-    On a terminal: a live bar with the state below it, drawn at most ten times a second and only when a
-    record comes (no thread, nothing to slow the loop down), and a line left above it by every
-    evaluation. Elsewhere: those lines alone.
+    Every evaluation prints a line. On a terminal, a progress bar with the current values is drawn below these
+    lines, at most ten times a second and only when a record arrives. There is no thread, so the training loop
+    is not slowed down.
 
     Args:
-        file: where it is shown; stderr unless said otherwise.
-        clock: gives seconds of wall time, for the time left and the rhythm of drawing.
+        file: output stream; default: stderr.
+        clock: returns seconds of wall time, for the remaining time and the redraw interval.
     """
 
     def __init__(self, *, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -263,13 +263,13 @@ class TrainingProgress:
         self._left = TimeLeft(None, None)
 
     def __enter__(self) -> Self:
-        """Return itself; `start` begins to show."""
+        """Return self; `start` shows the progress."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the bar away, however the run ended."""
+        """Remove the bar, however the run ended."""
         self._stop()
 
     def start(
@@ -279,11 +279,11 @@ class TrainingProgress:
         steps_per_epoch: float,
         seconds_budget: float | None = None,
     ) -> None:
-        """Say what is trained and begin.
+        """Print the title and start the progress display.
 
         Args:
             title: one line above everything.
-            total_steps: planned updates, those before a resumption included; None = not known.
+            total_steps: planned updates, including those before a resumption; None = not known.
             steps_per_epoch: updates per epoch.
             seconds_budget: seconds of training after which the run ends; None = no limit.
         """
@@ -295,14 +295,14 @@ class TrainingProgress:
         self._started = self._clock()
         self._print(Text(self._title, style="bold"))
         if is_terminal(self._file):
-            # stdout is for results and may lead elsewhere; warnings on stderr go above the bar.
+            # stdout is for results and may be redirected; warnings on stderr go above the bar.
             self._live = Live(
                 console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
             )
             self._live.start()
 
     def update(self, record: StepRecord | EvalRecord) -> None:
-        """Take the newest record; an EvalRecord leaves a line, a StepRecord may redraw the bar."""
+        """Show a new record: an EvalRecord prints a line, a StepRecord may redraw the bar."""
         now = self._clock()
         self._left.add(now, record.step, record.train_seconds, evaluation=isinstance(record, EvalRecord))
         self._record = record
@@ -315,7 +315,7 @@ class TrainingProgress:
             self._live.update(self._state(now), refresh=True)
 
     def note(self, text: str) -> None:
-        """Leave a remark above the bar."""
+        """Print a note above the bar."""
         self._print(Text(_indented(clean(text))))
 
     def _stop(self) -> None:
@@ -343,7 +343,7 @@ class TrainingProgress:
         return gap.join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
 
     def _state(self, now: float) -> RenderableType:
-        """Return the bar with its numbers, and below it what was measured last."""
+        """Return the bar with its numbers, and below it the latest values."""
         record = self._record
         assert record is not None
         done: float
@@ -384,11 +384,11 @@ class TrainingProgress:
 
 
 class TimeLeft:
-    """Estimates the wall time that a run still needs, evaluation and writing included.
+    """Estimates the remaining wall time of a run, including evaluation and writing.
 
-    The training time of the last `RECENT_SECONDS` gives the seconds per step; what passed beside
-    training since the first record (evaluations, writing), per step, is added. Before an evaluation has
-    been seen among the steps its cost is unknown: the estimate is then said to be a lower bound.
+    The training time of the last `RECENT_SECONDS` gives the training seconds per step. The time spent outside
+    training since the first record (evaluations, writing) is added, averaged per step. Until an evaluation
+    has run between steps, its cost is unknown and the estimate is marked as a lower bound.
 
     Args:
         total_steps: planned updates; None = not known.
@@ -396,7 +396,7 @@ class TimeLeft:
     """
 
     def __init__(self, total_steps: int | None, seconds_budget: float | None) -> None:
-        """Begin without a moment: all is unknown."""
+        """Start without measurements: the estimate is unknown."""
         self._total_steps = total_steps
         self._seconds_budget = seconds_budget
         self._first: tuple[float, int, float] | None = None
@@ -404,11 +404,11 @@ class TimeLeft:
         self._evaluated = False
 
     def add(self, now: float, step: int, train_seconds: float, *, evaluation: bool) -> None:
-        """Take a moment: wall time and seconds of training, both in seconds, and completed updates."""
+        """Add a measurement: wall time and training time in seconds, and the number of completed updates."""
         if self._first is None:
             self._first = (now, step, train_seconds)
         self._evaluated |= evaluation and step > self._first[1]
-        # A few moments per second are enough, however fast the steps are.
+        # A few measurements per second are enough, however fast the steps are.
         if len(self._recent) >= 2 and now - self._recent[-2][0] < RECENT_SECONDS / 100:
             self._recent.pop()
         self._recent.append((now, step, train_seconds))
@@ -450,11 +450,11 @@ class TimeLeft:
 
 
 def _evaluation_fields(record: EvalRecord) -> list[_Field]:
-    """Return the columns of the evaluations, as the first one (before training) shows them to be."""
+    """Return the columns of the evaluation lines, derived from the first evaluation (before training)."""
     fields = [_Field("epoch", 6, "epoch", _epoch), _Field("step", 8, "step", format_cell)]
     for split in ("train", "val"):
         loss, accuracy = f"{split}_loss", f"{split}_accuracy"
-        # Validation is measured before training already; the training split's running means are not.
+        # The first evaluation has validation values, but no running means of the training split yet.
         if loss in record.values and (split == "train" or record.values[loss] is not None):
             fields.append(_Field(f"{split} loss", 10, loss, _loss))
             if accuracy in record.values:
@@ -499,7 +499,7 @@ def _clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-# The way out
+# Writing
 
 
 def _console(file: TextIO) -> Console:
@@ -507,7 +507,7 @@ def _console(file: TextIO) -> Console:
 
 
 def _print(console: Console, text: Text) -> None:
-    """Print a line: wrapped on a terminal, whole elsewhere (so that `grep` finds it)."""
+    """Print a line: wrapped on a terminal, unwrapped elsewhere (so that `grep` finds it)."""
     if console.is_terminal:
         console.print(text)
     else:
@@ -536,7 +536,7 @@ def _print_pairs(console: Console, pairs: Mapping[str, Any], *, indent: int) -> 
 
 
 def _write(text: str, file: TextIO | Any) -> None:
-    """Write text; what the stream's encoding lacks is written out (`\\u2013`) instead of failing."""
+    """Write text; characters that the stream's encoding lacks are escaped (`\\u2013`)."""
     encoding = getattr(file, "encoding", None) or "utf-8"
     file.write(text.encode(encoding, "backslashreplace").decode(encoding))
     file.flush()
@@ -556,11 +556,11 @@ def _finite(value: Any) -> Any:
 
 
 class SweepProgress:
-    """Shows a sweep while it goes on: lines, and on a terminal a table below them; a context manager.
+    """Shows the progress of a sweep: lines, and on a terminal a table below them. A context manager.
 
     Args:
-        file: where it is shown; stderr unless said otherwise.
-        quiet: show remarks alone.
+        file: output stream; default: stderr.
+        quiet: show notes only.
     """
 
     def __init__(self, *, file: TextIO | None = None, quiet: bool = False) -> None:
@@ -572,7 +572,7 @@ class SweepProgress:
         self._drawn = 0.0
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """Start the progress display."""
         if not self._quiet and is_terminal(self._file):
             self._live = Live(
                 console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
@@ -581,24 +581,24 @@ class SweepProgress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Take the table away."""
+        """Remove the table."""
         if self._live:
             self._live.stop()
             self._live = None
 
     def line(self, text: str) -> None:
-        """Leave a line, unless quiet."""
+        """Print a line, unless quiet."""
         if not self._quiet:
             _print(self._console, Text(_indented(clean(text))))
 
     def note(self, text: str) -> None:
-        """Leave a remark, quiet or not."""
+        """Print a note, quiet or not."""
         _print(self._console, Text(_indented(clean(text))))
 
     def update(
         self, columns: Sequence[Column], rows: Iterable[Sequence[Any]], done: int, total: int, tail: str
     ) -> None:
-        """Draw the table anew, a bar of `done` out of `total` and what stands beside it."""
+        """Redraw the table and a bar of `done` out of `total` with the text `tail` beside it."""
         if self._live is None or time.monotonic() - self._drawn < REDRAW_SECONDS:
             return
         self._drawn = time.monotonic()

@@ -1,7 +1,7 @@
-"""What can go wrong by a user's hand, told so that it can be mended.
+"""Errors that a user can cause.
 
-Every error says what is wrong, where, what was expected and what to do. `OptlabError` and its kinds are
-for what a user can cause; `assert` is for what only this code can.
+Every error says what is wrong, where, what was expected and what to do. `OptlabError` and its subclasses are
+for errors that a user can cause; `assert` is for errors of this program.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ class Problem:
     """One thing that is wrong.
 
     Args:
-        what: the fault, with the value that was found.
-        key: dotted config key, as `optimizer.lr`; empty when no key is to blame.
-        where: `file:line`, or what stands for it (`command line`); empty when unknown.
-        expected: what would have been right.
+        what: what is wrong, with the value found.
+        key: dotted config key, e.g. `optimizer.lr`; empty if the problem has no key.
+        where: `file:line` or another source (`command line`); empty if unknown.
+        expected: valid values.
         fix: what to do about it.
     """
 
@@ -40,7 +40,7 @@ class Problem:
 
 
 class OptlabError(Exception):
-    """Something a user can cause and mend; carries one or several `Problem`s and the exit code."""
+    """Base class of errors that a user can cause and fix. Holds one or more `Problem`s and the exit code."""
 
     exit_code = 1
 
@@ -52,7 +52,7 @@ class OptlabError(Exception):
 
     @classmethod
     def of(cls, problems: Iterable[Problem]) -> OptlabError:
-        """Make one error of several problems, in the order given (at least one)."""
+        """Return one error with several problems, in the order given (at least one)."""
         found = tuple(problems)
         assert found, "an error needs a problem"
         error = cls(found[0].what)
@@ -64,19 +64,19 @@ class OptlabError(Exception):
 
 
 class ConfigError(OptlabError):
-    """The experiment's description or the command's usage is wrong; nothing has run."""
+    """The config or the command line is invalid. Nothing has been trained."""
 
     exit_code = 2
 
 
 class DataError(OptlabError):
-    """A data set is absent, damaged or does not fit; nothing has run."""
+    """A data set is missing, damaged or does not fit the model. Nothing has been trained."""
 
     exit_code = 2
 
 
 class PartError(OptlabError):
-    """A component failed while a run was going on."""
+    """A component failed during a run."""
 
     exit_code = 1
 
@@ -88,11 +88,11 @@ class RunError(OptlabError):
 
 
 class BusyError(RunError):
-    """Another process writes the run directory now."""
+    """Another process is writing to the run directory."""
 
 
 class StorageError(OptlabError):
-    """Writing failed while a run was going on (full disk, vanished directory)."""
+    """Writing failed during a run (full disk, missing directory)."""
 
     exit_code = 1
 
@@ -105,30 +105,30 @@ class OutputError(OptlabError):
     """A result could not be written to stdout.
 
     Args:
-        reason: what the system says.
-        closed: whether the reader closed the pipe, as `head` does: no news to anybody.
+        reason: the operating system's message.
+        closed: whether the reader closed the pipe, as `head` does; then no message is printed.
     """
 
     def __init__(self, reason: str, *, closed: bool = False) -> None:
         super().__init__(f"cannot write the result to stdout: {reason}")
         self.reason = reason
         self.closed = closed
-        self.exit_code = 141 if closed else 1  # 141 is what the shell makes of SIGPIPE
+        self.exit_code = 141 if closed else 1  # 141: the shell's exit code for SIGPIPE
 
 
 def first_line(error: Exception) -> str:
-    """Return an error of another package in one line: its own message, or its type and the first line."""
+    """Return an error's message; for another package's error its type and the first line of its message."""
     if isinstance(error, OptlabError):
         return str(error)
     words = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {words[0]}".rstrip(": ")
 
 
-_MOST_CHOICES = 40  # of the 90 models, the first ones are ours; `optlab list` names them all
+_MOST_CHOICES = 40  # there are 90 models, optlab's own first; `optlab list` lists all of them
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """Return the choice that `name` most likely meant, or None when none is close."""
+    """Return the choice closest to `name`, or None if none is close."""
     known = {choice.lower(): choice for choice in choices}
     found = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
     return known[found[0]] if found else None
@@ -137,7 +137,7 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 def unknown_name(
     kind: str, name: str, choices: Sequence[str], *, key: str = "", where: str = ""
 ) -> ConfigError:
-    """Return the error for a name that nobody knows: it lists the choices and the nearest one."""
+    """Return the error for an unknown name, with the choices and the nearest one."""
     guess = nearest(name, choices)
     more = f" ... ({len(choices)} in all)" if len(choices) > _MOST_CHOICES else ""
     return ConfigError(

@@ -1,7 +1,7 @@
-"""Ctrl-C from the first moment on, also where other packages swallow it.
+"""Handling of Ctrl-C from process start on, including interrupts that other packages suppress.
 
-A KeyboardInterrupt that arrives while a package is imported may end up in one of its `except:` clauses, or
-come out as another error. So the request is remembered, and asked for (`check`) before a run begins.
+A KeyboardInterrupt during an import may be caught by one of the package's `except:` clauses or turned into
+another error. Therefore the signal is recorded, and `check` raises it again before a run begins.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ _received = False
 
 
 def leave_at_once() -> None:
-    """Let SIGINT end the process while it has nothing to clean up: the command line is being imported."""
+    """Make SIGINT exit the process at once, while the command line is imported and nothing needs cleanup."""
     signal.signal(signal.SIGINT, _leave)
 
 
 def remember() -> None:
-    """Let the first SIGINT raise KeyboardInterrupt and be remembered; a second one ends the process."""
+    """Make the first SIGINT raise KeyboardInterrupt and record it; a second one exits the process."""
     signal.signal(signal.SIGINT, _raise)
 
 
 def received() -> bool:
-    """Return whether a SIGINT has come since `remember`."""
+    """Return whether a SIGINT has been received since `remember`."""
     return _received
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt when a SIGINT has come; somebody else may have swallowed the first."""
+    """Raise KeyboardInterrupt if a SIGINT was received; other code may have suppressed the first one."""
     if _received:
         raise KeyboardInterrupt
 
 
 def exit_code(name: str) -> int:
-    """Return the exit code of what the named signal ended: 143 SIGTERM, 129 SIGHUP, else 130."""
+    """Return the exit code of a run stopped by the named signal: 143 SIGTERM, 129 SIGHUP, else 130."""
     return {"SIGTERM": 143, "SIGHUP": 129}.get(name, EXIT_CODE)
 
 

@@ -1,8 +1,8 @@
-"""Standard output and standard error, which may be closed, full or gone while a run trains.
+"""Standard output and standard error that may be closed, full or missing while a run trains.
 
 Results go to the stdout that the process was started with. While a command runs, `sys.stdout` is stderr, so
-that what a user's component prints never mixes with results. What stderr does not take is dropped: a run
-has its log. What stdout does not take is an OutputError.
+that the output of a user's component does not mix with results. Output that stderr does not accept is
+dropped, because a run has its log. Output that stdout does not accept raises an OutputError.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any, TextIO, cast
 from trainer.errors import OutputError
 
 _WAIT_SECONDS = 1.0
-"""How long stderr may be busy, where it does not block, before it counts as gone."""
+"""Timeout for a non-blocking stderr that does not accept output; after it, output is dropped."""
 
 
 class _Stream:
-    """A text stream that passes everything on to another."""
+    """A text stream that forwards everything to another one."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -54,7 +54,7 @@ class _Lenient(_Stream):
         if not self._failed:
             try:
                 _write_whole(self._file, text, wait=_WAIT_SECONDS)
-            except (AttributeError, OSError, ValueError):  # there is none, it does not take it, it is closed
+            except (AttributeError, OSError, ValueError):  # stream is None, not writable, or closed
                 self._failed = True
         return len(text)
 
@@ -63,7 +63,7 @@ class _Lenient(_Stream):
 
 
 class _ToStderr(_Stream):
-    """Writes to what `sys.stderr` is at the moment: a progress display takes it over for its time."""
+    """Writes to the current `sys.stderr`, which a progress display replaces temporarily."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)
@@ -73,14 +73,14 @@ class _ToStderr(_Stream):
 
 
 class _Results(_Stream):
-    """Raises OutputError where the stream does not take something; waits for a reader as long as it takes."""
+    """Raises OutputError if the stream does not accept output; waits for a slow reader without a limit."""
 
     def write(self, text: str) -> int:
         try:
             _write_whole(self._file, text, wait=None)
         except OSError as error:
             raise OutputError(error.strerror or str(error), closed=error.errno == errno.EPIPE) from error
-        except (AttributeError, ValueError) as error:  # there is none, it is closed
+        except (AttributeError, ValueError) as error:  # stream is None, or closed
             raise OutputError(str(error)) from error
         return len(text)
 
@@ -89,12 +89,12 @@ class _Results(_Stream):
 
 
 def _write_whole(file: TextIO, text: str, *, wait: float | None) -> None:
-    """Write all of a text, past the buffers, which would fail again when the interpreter ends.
+    """Write a whole text without buffering, because flushing a buffer at interpreter exit could fail again.
 
     Args:
-        file: what its encoding lacks is written out (`\\u2013`).
-        text: everything.
-        wait: seconds that a stream which does not block may be busy; None = no limit.
+        file: characters that its encoding lacks are escaped (`\\u2013`).
+        text: the text.
+        wait: timeout in seconds for a non-blocking stream; None = no limit.
     """
     encoding = getattr(file, "encoding", None) or "utf-8"
     data = text.encode(encoding, "backslashreplace")
@@ -102,7 +102,7 @@ def _write_whole(file: TextIO, text: str, *, wait: float | None) -> None:
     if isinstance(file, io.TextIOWrapper):
         with suppress(io.UnsupportedOperation):
             descriptor = file.fileno()
-    if descriptor is None:  # a file in memory, a progress display that prints above itself
+    if descriptor is None:  # a file in memory, or the stderr of a progress display
         file.write(data.decode(encoding))
         file.flush()
         return
@@ -116,7 +116,7 @@ def _write_whole(file: TextIO, text: str, *, wait: float | None) -> None:
 
 
 def lenient(file: TextIO) -> TextIO:
-    """Return a stream that drops what the given one does not take; it never raises."""
+    """Return a stream that drops output that the given one does not accept. It never raises."""
     return cast(TextIO, file if isinstance(file, _Lenient) else _Lenient(file))
 
 
@@ -124,14 +124,14 @@ _results: TextIO | None = None
 
 
 def results() -> TextIO:
-    """Return the stream for results: the stdout that the command was started with."""
+    """Return the stream for results: the stdout with which the command was started."""
     file = _results or sys.stdout
     return cast(TextIO, file if isinstance(file, _Results) else _Results(file))
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Let nothing fail for the sake of stderr, and stdout only with an OutputError, for the block."""
+    """Within the block, ignore errors of stderr and turn errors of stdout into an OutputError."""
     former = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = results(), lenient(sys.stderr)
     try:
@@ -142,7 +142,7 @@ def guarded() -> Iterator[None]:
 
 @contextmanager
 def components_print_to_stderr() -> Iterator[None]:
-    """Let `print` write to stderr for the block; `results` stays what it was."""
+    """Make `print` write to stderr within the block. `results` does not change."""
     global _results
     former = sys.stdout, _results
     _results = results()
@@ -154,25 +154,25 @@ def components_print_to_stderr() -> Iterator[None]:
 
 
 def guard_worker() -> None:
-    """Let nothing that a worker process prints fail or reach stdout, from now on."""
+    """Send all output of a worker process to stderr and ignore errors of stderr."""
     sys.stdout = sys.stderr = lenient(sys.stderr)
 
 
 def own_descriptors() -> None:
-    """Prepare the standard descriptors of a process that is ours alone.
+    """Prepare the standard file descriptors of the optlab command.
 
-    Those that are closed are opened, else the next file of a run would get their numbers. Descriptor 1
-    becomes stderr, for what is printed in C and by child processes; `sys.stdout` keeps the real one.
+    Closed descriptors are opened, because otherwise the next file of a run would get their numbers.
+    Descriptor 1 is redirected to stderr, for output of C code and child processes; `sys.stdout` keeps the original.
     """
     for descriptor, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
-        except OSError:  # 1 opened for reading: a result that nobody will see is an error, as it is for `cat`
+        except OSError:  # 1 is opened for reading, so that writing a result fails, as with `cat`
             os.open(os.devnull, flags)
     if sys.stderr is None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (lives with the process)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    with suppress(OSError):  # no descriptor left: what is printed in C goes to stdout
+    with suppress(OSError):  # no descriptor left: output of C code goes to stdout
         real = os.dup(1)
         os.dup2(2, 1)
         sys.stdout = open(real, "w", encoding=encoding)  # noqa: SIM115
