@@ -162,7 +162,8 @@ def own_descriptors() -> None:
     """Prepare the standard file descriptors of the optlab command.
 
     Closed descriptors are opened, because otherwise the next file of a run would get their numbers.
-    Descriptor 1 is redirected to stderr, for output of C code and child processes; `sys.stdout` keeps the original.
+    Descriptor 1 is redirected to stderr for output of C code and child processes; `sys.stdout` keeps the
+    original.
     """
     for descriptor, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:

@@ -585,7 +585,7 @@ def test_usage(arguments: tuple[str, ...]) -> None:
         (("show", "optimizer", "Adm"), "did you mean 'Adam'?"),
         (("show", "optimiser", "Adam"), "did you mean 'optimizer'?"),
         (("show", "model", "mlp", "hidden=wide"), "a list"),
-        (("show", "model", "cnn", "--input", "3,x,3"), "as 3,32,32"),
+        (("show", "model", "cnn", "--input", "3,x,3"), "e.g. 3,32,32"),
         (("show", "model", "3c3d", "--input", "3,8,8"), "at conv2"),
         (("list", "optimizerz"), "did you mean 'optimizer'?"),
         (("plot", "nowhere"), "not a run directory"),
