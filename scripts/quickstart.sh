@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a clone to a trained network and its figures: installs into .venv, trains on scikit-learn's digits.
-# Further arguments go to `optlab train`: scripts/quickstart.sh optimizer.lr=0.5
+# Install optlab into .venv, train a network on scikit-learn's digits and draw its figures.
+# Further arguments are passed to `optlab train`: scripts/quickstart.sh optimizer.lr=0.5
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh ""

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Make .venv (if there is none) and install optlab in it. Usage: scripts/setup.sh [EXTRA], e.g. scripts/setup.sh dev
-# Sourced by the other scripts, which then find python and optlab in "$venv/bin".
+# Create .venv if it does not exist and install optlab in it. Usage: scripts/setup.sh [EXTRA], e.g. scripts/setup.sh dev
+# The other scripts source this one and use python and optlab from "$venv/bin".
 #
-# Versions come from requirements.lock; where pip cannot install these, from the ranges in pyproject.toml.
-# A torch that was in the environment before is kept. OPTLAB_VENV names another directory than .venv.
+# Versions come from requirements.lock or, if pip cannot install these, from the ranges in pyproject.toml.
+# A torch that is already installed is kept. OPTLAB_VENV sets another directory than .venv.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${OPTLAB_VENV:-$root/.venv}
 extra=${1:-}
 stamp=$venv/.optlab-${extra:-base}
-own_torch=$venv/.optlab-own-torch # constraints for a torch that was there before
+own_torch=$venv/.optlab-own-torch # constraints for a torch that was already installed
 
 fail() { echo "error: $*" >&2; exit 1; }
 version_of() { "$1" -c 'import sys; print(sys.version.split()[0])' 2>/dev/null; }
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
-other_venv="remove it, or name another directory: OPTLAB_VENV=DIR bash scripts/..."
+other_venv="remove it, or use another directory: OPTLAB_VENV=DIR bash scripts/..."
 
-# Name a Python that is new enough: the first on the PATH.
+# Print the first Python on the PATH that is new enough.
 find_python() {
   local name
   for name in python3 python python3.14 python3.13 python3.12 python3.11; do
@@ -28,7 +28,7 @@ find_python() {
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 pip_install() { pip install --quiet "$@" -e "$root${extra:+[$extra]}"; }
 
-# Print the constraints of an installed torch, its own build (CPU, ROCm ...) included; nothing where there is none.
+# Print constraints for an installed torch, including its build (CPU, ROCm ...); nothing if there is none.
 installed_torch() {
   "$venv/bin/python" - <<'END'
 from importlib import metadata
@@ -43,21 +43,21 @@ END
 if [ ! -e "$venv/bin/python" ]; then
   if [ -n "$(ls -A "$venv" 2>/dev/null)" ]; then fail "$venv has no working bin/python; $other_venv"; fi
   python=$(find_python)
-  echo "making $venv with Python $(version_of "$python")" >&2
+  echo "creating $venv with Python $(version_of "$python")" >&2
   if ! "$python" -m venv "$venv" >&2; then
     rm -rf "$venv"
-    fail "Python cannot make a virtual environment (on Debian and Ubuntu: install the package python3-venv)"
+    fail "Python cannot create a virtual environment (on Debian and Ubuntu: install the package python3-venv)"
   fi
 elif ! is_new_enough "$venv/bin/python"; then
   fail "$venv has Python $(version_of "$venv/bin/python" || echo '(broken)') and optlab needs 3.11 or newer; $other_venv"
 fi
 
 if [ ! -e "$stamp" ] || [ "$root/pyproject.toml" -nt "$stamp" ] || [ "$root/requirements.lock" -nt "$stamp" ]; then
-  pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip >/dev/null # uv makes environments without pip
+  pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip >/dev/null # uv creates environments without pip
   if ! ls "$venv"/.optlab-* >/dev/null 2>&1; then installed_torch >"$own_torch"; fi
   constraints=$root/requirements.lock
   if [ -s "$own_torch" ]; then
-    echo "keeping the $(paste -s -d' ' "$own_torch") that is there" >&2
+    echo "keeping the installed $(paste -s -d' ' "$own_torch")" >&2
     constraints=$venv/.optlab-constraints
     grep -vE '^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==' "$root/requirements.lock" >"$constraints"
     cat "$own_torch" >>"$constraints"

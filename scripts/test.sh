@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up .venv with the development tools, check style and types, and run the tests.
-# Further arguments go to pytest: scripts/test.sh tests/config -k merge; with -n 2 two tests run at a time.
+# Further arguments are passed to pytest: scripts/test.sh tests/config -k merge; -n 2 runs two tests at a time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh dev

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Run all tests with other versions than the locked ones, in an environment of its own (.venv-newest, .venv-oldest):
+# Run all tests with other versions than the locked ones, in a separate environment (.venv-newest, .venv-oldest):
 #   scripts/test_versions.sh newest|oldest [PYTEST ARGUMENTS]
-# `oldest` installs the lower bounds in pyproject.toml, `newest` what the ranges allow today.
+# `oldest` installs the lower bounds in pyproject.toml, `newest` the newest versions in its ranges.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case ${1:-} in
@@ -12,7 +12,7 @@ esac
 venv=${OPTLAB_VENV:-.venv-$1}
 shift
 [ -e "$venv/bin/python" ] || python3 -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv # pip has no such resolution
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv # pip cannot resolve to the lowest versions
 "$venv/bin/uv" pip install --python "$venv/bin/python" "${options[@]}" -e ".[dev]"
 "$venv/bin/optlab" doctor
 exec "$venv/bin/python" -m pytest "$@"

@@ -1,4 +1,4 @@
-"""Train what is missing of the lessons and draw their figures: `scripts/regenerate_plots.sh` calls this."""
+"""Train the missing runs of the lessons and draw their figures. Called by `scripts/regenerate_plots.sh`."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ def arguments() -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(
         prog="scripts/regenerate_plots.sh",
-        description="Train the lessons' runs that are missing, and draw every figure. Run it again to go on.",
-        epilog="MNIST is read from OPTLAB_DATA (else your cache, or downloaded): `optlab prepare mnist`.",
+        description="Train the missing runs of the lessons and draw all figures. Rerun it to continue.",
+        epilog="MNIST is read from OPTLAB_DATA or the cache, else downloaded (`optlab prepare mnist`).",
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="scikit-learn's digits instead of MNIST: about two minutes")
-    add("--only", metavar="N,N", default="", help="only these lessons, as 1,4,11")
+    add("--only", metavar="N,N", default="", help="only these lessons, e.g. 1,4,11")
     add(
-        "--runs", type=Path, metavar="DIR", help="where the runs lie (default: runs, with --quick runs/quick)"
+        "--runs", type=Path, metavar="DIR", help="folder of the runs (default: runs, with --quick runs/quick)"
     )
     add(
         "--figures",
         type=Path,
         metavar="DIR",
-        help="where the figures go (default: figures in the runs' folder)",
+        help="folder for the figures (default: figures in the runs' folder)",
     )
     add("--cifar-npz", type=Path, metavar="FILE", help="CIFAR-10 images as .npz for lesson 13")
-    add("--jobs", type=int, metavar="N", default=usable_cores(), help="runs at a time (default: the cores)")
-    add("--force", action="store_true", help="train all of them again")
     add(
-        "--readme", action="store_true", help="write the table of configs/lessons/README.md, and nothing else"
+        "--jobs", type=int, metavar="N", default=usable_cores(), help="runs at a time (default: one per core)"
     )
+    add("--force", action="store_true", help="train all runs again")
+    add("--readme", action="store_true", help="only write configs/lessons/README.md")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Train, draw, list the figures; 1 when something failed, 130 when interrupted."""
+    """Train, draw and print the figures' paths. Return 1 if something failed, 130 if interrupted."""
     options = arguments()
     if options.readme:
         readme.write()
@@ -75,7 +75,7 @@ def main() -> int:
             if one.interrupted:
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
-        print("interrupted; what is finished stays, run it again to go on", file=sys.stderr)
+        print("interrupted; finished runs are kept, rerun the command to continue", file=sys.stderr)
         return 130
     drawn = [path for lesson in lessons if (path := draw(lesson, done, figures, quick=options.quick))]
     print(f"{len(drawn)} figures after {time.monotonic() - began:.0f} s:", file=sys.stderr)
@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def chosen(only: str) -> list[Lesson] | None:
-    """Return the lessons asked for; None when a number is none of theirs."""
+    """Return the selected lessons, or None if a number is invalid."""
     if not only:
         return list(LESSONS)
     try:
@@ -97,14 +97,14 @@ def chosen(only: str) -> list[Lesson] | None:
 
 
 def cifar(npz: Path | None) -> tuple[str, ...]:
-    """Return what puts lesson 13 on an npz file: the one given; CIFAR-10 itself needs no change."""
+    """Return the overrides that make lesson 13 read the given npz file; none if CIFAR-10 is on disk."""
     if npz is None or (data_root(None) / "cifar-10-batches-py").is_dir():
         return ()
     return ("data.name=npz", f"data.path={npz.absolute()}")
 
 
 def draw(lesson: Lesson, done: list[Done], figures: Path, *, quick: bool) -> Path | None:
-    """Draw one lesson's figure; None, said on stderr, when one of its runs is missing."""
+    """Draw one lesson's figure. Print a message and return None if one of its runs failed."""
     mine = {one.job.run.label: one for one in done if one.job.lesson.number == lesson.number}
     missing = [label for label, one in mine.items() if one.failed]
     if missing:

@@ -1,4 +1,4 @@
-"""Draws the figure of a lesson from its runs' files. Knows no config and trains nothing."""
+"""Draws the figure of a lesson from the files of its runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainer.runs import rundir
 
 PANEL_INCHES = (4.7, 3.3)
 COLOURS_OF_A_FILE = 96
-"""A line drawing needs no more, and the file is a third as large."""
+"""Enough for a line drawing; the file is a third as large."""
 
 Runs = Mapping[str, rundir.Run]
 
@@ -64,7 +64,7 @@ def draw_lesson(lesson: Lesson, runs: Runs, path: Path, *, note: str = "") -> No
 
 
 def _subtitle(runs: Sequence[rundir.Run]) -> str:
-    """Say what all runs have in common: network, data and seed (one seed shows a mechanism, no ranking)."""
+    """Return what all runs have in common: network, data and seed."""
     around = json.loads((runs[0].path / rundir.ENVIRONMENT).read_text(encoding="utf-8"))
     shape, outputs = around["data"]["input_shape"], around["data"]["num_classes"]
     models = {
@@ -74,7 +74,7 @@ def _subtitle(runs: Sequence[rundir.Run]) -> str:
 
 
 def _legend(figure: Figure) -> None:
-    """Put one legend for all panels below them."""
+    """Draw one legend for all panels below them."""
     found: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -102,9 +102,9 @@ def _draw(
 
 
 def column(run: rundir.Run, name: str, x: str) -> tuple[Array, Array]:
-    """Return x and y [N] of a column where it has values; numbers no axis can show become infinite.
+    """Return x and y [N] of a column where it has values; numbers too large for an axis become infinite.
 
-    A column of parameter groups (`lr.output`) is asked for by its full name.
+    A column of a parameter group has the full name, e.g. `lr.output`.
     """
     table = run.epochs if name in run.epochs else run.steps
     pairs = [(a, b) for a, b in zip(table[x], table[name], strict=True) if b is not None]
@@ -135,7 +135,7 @@ def _draw_curves(axes: Axes, panel: Curves, runs: Runs, looks: Mapping[str, Line
 
 
 def _mark_divergence(axes: Axes, run: rundir.Run, x: Array, y: Array, look: Line) -> None:
-    """Mark where a run ended because its loss was no number any more."""
+    """Mark the end of a run whose loss was no longer finite."""
     if run.status["status"] != "diverged" or not len(x):
         return
     axes.plot(
@@ -165,7 +165,7 @@ def _scale(axes: Axes, panel: Curves, xs: Sequence[Array], ys: Sequence[Array]) 
     later = [y[x > 0] for x, y in zip(xs, ys, strict=True)]
     shown = limits(ys, log=panel.log_y)
     if panel.x == "epoch" and _range(later, panel.log_y) < 0.5 * _range(ys, panel.log_y):
-        # The untrained network would press all that follows to the edge: the lines enter from there.
+        # The untrained network's value would compress the rest of the curve, so it may lie outside the axis.
         shown = limits(later, log=panel.log_y)
     if shown:
         if panel.log_y:
@@ -218,7 +218,7 @@ def _draw_difference(axes: Axes, panel: Difference, runs: Runs, looks: Mapping[s
 
 
 def step_milliseconds(run: rundir.Run) -> float:
-    """Return the time of a finished run's mean step."""
+    """Return the mean milliseconds per step of a finished run."""
     assert run.result is not None, "a finished run has a result"
     return 1000 * run.result.train_seconds / max(run.result.steps, 1)
 

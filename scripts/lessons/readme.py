@@ -1,4 +1,4 @@
-"""Writes the lessons' table of configs/lessons/README.md from the table of lessons."""
+"""Writes configs/lessons/README.md from the table of lessons."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ README = CONFIGS / "README.md"
 HEAD = """\
 # Lessons
 
-Fifteen small experiments on `torch.optim`, each a few lines of YAML over [base.yaml](base.yaml): the
-784-200-10 network on MNIST. One command trains the runs that are missing and draws every figure:
+Fifteen small experiments on `torch.optim`. Each is a few lines of YAML that extend [base.yaml](base.yaml),
+the 784-200-10 network on MNIST. One command trains the missing runs and draws all figures:
 
 ```sh
 scripts/regenerate_plots.sh --quick   # scikit-learn's 8x8 digits, about two minutes, no download
 scripts/regenerate_plots.sh           # MNIST (OPTLAB_DATA), and CIFAR-10 for lesson 13
 ```
 
-Run it again after an interruption: what is finished is not trained again. `--only 4,7` takes some of them,
-`--help` tells the rest. Every run can be had by itself: the commands are at the end.
+Rerun the command after an interruption: finished runs are not trained again. `--only 4,7` selects lessons,
+`--help` lists all options. The commands for single runs are at the end of this page.
 
-Every run here has one seed. That shows what an option does; it does not show which optimizer is better, which
-takes a tuned learning rate and several seeds for each.
-The pictures: MNIST; lesson 13 on 10,000 images of CIFAR-10 that went through JPEG. The times in lesson 14 are
-those of one machine: draw your own, with nothing else running.
+Every run here has one seed. This shows what an option does. It does not show which optimizer is better: that
+requires a tuned learning rate and several seeds for each optimizer.
+The figures use MNIST; lesson 13 uses 10,000 JPEG-compressed images of CIFAR-10. The times in lesson 14 are
+from one machine: measure your own with nothing else running.
 """
 
 
 def text() -> str:
     """Return the whole file."""
-    rows = ["| | What to look at, and why it happens | |", "|-|-|-|", *map(_row, LESSONS)]
+    rows = ["| | What the figure shows, and why | |", "|-|-|-|", *map(_row, LESSONS)]
     runs = ["## The runs", *map(_runs, LESSONS)]
     return "\n".join([HEAD, *rows, "", "\n\n".join(runs), ""])
 
@@ -58,5 +58,5 @@ def _command(run: Run) -> str:
 
 
 def write() -> None:
-    """Write the file in place."""
+    """Overwrite configs/lessons/README.md."""
     README.write_text(text(), encoding="utf-8")

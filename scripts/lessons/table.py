@@ -1,4 +1,4 @@
-"""The lessons in one table: which runs each trains, what its figure shows. No training or drawing here."""
+"""The table of lessons: the runs that each trains and the panels of its figure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 DIGITS = ("data.name=digits", "data.val_size=0.2")
-"""Overrides that put a lesson on scikit-learn's digits."""
+"""Overrides that make a lesson use scikit-learn's digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +16,9 @@ class Run:
     Args:
         label: its name in the figure.
         config: its file in configs/lessons, without the ending.
-        overrides: what it changes, as on the command line.
+        overrides: its overrides, as on the command line.
         quick: further overrides with `--quick`, after the lesson's.
-        repeats: label of the run that this one repeats with another seed, for its time; empty = none.
+        repeats: label of the run that this one repeats with another seed to measure times; empty = none.
     """
 
     label: str
@@ -30,17 +30,17 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """A panel of one column of all runs (or of those named).
+    """A panel that shows one column of several runs.
 
     Args:
         title: its heading.
-        column: of steps.csv or, when its name begins with train_ or val_, of epochs.csv.
-        x: what it is drawn against.
+        column: of steps.csv or, if its name begins with train_ or val_, of epochs.csv.
+        x: quantity on the x axis.
         log_x, log_y: whether the axes are logarithmic.
         runs: labels of the runs to draw; empty = all.
-        smooth: draw the smoothed line above faint points; else the values as they are.
+        smooth: draw a smoothed line above faint points; False = draw the values only.
         percent: show a fraction in percent.
-        ylabel: of the axis.
+        ylabel: label of the y axis.
     """
 
     title: str
@@ -56,7 +56,7 @@ class Curves:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A panel of how far each run's logged loss is from that of a reference run, step for step."""
+    """A panel of the difference between each run's logged loss and that of a reference run, per step."""
 
     title: str
     reference: str
@@ -97,16 +97,16 @@ class Lesson:
 
     Args:
         number: 1 to 15.
-        name: of its figure's file.
+        name: name of its figure's file.
         title: heading of the figure.
-        look: what to look at and why it happens, one line for the README.
-        runs: in the order of the legend.
-        panels: of the figure, left to right, row by row.
-        columns: panels in a row.
+        look: what the figure shows and why, for the README.
+        runs: its runs, in the order of the legend.
+        panels: panels of the figure, left to right, row by row.
+        columns: number of panels in a row.
         quick: overrides of all its runs with `--quick`, after `DIGITS`.
-        quick_note: why `quick` changes what it does, where that needs a word.
-        alone: whether its runs are to be trained one at a time, since it shows times.
-        data: `cifar` where the full run needs CIFAR-10.
+        quick_note: the reason for the changes of `quick`, if it is not obvious.
+        alone: whether its runs are trained one at a time, because it shows times.
+        data: `cifar` if the full run needs CIFAR-10.
     """
 
     number: int
@@ -123,7 +123,7 @@ class Lesson:
 
 
 def changed_by_quick(lesson: Lesson) -> str:
-    """Return in words what `--quick` changes against the configs, besides the data and the logging."""
+    """Return a description of what `--quick` changes in the configs, except data and logging."""
 
     def said(overrides: tuple[str, ...]) -> str:
         pairs = [text.partition("=") for text in overrides if not text.startswith("log.")]
@@ -155,8 +155,9 @@ LESSONS = (
         1,
         "01_sgd_by_hand",
         "Lesson 1: gradient descent by hand, batch 1 against batch 64",
-        "One image's gradient is a noisy estimate: batch 1 jumps from step to step, batch 64 hardly does. "
-        "Per image seen, batch 1 is still the faster one: it takes 64 steps where the other takes one.",
+        "The gradient of one image is a noisy estimate: with batch size 1 the loss jumps from step to step, "
+        "with 64 it hardly does. Per image seen, batch size 1 still learns faster, because it takes 64 "
+        "times the steps.",
         (
             Run("batch 1", "01_sgd_by_hand", ("data.batch_size=1",)),
             Run("batch 64", "01_sgd_by_hand", quick=("log.every=1",)),
@@ -171,8 +172,8 @@ LESSONS = (
         2,
         "02_learning_rate",
         "Lesson 2: a learning rate too high, right, too low",
-        "At 1 the steps overshoot the valley and the loss jumps about; at 1e-4 it goes the right way "
-        "and gets nowhere in the time; 1e-2 learns.",
+        "With a rate of 1 the steps overshoot the minimum and the loss oscillates. With 1e-4 the loss "
+        "decreases too slowly. With 1e-2 the network learns.",
         tuple(Run(f"lr {lr}", "02_learning_rate", (f"optimizer.lr={lr}",)) for lr in ("1", "1e-2", "1e-4")),
         (LOSS, VAL_ACCURACY),
         quick=("train.epochs=20", "log.every=2", "optimizer.momentum=0.9"),
@@ -182,9 +183,9 @@ LESSONS = (
         3,
         "03_by_hand_against_torch",
         "Lesson 3: torch.optim.SGD against the same rule by hand",
-        "`param.sub_(grad, alpha=lr)` is torch.optim.SGD bit for bit: the difference is exactly 0 at "
-        "every step. `param - lr * grad` rounds once more: the losses differ in their last bits, the "
-        "curve is the same.",
+        "`param.sub_(grad, alpha=lr)` equals torch.optim.SGD bit for bit: the difference is exactly 0 at "
+        "every step. `param - lr * grad` rounds twice: the losses differ in their last bits, and the "
+        "curve looks the same.",
         (
             Run("torch.optim.SGD", "03_torch_sgd"),
             Run("param.sub_(grad, alpha=lr)", "03_by_hand"),
@@ -204,9 +205,9 @@ LESSONS = (
         4,
         "04_momentum",
         "Lesson 4: momentum, dampening, Nesterov",
-        "Momentum m sums past gradients, so the steps grow up to 1 / (1 - m) times: 0.9 is faster than "
-        "0, 0.99 overshoots. Dampening 0.9 scales the sum back, and the speed is gone; Nesterov looks "
-        "ahead, which hardly shows here.",
+        "Momentum m sums past gradients, so the steps become up to 1 / (1 - m) times as large: 0.9 is faster "
+        "than 0, and 0.99 overshoots. Dampening 0.9 scales the sum down again, which removes the speedup. "
+        "Nesterov momentum makes little difference here.",
         (
             *(
                 Run(f"momentum {m}", "04_momentum", (f"optimizer.momentum={m}",))
@@ -221,9 +222,10 @@ LESSONS = (
         5,
         "05_adaptive",
         "Lesson 5: a learning rate per weight",
-        "Adagrad by hand has its eps inside the root, where 1e-10 counts as 1e-5: close to torch's, not "
-        "the same. Its steps only shrink, and it falls behind; RMSprop, Adadelta and Adam forget old "
-        "gradients. Centring changes RMSprop little, and AdamW's small decay changes Adam little.",
+        "The hand-written Adagrad adds eps inside the root, where 1e-10 acts like 1e-5 outside: its curve is "
+        "close to torch's, but not equal. Adagrad's steps only shrink, so it becomes slower than the others; "
+        "RMSprop, Adadelta and Adam discount old gradients. Centering changes RMSprop little, and AdamW's "
+        "small decay changes Adam little.",
         (
             Run("Adagrad by hand", "05_adagrad_by_hand"),
             Run("Adagrad", "05_adagrad"),
@@ -239,9 +241,9 @@ LESSONS = (
         6,
         "06_weight_decay",
         "Lesson 6: weight decay, and Adam's two kinds",
-        "1e-4 and 1e-3 hardly show, 1e-1 under-fits: the weights are pulled to zero faster than the "
-        "data push. With Adam the same 0.1 is crushing as an L2 penalty, which the division by the "
-        "gradients' size rescales, and mild when decoupled (AdamW).",
+        "1e-4 and 1e-3 have little effect; 1e-1 under-fits, because the decay shrinks the weights faster "
+        "than the gradients increase them. With Adam, 0.1 is far too strong as an L2 penalty, because Adam "
+        "divides the penalty's gradient by the gradients' size; decoupled (AdamW) it is mild.",
         (
             *(
                 Run(f"SGD, {w}", "06_weight_decay", (f"optimizer.weight_decay={w}",))
@@ -260,9 +262,9 @@ LESSONS = (
         7,
         "07_schedules",
         "Lesson 7: learning-rate decay",
-        "At a constant 0.1 the loss oscillates. Lowering the rate stops that: at once where it drops "
-        "(StepLR, by hand at epoch 3), gradually with cosine and inverse time; too large a decay (0.05) "
-        "is calm too early and stays high.",
+        "At a constant 0.1 the loss oscillates. A lower rate stops the oscillation: at once where it drops "
+        "(StepLR, set by hand at epoch 3), gradually with cosine and inverse time. With too large a decay "
+        "(0.05) the rate becomes too small too early, and the loss stays high.",
         (
             Run("constant (decay 0)", "07_constant"),
             Run("StepLR", "07_step", quick=("scheduler.step_size=8",)),
@@ -278,9 +280,9 @@ LESSONS = (
         8,
         "08_parameter_groups",
         "Lesson 8: parameter groups with rates of their own",
-        "A hundredth of the rate for the output layer costs something, for the hidden layer more: that "
-        "is where most weights are. A rate of 0 freezes it, and the output layer must do with random "
-        "features.",
+        "A hundredth of the rate for the output layer slows learning a little, for the hidden layer more, "
+        "because most weights are there. A rate of 0 freezes the hidden layer, and the output layer learns "
+        "from random features.",
         (
             Run("0.05 for all", "08_one_rate"),
             Run("output 5e-4", "08_fast_hidden"),
@@ -293,8 +295,8 @@ LESSONS = (
         9,
         "09_zero_grad",
         "Lesson 9: forgetting zero_grad",
-        "Gradients add up, so each step repeats all former ones: momentum 1, no brakes. It starts "
-        "faster, overshoots, and swings without ever settling.",
+        "Gradients accumulate, so each step includes all earlier gradients, like momentum 1 without decay. "
+        "The loss falls faster at first, then overshoots and oscillates without converging.",
         (
             Run("zero_grad() at every step", "09_zero_grad"),
             Run("zero_grad() forgotten", "09_zero_grad", ("train.zero_grad=never",)),
@@ -306,8 +308,9 @@ LESSONS = (
         10,
         "10_losses",
         "Lesson 10: three losses on one problem",
-        "PruneCheck by accuracy, the losses have other units. MSE is close behind cross entropy; L1's best "
-        "constant answer is 0 for every class, and for some classes it stays there for epochs.",
+        "Compare the accuracies, because the losses have different units. MSE is slightly below cross "
+        "entropy. The best constant output under L1 is 0 for every class, and some classes stay there for "
+        "epochs.",
         (
             Run("cross entropy", "10_losses"),
             Run("MSE", "10_losses", ("loss=mse",)),
@@ -319,9 +322,10 @@ LESSONS = (
         11,
         "11_overfitting",
         "Lesson 11: over-fitting, and the remedies",
-        "Few images: the training loss goes to zero while the validation loss turns and climbs. Ten "
-        "times the data and made-up data (augmentation) help most; the L2 penalty holds the training "
-        "loss up and the climb down, dropout delays it, early stopping leaves soon after the turn.",
+        "With few images the training loss goes to zero while the validation loss reaches a minimum and "
+        "rises. Ten times the data and augmentation help most. The L2 penalty keeps the training loss "
+        "higher and the rise smaller, dropout delays it, and early stopping ends the run soon after the "
+        "minimum.",
         (
             Run("few images", "11_overfit"),
             Run("more data", "11_more_data", quick=("data.limit=1000", "train.epochs=10")),
@@ -351,9 +355,9 @@ LESSONS = (
         12,
         "12_initialisation",
         "Lesson 12: initial weights and the first epoch",
-        "Weights of size 1 add up over 784 inputs to huge activations: the loss begins in the thousands "
-        "and the epoch goes into coming down; all positive ones (uniform) end at chance. Xavier and "
-        "Kaiming scale by the layer's width and learn from the first step.",
+        "Weights of size 1 sum over 784 inputs to huge activations: the loss starts in the thousands, and "
+        "the first epoch only reduces it. With only positive weights (uniform) the accuracy stays at "
+        "chance. Xavier and Kaiming scale by the layer's width and learn from the first step.",
         tuple(
             Run(label, "12_init", (f"init.weight={option}",))
             for label, option in (
@@ -378,12 +382,12 @@ LESSONS = (
         13,
         "13_convolutional",
         "Lesson 13: the tutorial CNN with SGD and Adam, and a residual network at 96 pixels",
-        "SGD at 0.01 without momentum creeps, since the gradients are small; Adam, whose steps do not depend "
-        "on their size, does not, and by the end knows its 9,000 images by heart (training loss far below, "
-        "accuracy no longer rising). The residual network, with momentum, warm-up and cosine decay, starts "
-        "slower, still climbs when Adam has stopped and gets furthest, for 2.6 times the "
-        "multiplications per image; that is the network and its schedule, not the pixels: the images were "
-        "enlarged from 32.",
+        "SGD at 0.01 without momentum is slow, because the gradients are small. Adam's steps do not depend "
+        "on the gradients' size; it is faster and finally over-fits its 9,000 images (training loss far "
+        "below, accuracy no longer rising). The residual network, with momentum, warm-up and cosine decay, "
+        "starts slower, still improves when Adam does not, and reaches the highest accuracy, with 2.6 times "
+        "the multiplications per image. The cause is the network and its schedule, not the resolution: the "
+        "images were enlarged from 32 pixels.",
         (
             Run("CNN, SGD 0.01", "13_cnn_sgd"),
             Run("CNN, Adam 1e-3", "13_cnn_adam"),
@@ -401,16 +405,16 @@ LESSONS = (
         14,
         "14_implementations",
         "Lesson 14: one rule, three implementations; maximize; AMSGrad",
-        "foreach follows the plain loop bit for bit, fused to rounding; what differs is the time per step on "
-        "your machine (bars: median of five runs that took turns, lines: fastest to slowest). maximize "
-        "climbs; AMSGrad divides by the largest mean square so far, and hardly differs here.",
+        "foreach equals the plain loop bit for bit, fused up to rounding. They differ in the time per step "
+        "on your machine (bars: median of five interleaved runs, lines: fastest to slowest). With maximize "
+        "the loss rises. AMSGrad divides by the largest mean square so far and hardly differs here.",
         (
             Run("plain", "14_adam"),
             Run("foreach", "14_adam", ("optimizer.foreach=true",)),
             Run("fused", "14_adam", ("optimizer.fused=true",)),
             Run("AMSGrad", "14_adam", ("optimizer.amsgrad=true",)),
             Run("SGD, maximize", "14_maximize"),
-            # They take turns, so that a busy minute of the machine meets all three.
+            # Interleaved, so that a slow minute of the machine affects all three.
             *(
                 Run(f"{label}, seed {seed}", "14_adam", (*chosen, f"seed={seed}"), repeats=label)
                 for seed in range(1, 5)
@@ -433,8 +437,8 @@ LESSONS = (
         15,
         "15_why_stochastic",
         "Lesson 15: why stochastic: 1,000 images, each there ten times",
-        "A tenth of the repeated set says as much as all of it: step for step the same loss, for a "
-        "tenth of the work. So per image seen the minibatch is ten times as far.",
+        "A tenth of the repeated set gives the same gradient as all of it: the loss per step is the same, "
+        "for a tenth of the work. Per image seen, the minibatch is therefore ten times as fast.",
         (
             Run("all 10,000 per step", "15_full_batch"),
             Run("1,000 per step", "15_full_batch", ("data.batch_size=1000",)),

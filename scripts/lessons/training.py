@@ -1,4 +1,4 @@
-"""Trains the runs of the lessons that are missing, several at a time. What they are is in `table`."""
+"""Trains the missing runs of the lessons, several at a time. The runs are listed in `table`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from table import DIGITS, Lesson, Run
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lessons"
 
-# Small networks train fastest on one thread each; where and how long figures lie does not change a run.
+# Small networks train fastest on one thread each; the plots setting does not change a run's numbers.
 EXECUTION = ("train.threads=1", "log.plots=[]")
 
 
@@ -22,10 +22,10 @@ class Job:
     """One run to train.
 
     Args:
-        lesson, run: what it is.
-        overrides: all that change its config.
+        lesson, run: the lesson and its run.
+        overrides: all overrides of the config.
         runs: the folder of all runs.
-        force: throw away a run of another config in its place.
+        force: overwrite an existing run.
     """
 
     lesson: Lesson
@@ -36,13 +36,13 @@ class Job:
 
     @property
     def config(self) -> Path:
-        """Its file."""
+        """The path of the config."""
         return CONFIGS / f"{self.run.config}.yaml"
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of a job: its directory, and how it went in words; `failed` when there is no run."""
+    """The outcome of a job: its run directory and a description; `failed` if there is no run."""
 
     job: Job
     folder: Path | None
@@ -54,19 +54,19 @@ class Done:
 def job_of(
     lesson: Lesson, run: Run, *, quick: bool, runs: Path, cifar: tuple[str, ...] = (), force: bool = False
 ) -> Job:
-    """Return the job of one run; its directory is the one that `optlab train` with its overrides uses."""
+    """Return the job of one run. It uses the same run directory as `optlab train` with its overrides."""
     elsewhere = cifar if lesson.data == "cifar" else ()
     scale = (*DIGITS, *lesson.quick, *run.quick) if quick else elsewhere
-    # Where lesson and run set the same key, the run's holds.
+    # If the lesson and the run set the same key, the run's value is used.
     by_key = {text.partition("=")[0]: text for text in (*run.overrides, *scale, *EXECUTION)}
     return Job(lesson, run, tuple(by_key.values()), runs, force)
 
 
 def train_all(jobs: Sequence[Job], *, processes: int) -> Iterator[Done]:
-    """Train every job that has no finished run yet, and yield each as it ends; ends after an interruption."""
+    """Train every job without a finished run and yield each when it ends; stop after an interruption."""
     together = [job for job in jobs if processes > 1 and not job.lesson.alone]
     if together:
-        # Processes that know torch already cannot be forked safely.
+        # A process that has imported torch cannot be forked safely.
         context = multiprocessing.get_context("spawn")
         workers = min(processes, len(together))
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_signals) as pool:
@@ -82,12 +82,12 @@ def train_all(jobs: Sequence[Job], *, processes: int) -> Iterator[Done]:
 
 
 def _leave_signals() -> None:
-    """Let Ctrl-C reach a worker only while it trains, where it ends the run in order."""
+    """Ignore Ctrl-C in a worker except during training, where the run handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def train_one(job: Job) -> Done:
-    """Train one job, or find it done; what goes wrong becomes words."""
+    """Train one job unless it is finished; describe an error in the result."""
     from trainer import catalog
     from trainer.errors import OptlabError
     from trainer.runs import launch
@@ -98,7 +98,7 @@ def train_one(job: Job) -> Done:
         launched = launch.launch(loaded, folder, force=job.force, skip_existing=not job.force)
     except OptlabError as error:
         return Done(job, None, str(error), failed=True)
-    except Exception as error:  # its traceback is in the run's train.log; the other runs go on
+    except Exception as error:  # its traceback is in the run's train.log; the other runs continue
         return Done(job, None, f"{type(error).__name__}: {error}", failed=True)
     result = launched.result
     if result.status == "interrupted":

@@ -83,7 +83,7 @@ def test_where_the_lock_cannot_be_had_one_line_says_so_and_the_ranges_are_instal
 
 def test_a_torch_that_was_there_is_kept(clone: Path) -> None:
     code, said, calls = setup(clone, TORCH="torch==2.99.0+cpu\\ntorchvision==0.99.0+cpu\\n")
-    assert (code, said[0]) == (0, "keeping the torch==2.99.0+cpu torchvision==0.99.0+cpu that is there")
+    assert (code, said[0]) == (0, "keeping the installed torch==2.99.0+cpu torchvision==0.99.0+cpu")
     constraints = (clone / ".venv/.optlab-constraints").read_text().splitlines()
     assert calls[0].endswith(f"-c {clone}/.venv/.optlab-constraints -e {clone}")
     assert [line for line in constraints if line.startswith(("torch", "nvidia", "cuda", "triton"))] == [
@@ -122,6 +122,6 @@ def test_any_python_on_the_path_that_is_new_enough_will_do(clone: Path, tmp_path
     program(tools / "python", '#!/bin/sh\n[ "$1 $2" = "-m venv" ] && exit 1\nexec "$REAL" "$@"\n')
     code, said, _ = setup(clone, PATH=str(tools))
     assert code == 1
-    assert said[0].startswith(f"making {clone}/.venv with Python 3.")
-    assert "cannot make a virtual environment" in said[1]
+    assert said[0].startswith(f"creating {clone}/.venv with Python 3.")
+    assert "cannot create a virtual environment" in said[1]
     assert not (clone / ".venv").exists()
