@@ -102,7 +102,7 @@ def test_one_file_of_any_kind(write_run: Any, tmp_path: Path, ending: str) -> No
     ("arguments", "said"),
     [
         (["--by", "optimizer.lrr"], "no run has a setting 'optimizer.lrr'"),
-        (["--target", "fast"], "'fast' is no target"),
+        (["--target", "fast"], "'fast' is not a target"),
         (["--metric", "speed"], "unknown result 'speed'"),
         (["--against", "Adan"], "unknown group 'Adan'"),
         (["--x", "hours"], "unknown choice 'hours'"),
@@ -202,7 +202,7 @@ def test_torn_lines_missing_columns_and_mixed_versions_are_named(write_run: Any,
     write_run("x/other", seed=1, torch="2.14.0")
     bare = write_run("x/bare", seed=2, val_accuracy=None, val_loss=(2.0, 1.0, 0.5))
     said = optlab(tmp_path).stderr
-    assert f"{torn / 'steps.csv'}: the last line is torn and was left out" in said
+    assert f"{torn / 'steps.csv'}: the last line is incomplete and was left out" in said
     assert "mixed versions: torch 2.14.0 (1 runs), torch 2.15.0 (2 runs)" in said
     assert f"no val_accuracy in {bare}" in said
 

@@ -111,7 +111,7 @@ def test_other_data_or_models_are_problems_apart_and_never_tested_together(
         "mlp: Adam lr=0.001", "mlp: SGD lr=0.01 momentum=0.9",
     ]  # fmt: skip
     assert list(found.differences["problem"]) == ["cnn", "mlp"]
-    assert "runs differ in model.name: 2 problems, each compared by itself" in found.notes
+    assert "runs differ in model.name: 2 problems, each compared separately" in found.notes
     # Asked for, the model is what is compared.
     assert names(tmp_path, "model.name") == ["cnn", "mlp"]
 

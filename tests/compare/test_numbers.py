@@ -192,7 +192,7 @@ def test_more_than_five_groups_meet_the_best_alone(write_run: Any, tmp_path: Pat
     assert len(found.differences) == 5
     assert set(found.differences["comparisons"]) == {15}, "any of the 15 pairs could have held the best"
     assert "over 5 pairs, corrected for all 15 because" in found.verdict_lines()[0]
-    assert any("too good on average" in note for note in found.notes)
+    assert any("its mean is optimistic" in note for note in found.notes)
     with pytest.raises(ConfigError, match="unknown group"):
         compare_runs(tmp_path, draw=False, against="lr=7")
 

@@ -1,4 +1,4 @@
-"""Several runs against each other: groups, table, tests, figures. Trains nothing; no torch."""
+"""Comparison of several runs: groups, table, tests and figures. Does not import torch."""
 
 from trainer.compare.curves import draw_curves
 from trainer.compare.groups import Group, Grouping, group_runs

@@ -1,4 +1,4 @@
-"""Curves of groups: a thin line per seed, their centre, a band, and where runs diverged."""
+"""Training curves of groups: a thin line per seed, the centre, a band, and markers for diverged runs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ FEW = 25
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Series:
-    """One run's curve: places and values [N], and whether the run diverged at its end."""
+    """One run's curve: x and y values [N], and whether the run diverged at its end."""
 
     x: Array
     y: Array
@@ -86,24 +86,25 @@ def draw_curves(
     look: Look = LOOKS["screen"],
     multiples: bool | None = None,
 ) -> Figure | None:
-    """Draw a metric of several groups over the course of training; None when no run has it.
+    """Draw a metric of several groups during training. Return None if no run recorded it.
 
-    The centre and its band stop where the first run of a group stops: what goes on alone is a survivor, and
-    its thin line shows it. Runs are step functions on the grid of all their records.
+    The centre and its band end where the first run of a group ends; runs that continue are shown by their
+    thin lines only. Runs are treated as step functions on the grid of all their records.
 
     Args:
-        groups: as `group_runs` makes them, of one problem.
-        metric: `loss` (of minibatches, from steps.csv), or a column of epochs.csv, as `val_accuracy`.
-        x: what the curves run over; `seconds` is training time alone.
-        scale: null = semilogy for losses, linear for accuracies.
-        centre: of the seeds.
-        band: over the seeds; None = none. `std` may reach below 0, where a log axis ends.
+        groups: groups of one problem, as returned by `group_runs`.
+        metric: `loss` (minibatch loss, from steps.csv), or a column of epochs.csv such as `val_accuracy`.
+        x: quantity on the x axis; `seconds` counts training time only.
+        scale: axis scale; None = semilogy for losses, linear for accuracies.
+        centre: statistic over the seeds.
+        band: band over the seeds; None = no band. `std` can reach below 0, where a log axis cuts it off.
         seeds: draw a thin line per seed.
-        smoothed: smooth minibatch losses per run (centred, the window shrinks at the start and stops short
-            of the end); other columns are never smoothed.
-        heading: above the figure; None = what the groups have in common.
-        look: size and weight.
-        multiples: one panel per group, the others grey behind; None = with more than seven groups.
+        smoothed: smooth minibatch losses per run (centred window, which shrinks at the start; the line stops
+            before the end); other columns are never smoothed.
+        heading: title of the figure; None = what the groups have in common.
+        look: size, fonts and line widths.
+        multiples: draw one panel per group, with the other groups in grey behind it; None = do so for more
+            than seven groups.
     """
     drawn = [(group, found) for group in groups if (found := _series(group, metric, x, smoothed))]
     if not drawn:
@@ -138,7 +139,7 @@ def draw_curves(
 
 
 def has_metric(entry: Entry, metric: str) -> bool:
-    """Return whether a run recorded a metric anywhere."""
+    """Return whether a run recorded any value of a metric."""
     table = entry.run.steps if metric == "loss" or metric not in entry.run.epochs else entry.run.epochs
     return any(value is not None for value in table.get(metric, []))
 
@@ -183,7 +184,7 @@ def _series(group: Group, metric: str, x: Axis, smoothed: bool) -> list[_Series]
             continue
         if smoothed and metric == "loss" and len(one.y) >= FEW:
             values = smooth(one.y)
-            # A run that diverged ends in the point that shows it.
+            # Keep the unsmoothed last point of a diverged run: it shows the divergence.
             if one.diverged:
                 values[-1] = one.y[-1]
             there = np.isfinite(values) | ~np.isfinite(one.y)
@@ -203,13 +204,13 @@ def _curve(entry: Entry, metric: str, x: Axis) -> _Series | None:
         return None
     cells = np.array(pairs, dtype=np.float64)
     values = cells[:, 1] * (100 if metric.endswith("accuracy") else 1)
-    # An axis cannot be divided up to 1e308.
+    # matplotlib cannot place ticks on an axis that reaches 1e308.
     values[np.abs(values) > 1e60] = np.inf
     return _Series(cells[:, 0], values, run.status["status"] == "diverged")
 
 
 def _after_start(one: _Series) -> _Series:
-    """Return a curve without its place 0, which no log axis has: a line from there would look flat."""
+    """Return a curve without x = 0, which a log axis cannot show; a line from there would look flat."""
     there = one.x > 0
     return _Series(one.x[there], one.y[there], one.diverged) if there.any() else one
 
@@ -250,7 +251,7 @@ def _draw_panels(
             one.locator_params(axis="x", nbins=4)
     for place, one in enumerate(axes[len(drawn) :], start=len(drawn)):
         one.set_visible(False)
-        # The panel above an empty place is the lowest of its column, and carries the numbers.
+        # The panel above an empty cell is the lowest of its column, so it shows the tick labels.
         axes[place - columns].tick_params(labelbottom=True)
 
 
@@ -267,7 +268,7 @@ def _draw_group(
     """Draw one group and return the handle of its legend entry."""
     log_x, log_y = axes.get_xscale() == "log", axes.get_yscale() == "log"
     x, middle, low, high = _centre(found, centre, band, log=log_x)
-    # Where the records of the seeds do not coincide (seconds), each value holds until the next one.
+    # If the seeds were recorded at different x values (seconds), each value is held until the next one.
     held = not _aligned(found)
     style: Any = {"drawstyle": "steps-post"} if held else {}
     (handle,) = axes.plot(
@@ -302,7 +303,7 @@ def _draw_group(
 def _centre(
     found: Sequence[_Series], centre: Literal["mean", "median"], band: BandKind | None, *, log: bool
 ) -> tuple[Array, Array, Array | None, Array | None]:
-    """Return the places, the centre and the ends of the band, up to where the first run stops."""
+    """Return x, the centre and the ends of the band, up to the end of the shortest run."""
     if len(found) == 1:
         return found[0].x, found[0].y, None, None
     aligned = _aligned(found)
@@ -312,7 +313,7 @@ def _centre(
     grid = common_grid(series, None if aligned or few else GRID_POINTS, scale="log" if log else "linear")
     over = band_over(grid.y, centre=centre, kind=band or "std")
     whole = over.n == len(found)
-    # Up to the first place where a run is missing: beyond it the centre would be that of the survivors.
+    # Stop at the first x without all runs: beyond it the centre covers the surviving runs only.
     if whole.any():
         first = int(whole.argmax())
         stops = np.flatnonzero(~whole[first:])
@@ -324,7 +325,7 @@ def _centre(
 
 
 def _aligned(found: Sequence[_Series]) -> bool:
-    """Return whether the runs were measured at the same places, as far as each of them went."""
+    """Return whether the runs were measured at the same x values, up to the end of each run."""
     places = [one.x[:-1] if one.diverged else one.x for one in found]
     longest = max(places, key=len)
     return all(np.array_equal(x, longest[: len(x)]) for x in places)
@@ -355,13 +356,13 @@ def _set_limits(
     else:
         last = last or 1.0
         scale_x(axes, -0.02 * last, 1.03 * last, log=False)
-    # A diverging loss of 1e30 would leave a flat line of all others.
+    # A diverging loss of 1e30 would flatten all other curves.
     start = [float(one.y[0]) for one in every if np.isfinite(one.y[0]) and one.y[0] > 0]
     top = max(start, default=math.inf) * (100 if log_y else 3) if metric.endswith("loss") else math.inf
     shown = limits([one.y[one.y <= top] for one in every], log=log_y)
     later_shown = limits([one.y[(one.x > 0) & (one.y <= top)] for one in every], log=log_y)
     if shown and later_shown and (accuracy or not log_y):
-        # The untrained network would press all that follows to an edge: its lines enter from outside.
+        # Leave out the untrained network where its value would squeeze the rest of the curve against an edge.
         zoomed = later_shown[1] - later_shown[0] < (shown[1] - shown[0]) / 2
         shown = later_shown if zoomed else shown
     if shown is None:

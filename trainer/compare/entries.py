@@ -1,7 +1,7 @@
-"""A run with its config as flat settings, and what else it is: its code, packages and data.
+"""Runs as flat settings: the config, and the recorded code, packages and data.
 
-A setting is compared by its `code`, a text that is equal where, and only where, the settings are. A shortened
-text (a file's name, a number of four digits) is for reading and decides nothing.
+Settings are compared by their `code`, a string that is equal if and only if the settings are equal. Shortened
+strings (a file name, a number of four digits) are for display only.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ class _Absent(Enum):
 
 
 ABSENT = _Absent.ABSENT
-"""Stands for a setting that a run does not have; equal to no value of a config."""
+"""Marks a setting that a run does not have; not equal to any config value."""
 
-# Keys of what is no setting but belongs to a run's identity. They hold a space, which no option's name does.
+# Keys that are not config settings but are part of a run's identity. They contain a space; option names do
+# not.
 DATA_CONTENT = "data content"
 IMPORTED_CODE = "imported code"
 PACKAGE = "package "
-# Keys of where a run was executed: they tell runs of the same seed apart, and are never merged unsaid.
+# Keys of where a run was executed: they distinguish runs of the same seed, and runs are merged across them
+# only with a note.
 RAN_ENGINE = "engine that ran"
 MACHINE = "machine used"
 VERSION = "version of "
 
-# A file that several sections name belongs to the first of these: an edited optimizer that shares its file
-# with the model makes a group, not another problem.
+# A file that several sections name is assigned to the first of these: editing an optimizer that shares its
+# file with the model makes a new group, not a new problem.
 _SECTIONS = ("optimizer", "scheduler", "init", "loss", "model", "data")
 CODE = tuple(f"{section} code" for section in _SECTIONS)
 
@@ -46,12 +48,12 @@ class Entry:
     """A run with its config as flat settings.
 
     Args:
-        run: as read.
-        settings: value by dotted key; one optimizer alone has `optimizer.lr`, several `optimizer.<label>.lr`.
-            Code, packages, data and machine follow, each under a key with a space.
-        codes: the settings' codes, see `code`.
-        seed: the seeds of its random streams, in one word; runs are paired by it.
-        environment: environment.json; empty when it could not be read.
+        run: the run as read from disk.
+        settings: values by dotted key; `optimizer.lr` for a single optimizer, `optimizer.<label>.lr` for
+            several. Code, packages, data and machine follow, each under a key with a space.
+        codes: codes of the settings, see `code`.
+        seed: the seeds of its random streams as one string; runs are paired by it.
+        environment: environment.json; empty if it could not be read.
     """
 
     run: Run
@@ -61,12 +63,12 @@ class Entry:
     environment: Mapping[str, Any]
 
     def code_of(self, key: str) -> str:
-        """Return the code of a setting, also of one that is absent."""
+        """Return the code of a setting, even if the run does not have it."""
         return self.codes.get(key, _CODE_OF_ABSENT)
 
 
 def entries_of(runs: Iterable[Run]) -> list[Entry]:
-    """Return runs with their settings."""
+    """Return an entry per run."""
     flatten = _Flattening()
     return [_entry(run, flatten) for run in runs]
 
@@ -91,7 +93,7 @@ def _entry(run: Run, flatten: _Flattening) -> Entry:
 
 
 def _free(key: str, settings: Mapping[str, Any]) -> str:
-    """Return a key that is not taken: a label or an option with a dot in its name hides no other setting."""
+    """Return an unused key, so that a label or option with a dot in its name replaces no other setting."""
     while key in settings:
         key += "'"
     return key
@@ -99,21 +101,21 @@ def _free(key: str, settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Flat:
-    """Some settings and their codes, both by key."""
+    """Settings and their codes, both by key."""
 
     settings: dict[str, Any]
     codes: dict[str, str]
 
 
 class _Flattening:
-    """Makes settings from configs, once for all runs that have a section in common."""
+    """Flattens configs into settings, once for all runs that share a section."""
 
     def __init__(self) -> None:
         self._sections: dict[tuple[str, str], _Flat] = {}
 
     def section(self, name: str, value: Any) -> _Flat:
-        """Return a section's settings; sections of thousands of runs differ in a few values alone."""
-        written = repr(value)  # tells types apart, and costs a tenth of what is saved
+        """Return the settings of a section, cached: thousands of runs have few different sections."""
+        written = repr(value)  # distinguishes types, and costs a tenth of the time that the cache saves
         known = self._sections.get((name, written))
         if known is None:
             known = self._sections[name, written] = self.coded(_flat(name, value))
@@ -128,7 +130,7 @@ class _Flattening:
 
 
 def is_recorded(key: str) -> bool:
-    """Return whether a key stands for what was recorded beside the config: code, packages, data, machine."""
+    """Return whether a key was recorded in addition to the config: code, packages, data, machine."""
     return key in (DATA_CONTENT, IMPORTED_CODE, RAN_ENGINE, MACHINE, *CODE) or key.startswith(
         (PACKAGE, VERSION)
     )
@@ -162,7 +164,7 @@ def _listed(section: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 JOINT = " + "
-"""Between the names of several optimizers or schedules."""
+"""Separator between the names of several optimizers or schedules."""
 
 
 def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -178,11 +180,11 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield prefix, list(value) if isinstance(value, tuple) else value
 
 
-# What a run is besides its config
+# Identity recorded in addition to the config
 
 
 def _identity(run: Run, environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield data, code and packages as recorded, then where the run was executed."""
+    """Yield the recorded data, code and packages, then where the run was executed."""
     yield DATA_CONTENT, _section(environment, "data").get("sha256")
     yield from _code(run.config, environment.get("components"))
     for name, version in _section(environment, "packages").items():
@@ -200,7 +202,7 @@ def _section(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _code(config: Mapping[str, Any], components: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the SHA-256 of the user's files by the section that names them; imported ones under one key."""
+    """Yield the SHA-256 of user files by the section that names them, and of imported files under one key."""
     files = {
         str(one.get("source")): one.get("sha256")
         for one in (components if isinstance(components, list) else [])
@@ -218,7 +220,7 @@ def _code(config: Mapping[str, Any], components: Any) -> Iterator[tuple[str, Any
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Yield every text in a setting."""
+    """Yield every string in a setting."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -238,13 +240,13 @@ def stem(name: str) -> str:
 
 
 def code(value: Any) -> str:
-    """Return a text for a setting that is equal where, and only where, the settings are."""
+    """Return a string for a setting, equal for two settings if and only if they are equal."""
     if isinstance(value, str):
         return repr(value)
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, int | float):
-        # 1 and 1.0 are one setting; a large seed keeps all of its digits.
+        # 1 and 1.0 are the same setting; large seeds keep all their digits.
         return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
     if isinstance(value, Mapping):
         items = sorted((code(key), code(item)) for key, item in value.items())
@@ -258,7 +260,7 @@ _CODE_OF_ABSENT = code(ABSENT)
 
 
 def differing(entries: Sequence[Entry]) -> list[str]:
-    """Return the keys whose values differ, in the order of the config."""
+    """Return the keys whose values differ between runs, in config order."""
     keys = dict.fromkeys(key for one in entries for key in one.settings)
     return [key for key in keys if differs(key, entries)]
 

@@ -1,4 +1,4 @@
-"""What a comparison's figure looks like on a screen, in slides, in a paper and in grey print."""
+"""Figure styles of comparisons: screen, slides, paper and greyscale print."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from trainer.plots.style import DPI, FIGURE_INCHES, LINES, SETTINGS, Line, forma
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Size and weight of a figure.
+    """Size, fonts and line widths of a figure.
 
     Args:
         inches: width and height.
         font: size of all text, in points.
-        line: width of the lines, in points.
-        grey: draw in greys, told apart by dashes and markers alone.
+        line: line width, in points.
+        grey: draw in greys; lines differ in dashes and markers.
     """
 
     inches: tuple[float, float] = FIGURE_INCHES
@@ -43,7 +43,7 @@ GREYS = ("#000000", "#555555", "#888888", "#333333", "#707070", "#9a9a9a", "#202
 
 
 def find_look(style: str, inches: tuple[float, float] | None = None) -> Look:
-    """Return the look of a style, in its own or the given size; ConfigError for what does not exist."""
+    """Return the look of a style, optionally with another size. Raise ConfigError if the style is unknown."""
     if style not in LOOKS:
         raise ConfigError(f"unknown style {style!r}", key="--style", expected=", ".join(LOOKS))
     look = LOOKS[style]
@@ -59,7 +59,7 @@ def find_look(style: str, inches: tuple[float, float] | None = None) -> Look:
 
 
 def settings(look: Look) -> AbstractContextManager[None]:
-    """Return the context in which a figure of this look is drawn; the caller's own settings come back."""
+    """Return a context manager that applies this look and restores matplotlib's settings afterwards."""
     sizes = ("font.size", "axes.titlesize", "figure.titlesize", "legend.fontsize", "axes.labelsize")
     own: dict[Any, Any] = {
         **SETTINGS,
@@ -73,7 +73,7 @@ def settings(look: Look) -> AbstractContextManager[None]:
 
 
 def new_figure(heading: str, look: Look, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return a figure with its heading and `rows x columns` axes of common scale, row by row."""
+    """Return a figure with a heading, and its `rows x columns` axes with shared scales, row by row."""
     width, height = look.inches
     if rows > 2:
         height *= rows / 2
@@ -83,7 +83,7 @@ def new_figure(heading: str, look: Look, rows: int = 1, columns: int = 1) -> tup
     found = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     axes = [one for row in found for one in row]
     for one in axes:
-        # Ticks are made while drawing, under whoever's settings: what they need is fixed here.
+        # Ticks are created while drawing, possibly under other settings: set what they need here.
         one.tick_params(
             which="both", labelsize=look.font * (1 if rows * columns == 1 else 0.8),
             grid_color=SETTINGS["grid.color"], grid_linewidth=SETTINGS["grid.linewidth"],
@@ -92,7 +92,7 @@ def new_figure(heading: str, look: Look, rows: int = 1, columns: int = 1) -> tup
 
 
 def fitted(text: str, look: Look) -> str:
-    """Return text broken, between its parts where it can be, so that it fits the figure's width."""
+    """Return text wrapped to the width of the figure, preferably between its parts."""
     width = max(int(72 * look.inches[0] / (0.54 * look.font)), 20)
     lines: list[str] = []
     for paragraph in text.split("\n"):
@@ -109,15 +109,15 @@ def fitted(text: str, look: Look) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a text that matplotlib draws as it is: no formula between dollars, no hidden legend entry.
+    """Return text escaped so that matplotlib draws it literally (no math mode, no hidden legend entry).
 
-    Names come from configs, and a pair of dollars with anything else between them is an error in drawing.
+    Names come from configs, and matplotlib fails on a pair of dollar signs around text that is not math.
     """
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def line_for(place: int, look: Look) -> Line:
-    """Return how the series of that place is drawn; beyond the seventh, colours and dashes pair anew."""
+    """Return the line style of the i-th series; after the seventh, colours and dashes are combined anew."""
     line = LINES[place % len(LINES)]
     if place >= len(LINES):
         line = Line(line.colour, LINES[(place + place // len(LINES)) % len(LINES)].dashes, line.marker)
@@ -125,20 +125,20 @@ def line_for(place: int, look: Look) -> Line:
 
 
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], look: Look) -> None:
-    """Put the legend below the axes, in as many columns as fit; one entry needs none."""
+    """Put a legend below the axes, in as many columns as fit; a single entry gets no legend."""
     if len(labels) < 2:
         return
     columns = len(labels)
     while columns > 1:
         rows = -(-len(labels) // columns)
         widest = [max(map(len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
-        # A character is about 0.6 of the font's size wide; handle and gaps take 5.5 of it.
+        # A character is about 0.6 font sizes wide; handle and gaps take 5.5 font sizes.
         if sum((0.6 * width + 5.5) * look.font for width in widest) < 72 * figure.get_figwidth():
             break
         columns -= 1
     rows = -(-len(labels) // columns)
     columns = -(-len(labels) // rows)
-    if rows > 3:  # A long legend must not press the axes flat.
+    if rows > 3:  # Make the figure taller for a long legend, which would otherwise shrink the axes.
         width, height = figure.get_size_inches()
         figure.set_size_inches(width, height + (rows - 3) * 1.6 * look.font / 72)
     figure.legend(handles, list(map(plain, labels)), loc="outside lower center", ncols=columns)

@@ -47,16 +47,16 @@ def draw_all(
     *,
     random_search: bool,
 ) -> tuple[dict[str, Figure], list[str]]:
-    """Return every figure for which the runs have data, by name, and why others are missing.
+    """Return every figure for which the runs have data, by name, and the reasons why others are missing.
 
     Args:
         grouping: the groups.
-        frame: as `measures.run_frame` returns it, with the targets.
-        targets: whose times are drawn.
-        search: what runs at several settings show of tuning.
-        options: of the curves.
-        look: size and weight.
-        random_search: take the runs for a random search.
+        frame: the result of `measures.run_frame` for these targets.
+        targets: targets whose times are drawn.
+        search: tuning results of runs at several settings.
+        options: options of the curves.
+        look: size, fonts and line widths.
+        random_search: treat the runs as a random search.
     """
     figures: dict[str, Figure] = {}
     notes: list[str] = []
@@ -141,7 +141,7 @@ def _budgets(search: Search, look: Look, *, asserted: bool) -> dict[str, Figure]
 
 
 def _suffixes(names: Sequence[str]) -> dict[str, str]:
-    """Return by name what the names of its figures end in, no two alike; empty for the empty name."""
+    """Return a unique file name suffix per name; the empty name has an empty suffix."""
     found: dict[str, str] = {}
     for name in names:
         end = f".{file_name(name)}" if name else ""
@@ -152,14 +152,14 @@ def _suffixes(names: Sequence[str]) -> dict[str, str]:
 
 
 def _add(figures: dict[str, Figure], name: str, figure: Figure) -> None:
-    """Add a figure under a name that none of the others has."""
+    """Add a figure under an unused name."""
     while name in figures:
         name += "_"
     figures[name] = figure
 
 
 def file_name(text: str) -> str:
-    """Return a text as a part of a file's name; a long one is cut and ends in a hash of the whole."""
+    """Return text as part of a file name; long text is cut and ends in a hash of all of it."""
     name = re.sub(r"[^A-Za-z0-9._=+-]+", "_", re.sub(r"[\[\](){}]", "", text))
     if len(name) <= _LONGEST_NAME:
         return name

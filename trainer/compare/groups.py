@@ -1,8 +1,8 @@
-"""Groups runs by what differs except the seed, and names the groups by that and nothing else.
+"""Groups runs by everything that differs except the seed, and names the groups by these differences.
 
-Runs are one group where everything that belongs to their identity is equal: every setting but those that
-may differ by declaration (`config.structure.MayDiffer`), the code of the users' own parts, the versions of
-packages that parts come from, and the content of the data. Names are made afterwards and decide nothing.
+Runs form one group if everything that belongs to their identity is equal: every setting except those declared
+to differ (`config.models.MayDiffer`), the code of user components, the versions of packages that components
+come from, and the content of the data. Names are derived afterwards and do not affect the grouping.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from trainer.errors import ConfigError, nearest
 from trainer.plots.titles import is_implementation
 from trainer.runs.rundir import Run
 
-# Part of how a set is trained on, not of which problem it is.
+# These say how a data set is trained on, not which problem it is.
 _DATA_HANDLING = frozenset(
     f"data.{key}"
     for key in (
@@ -62,13 +62,13 @@ _BUDGET = ("train.epochs", "train.steps", "train.seconds")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Runs that are alike but for the seed.
+    """Runs that are equal except for the seed.
 
     Args:
-        name: what differs from the other groups, as `SGD lr=0.01 momentum=0.9`.
-        entries: its runs, in the order of their seeds.
-        settings: the values of the keys by which runs were grouped.
-        problem: name of the data and model, where there are several; else empty.
+        name: what differs from the other groups, for example `SGD lr=0.01 momentum=0.9`.
+        entries: its runs, ordered by seed.
+        settings: values of the keys by which runs were grouped.
+        problem: name of the data and model; empty if there is only one problem.
     """
 
     name: str
@@ -78,18 +78,18 @@ class Group:
 
     @property
     def label(self) -> str:
-        """Its name, with the problem in front where there are several."""
+        """Name of the group, prefixed by the problem if there are several."""
         return f"{self.problem}: {self.name}" if self.problem else self.name
 
     @property
     def diverged(self) -> int:
-        """How many of its runs diverged."""
+        """Number of runs that diverged."""
         return sum(entry.run.status["status"] == "diverged" for entry in self.entries)
 
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """Groups, the keys by which they differ, and what a reader must know about that."""
+    """Groups, the keys in which they differ, and notes about these differences."""
 
     groups: tuple[Group, ...]
     keys: tuple[str, ...]
@@ -97,22 +97,23 @@ class Grouping:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """The problems' names, in order; one empty name when there is one."""
+        """Names of the problems, in order; one empty name if there is only one problem."""
         return tuple(dict.fromkeys(group.problem for group in self.groups))
 
 
 def group_runs(runs: Iterable[Run], by: Sequence[str] = ()) -> Grouping:
     """Group runs by every setting that differs except seeds, or by the given keys.
 
-    Where optimizers or schedules differ, runs on other data or models are other problems: their groups are
-    kept apart and never tested against one another. A key in `by` is what is compared, so it makes none.
+    If optimizers or schedules differ, runs on different data or models are different problems: groups of
+    different problems are never tested against each other. A key in `by` is compared and never separates
+    problems.
 
     Args:
-        runs: one or more.
-        by: dotted keys, as `optimizer.name`; a tail (`lr`) or a section (`optimizer`) will do.
+        runs: one or more runs.
+        by: dotted keys such as `optimizer.name`; the last part (`lr`) or a section (`optimizer`) suffices.
 
     Raises:
-        ConfigError: a key that no run has.
+        ConfigError: no run has a key of `by`.
     """
     entries = entries_of(runs)
     assert entries, "needs runs"
@@ -125,7 +126,7 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ()) -> Grouping:
     else:
         keys = [key for key in differ if not is_recorded(key) and not _beside(key, entries)]
         compared = any(key.startswith(_COMPARED) for key in keys)
-        # Other data are another problem in any case; other code is named where only it tells runs apart.
+        # Different data always make a different problem; code is named only where nothing else differs.
         keys += [key for key in differ if key == DATA_CONTENT]
         keys += _splitting(keys, [key for key in differ if _is_content(key)], entries)
         problem_keys = [key for key in keys if _makes_problem(key, compared)]
@@ -149,14 +150,14 @@ _COMPARED = ("optimizer.", "scheduler.", "optimizer code", "scheduler code")
 
 @dataclass(frozen=True, slots=True)
 class _Members:
-    """Runs with common values of some keys; ABSENT stands for a key that does not tell them from others."""
+    """Runs with common values of some keys; ABSENT marks a key that does not distinguish them from others."""
 
     settings: Mapping[str, Any]
     entries: Sequence[Entry]
 
 
 def _members(entries: Sequence[Entry], keys: Sequence[str]) -> list[_Members]:
-    """Return the runs by the values of some keys."""
+    """Return the runs grouped by the values of some keys."""
     found: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for one in entries:
         found[tuple(one.code_of(key) for key in keys)].append(one)
@@ -166,16 +167,16 @@ def _members(entries: Sequence[Entry], keys: Sequence[str]) -> list[_Members]:
 
 
 def _splitting(keys: Sequence[str], candidates: Sequence[str], entries: Sequence[Entry]) -> list[str]:
-    """Return the candidates that tell runs apart which are alike in the keys."""
+    """Return the candidates that distinguish runs with equal values of the keys."""
     groups = [group.entries for group in _members(entries, keys) if len(group.entries) > 1]
     return [key for key in candidates if key not in keys and any(differs(key, group) for group in groups)]
 
 
 def _tie_breaks(members: Sequence[_Members], differ: Sequence[str]) -> tuple[list[_Members], list[str]]:
-    """Split groups that hold a seed twice by what tells those runs apart; return the keys of that too.
+    """Split groups that contain a seed twice by what distinguishes those runs; return the keys used, too.
 
-    First by how a run was executed, then by the run's name, then by anything else that was recorded. Only
-    the groups concerned are split: elsewhere such a key does not count.
+    Split first by how a run was executed, then by the run's name, then by anything else that was recorded.
+    Groups without a repeated seed are not split by these keys.
     """
     found = list(members)
     used: list[str] = []
@@ -213,9 +214,9 @@ def _members_by_seed(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def _named(members: Sequence[_Members], keys: Sequence[str], problem_keys: Sequence[str]) -> list[Group]:
-    """Return the groups with their names, in the order of what they differ in."""
+    """Return the named groups, ordered by the keys in which they differ."""
     shown = [Shown(one.settings, one.entries[0]) for one in members]
-    # Groups of different problems that are alike in the keys share a name: profiles go by it.
+    # Groups of different problems with equal values of the keys share a name: profiles match groups by name.
     names = _names_by_values(shown, keys, group_names)
     problems = _names_by_values(shown, problem_keys, problem_names)
     groups = [
@@ -227,7 +228,7 @@ def _named(members: Sequence[_Members], keys: Sequence[str], problem_keys: Seque
         )
         for one, name, problem in zip(members, names, problems, strict=True)
     ]
-    assert len({(group.problem, group.name) for group in groups}) == len(groups), "groups go by their names"
+    assert len({(group.problem, group.name) for group in groups}) == len(groups), "group names must be unique"
     order = by_name_first(keys)
     return sorted(groups, key=lambda group: (group.problem, [natural(group.settings[key]) for key in order]))
 
@@ -237,7 +238,7 @@ def _names_by_values(
     keys: Sequence[str],
     name: Callable[[Sequence[Shown], Sequence[str]], list[str]],
 ) -> list[str]:
-    """Return a name per group, one for all that are alike in the keys."""
+    """Return a name per group; groups with equal values of the keys share one."""
     values = [tuple(code(one.settings[key]) for key in keys) for one in shown]
     first = dict(zip(reversed(values), reversed(shown), strict=True))
     distinct = list(dict.fromkeys(values))
@@ -246,20 +247,20 @@ def _names_by_values(
 
 
 def _is_content(key: str) -> bool:
-    """Return whether a recorded key is what a run is, and not where it was executed."""
+    """Return whether a recorded key is part of a run's identity rather than of where it was executed."""
     return key in (DATA_CONTENT, IMPORTED_CODE, *CODE) or key.startswith(PACKAGE)
 
 
 def _beside(key: str, entries: Sequence[Entry]) -> bool:
-    """Return whether runs that differ in a setting may be one group."""
+    """Return whether runs that differ in a setting may form one group."""
     if key in ("data.path", "data.root"):
-        # Where the data lay does not matter where their content is known.
+        # The location of the data does not matter if their content hash is known.
         return all(one.settings.get(DATA_CONTENT) is not None for one in entries)
     return may_differ(key, "group")
 
 
 def _is_execution(key: str) -> bool:
-    """Return whether a setting says how a run is executed, which changes rounding and nothing else."""
+    """Return whether a setting says how a run is executed, which changes rounding only."""
     return key in ("train.device", "train.threads", "train.engine") or is_implementation(key)
 
 
@@ -276,14 +277,14 @@ def _resolve(by: Sequence[str], entries: Sequence[Entry]) -> list[str]:
             raise ConfigError(
                 f"no run has a setting {key!r}",
                 key="--by",
-                expected="a dotted key of config.yaml, as optimizer.name or optimizer.lr",
+                expected="a dotted key of config.yaml, such as optimizer.name or optimizer.lr",
                 fix=f"did you mean {guess!r}?" if guess else "",
             )
         found += tails
     return found
 
 
-# What may and may not differ
+# Notes on differences
 
 
 def _makes_problem(key: str, compared: bool) -> bool:
@@ -299,7 +300,7 @@ def _flags(entries: Sequence[Entry], keys: Sequence[str], problem_keys: Sequence
     budget = [key for key in keys if key in _BUDGET]
     if budget:
         said = "; ".join(f"{key} = {_values(entries, key)}" for key in budget)
-        notes.append(f"the groups differ in their budget, so who trained longer may win by that: {said}")
+        notes.append(f"the groups differ in budget, and a group that trained longer has an advantage: {said}")
     compared = any(key.startswith(_COMPARED) for key in keys)
     rest = [
         key
@@ -313,16 +314,14 @@ def _flags(entries: Sequence[Entry], keys: Sequence[str], problem_keys: Sequence
         said = "; ".join(f"{key} = {_values(entries, key)}" for key in rest)
         notes.append(f"the groups differ in more than optimizer and schedule: {said}")
     if not compared and any(key.startswith("loss.") for key in keys):
-        notes.append("the groups have different losses, whose values do not compare; look at accuracies")
+        notes.append("the groups have different losses, whose values cannot be compared; compare accuracies")
     recorded = [key for key in keys if _is_content(key) and key != DATA_CONTENT]
     if recorded:
         said = "; ".join(_versions(entries, key) for key in recorded)
-        notes.append(
-            f"runs of one config were trained with different code and are groups of their own: {said}"
-        )
+        notes.append(f"runs of one config were trained with different code and form separate groups: {said}")
     if any(key.startswith("train.eval_every") for key in keys):
         notes.append(
-            "the runs were evaluated at different rhythms, which moves times to a target and the best"
+            "the runs were evaluated at different intervals, which affects times to a target and best results"
         )
     return notes
 
@@ -345,7 +344,7 @@ def _say_value(key: str, value: Any) -> str:
 
 
 def _versions(entries: Sequence[Entry], key: str) -> str:
-    """Return which files or package differ, with their versions: `/home/me/lion.py = 1a2b3c4d, 5e6f7a8b`."""
+    """Return the files or package that differ, with versions: `/home/me/lion.py = 1a2b3c4d, 5e6f7a8b`."""
     if key.startswith(PACKAGE):
         return f"{key.removeprefix(PACKAGE)} = {_values(entries, key)}"
     recorded = [files for one in entries if isinstance(files := one.settings.get(key), Mapping)]
@@ -358,16 +357,16 @@ def _versions(entries: Sequence[Entry], key: str) -> str:
 
 
 def _executions(groups: Sequence[Group], differ: Sequence[str]) -> list[str]:
-    """Say where runs of one problem, or of one group, were executed in different ways."""
+    """Return a note if runs of one problem, or of one group, were executed in different ways."""
     said: list[str] = []
     mixed: dict[str, None] = {}
     for key in differ:
         if key != RAN_ENGINE and (key == "train.engine" or not _is_execution(key)):
-            continue  # of the engine, what ran counts, not what was asked for
+            continue  # the engine that ran counts, not the requested one
         ways: dict[str, Counter[str]] = defaultdict(Counter)
         for group in groups:
             for one in group.entries:
-                if key in one.settings:  # another optimizer may not have the option
+                if key in one.settings:  # other optimizers may not have this option
                     ways[group.problem][_say_value(key, one.settings[key])] += 1
         together = sum((found for found in ways.values() if len(found) > 1), Counter[str]())
         if together:
@@ -379,7 +378,7 @@ def _executions(groups: Sequence[Group], differ: Sequence[str]) -> list[str]:
     within = f", also within {'; '.join(list(mixed)[:3])}{' ...' * (len(mixed) > 3)}" if mixed else ""
     return [
         f"the runs were executed differently{within}: {'; '.join(said)}; "
-        "rounding differs, and training can enlarge that"
+        "rounding differs, and training can amplify these differences"
     ]
 
 
@@ -387,7 +386,7 @@ def _apart(keys: Sequence[str], groups: Sequence[Group]) -> str:
     problems: dict[str, set[str]] = defaultdict(set)
     for group in groups:
         problems[group.problem].add(group.name)
-    said = f"runs differ in {', '.join(keys)}: {len(problems)} problems, each compared by itself"
+    said = f"runs differ in {', '.join(keys)}: {len(problems)} problems, each compared separately"
     counts = Counter(name for names in problems.values() for name in names)
     if max(counts.values()) < 2:
         said += "; no group appears on two of them, so groups of different problems cannot be compared"
@@ -395,15 +394,15 @@ def _apart(keys: Sequence[str], groups: Sequence[Group]) -> str:
 
 
 def _without_doubles(entries: Sequence[Entry], differ: Sequence[str]) -> tuple[list[Entry], list[str]]:
-    """Leave out runs that are in everything recorded the same as an earlier one."""
+    """Drop runs that equal an earlier run in everything that was recorded."""
     kept: dict[tuple[str, ...], Entry] = {}
     notes = []
     for one in entries:
         first = kept.setdefault((one.seed, *map(one.code_of, differ)), one)
         if first is not one:
             notes.append(
-                f"left out {one.run.path}: the same config, code and seed as {first.run.path}, "
-                "and a run must not count twice"
+                f"left out {one.run.path}: it has the same config, code and seed as {first.run.path}, "
+                "and a run must not be counted twice"
             )
     return list(kept.values()), notes
 

@@ -1,4 +1,4 @@
-"""Finds and reads the runs to compare; what cannot be read is named, the rest is kept."""
+"""Finds and reads the runs to compare; runs that cannot be read are reported and left out."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Found:
     """Runs that were found.
 
     Args:
-        runs: those that ended and can be read, in the order of their paths.
-        notes: a sentence for everything that was left out or looked odd.
+        runs: finished runs that can be read, ordered by path.
+        notes: a sentence for every run that was left out and for every irregularity.
     """
 
     runs: tuple[Run, ...]
@@ -35,11 +35,11 @@ class Found:
 
 
 class StepTable(Mapping[str, list[float | None]]):
-    """A run's steps.csv by column, read again when a column is asked for.
+    """The columns of a run's steps.csv, read from disk when a column is accessed.
 
     Args:
-        path: the file, which could be read.
-        columns: its header.
+        path: path of steps.csv, already checked to be readable.
+        columns: column names of the header.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
@@ -63,15 +63,15 @@ class StepTable(Mapping[str, list[float | None]]):
 
 @lru_cache(maxsize=8)
 def _table(path: Path, changed: int, size: int) -> dict[str, list[float | None]]:
-    """Read a table; `changed` and `size` tell its versions apart."""
+    """Read a table; `changed` and `size` identify its version in the cache."""
     return read_table(path)
 
 
 def find(paths: Iterable[str | Path]) -> Found:
     """Read every run at or below the given directories or globs.
 
-    Runs that diverged are kept: they are outcomes. Left out, and named: runs still going, interrupted or
-    failed ones, and those with a damaged file.
+    Diverged runs are kept, because divergence is a result. Running, interrupted and failed runs and runs with
+    a damaged file are left out and reported.
 
     Raises:
         RunError: a path does not exist, or no run is left.
@@ -82,8 +82,8 @@ def find(paths: Iterable[str | Path]) -> Found:
     if not places:
         raise RunError(
             f"no runs in {', '.join(map(str, folders))}",
-            expected="run directories, or folders that hold some",
-            fix="train something first: optlab train configs/quickstart.yaml",
+            expected="run directories, or folders that contain some",
+            fix="train a model first: optlab train configs/quickstart.yaml",
         )
     runs, notes, pruned = [], [], 0
     for place in places:
@@ -98,39 +98,39 @@ def find(paths: Iterable[str | Path]) -> Found:
             else:
                 notes.append(f"left out {place}: {fault}")
             continue
-        notes += [f"{place / table}: the last line is torn and was left out" for table in _torn(place)]
-        # Thousands of step tables take gigabytes, and only the curves of losses need them.
+        notes += [f"{place / table}: the last line is incomplete and was left out" for table in _torn(place)]
+        # Thousands of step tables take gigabytes, and only loss curves need them.
         runs.append(replace(run, steps=StepTable(place / rundir.STEPS, tuple(run.steps))))
     if pruned:
         notes.append(f"left out {pruned} runs that their sweep pruned")
     if not runs:
         raise RunError(
             f"none of {len(places)} runs can be compared:\n    " + "\n    ".join(notes),
-            fix="wait for runs that are still going; train the others again",
+            fix="wait until running runs have finished; train the others again",
         )
     return Found(tuple(runs), (*notes, *_mixed(runs)))
 
 
 def sweep_of(run: Run) -> Path | None:
-    """Return the directory of the sweep that a run belongs to; None when it was trained alone."""
+    """Return the directory of the sweep that a run belongs to, or None if it belongs to none."""
     return _sweep_above(run.path.parent)
 
 
 def is_final(run: Run) -> bool:
-    """Return whether a run is a sweep's winner on fresh seeds: `<sweep>/final/<variant>/<run>`."""
+    """Return whether a run is a final run of a sweep on fresh seeds: `<sweep>/final/<variant>/<run>`."""
     sweep = sweep_of(run)
     return sweep is not None and os.path.realpath(run.path).startswith(f"{sweep / FINAL}{os.sep}")
 
 
-@lru_cache(maxsize=1 << 14)  # asked several times per run, and thousands of runs lie in one folder
+@lru_cache(maxsize=1 << 14)  # called several times per run, and one folder can contain thousands of runs
 def _sweep_above(folder: Path) -> Path | None:
-    """Return the nearest folder that holds a sweep, at or above the given one; `find` looks anew."""
+    """Return the nearest sweep folder at or above the given one; `find` clears the cache."""
     whole = Path(os.path.realpath(folder))
     return next((one for one in (whole, *whole.parents) if os.path.isfile(one / SWEEP)), None)
 
 
 def _folders(paths: Iterable[str | Path]) -> list[Path]:
-    """Return the folders that the paths and globs name."""
+    """Return the folders that match the paths and globs."""
     found = []
     for path in paths:
         if Path(path).exists():
@@ -146,7 +146,7 @@ def _folders(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def _fault(run: Run) -> str:
-    """Return why a run cannot be compared; empty when it can."""
+    """Return why a run cannot be compared; empty if it can."""
     status = run.status.get("status")
     if status == "running":
         return "it is still going"
@@ -158,14 +158,14 @@ def _fault(run: Run) -> str:
     if run.result is None:
         return f"it has no {rundir.SUMMARY}"
     if odd := _odd_section(run.config):
-        return f"{rundir.CONFIG} is no resolved config: {odd}"
+        return f"{rundir.CONFIG} is not a resolved config: {odd}"
     missing = [name for name in ("step", "epoch", "samples", "train_seconds") if name not in run.epochs]
     missing += [name for name in ("step", "loss") if name not in run.steps]
     return f"missing columns: {', '.join(missing)}" if missing else ""
 
 
 def _odd_section(config: Mapping[str, Any]) -> str:
-    """Return which section of a config is not what every run's config has there; empty when none is."""
+    """Return which section of a config is missing or malformed; empty if none is."""
     for section in ("data", "model", "optimizer"):
         if section not in config:
             return f"it has no {section}"
@@ -208,7 +208,7 @@ def _torn(place: Path) -> list[str]:
 
 
 def _mixed(runs: Sequence[Run]) -> list[str]:
-    """Say where the runs come from different versions or machines."""
+    """Return a note for each difference in versions or machines between the runs."""
     around = [run.environment for run in runs]
     notes = []
     for name in ("optlab", "torch"):
@@ -219,7 +219,7 @@ def _mixed(runs: Sequence[Run]) -> list[str]:
     places = Counter(_machine(one) for one in around)
     if len(places) > 1:
         said = "; ".join(f"{place} ({count} runs)" for place, count in sorted(places.items()))
-        notes.append(f"runs of different machines, so seconds do not compare: {said}")
+        notes.append(f"runs of different machines, so seconds cannot be compared: {said}")
     return notes
 
 

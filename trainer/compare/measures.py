@@ -1,4 +1,4 @@
-"""What each run and each group came to, as numbers: results, times to targets, cost."""
+"""Results, times to targets and cost, per run and per group."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ METRICS = (
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A value of a metric that runs are to reach: `val_accuracy=0.95`."""
+    """A value that a metric is to reach, such as `val_accuracy=0.95`."""
 
     metric: str
     value: float
 
     @property
     def mode(self) -> Literal["min", "max"]:
-        """Whether small or large is good."""
+        """`min` if lower values are better, `max` if higher values are."""
         return mode_of(self.metric)
 
     def __str__(self) -> str:
@@ -51,10 +51,10 @@ def mode_of(metric: str) -> Literal["min", "max"]:
 
 
 def parse_target(text: str, entries: Sequence[Entry]) -> Target:
-    """Return the target that a text names: `val_loss=0.1`, or a number alone for the validation metric.
+    """Parse a target: `val_loss=0.1`, or a number alone for the validation metric.
 
     Raises:
-        ConfigError: it is no number, or a metric that no run recorded.
+        ConfigError: the value is not a number, or no run recorded the metric.
     """
     metric, _, number = text.rpartition("=")
     try:
@@ -63,9 +63,9 @@ def parse_target(text: str, entries: Sequence[Entry]) -> Target:
         value = math.nan
     if not math.isfinite(value):
         raise ConfigError(
-            f"{text!r} is no target",
+            f"{text!r} is not a target",
             key="--target",
-            expected="METRIC=NUMBER, as val_accuracy=0.95, or a number",
+            expected="METRIC=NUMBER, such as val_accuracy=0.95, or a number",
         )
     known = [name for name in (*METRICS, "loss") if any(_has(entry, name) for entry in entries)]
     if not metric:
@@ -83,7 +83,7 @@ def _has(entry: Entry, metric: str) -> bool:
 
 
 def run_time(entry: Entry, target: Target, unit: str) -> float:
-    """Return the steps, epochs or seconds at which a run first met a target; infinity when it never did."""
+    """Return the steps, epochs or seconds at which a run first met a target; infinity if never."""
     table = entry.run.steps if target.metric == "loss" else entry.run.epochs
     if target.metric not in table:
         return math.inf
@@ -95,7 +95,7 @@ def run_time(entry: Entry, target: Target, unit: str) -> float:
 def run_frame(grouping: Grouping, targets: Sequence[Target] = ()) -> pd.DataFrame:
     """Return one row per run: group, seed, status, results, times to targets (inf = unreached), cost.
 
-    A diverged run has no final and no test result (NaN): it is counted, not averaged.
+    Final and test results of a diverged run are NaN: it is counted, not averaged.
     """
     return pd.DataFrame(
         [_run_row(group, entry, targets) for group in grouping.groups for entry in group.entries]
@@ -126,7 +126,7 @@ def _run_row(group: Group, entry: Entry, targets: Sequence[Target]) -> dict[str,
 
 
 def group_rows(frame: pd.DataFrame) -> dict[tuple[str, str], NDArray[np.intp]]:
-    """Return the places of each group's rows by problem and group, in one pass over a frame."""
+    """Return the row positions of each problem and group, in one pass over a frame."""
     places: dict[tuple[str, str], list[int]] = defaultdict(list)
     for place, key in enumerate(zip(frame["problem"], frame["group"], strict=True)):
         places[key].append(place)
@@ -134,7 +134,7 @@ def group_rows(frame: pd.DataFrame) -> dict[tuple[str, str], NDArray[np.intp]]:
 
 
 def results_of(frame: pd.DataFrame) -> list[str]:
-    """Return the result columns that hold anything, as `final_val_loss` and `test_accuracy`."""
+    """Return the result columns that are not empty, such as `final_val_loss` and `test_accuracy`."""
     columns = [f"{place}_{name}" for place in ("final", "best") for name in METRICS]
     return [name for name in (*columns, "test_loss", "test_accuracy") if bool(frame[name].notna().any())]
 
@@ -144,19 +144,19 @@ def group_frame(
 ) -> pd.DataFrame:
     """Return one row per group: counts, means with Student t intervals, median times to targets, cost.
 
-    `<result>_n` says of how many runs a mean is; where it is less than `n`, the others diverged or lack the
-    column, the interval is left out, and the mean flatters. Median times count unreached runs as infinite.
-    `overhead_ms` is the optimizer's overhead: mean milliseconds per step beyond those of plain SGD (momentum
-    0) on the same problem, machine and settings, with a Welch interval; NaN where no such group was run.
+    `<result>_n` is the number of runs in a mean. If it is less than `n`, the other runs diverged or lack the
+    column; the mean is then too optimistic and has no interval. Median times count unreached targets as
+    infinity. `overhead_ms` is the optimizer's overhead: mean milliseconds per step beyond those of plain SGD
+    (momentum 0) on the same problem, machine and settings, with a Welch interval; NaN without such a group.
 
     Args:
         grouping: the groups.
-        frame: as `run_frame` returns it.
-        targets: those in `frame`.
-        confidence: of each interval alone, in (0, 1).
+        frame: the result of `run_frame`.
+        targets: the targets in `frame`.
+        confidence: confidence level of each single interval, in (0, 1).
     """
     rows = []
-    # Arrays, not frames: taking a group's rows out of a frame costs more than all that is done with them.
+    # Arrays, not frames: selecting a group's rows of a frame costs more than the computations on them.
     columns = {str(name): frame[name].to_numpy() for name in frame}
     places = group_rows(frame)
     results = results_of(frame)
@@ -187,7 +187,7 @@ def group_frame(
                 reached = summary_of_times(runs[f"{unit} to {target}"])
                 row[f"{unit} to {target}"] = reached.median
             row[f"reached {target}"] = reached.reached
-        # A group whose machines are mixed is timed like none, not even like itself.
+        # Times of a group that ran on several machines are not comparable, not even within the group.
         condition = conditions[key]
         base = plain[condition] if condition is not None else []
         row |= _step_time(
@@ -205,7 +205,7 @@ def group_frame(
 
 
 def mean_of(values: Iterable[float], confidence: float) -> Interval | None:
-    """Return the mean of the finite values with its interval; None when there is none."""
+    """Return the mean of the finite values with its interval, or None if there are no finite values."""
     found = np.array(list(values), dtype=np.float64)
     found = found[np.isfinite(found)]
     return mean_interval(found, confidence=confidence) if found.size else None
@@ -214,13 +214,13 @@ def mean_of(values: Iterable[float], confidence: float) -> Interval | None:
 def _step_time(
     own: NDArray[np.float64], base: Sequence[NDArray[np.float64]], confidence: float, *, is_base: bool
 ) -> dict[str, float | None]:
-    """Return milliseconds per step, and what of them goes beyond plain SGD, each with its interval.
+    """Return milliseconds per step and the overhead over plain SGD, each with its interval.
 
     Args:
-        own: the group's milliseconds per step, by run.
-        base: those of the groups of plain SGD that were timed alike.
-        confidence: of the intervals.
-        is_base: the group is one of these: plain SGD does the same work at any rate.
+        own: milliseconds per step of each run of the group.
+        base: the same for plain SGD groups that were timed under the same conditions.
+        confidence: confidence level of the intervals.
+        is_base: whether the group is itself plain SGD, whose cost does not depend on the learning rate.
     """
     none: tuple[float, float | None, float | None] = (math.nan, None, None)
     time, over = none, none
@@ -247,7 +247,7 @@ def _is_plain_sgd(group: Group) -> bool:
 
 
 def _conditions(group: Group) -> tuple[str, frozenset[tuple[str, str]], str] | None:
-    """Return all that takes time but optimizer and schedule; None where the group's machines differ."""
+    """Return all settings that affect times, without optimizer and schedule; None if the machines differ."""
     chosen = ("optimizer.", "scheduler.")
     others = {key: code(value) for key, value in group.settings.items() if not key.startswith(chosen)}
     machines = {timed_on(entry) for entry in group.entries}
@@ -255,7 +255,7 @@ def _conditions(group: Group) -> tuple[str, frozenset[tuple[str, str]], str] | N
 
 
 def timed_on(entry: Entry) -> str:
-    """Return on what a run's times were taken: processor, device, threads, engine and precision."""
+    """Return the conditions of a run's times: processor, device, threads, engine and precision."""
     around, result = entry.environment, entry.run.result
     threads = around.get("threads")
     parts = [
@@ -267,10 +267,10 @@ def timed_on(entry: Entry) -> str:
 
 
 def primary_metric(frame: pd.DataFrame) -> str:
-    """Return the result by which groups are judged.
+    """Return the result by which groups are compared.
 
-    It is the test at the chosen checkpoint where every run that did not diverge has read it, else the final
-    validation, else the training result.
+    This is the test result at the selected checkpoint if every run that did not diverge has one, else the
+    final validation result, else the training result.
     """
     ended = frame[frame["status"] != "diverged"]
     order = ("test_accuracy", "test_loss", "final_val_accuracy", "final_val_loss", "final_train_loss")

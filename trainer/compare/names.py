@@ -1,4 +1,4 @@
-"""Names of groups: what differs from the other groups and nothing else, never one name twice."""
+"""Unique names of groups, made of their differences from the other groups."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _DIGEST_DIGITS = 8
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a name is made from.
+    """The input of a group's name.
 
     Args:
-        settings: value by key; ABSENT where a key is not there or does not tell these runs from others.
+        settings: value by key; ABSENT if the key is missing or does not distinguish these runs from others.
         example: one of the runs.
     """
 
@@ -48,23 +48,23 @@ class Shown:
 
 
 def group_names(groups: Sequence[Shown], keys: Sequence[str]) -> list[str]:
-    """Return a name per group from the keys that differ, none twice.
+    """Return a unique name per group from the keys that differ.
 
-    A name leaves out what is at its default, rounds numbers to four digits, and has of a user's file only
-    as much of its path as tells it from the others. Groups that would share such a name get one with every
-    option, then one with the exact values, in the last resort a number.
+    Names leave out defaults, round numbers to four digits, and shorten the path of a user's file as far as it
+    stays unique. Groups that would share such a name get one with every option, then one with exact values,
+    finally a number.
     """
     if not keys:
         return distinct([_whole_name(one.example) for one in groups])
     labels = shortest_keys(keys)
-    # The optimizer's name stands before: `SGD lr=0.1` beside `Muon + AdamW Muon.lr=0.02`.
+    # The optimizer's name precedes its options: `SGD lr=0.1`, `Muon + AdamW Muon.lr=0.02`.
     labels |= {key: key.partition(".")[2] for key in keys if re.fullmatch(r"optimizer\.[^.]+", key)}
     names = _Names(groups, keys, labels)
     return names.told_apart([names.short(one) for one in groups])
 
 
 def problem_names(groups: Sequence[Shown], keys: Sequence[str]) -> list[str]:
-    """Return a name per group from the keys that make problems, none twice; all empty without such keys."""
+    """Return a unique name per group from the keys that define problems; empty names without such keys."""
     if not keys:
         return [""] * len(groups)
     shown = [key for key in keys if key != DATA_CONTENT or "data.name" not in keys]
@@ -73,7 +73,7 @@ def problem_names(groups: Sequence[Shown], keys: Sequence[str]) -> list[str]:
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """Return the names, those that stand there twice with a number: `a`, `a (2)`."""
+    """Return the names, with a number appended to repeated ones: `a`, `a (2)`."""
     taken, found = set(names), []
     seen: set[str] = set()
     for name in names:
@@ -83,12 +83,12 @@ def distinct(names: Sequence[str]) -> list[str]:
             one = f"{name} ({number})"
         seen.add(one)
         found.append(one)
-    assert len(seen) == len(names), "no name twice"
+    assert len(seen) == len(names), "names must be unique"
     return found
 
 
 class _Names:
-    """The words from which names are made, for groups that differ in the same keys."""
+    """Makes the parts of names for groups that differ in the same keys."""
 
     def __init__(self, groups: Sequence[Shown], keys: Sequence[str], labels: Mapping[str, str]) -> None:
         self._groups, self._keys, self._labels = groups, by_name_first(keys), labels
@@ -103,15 +103,15 @@ class _Names:
         self._telling = {key: _Telling(key, groups) for key in keys}
 
     def short(self, one: Shown, keys: Sequence[str] | None = None) -> str:
-        """Return a name without defaults, its numbers to four digits."""
+        """Return a name without defaults, with numbers to four digits."""
         return self._name(one, keys, digits=4, defaults=False) or self.whole(one)
 
     def whole(self, one: Shown) -> str:
-        """Return a name with every option, its numbers to six digits."""
+        """Return a name with every option, with numbers to six digits."""
         return self._name(one, digits=6, defaults=True) or _whole_name(one.example)
 
     def exact(self, one: Shown) -> str:
-        """Return a name with every key that is there and its exact value."""
+        """Return a name with every present key and its exact value."""
         words = [
             f"{self._labels[key]}={value if isinstance(value, str) else code(value)}"
             for key in self._keys
@@ -120,7 +120,7 @@ class _Names:
         return printable(" ".join(words)) or self.whole(one)
 
     def told_apart(self, names: Sequence[str]) -> list[str]:
-        """Return the names with longer ones in place of those that several groups share."""
+        """Return the names, with shared names replaced by longer ones."""
         found = list(names)
         for longer in (self.whole, self.exact):
             counts = Counter(found)
@@ -142,11 +142,11 @@ class _Names:
         return printable(" ".join(words))
 
     def _word(self, key: str, value: Any, one: Shown, *, digits: int, defaults: bool) -> str:
-        """Return what a name says of a key; empty when another word or the default says it."""
+        """Return the part of a name for a key; empty if it is a default or another part contains it."""
         if is_recorded(key):
             return self._recorded_word(key, value, one)
         if key.endswith(".name") and key.count(".") == 2 and key.startswith(("optimizer.", "scheduler.")):
-            return ""  # the joined name of several tells it
+            return ""  # the joined name of several contains it
         if key in _COMPONENTS:
             return self._text(value)
         if key == "scheduler.name":
@@ -167,7 +167,7 @@ class _Names:
         if key in _CODES:
             section, _, _ = key.rpartition(" ")
             name = f"{section}.name"
-            # The code alone differs: the component's name stands before it.
+            # Only the code differs: the name of the component precedes it.
             part = "" if name in self._keys else self._text(one.example.settings.get(name, ""))
             return f"{part} {'code' if self._one_code else key} {code_digest(value)}".lstrip()
         if key == DATA_CONTENT:
@@ -180,7 +180,7 @@ class _Names:
         return f"{name} {value}"
 
     def _text(self, value: Any) -> str:
-        """Return a component's name with as much of its path as is needed; of several, each."""
+        """Return the name of one or several components, with as much of the path as is needed."""
         return JOINT.join(self._texts.get(part, part) for part in str(value).split(JOINT))
 
     def _part_name(self, part: Any) -> str:
@@ -219,16 +219,16 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _given(match: Any) -> Any:
-    """Return the conditions of a match that are given."""
+    """Return the conditions of a match that are set."""
     if not isinstance(match, Mapping):
         return match
     return {key: item for key, item in match.items() if item is not None}
 
 
 class _Telling:
-    """Whether the value of one key belongs into the short names of groups.
+    """Decides whether the value of one key is part of a group's short name.
 
-    It does where it differs among groups of the same component, or is no default.
+    It is if it differs between groups of the same component or is not the default.
     """
 
     def __init__(self, key: str, groups: Sequence[Shown]) -> None:
@@ -241,15 +241,15 @@ class _Telling:
             self._codes.setdefault(self._component(one), set()).add(code(one.settings[key]))
 
     def _component(self, one: Shown) -> str:
-        """Return a text for the component that the option belongs to; empty when it belongs to none."""
+        """Return the code of the component that the option belongs to; empty if it belongs to none."""
         name = f"{self._section}.name"
         return one.example.code_of(name) if name in one.example.settings else ""
 
     def tells(self, one: Shown) -> bool:
-        """Return whether the key's value belongs into a group's name."""
+        """Return whether the value of the key is part of a group's name."""
         value, component = one.settings[self._key], self._component(one)
         if not component:
-            # What only some have, and is off there, tells nothing.
+            # An option that only some groups have, and that is off there, is not worth naming.
             return bool(value) or self._everywhere
         if len(self._codes[component]) > 1:
             return True
@@ -280,9 +280,9 @@ def _whole_name(one: Entry) -> str:
 
 
 def by_name_first(keys: Sequence[str]) -> list[str]:
-    """Return the keys as a reader expects them: the optimizer's name, its lr, its other options, the rest.
+    """Return the keys in reading order: the optimizer's name, its lr, its other options, the rest.
 
-    A component's code follows its name.
+    The code of a component follows its name.
     """
 
     def rank(key: str) -> tuple[int, int]:
@@ -300,14 +300,14 @@ def by_name_first(keys: Sequence[str]) -> list[str]:
     return sorted(keys, key=rank)
 
 
-# Values in words
+# Formatting values
 
 
 def short_texts(values: Iterable[Any]) -> dict[str, str]:
-    """Return for every text in some settings its shortest form that no other text has.
+    """Return the shortest unique form of every string in some settings.
 
-    `/home/me/one/a.py:Foo` is `Foo`, beside another file's Foo `a.py:Foo`, beside another folder's
-    `one/a.py:Foo`. A registered name has one form.
+    `/home/me/one/a.py:Foo` becomes `Foo`; `a.py:Foo` if another file has a Foo; `one/a.py:Foo` if another
+    folder has an a.py with a Foo. A registered name is never shortened.
     """
     found = dict.fromkeys(part for value in values for text in texts(value) for part in text.split(JOINT))
     forms = {text: _forms(text) for text in found}
@@ -316,7 +316,7 @@ def short_texts(values: Iterable[Any]) -> dict[str, str]:
 
 
 def _forms(text: str) -> list[str]:
-    """Return what a text may be shortened to, the shortest first, itself last."""
+    """Return the possible forms of a string, from the shortest to the string itself."""
     path = split_import_path(text)
     if path and not path.is_file:
         parts = path.source.split(".")
@@ -331,7 +331,7 @@ def _forms(text: str) -> list[str]:
 
 
 def code_digest(files: Any) -> str:
-    """Return eight digits for recorded code: of the file's own SHA-256 where it is one file."""
+    """Return eight digits that identify recorded code: of the file's SHA-256 if it is one file."""
     if files is ABSENT or not isinstance(files, Mapping):
         return "unknown"
     digests = [str(digest) for digest in files.values()]
@@ -341,7 +341,7 @@ def code_digest(files: Any) -> str:
 
 
 def say_machine(value: Any) -> str:
-    """Return processor, device and threads in words."""
+    """Return processor, device and threads as text."""
     if not isinstance(value, list):
         return "an unknown machine"
     processor, device, threads = value
@@ -352,7 +352,7 @@ def say_machine(value: Any) -> str:
 
 
 def say(value: Any, *, digits: int = 6) -> str:
-    """Return a setting as one would say it, its number to so many digits."""
+    """Return a setting as text, with numbers to so many digits."""
     if value is ABSENT:
         return str(ABSENT)
     if isinstance(value, Mapping):
@@ -362,12 +362,12 @@ def say(value: Any, *, digits: int = 6) -> str:
     if isinstance(value, float):
         value = float(f"{value:.{digits}g}")
     if isinstance(value, int) and not is_number(value) and not isinstance(value, bool):
-        return hex(value)  # hundreds of digits, which Python may refuse to write
+        return hex(value)  # Python may refuse to format integers of hundreds of digits
     return format_value(value)
 
 
 def natural(value: Any) -> tuple[int, float, str]:
-    """Return a sort key: numbers by size, then words."""
+    """Return a sort key: numbers by size, then strings."""
     if value is ABSENT:
         value = str(ABSENT)
     if isinstance(value, str):
@@ -381,7 +381,7 @@ def natural(value: Any) -> tuple[int, float, str]:
 
 
 def shortest_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Return for every dotted key its shortest tail that tells it from the others."""
+    """Return the shortest unique tail of every dotted key."""
     tails = {key: [".".join(key.split(".")[n:]) for n in range(key.count("."), -1, -1)] for key in keys}
     owners = Counter(tail for found in tails.values() for tail in found)
     return {key: next((tail for tail in tails[key] if owners[tail] == 1), key) for key in keys}

@@ -1,4 +1,4 @@
-"""By which rule settings are compared: the objective of the runs' sweep, else a stated default."""
+"""The rule by which settings are compared: the objective of the sweep, or a stated default."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from trainer.reading import read_regular
 from trainer.sweep.models import Objective
 from trainer.training.selection import SelectionRule, run_value, setting_value
 
-_MOST_BYTES = 64 << 20  # of a sweep.yaml that is read back
+_MOST_BYTES = 64 << 20  # size limit of a sweep.yaml
 _DEFAULTS = ("val_accuracy", "val_loss", "train_loss")
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """How settings are compared, and why so.
+    """How settings are compared, and where this rule comes from.
 
     Args:
-        rule: what a run and a setting are worth.
-        source: where the rule comes from, in words.
-        seeds: by a run's path, the seeds on which its sweep compares settings.
-        random: paths of the runs whose settings their sweep drew at random.
+        rule: how a run and a setting are scored.
+        source: description of where the rule comes from.
+        seeds: by run path, the seeds on which its sweep compares settings.
+        random: paths of the runs whose settings were drawn at random by their sweep.
     """
 
     rule: SelectionRule
@@ -45,19 +45,19 @@ class Selection:
 
     @property
     def label(self) -> str:
-        """The metric in words, as `val accuracy at the best checkpoint`."""
+        """Description of the metric, for example `val accuracy at the best checkpoint`."""
         return f"{self.rule.metric.replace('_', ' ')} at {self.rule.place}"
 
     def value(self, entry: Entry) -> float | None:
-        """Return what a run is worth: infinitely bad where it diverged, None without a value."""
+        """Return the score of a run: the worst possible if it diverged, None without a value."""
         return run_value(str(entry.run.status["status"]), entry.run.result, self.rule)
 
     def values(self, group: Group) -> list[float]:
-        """Return the values of the runs of a group that have one."""
+        """Return the scores of all runs of a group that have one."""
         return [value for one in group.entries if (value := self.value(one)) is not None]
 
     def worth(self, group: Group) -> float | None:
-        """Return what a group is worth; None where a seed is missing on which its sweep compares settings."""
+        """Return the score of a group; None if a seed is missing on which its sweep compares settings."""
         wanted = frozenset[str]().union(*(self.seeds.get(one.run.path, ()) for one in group.entries))
         known = {one.seed for one in group.entries if self.value(one) is not None}
         return setting_value(self.values(group), self.rule) if wanted <= known else None
@@ -66,14 +66,14 @@ class Selection:
 def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selection:
     """Return how the settings of runs are compared.
 
-    It is the objective of their sweep, as its sweep.yaml states it. Runs of no sweep, or of sweeps with
-    different objectives, are compared as a sweep does by default: by the mean over seeds of val_accuracy
-    (else val_loss, else train_loss) at each run's best checkpoint.
+    The rule is the objective in the sweep.yaml of their sweep. Runs of no sweep, or of sweeps with different
+    objectives, are compared by the default of a sweep: the mean over seeds of val_accuracy (else
+    val_loss, else train_loss) at each run's best checkpoint.
 
     Args:
         entries: the runs.
-        metric: a result that the user asked for and that is used instead, as `final_val_loss` (at the last
-            evaluation) or `best_val_loss`; a test result is not, because the test is not for choosing.
+        metric: a result requested by the user that replaces the objective, such as `final_val_loss` (last
+            evaluation) or `best_val_loss`; a test result does not, because selection must not use test data.
     """
     sweeps = {one.run.path: sweep_of(one.run) for one in entries}
     plans = {folder: _read(folder) for folder in dict.fromkeys(sweeps.values()) if folder is not None}
@@ -104,7 +104,7 @@ def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selecti
 
 
 def _read(folder: Path) -> Mapping[str, Any]:
-    """Return a sweep's sweep.yaml; empty where it cannot be read or is something else."""
+    """Return the contents of a sweep.yaml; empty if it cannot be read or is not a mapping."""
     try:
         plan = yaml.safe_load(read_regular(folder / SWEEP, _MOST_BYTES))
     except (OSError, RunError, ValueError, RecursionError, yaml.YAMLError):
@@ -125,12 +125,12 @@ def _seeds(plan: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _is_random(plan: Mapping[str, Any]) -> bool:
-    # Pruned trials have no result: the best of the others is not that of k random ones.
+    # Pruned trials have no result, so the best of the others is not the best of k random trials.
     return plan.get("strategy") == "random" and not plan.get("prune")
 
 
 def _default(entries: Sequence[Entry]) -> SelectionRule:
-    """Return the default rule: the first metric that a run measured."""
+    """Return the default rule: the first metric that any run measured."""
     rules = [SelectionRule(name, mode_of(name)) for name in _DEFAULTS]
     for rule in rules:
         for one in entries:

@@ -1,4 +1,4 @@
-"""Which group is better and by how much: differences over seeds with interval, tests and power."""
+"""Pairwise differences between groups over seeds, with intervals, tests and power."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Family:
 
     Args:
         pairs: problem and the names of two groups.
-        comparisons: how many pairs the level is corrected for.
+        comparisons: number of pairs in the multiple-comparison correction.
     """
 
     pairs: tuple[tuple[str, str, str], ...]
@@ -57,7 +57,7 @@ class _Family:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Two groups of one problem, as tested; `difference` is None where nothing can be."""
+    """The comparison of two groups of one problem; `difference` is None if nothing can be computed."""
 
     problem: str
     a: str
@@ -78,28 +78,28 @@ def verdicts(
 ) -> pd.DataFrame:
     """Return one row per pair of groups within a problem.
 
-    Pairs are all pairs of up to five groups; with more, each group against the best mean. Runs of equal seed
-    are paired; where the seeds do not match, Welch's test is made, and the note says so. A diverged run has
-    no number: such a pair gets no interval, only the signed-rank test, in which divergence is worse than any
-    result.
+    Up to five groups are compared in all pairs; with more, each group is compared with the group of the best
+    mean. Runs of equal seed are paired; if the seeds do not match, Welch's test is used, with a note. A
+    diverged run has no result: its pair gets no interval, only the signed-rank test, which ranks divergence
+    below any result.
 
     All rows are one family: intervals, adjusted p values, verdicts and minimum detectable differences are
-    Bonferroni-corrected for `comparisons` pairs (see `statistics.differences`), so that they say the same
-    thing. The pairs with two seeds or more in both groups are counted, tested or not, so that the number
-    does not depend on the results. Where the results chose the best group, all pairs are counted: corrected
-    for the pairs with the best alone, 9 to 12 % of families of 6 to 12 equal groups had a false positive
-    (simulated). The signed ranks are a family of their own, of the same size; the verdict is the interval's.
+    Bonferroni-corrected for `comparisons` pairs (see `statistics.differences`), so that they agree. All pairs
+    with two seeds or more in both groups are counted, tested or not, so that the number does not depend on
+    the results. If the results selected the best group, all pairs are counted: with a correction for the
+    pairs with the best group only, 9 to 12 % of families of 6 to 12 equal groups had a false positive
+    (simulated). The signed-rank tests are a separate family of the same size; the verdict is the interval's.
 
     Args:
         grouping: the groups.
-        frame: as `run_frame` returns it.
-        metric: a result column of it, as `test_accuracy`.
-        against: name of the group that all others are held against; None = see above.
-        method: of the paired interval.
-        confidence: of all intervals together, in (0, 1); alpha = 1 - confidence.
+        frame: the result of `run_frame`.
+        metric: a result column of the frame, such as `test_accuracy`.
+        against: name of the group that all others are compared with; None = see above.
+        method: method of the paired interval.
+        confidence: confidence level of all intervals together, in (0, 1); alpha = 1 - confidence.
 
     Raises:
-        ConfigError: no group has the name `against`.
+        ConfigError: no group is named `against`.
     """
     if against is not None and against not in {group.name for group in grouping.groups}:
         raise unknown_name(
@@ -118,9 +118,9 @@ def verdicts(
 
 
 def _by_seed(grouping: Grouping, frame: pd.DataFrame, metric: str) -> dict[str, dict[str, Values]]:
-    """Return by problem and group the value per seed, averaged over pooled runs; NaN where one diverged.
+    """Return the value per seed by problem and group, averaged over pooled runs; NaN if one diverged.
 
-    Runs that ended well without the metric say nothing about it and are left out, and so are groups of them.
+    Completed runs without the metric are left out, and so are groups that have no other runs.
     """
     runs = frame[(frame["status"] == "diverged") | frame[metric].notna()]
     found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -136,7 +136,7 @@ def _by_seed(grouping: Grouping, frame: pd.DataFrame, metric: str) -> dict[str, 
 
 
 def _family(values: Mapping[str, Mapping[str, Values]], metric: str, against: str | None) -> _Family:
-    """Return the pairs of all problems, and how many comparisons they stand for."""
+    """Return the pairs of all problems, and the number of comparisons to correct for."""
     pairs: list[tuple[str, str, str]] = []
     comparisons = 0
     for problem, groups in values.items():
@@ -206,7 +206,7 @@ def _compare(
 
 
 def _ranks(first: Values, second: Values, common: Sequence[str], metric: str) -> SignedRank | None:
-    """Return the signed-rank test with a diverged run farther away than any difference among the others."""
+    """Return the signed-rank test, in which a diverged run differs more than any other pair."""
     finite = [value for values in (first, second) for value in values.values() if math.isfinite(value)]
     if not finite:
         return None
@@ -263,18 +263,18 @@ def _verdict(pair: _Pair, *, large_is_good: bool) -> str:
 
 
 def check_confidence(confidence: float) -> float:
-    """Return the confidence; ConfigError unless it lies between 0 and 1."""
+    """Return the confidence. Raise ConfigError unless it is between 0 and 1."""
     if not 0 < confidence < 1:
         raise ConfigError(
             f"{confidence!r} is not a confidence level",
             key="--confidence",
-            expected="a number between 0 and 1, as 0.95",
+            expected="a number between 0 and 1, such as 0.95",
         )
     return confidence
 
 
 def heading(table: pd.DataFrame) -> str:
-    """Return what the differences are of, and which confidence their intervals have."""
+    """Return a heading: the metric of the differences and the confidence of their intervals."""
     row = table.iloc[0]
     share, own, count = (row[name] for name in ("confidence", "interval_confidence", "comparisons"))
     nominal = "nominal " if any(table["method"].str.contains("bootstrap")) else ""
@@ -295,7 +295,7 @@ def _percent(share: float) -> str:
 
 
 def summary_lines(table: pd.DataFrame, *, percent: bool) -> list[str]:
-    """Return the verdicts in words: up to three lines per pair, the first twenty pairs."""
+    """Return the verdicts as text: up to three lines per pair, for the first twenty pairs."""
     if not len(table):
         return []
     rows = table.to_dict("records")
@@ -306,14 +306,14 @@ def summary_lines(table: pd.DataFrame, *, percent: bool) -> list[str]:
     same = len(rows) > 1 and len(ranks) == 1
     lines = [line for row in rows[:SHOWN] for line in _lines(row, factor, unit, ranks=not same)]
     if len(rows) > SHOWN:
-        lines.append(f"... and {len(rows) - SHOWN} more pairs (--json and -o FOLDER hold them all)")
+        lines.append(f"... and {len(rows) - SHOWN} more pairs (use --json or -o FOLDER for all of them)")
     if same and "" not in ranks:
         lines.append(f"signed ranks, every pair: {ranks.pop()}")
     return lines
 
 
 def _signed(value: float) -> str:
-    """Return a number to three digits with its sign, large ones without an exponent."""
+    """Return a number with its sign, to three digits, without an exponent for large numbers."""
     return f"{value:+,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:+.3g}"
 
 

@@ -1,4 +1,4 @@
-"""A whole comparison: frames, verdicts, notes and figures from runs, and its files."""
+"""A complete comparison of runs: frames, verdicts, notes, figures, and the files written from them."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ from trainer.statistics.curves import BandKind
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison found.
+    """The result of a comparison.
 
     Args:
-        grouping: the groups and what they differ in.
+        grouping: the groups and the keys in which they differ.
         runs: one row per run.
         groups: one row per group: counts, means with intervals, median times to targets, cost.
         differences: one row per pair of groups within a problem: difference, interval, tests, minimum
             detectable difference, all at the level of the whole family of pairs.
-        sensitivity: one row per family of groups along a swept key; empty when nothing was swept.
-        metric: the result by which the differences are taken, as `test_accuracy`.
-        confidence: of each group's interval, and of all intervals of differences together.
-        targets: the targets whose times were taken.
-        selection: how the settings of a swept key are compared, and why so.
-        tuning_lines: the sensitivity in words.
-        notes: what was left out, what the groups should not differ in, what could not be drawn.
-        figures: by name, as `val_loss`; empty when none were wanted.
+        sensitivity: one row per family of groups along a swept key; empty if nothing was swept.
+        metric: the result of which differences are computed, for example `test_accuracy`.
+        confidence: confidence level of each group's interval, and of all intervals of differences together.
+        targets: the targets to which times were measured.
+        selection: how the settings of a swept key are compared, and where this rule comes from.
+        tuning_lines: the sensitivity as text.
+        notes: runs left out, unintended differences between groups, and figures that could not be drawn.
+        figures: figures by name, for example `val_loss`; empty if none were requested.
     """
 
     grouping: Grouping
@@ -73,12 +73,12 @@ class Comparison:
     figures: Mapping[str, Figure] = field(default_factory=dict)
 
     def verdict_lines(self) -> list[str]:
-        """Return the differences in words, below a line that says of what and at which level they are."""
+        """Return the differences as text, below a heading with their metric and confidence level."""
         lines = summary_lines(self.differences, percent=self.metric.endswith("accuracy"))
         return [heading(self.differences), *lines] if lines else []
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything but the figures as plain values, ready for JSON."""
+        """Return everything except the figures as JSON-serializable values."""
         return {
             "format": 1,
             "metric": self.metric,
@@ -96,14 +96,14 @@ class Comparison:
         """Write the figures and the table (table.csv, .md, .tex), differences.csv and runs.csv.
 
         Args:
-            folder: is made when it is not there; files of the same name are replaced.
+            folder: created if it does not exist; files of the same name are replaced.
             formats: png, svg or pdf, one file of each per figure.
 
         Returns:
             All paths, in the order of writing.
 
         Raises:
-            FigureError: with every figure that could not be drawn; all else is written.
+            FigureError: some figures could not be drawn; everything else is written.
         """
         place = Path(folder)
         problems: list[Problem] = []
@@ -132,7 +132,7 @@ class Comparison:
 
 
 def load_runs(*paths: str | Path) -> list[Run]:
-    """Read every finished run at or below the given directories or globs; a warning names what is left out.
+    """Read every finished run at or below the given directories or globs; warn about runs left out.
 
     Raises:
         RunError: a path does not exist, or no run is left.
@@ -164,28 +164,29 @@ def compare_runs(
     style: str = "screen",
     size: tuple[float, float] | None = None,
 ) -> Comparison:
-    """Compare groups of runs that are alike but for the seed.
+    """Compare groups of runs that are equal except for the seed.
 
     Args:
-        runs: runs as `load_runs` gives them, or directories and globs.
-        by: dotted keys that make the groups, as `optimizer.name`; none = all that differs.
-        targets: as `val_accuracy=0.95`; times to each are taken.
-        metric: the result that is tested, as `test_accuracy` or `val_loss`; None = the test at the chosen
-            checkpoint where all runs read it, else validation. A result that is given and is not of the test
-            also compares the settings of a swept key, instead of the objective of the runs' sweep.
-        against: name of the group that the others are held against; None = all pairs of up to five groups.
-        bootstrap: percentile bootstrap instead of Student's t for paired differences.
-        confidence: of each group's interval, and of all intervals of differences together, in (0, 1).
-        within: share of the best result that counts as good along a swept key, >= 0.
-        random_search: take the runs for a random search, where no sweep.yaml says so.
-        draw: make the figures.
-        x, scale, centre, band, smooth, multiples: of the curves; see `curves.draw_curves`.
-        style: screen, slides, paper or print (greys).
-        size: width and height of the figures in inches; None = the style's.
+        runs: runs as returned by `load_runs`, or directories and globs.
+        by: dotted keys that define the groups, such as `optimizer.name`; empty = every key that differs.
+        targets: targets such as `val_accuracy=0.95`, to which times are measured.
+        metric: the result that is tested, such as `test_accuracy` or `val_loss`; None = the test result at
+            the selected checkpoint if all runs have one, else the validation result. A given result that is
+            not a test result also replaces the objective by which settings of a swept key are compared.
+        against: name of the group that the others are compared with; None = all pairs of up to five groups.
+        bootstrap: use the percentile bootstrap instead of Student's t for paired differences.
+        confidence: confidence level of each group's interval, and of all intervals of differences together,
+            in (0, 1).
+        within: tolerated loss as a share of the best result along a swept key, >= 0.
+        random_search: treat the runs as a random search even if no sweep.yaml says so.
+        draw: draw the figures.
+        x, scale, centre, band, smooth, multiples: options of the curves; see `curves.draw_curves`.
+        style: screen, slides, paper or print (greyscale).
+        size: width and height of the figures in inches; None = those of the style.
 
     Raises:
         RunError: no run is left to compare.
-        ConfigError: an option is wrong.
+        ConfigError: an option is invalid.
     """
     look = find_look(style, size)
     check_confidence(confidence)
@@ -201,7 +202,7 @@ def compare_runs(
     if against is None and max(Counter(group.problem for group in grouping.groups).values()) > ALL_PAIRS:
         notes.append(
             f"more than {ALL_PAIRS} groups: each is compared with the group of the best mean. The same seeds "
-            "chose that group, so its mean is too good on average; train the best groups again on fresh seeds"
+            "selected that group, so its mean is optimistic; train the best groups again on fresh seeds"
         )
     trials = group_runs(searched, by) if len(searched) < len(found) else grouping
     tried = [entry for group in trials.groups for entry in group.entries]
@@ -234,10 +235,10 @@ def compare_runs(
 
 
 def _stages(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[str]]:
-    """Return the runs to compare, those that show tuning, and a note where they are not the same.
+    """Return the runs to compare, the runs that show tuning, and a note if the two differ.
 
-    Where a sweep's winners were run on fresh seeds, those alone are compared: the best of the search's own
-    runs were selected by their results, which are too good on average.
+    If a sweep trained its best settings again on fresh seeds, only those final runs are compared: the best
+    runs of the search were selected by their results, which are therefore biased.
     """
     final = [is_final(run) for run in runs]
     sweeps = {sweep_of(run) for run, chosen in zip(runs, final, strict=True) if chosen}
@@ -248,7 +249,7 @@ def _stages(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[str]]:
     searched = [run for run, chosen in zip(runs, final, strict=True) if not chosen]
     note = (
         f"the table and the tests use the {sum(final)} final runs on fresh seeds; "
-        f"the {sum(trial)} runs of the search are used for sensitivity alone"
+        f"the {sum(trial)} runs of the search are used for sensitivity only"
     )
     return compared, searched, [note]
 
@@ -286,9 +287,7 @@ def _machines(entries: Sequence[Entry]) -> list[str]:
     found = sorted({timed_on(one) for one in entries})
     if len(found) < 2:
         return []
-    return [
-        f"the runs were timed on {'; on '.join(found)}: seconds and milliseconds do not compare between them"
-    ]
+    return [f"the runs were timed on {'; on '.join(found)}: seconds and milliseconds are not comparable"]
 
 
 def _singles(grouping: Grouping) -> list[str]:

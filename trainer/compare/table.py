@@ -1,4 +1,4 @@
-"""The table of a comparison: a row per group, for the terminal, Markdown, LaTeX, CSV and JSON."""
+"""The table of a comparison, one row per group, as terminal text, Markdown, LaTeX, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMES = {
     "test_loss": "test loss",
     "test_accuracy": "test acc %",
 }
-# Shown for reading; CSV and JSON hold every column.
+# Shown to readers; CSV and JSON have every column.
 _SHOWN = ("final_val_loss", "final_val_accuracy", "best_val_loss", "best_val_accuracy", "test_accuracy")
 
 
@@ -31,20 +31,20 @@ Columns = dict[str, list[str]]
 
 
 def caption(confidence: float, *, overhead: bool = True) -> str:
-    """Return what ± means in a table, with a column of overheads or without."""
+    """Return a caption that says what ± means in a table."""
     share, welch = f"{100 * confidence:.4g} %", " (overhead: Welch t)" if overhead else ""
     return f"mean ± half-width of the {share} Student t interval over seeds{welch}, each alone"
 
 
 def sections(table: pd.DataFrame, targets: Sequence[Target] = ()) -> tuple[Columns, list[Columns]]:
-    """Return the columns that name the groups, and those of results, of each target and of cost, in words.
+    """Return the columns of the table as text: group names, results, targets and cost.
 
-    A mean stands as `97.31 ± 0.42` (see `caption`); the median time to a target that half of the runs or more
-    never reached as `inf`.
+    Means are formatted as `97.31 ± 0.42` (see `caption`). The median time to a target is `inf` if half of the
+    runs or more never reached it.
 
     Args:
-        table: as `measures.group_frame` returns it.
-        targets: those in it.
+        table: the result of `measures.group_frame`.
+        targets: the targets in it.
     """
     records = table.to_dict("records")
     names: Columns = {"problem": [row["problem"] for row in records]} if any(table["problem"]) else {}
@@ -75,8 +75,8 @@ def sections(table: pd.DataFrame, targets: Sequence[Target] = ()) -> tuple[Colum
 def render_table(table: pd.DataFrame, targets: Sequence[Target], file_format: str) -> str:
     """Return the table as Markdown, LaTeX (booktabs), CSV or JSON.
 
-    CSV and JSON hold the whole numbers, with the intervals' ends in columns of their own and their level in
-    `confidence`; below the others stands what ± means.
+    CSV and JSON contain unrounded numbers, with the ends of the intervals in separate columns and their level
+    in `confidence`. Markdown and LaTeX end with a caption that says what ± means.
     """
     if file_format == "csv":
         return table.to_csv(index=False, lineterminator="\n")
@@ -123,7 +123,7 @@ def _latex(headings: Sequence[str], rows: Sequence[Sequence[str]], below: str) -
 
 
 def _result(row: Any, name: str, n: int) -> str:
-    """Return mean and half width in words; of fewer runs than there are, the count instead of the width."""
+    """Return mean and half-width as text, or the mean and the number of runs if some lack the result."""
     value, factor = row[name], 100 if name.endswith("accuracy") else 1
     found = int(row[f"{name}_n"])
     if not found:
@@ -134,7 +134,7 @@ def _result(row: Any, name: str, n: int) -> str:
 
 
 def with_half_width(value: float, half: float) -> str:
-    """Return `0.1234 ± 0.0056`: the half width to two digits, the value to the same place."""
+    """Return `0.1234 ± 0.0056`: the half-width to two digits, the value to the same decimal place."""
     if math.isnan(half):
         return f"{value:.4g}"
     if half <= 1e-12 * abs(value):
@@ -167,7 +167,7 @@ def _bytes(count: int) -> str:
 
 
 def _plain(row: Any) -> dict[str, Any]:
-    """Return a row for JSON: NaN as null, infinity (an unreached target) as the word `inf`."""
+    """Return a row for JSON: NaN as null, infinity (an unreached target) as the string `inf`."""
     plain: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, float) and math.isnan(value):
@@ -180,5 +180,5 @@ def _plain(row: Any) -> dict[str, Any]:
 
 
 def plain_records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a frame's rows as plain values, ready for JSON."""
+    """Return the rows of a frame as JSON-serializable values."""
     return [_plain(row) for row in table.to_dict("records")]

@@ -1,4 +1,4 @@
-"""Figures of times to a target: their distribution, and performance profiles over problems."""
+"""Figures of times to a target: empirical distributions, and performance profiles over problems."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ def draw_times(
     problem: str = "",
     look: Look = LOOKS["screen"],
 ) -> Figure | None:
-    """Draw the share of each group's runs that had reached a target by a time; None when none ever did.
+    """Draw the share of each group's runs that reached a target, against time. Return None if no run did.
 
-    Runs that never arrived keep a line below 1; no mean over the successes is taken.
+    The line of a group with runs that never reached the target stays below 1; times are not averaged over
+    successful runs only.
 
     Args:
         grouping: the groups.
-        frame: as `measures.run_frame` returns it, with this target.
+        frame: the result of `measures.run_frame`, with this target.
         target: the target.
         unit: steps, epochs or seconds.
-        problem: the problem, where there are several.
-        look: size and weight.
+        problem: the problem, if there are several.
+        look: size, fonts and line widths.
     """
     column = f"{unit} to {target}"
     groups = [group for group in grouping.groups if group.problem == problem]
@@ -79,7 +80,7 @@ def draw_times(
 
 
 def median_times(frame: pd.DataFrame, target: Target, unit: str) -> pd.DataFrame:
-    """Return the median time [problems x groups] over seeds: infinity = unreached, NaN = no runs."""
+    """Return the median time over seeds [problems, groups]; infinity = unreached, NaN = no runs."""
     column = f"{unit} to {target}"
     table = frame.groupby(["problem", "group"])[column].apply(lambda t: summary_of_times(t.to_numpy()).median)
     return table.unstack("group")
@@ -88,23 +89,23 @@ def median_times(frame: pd.DataFrame, target: Target, unit: str) -> pd.DataFrame
 def draw_profile(
     frame: pd.DataFrame, target: Target, *, unit: str = "steps", look: Look = LOOKS["screen"]
 ) -> tuple[Figure | None, str]:
-    """Draw the performance profile rho(tau) over problems; with a reason when there is none.
+    """Draw the performance profile rho(tau) over problems, or return the reason why it cannot be drawn.
 
-    A problem is a data set with a model; its time is the median over seeds. Groups that did not run on
-    every problem are left out, for a profile counts what is missing as a failure.
+    A problem is a data set with a model; its time is the median over seeds. Groups that did not run on every
+    problem are left out, because a profile counts a missing time as a failure.
 
     Args:
-        frame: as `measures.run_frame` returns it, with this target.
-        target: the target, the same number on every problem.
+        frame: the result of `measures.run_frame`, with this target.
+        target: the target, the same value on every problem.
         unit: steps, epochs or seconds.
-        look: size and weight.
+        look: size, fonts and line widths.
     """
     times = median_times(frame, target, unit)
     times = times.loc[:, times.notna().all()]
     if len(times) < 2 or times.shape[1] < 2:
         return None, "a performance profile needs two groups that ran on two problems or more"
     if (times == 0).any(axis=None):
-        return None, f"{target} is met before training, which compares nothing; choose a harder target"
+        return None, f"{target} is met before training, so its times compare nothing; choose a harder target"
     if not np.isfinite(times.to_numpy()).any():
         return None, f"no group reaches {target} on any problem in half of its runs"
     profile = performance_profile(times.to_numpy())

@@ -1,4 +1,4 @@
-"""What tuning costs and hides: sensitivity to a swept key, heat maps, expected best of k trials."""
+"""Tuning results of groups: sensitivity to a swept key, and expected best of k trials."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from trainer.training.selection import best_setting
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Groups that differ in swept numbers alone: one optimizer at several learning rates.
+    """Groups that differ in swept numbers only, for example one optimizer at several learning rates.
 
     Args:
-        name: what its groups have in common, as `SGD momentum=0.9`; empty when it is the only one.
-        groups: its members.
+        name: what its groups have in common, for example `SGD momentum=0.9`; empty if there is one family.
+        groups: the groups.
     """
 
     name: str
@@ -33,13 +33,13 @@ class Family:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Search:
-    """What runs at several settings show of tuning.
+    """Tuning results of runs at several settings.
 
     Args:
         grouping: the groups, one per setting.
         selection: how settings are compared.
-        swept: keys with three numbers or more.
-        sensed: by problem and key, the sensitivity of each family.
+        swept: keys with three or more numbers.
+        sensed: sensitivity of each family, by problem and key.
     """
 
     grouping: Grouping
@@ -48,7 +48,7 @@ class Search:
     sensed: Mapping[tuple[str, str], Mapping[str, Sensitivity]]
 
     def table(self) -> pd.DataFrame:
-        """Return a row per problem, key and family; empty when nothing was swept."""
+        """Return a row per problem, key and family; empty if nothing was swept."""
         frames = [
             sensitivity_frame(found, key, self.selection).assign(problem=problem)
             for (problem, key), found in self.sensed.items()
@@ -56,7 +56,7 @@ class Search:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     def unequal(self) -> list[str]:
-        """Say where families were tried at different numbers of settings."""
+        """Return a note for each problem whose families were tried at different numbers of settings."""
         notes = []
         for problem in self.grouping.problems if self.swept else ():
             counts = {
@@ -71,7 +71,7 @@ class Search:
         return notes
 
     def lines(self) -> list[str]:
-        """Return the same in words."""
+        """Return the sensitivities as text."""
         return [
             f"{problem + ': ' if problem else ''}{line}"
             for (problem, key), found in self.sensed.items()
@@ -80,7 +80,7 @@ class Search:
 
 
 def swept_keys(grouping: Grouping) -> list[str]:
-    """Return the keys that take three numbers or more, the learning rate first."""
+    """Return the keys with three or more different numbers, the learning rate first."""
     found = []
     for key in grouping.keys:
         values = [group.settings.get(key) for group in grouping.groups]
@@ -91,7 +91,7 @@ def swept_keys(grouping: Grouping) -> list[str]:
 
 
 def families(grouping: Grouping, swept: Sequence[str], problem: str) -> list[Family]:
-    """Return the groups of a problem by everything that is not swept."""
+    """Return the groups of a problem, collected into families by everything that is not swept."""
     rest = [key for key in grouping.keys if key not in swept]
     members: dict[tuple[str, ...], list[Group]] = defaultdict(list)
     for group in grouping.groups:
@@ -112,7 +112,7 @@ def _without(groups: Sequence[Group], swept: Sequence[str]) -> str:
 
 
 def best_group(groups: Sequence[Group], swept: Sequence[str], selection: Selection) -> Group | None:
-    """Return the best of the groups of a family, as a sweep chooses its best setting; None without one."""
+    """Return the best group by the rule with which a sweep selects its best setting; None without one."""
     settings = [{key: group.settings.get(key) for key in swept} for group in groups]
     worths = map(selection.worth, groups)
     place = best_setting(zip(settings, worths, strict=True), selection.rule.mode)
@@ -129,19 +129,19 @@ def sensitivities(
     confidence: float = 0.95,
     problem: str = "",
 ) -> dict[str, Sensitivity]:
-    """Return by family how the result depends on a swept key.
+    """Return for each family how the result depends on a swept key.
 
-    Where other keys are swept too, each value of `key` stands for the best of its settings in them, which
-    is how a tuned optimizer would be run. Families with fewer than three values are left out.
+    If other keys are swept too, each value of `key` is represented by the best of its settings in these keys,
+    as a tuned optimizer would use. Families with fewer than three values are left out.
 
     Args:
         grouping: the groups.
         selection: how settings are compared.
-        key: the swept key, as `optimizer.lr`.
+        key: the swept key, for example `optimizer.lr`.
         swept: all swept keys.
-        within: tolerated loss as a share of the best mean's size.
-        confidence: of the intervals.
-        problem: the problem, where there are several.
+        within: tolerated loss as a share of the absolute value of the best mean.
+        confidence: confidence level of the intervals.
+        problem: the problem, if there are several.
     """
     found = {}
     for family in families(grouping, swept, problem):
@@ -165,9 +165,9 @@ def sensitivities(
 def tuned(
     family: Family, keys: Sequence[str], swept: Sequence[str], selection: Selection
 ) -> dict[tuple[float, ...], Group]:
-    """Return by the values of some swept keys the best of a family's groups that have them.
+    """Return the best group of a family for each combination of values of some swept keys.
 
-    Where none of those can be chosen, it is one whose runs diverged or lack a seed.
+    If no group of a combination can be selected, return one whose runs diverged or lack a seed.
     """
     members: dict[tuple[float, ...], list[Group]] = defaultdict(list)
     for group in family.groups:
@@ -178,7 +178,7 @@ def tuned(
 
 
 def search_of(grouping: Grouping, selection: Selection, *, within: float, confidence: float) -> Search:
-    """Return what runs show of tuning; see `sensitivities` for the arguments."""
+    """Return the tuning results; see `sensitivities` for the arguments."""
     swept = swept_keys(grouping)
     found = {
         (problem, key): sensitivities(
@@ -192,7 +192,7 @@ def search_of(grouping: Grouping, selection: Selection, *, within: float, confid
 
 
 def sensitivity_frame(found: Mapping[str, Sensitivity], key: str, selection: Selection) -> pd.DataFrame:
-    """Return a row per family: the best value of the key, the range within x % of it, and edge flags."""
+    """Return a row per family: the best value of the key, the range of good values, and edge flags."""
     rule = selection.rule
     return pd.DataFrame(
         [
@@ -210,7 +210,7 @@ def sensitivity_frame(found: Mapping[str, Sensitivity], key: str, selection: Sel
 
 
 def sensitivity_lines(found: Mapping[str, Sensitivity], key: str) -> list[str]:
-    """Return a line per family: how wide the good range is, and whether the grid held the best."""
+    """Return a line per family: the range of good values, and whether the best is at the edge of the grid."""
     label = key.rpartition(".")[2]
     lines = []
     for name, one in found.items():
@@ -240,14 +240,14 @@ def sensitivity_lines(found: Mapping[str, Sensitivity], key: str) -> list[str]:
 
 
 def random_families(grouping: Grouping, selection: Selection, *, asserted: bool = False) -> list[Family]:
-    """Return the families whose runs were drawn at random, so that a budget curve means something.
+    """Return the families whose settings were drawn at random, which a budget curve requires.
 
-    The runs' sweep says so: `strategy: random`, without pruning, in the sweep.yaml above them.
+    These are runs of a sweep whose sweep.yaml has `strategy: random` without pruning.
 
     Args:
         grouping: the groups.
-        selection: which runs were.
-        asserted: take the user's word for all.
+        selection: contains the paths of these runs.
+        asserted: treat all runs as a random search, because the user says so.
     """
     numeric = [key for key in grouping.keys if any(is_number(g.settings.get(key)) for g in grouping.groups)]
     found = []
@@ -263,10 +263,10 @@ def random_families(grouping: Grouping, selection: Selection, *, asserted: bool 
 
 
 def budget_curve(family: Family, selection: Selection) -> ExpectedBest | None:
-    """Return the expected best of k trials; None with fewer than two.
+    """Return the expected best of k trials, or None for fewer than two trials.
 
-    A trial is a group. One with a diverged run counts as guessing: accuracy 1 / classes, loss ln(classes), or
-    the worst of the others where the number of classes is not known.
+    A trial is a group. A group with a diverged run counts as guessing: accuracy 1 / classes, loss
+    ln(classes), or the worst result of the others if the number of classes is unknown.
 
     Args:
         family: groups of a random search.

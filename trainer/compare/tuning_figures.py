@@ -22,7 +22,7 @@ from trainer.training.selection import setting_value
 
 
 def _factor(selection: Selection) -> int:
-    """Return by what values are multiplied to be shown: accuracies are shown in per cent."""
+    """Return the display factor of a metric: accuracies are shown in percent."""
     return 100 if selection.rule.metric.endswith("accuracy") else 1
 
 
@@ -34,12 +34,12 @@ def draw_sensitivity(
     *,
     look: Look = LOOKS["screen"],
 ) -> Figure:
-    """Draw the result against a swept key: intervals, good range, and settings that diverged."""
+    """Draw the result against a swept key, with intervals, the good range and diverged settings."""
     factor = _factor(selection)
     settings_ = sorted({value for one in found.values() for value in one.settings})
     above = [value for value in settings_ if value > 0]
     log_x = settings_[0] >= 0 and bool(above) and above[-1] / above[0] >= 10
-    # A log axis has no 0: where the key was swept from 0 on, it stands a decade left of the rest.
+    # A log axis has no 0: if the sweep includes 0, draw it one decade left of the smallest value.
     zero = above[0] / 10 if log_x and settings_[0] == 0 else 0.0
     means = [m for one in found.values() for m in one.centre if m is not None]
     log_y = factor == 1 and bool(means) and min(means) > 0
@@ -89,7 +89,7 @@ def _draw_family(axes: Any, one: Sensitivity, place: int, factor: float, look: L
     y = np.array([math.nan if m is None else factor * m for m in one.centre])
     low = np.array([math.nan if v is None else factor * v for v in one.low])
     high = np.array([math.nan if v is None else factor * v for v in one.high])
-    # A setting with diverged runs has no mean: the line breaks there.
+    # A setting with diverged runs has no mean, so the line has a gap there.
     (handle,) = axes.plot(x, y, color=line.colour, linestyle=line.dashes, marker=line.marker, zorder=3)
     ends = np.isfinite(low) & np.isfinite(high)
     axes.vlines(
@@ -124,16 +124,16 @@ def draw_heat_map(
     *,
     look: Look = LOOKS["screen"],
 ) -> Figure | None:
-    """Draw the result over two swept keys; None when fewer than two values of one of them were run.
+    """Draw the result over two swept keys. Return None if one of them has fewer than two values.
 
-    A cell with diverged runs says how many and has no colour: the others are the better ones.
+    A cell with diverged runs shows their number and has no colour, because the mean of the others is biased.
 
     Args:
         family: groups that differ in these keys.
         selection: how settings are compared.
-        keys: across, and upwards; where less than half of the grid was run (a search), points are drawn.
-        swept: all swept keys; a cell is the best of its settings in the others.
-        look: size and weight.
+        keys: keys of the x and y axes; if less than half of the grid was run (a search), draw points.
+        swept: all swept keys; a cell shows the best of its settings in the other keys.
+        look: size, fonts and line widths.
     """
     cells: dict[tuple[float, float], list[float]] = {
         (place[0], place[1]): selection.values(group)
@@ -174,7 +174,7 @@ def _scatter(
     *,
     accuracy: bool,
 ) -> None:
-    """Draw settings that a search drew at will as points where they lie, with their means."""
+    """Draw the settings of a search as points, coloured by their means."""
     for values, scale in ((across, scale_x), (up, scale_y)):
         log = values[0] > 0 and values[-1] / values[0] >= 10
         margin = (values[-1] / values[0]) ** 0.12 if log else 0.12 * (values[-1] - values[0])
@@ -200,11 +200,12 @@ def _scatter(
 
 
 def _shades(means: Array, *, accuracy: bool) -> tuple[Array, float, float]:
-    """Return what is coloured (losses by their logarithm), and the lightest (worst) and darkest value."""
+    """Return the coloured values (losses by their logarithm), and the lightest (worst) and darkest value."""
     finite = means[np.isfinite(means)]
     shade = np.log10(means) if not accuracy and finite.size and float(finite.min()) > 0 else means
     ends = (float(np.nanmin(shade)), float(np.nanmax(shade))) if finite.size else (0.0, 1.0)
-    span = (ends[1] - ends[0] or 1.0) / 0.6  # The best is middling, so that black numbers can be read on it.
+    # The best value gets a medium colour, so that black numbers are readable on it.
+    span = (ends[1] - ends[0] or 1.0) / 0.6
     return (shade, ends[0], ends[0] + span) if accuracy else (shade, ends[1], ends[1] - span)
 
 
@@ -218,7 +219,7 @@ def _write_cells(
     *,
     accuracy: bool,
 ) -> None:
-    """Colour the cells by their mean, the best darkest, and write it into them."""
+    """Colour each cell by its mean (the best is the darkest) and write the mean into it."""
     shade, low, high = _shades(means, accuracy=accuracy)
     colours = matplotlib.colormaps["Greys" if look.grey else "YlGnBu"]
     axes.imshow((shade - low) / (high - low), cmap=colours, vmin=0, vmax=1, origin="lower", aspect="auto")
