@@ -1,6 +1,6 @@
-"""optlab: YAML in, an honest optimizer comparison out.
+"""optlab: train small networks from YAML configs and compare optimizers.
 
-What the commands do, from Python; each is imported when it is first asked for, so `import trainer` is quick:
+The Python API. Each function is imported on first access, so `import trainer` is fast:
 
     from trainer import load_config, build_experiment, train, load_run, load_runs, compare_runs
 """
@@ -30,7 +30,7 @@ __all__ = ["build_experiment", "compare_runs", "load_config", "load_run", "load_
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for (PEP 562)."""
+    """Import a public function on first access (PEP 562)."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PLACES[name]), name)

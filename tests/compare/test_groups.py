@@ -135,7 +135,7 @@ def test_other_budgets_are_flagged(write_run: Any, tmp_path: Path) -> None:
     write_run("x/a", optimizer=SGD, config={"train.epochs": 2.0})
     write_run("x/b", optimizer=ADAM, config={"train.epochs": 9.0, "data.batch_size": 8})
     said = "\n".join(grouped(tmp_path).notes)
-    assert "differ in their budget" in said
+    assert "differ in budget" in said
     assert "train.epochs = 2, 9" in said
     assert "differ in more than optimizer and schedule: data.batch_size = 8, 32" in said
 

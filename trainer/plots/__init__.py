@@ -1,4 +1,4 @@
-"""The figures of a run: drawn from its tables alone, without torch and without pyplot.
+"""The figures of one run, drawn from its tables without torch or pyplot.
 
-Knows nothing of run directories: the caller reads the tables and may say how a figure reaches the disk.
+The caller reads the tables and can pass the function that writes figure files.
 """

@@ -1,4 +1,4 @@
-"""Histograms of the weights, a panel per layer: at the start, or how they change over the epochs."""
+"""Weight histograms with one panel per layer: initial weights, or their change over the epochs."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def plot_histograms(
     *,
     save: Callable[[Figure, Path], None] | None = None,
 ) -> Path:
-    """Draw the weights' histograms into one figure and return its path, whose ending names the format.
+    """Draw the weight histograms into one figure and return its path. The file suffix selects the format.
 
-    One moment is drawn filled; several as outlines coloured by epoch, the start dashed in black. Areas are
-    normalised, so that moments with other bins can be compared. Of many layers or moments, evenly chosen
-    ones are drawn (first and last among them).
+    A single moment is drawn filled; several are drawn as outlines coloured by epoch, with the start dashed in
+    black. Areas are normalised, so that moments with different bins are comparable. Of many layers or
+    moments, an evenly spaced selection is drawn, including the first and the last.
 
     Args:
-        title: above the panels.
+        title: title of the figure.
         moments: at least one, each `{"step", "epoch", "layers": {name: {"edges": [B + 1], "counts": [B]}}}`.
         path: the file to write.
-        save: how a figure reaches its path; None = plain writing.
+        save: function that writes a figure to its path; None = `style.write`.
     """
     assert moments, "a histogram needs a moment"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _draw_layer(
     if not counts.sum() or not np.isfinite(edges).all():
         return
     if not (widths > 0).all():
-        # All weights are equal, as zeros after `zeros_`: a spike has no density. The invisible points give
+        # All weights are equal, for example after `zeros_`: a spike has no density. The invisible points give
         # it room where no other moment does.
         value = float(edges[0])
         room = abs(value) / 2 or 0.01

@@ -38,16 +38,16 @@ MANY_POINTS = 2000
 
 @dataclass(frozen=True)
 class Curves:
-    """What a run left behind, as plain tables.
+    """The records of a run as plain tables.
 
     Args:
         config: the resolved config as plain dicts.
         steps: the columns of steps.csv.
         epochs: the columns of epochs.csv.
-        summary: summary.json; None while the run goes on.
-        defaults: by optimizer name, its options' defaults, so that the title can leave them out.
-        inputs: numbers per sample, for the title of an mlp; None = not known.
-        outputs: classes or targets, likewise.
+        summary: summary.json; None while the run is in progress.
+        defaults: default options by optimizer name; the title leaves them out.
+        inputs: input features per sample, for the title of an mlp; None = unknown.
+        outputs: number of classes or targets, for the same title; None = unknown.
     """
 
     config: Mapping[str, Any]
@@ -67,16 +67,16 @@ def plot_run(
     save: Callable[[Figure, Path], None] | None = None,
     failed: Callable[[str, Exception], None] | None = None,
 ) -> list[Path]:
-    """Draw every figure for which the run has data; return the paths in the order of drawing.
+    """Draw every figure for which the run has data, and return the paths in drawing order.
 
-    Always `loss` and `loss_logx`; `accuracy`, `lr` and `gradients` where their columns hold something.
+    `loss` and `loss_logx` are always drawn; `accuracy`, `lr` and `gradients` if their columns have values.
 
     Args:
         curves: the run.
-        folder: where the files go; it is made when it is not there.
+        folder: output folder, created if it does not exist.
         formats: png, svg or pdf, one file of each.
-        save: how a figure reaches its path; None = plain writing (`style.write`).
-        failed: takes the name of a figure that cannot be drawn, and why; None = the error is raised.
+        save: function that writes a figure to its path; None = `style.write`.
+        failed: called with the name of a figure that cannot be drawn and the reason; None = raise the error.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -98,7 +98,7 @@ def plot_run(
 
 
 def draw_loss(curves: Curves, *, log_steps: bool = False) -> Figure | None:
-    """Return the loss of minibatches and evaluations against steps, semilog y unless losses are negative."""
+    """Return a figure of minibatch and evaluation losses against steps; log y unless losses are negative."""
     step, loss = _points(curves.steps, "loss")
     evaluations = [
         ("train, running mean", TRAIN, *_points(curves.epochs, "train_loss")),
@@ -123,12 +123,12 @@ def draw_loss(curves: Curves, *, log_steps: bool = False) -> Figure | None:
 
 
 def draw_loss_logx(curves: Curves) -> Figure | None:
-    """Return the loss against the logarithm of the step, where the first steps have room."""
+    """Return a figure of the loss against the logarithm of the step, which shows the first steps."""
     return draw_loss(curves, log_steps=True)
 
 
 def draw_accuracy(curves: Curves) -> Figure | None:
-    """Return the accuracies of the evaluations in percent; None when the run has none."""
+    """Return a figure of the evaluation accuracies in percent, or None if the run has none."""
     series = [
         ("train, running mean", TRAIN, *_points(curves.epochs, "train_accuracy")),
         ("train, eval mode", TRAIN_EVAL, *_points(curves.epochs, "train_eval_accuracy")),
@@ -140,7 +140,7 @@ def draw_accuracy(curves: Curves) -> Figure | None:
         return None
     figure, axes = _figure(curves)
     _set_steps(axes, [one[2] for one in series] + ([np.array([test[0]])] if test else []))
-    # The untrained network's 10 % would press all that follows to the upper edge: the line enters from below.
+    # The untrained network's 10 % would squeeze the rest against the upper edge: leave it out of the limits.
     later = [y[x > 0] for _, _, x, y in series] + ([np.array([100 * test[1]])] if test else [])
     every = [y for _, _, _, y in series] + later
     spread, whole = (_spread(values) for values in (later, every))
@@ -158,7 +158,7 @@ def draw_accuracy(curves: Curves) -> Figure | None:
 
 
 def draw_lr(curves: Curves) -> Figure | None:
-    """Return the learning rate of every parameter group; log y when they span more than a factor of ten."""
+    """Return a figure of the learning rate per parameter group; log y if they span a factor above 10."""
     names = [name for name in curves.steps if name == "lr" or name.startswith("lr.")]
     series = [(name.removeprefix("lr."), *_points(curves.steps, name)) for name in names]
     series = [one for one in series if len(one[1])]
@@ -178,7 +178,7 @@ def draw_lr(curves: Curves) -> Figure | None:
             color=line.colour,
             linestyle=line.dashes,
             marker=line.marker if len(x) == 1 else "",
-            # Groups with the same rate lie on each other: the lower ones show at the sides.
+            # Lines of groups with the same rate overlap: draw lower ones wider, so that they stay visible.
             linewidth=2 + 1.4 * (len(series) - 1 - i) / max(len(series) - 1, 1),
             label="learning rate" if label == "lr" else label,
         )
@@ -187,7 +187,7 @@ def draw_lr(curves: Curves) -> Figure | None:
 
 
 def draw_gradients(curves: Curves) -> Figure | None:
-    """Return the norm of the whole gradient and of each parameter's, where they were logged."""
+    """Return a figure of the total gradient norm and the norm per parameter, if they were logged."""
     step, total = _points(curves.steps, "grad_norm")
     names = [name for name in curves.steps if name.startswith("grad_norm.")]
     parts = [(name.removeprefix("grad_norm."), *_points(curves.steps, name)) for name in names]
@@ -231,9 +231,10 @@ DRAWINGS: dict[str, Callable[[Curves], Figure | None]] = {
 
 
 def _points(table: Table, name: str) -> tuple[Array, Array]:
-    """Return the steps [N] and values [N] of a column where it has any.
+    """Return the steps [N] and values [N] of the non-empty cells of a column.
 
-    What lies outside float32's range by far becomes infinity or 0: an axis cannot be divided up to 1e308.
+    Values far outside the range of float32 become infinity or 0, because matplotlib cannot place ticks on an
+    axis up to 1e308.
     """
     pairs = [
         (x, y) for x, y in zip(table.get("step", []), table.get(name, []), strict=False) if y is not None
@@ -246,7 +247,7 @@ def _points(table: Table, name: str) -> tuple[Array, Array]:
 
 
 def _hold(x: Array, y: Array) -> tuple[Array, Array]:
-    """Return the line of a schedule: a single jump is drawn upright, steady change is joined."""
+    """Return the line of a schedule: single jumps are drawn vertical, gradual changes are connected."""
     changes = np.concatenate([[False], y[1:] != y[:-1], [False]])
     alone = np.flatnonzero(changes[1:-1] & ~changes[:-2] & ~changes[2:]) + 1
     return np.insert(x, alone, x[alone]), np.insert(y, alone, y[alone - 1])
@@ -301,7 +302,7 @@ def _set_values(axes: Axes, values: Sequence[Array], *, log: bool, from_zero: bo
 
 
 def _draw_epochs(axes: Axes, curves: Curves) -> None:
-    """Add the upper axis in epochs; without two places known (or in one short of a step), none."""
+    """Add an upper axis in epochs, if an epoch above 0 was recorded."""
     per_epoch = None
     for table in (curves.epochs, curves.steps):
         step, epoch = _points(table, "epoch")
@@ -316,7 +317,7 @@ def _draw_epochs(axes: Axes, curves: Curves) -> None:
 
 
 def _draw_cloud(axes: Axes, x: Array, y: Array, line: Line, label: str) -> None:
-    """Draw raw points, faint, and their smoothed line; few points are joined as they are."""
+    """Draw the raw points faintly with a smoothed line; few points are connected without smoothing."""
     shown = _positive(y) if axes.get_yscale() == "log" else y
     if len(x) < FEW_POINTS:
         axes.plot(x, shown, color=line.colour, marker=".", linewidth=1.0, label=label)
@@ -333,7 +334,7 @@ def _draw_cloud(axes: Axes, x: Array, y: Array, line: Line, label: str) -> None:
         )  # fmt: skip
     line_y = smooth(y)
     axes.plot(x, _positive(line_y) if axes.get_yscale() == "log" else line_y, color=line.colour)
-    # One entry for both: the points are too faint to be found again in a legend.
+    # One entry for both: the points are too faint to recognise in a legend.
     axes.plot([], [], color=line.colour, marker="o", markersize=3, label=f"{label} (line: smoothed)")
 
 
@@ -359,7 +360,7 @@ def _draw_evaluations(axes: Axes, x: Array, y: Array, line: Line, label: str) ->
 
 
 def _test(curves: Curves, name: str) -> tuple[float, float] | None:
-    """Return the step at which the test split was read, and what came out."""
+    """Return the step at which the test split was evaluated, and the result."""
     summary = curves.summary or {}
     test = summary.get("test")
     if not test or not isinstance(test.get(name), int | float) or not math.isfinite(test[name]):
@@ -384,7 +385,7 @@ def _draw_test(
 
 
 def _mark_end(axes: Axes, curves: Curves, step: Array, loss: Array, evaluations: Sequence[Any]) -> None:
-    """Mark where the run diverged: at the first loss that is no number, or the last when it grew too big."""
+    """Mark where the run diverged: at the first non-finite loss, or at the last loss if it grew too large."""
     bad = [x[~np.isfinite(y)] for x, y in [(step, loss), *((one[2], one[3]) for one in evaluations)]]
     places = [float(x[0]) for x in bad if len(x)]
     diverged = (curves.summary or {}).get("status") == "diverged"

@@ -1,4 +1,4 @@
-"""How figures look: colours, lines, axes and files, each in one place; knows nothing of runs."""
+"""The style of figures: colours, lines, axes and file output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainer.errors import FigureError, first_line
 
 Array = NDArray[np.float64]
 
-# Okabe and Ito's palette: told apart with any of the common colour-vision deficiencies.
+# Okabe and Ito's palette: distinguishable with all common colour-vision deficiencies.
 # https://jfly.uni-koeln.de/color/
 COLOURS = {
     "blue": "#0072B2",
@@ -58,7 +58,7 @@ SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "optlab",
     "path.simplify": True,
 }
-# Without dates and versions the same run gives the same bytes.
+# Without dates and versions in the metadata, the same run gives the same bytes.
 METADATA: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
@@ -68,7 +68,7 @@ METADATA: dict[str, dict[str, None]] = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """How one series is drawn; colour, dashes and marker all differ, so that a grey print can be read."""
+    """Line style of one series; colour, dashes and marker all differ, for greyscale print."""
 
     colour: str
     dashes: str | tuple[int, tuple[float, ...]] = "-"
@@ -87,7 +87,7 @@ LINES = (
 
 
 def new_figure(heading: str) -> tuple[Figure, Axes]:
-    """Return an empty figure of the house's size with its heading, and its axes."""
+    """Return an empty figure of the default size with a heading, and its axes."""
     figure = Figure(figsize=FIGURE_INCHES, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(heading)
@@ -98,7 +98,7 @@ def new_figure(heading: str) -> tuple[Figure, Axes]:
 def settings(own: Mapping[Any, Any] = SETTINGS) -> Iterator[None]:
     """Draw and write figures with these settings, and matplotlib's defaults for all others.
 
-    The user's own (a matplotlibrc that wants LaTeX, a font that is not there) come back afterwards.
+    The user's settings (a matplotlibrc that requires LaTeX or a missing font) are restored afterwards.
     """
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -122,17 +122,17 @@ def render(figure: Figure, file_format: str) -> bytes:
 
 
 def write(figure: Figure, path: Path) -> None:
-    """Write the figure in the format of the path's ending, in place."""
+    """Write the figure directly to a path, in the format of its suffix."""
     path.write_bytes(render(figure, path.suffix.removeprefix(".")))
 
 
 def legend(figure: Figure) -> None:
-    """Put the legend below the axes, where it hides no data; a single series needs none."""
+    """Put a legend below the axes, where it hides no data; a single series gets no legend."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if len(handles) < 2:
         return
     columns = len(labels)
-    # Legends are filled column by column; a character is about 6 points wide, handle and gaps about 50.
+    # Legends are filled column by column; a character is about 6 points wide, handle and gaps take about 50.
     while columns > 1:
         rows = -(-len(labels) // columns)
         widest = [max(map(len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
@@ -144,7 +144,7 @@ def legend(figure: Figure) -> None:
 
 
 def format_number(value: float, _position: int | None = None) -> str:
-    """Return a tick's label: plain digits from 0.0001 to 999,999, a power of ten beyond."""
+    """Return a tick label: plain digits from 0.0001 to 999,999, a power of ten otherwise."""
     if value == 0 or 1e-4 * (1 - 1e-9) <= abs(value) < 1e6:
         return f"{value:,.10g}"
     exponent = math.floor(math.log10(abs(value)) + 1e-9)
@@ -154,9 +154,9 @@ def format_number(value: float, _position: int | None = None) -> str:
 
 
 def format_axis(axis: Axis, low: float, high: float, *, log: bool) -> None:
-    """Set ticks that can be read, in plain numbers, on an axis from `low` to `high`.
+    """Set readable ticks with plain numbers on an axis from `low` to `high`.
 
-    A log axis of less than a decade would otherwise have one labelled tick or none.
+    By default, a log axis of less than a decade has at most one labelled tick.
     """
     axis.set_major_formatter(FuncFormatter(format_number))
     axis.set_minor_formatter(NullFormatter())
@@ -183,7 +183,7 @@ def format_axis(axis: Axis, low: float, high: float, *, log: bool) -> None:
 
 
 def limits(values: Sequence[Array], *, log: bool) -> tuple[float, float] | None:
-    """Return the range that shows all finite values with a margin; None when there is none to show."""
+    """Return the range of all finite values with a margin, or None if there are no finite values."""
     finite = np.concatenate([np.empty(0), *[v[np.isfinite(v)] for v in values]])
     if log:
         finite = finite[finite > 0]
@@ -198,19 +198,18 @@ def limits(values: Sequence[Array], *, log: bool) -> tuple[float, float] | None:
 
 
 def smooth(values: Array) -> Array:
-    """Return the centred moving mean over about a fifteenth of the points; NaN where there is none.
+    """Return the centred moving mean over about a fifteenth of the points; NaN where it is undefined.
 
-    The window never leans to one side, so the line neither lags behind a falling loss nor invents a tail:
-    towards the start it shrinks symmetrically, down to the first point itself, which keeps the first
-    steps of a run sharp; towards the end it shrinks to half its width and the line stops there, since a
-    mean of the last one or two points would show their noise as a trend. Non-finite values stay as gaps:
-    each stretch between them is smoothed by itself.
+    The window is always symmetric, so the line does not lag behind a falling loss. Towards the start the
+    window shrinks to the first point, which keeps the first steps of a run sharp. Towards the end it shrinks
+    to half its width and the line ends there, because a mean of the last one or two points would show noise
+    as a trend. Non-finite values remain gaps, and each segment between them is smoothed separately.
 
     Args:
         values: [N], in the order of the steps.
     """
-    # The limit keeps the cost linear; a sum per window rather than a running one, so that a loss of 1e30
-    # leaves no rounding error in its later neighbours.
+    # The limit keeps the cost linear. Each window is summed anew: in a running sum, a loss of 1e30 would
+    # leave rounding errors in all later values.
     half = min(max(len(values) // 30, 1), 200)
     result = np.full(len(values), np.nan)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], np.isfinite(values), [False]]).astype(np.int8)))

@@ -1,4 +1,4 @@
-"""A run's title for figures: model, data, optimizer with what distinguishes it, batch and seed."""
+"""Figure titles of runs: model, data, optimizer with its main options, batch size and seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.config.paths import split_import_path
 WIDTH = 74
 
 STRUCTURE = frozenset({"name", "label", "match", "groups"})
-# Shown when the defaults are not known: zero, null or false is the default of each in torch.optim.
+# Shown if the defaults are unknown: in torch.optim the default of each is zero, null or false.
 COMMON = ("momentum", "dampening", "nesterov", "weight_decay", "amsgrad", "centered", "maximize")
 
 
@@ -25,15 +25,15 @@ def title(
     outputs: int | None = None,
     width: int = WIDTH,
 ) -> str:
-    """Return the run's title, as `MLP 784-200-10 on mnist · SGD lr=0.01 momentum=0.9 · batch 64 · seed 0`.
+    """Return a title such as `MLP 784-200-10 on mnist · SGD lr=0.01 momentum=0.9 · batch 64 · seed 0`.
 
     Args:
         config: resolved config as plain dicts.
-        defaults: by optimizer name, the default of each option; what equals it is left out. None = the
-            learning rate and the well-known options that are switched on.
-        inputs: numbers per sample; with `outputs`, an mlp's layers are written out.
-        outputs: classes or targets.
-        width: characters per line; lines break between the parts where they can.
+        defaults: default options by optimizer name; options at their default are left out. None = show the
+            learning rate and the well-known options that are not zero, null or false.
+        inputs: input features per sample; with `outputs`, the title lists the layer sizes of an mlp.
+        outputs: number of classes or targets.
+        width: characters per line; lines break between parts if possible.
     """
     data = _part(config.get("data"))
     parts = [f"{_model(_part(config.get('model')), inputs, outputs)} on {part_name(data)}"]
@@ -50,12 +50,12 @@ def title(
 
 
 def printable(text: str) -> str:
-    """Return a text on one line, its control characters written out."""
+    """Return text on one line, with control characters escaped."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def format_value(value: Any) -> str:
-    """Return an option's value as one would say it: `0.0005`, `1e-8`, `(0.9, 0.999)`, `true`."""
+    """Return the value of an option as text: `0.0005`, `1e-8`, `(0.9, 0.999)`, `true`."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, float):
@@ -67,14 +67,14 @@ def format_value(value: Any) -> str:
 
 
 def is_implementation(key: str) -> bool:
-    """Return whether a dotted key says how an optimizer's step is computed, as `optimizer.fused`."""
+    """Return whether a dotted key selects an optimizer implementation, for example `optimizer.fused`."""
     return key.startswith("optimizer.") and may_differ(key, "group")
 
 
 def part_name(part: Mapping[str, Any]) -> str:
-    """Return a component's name; of a user's own with its file, `/home/me/lion.py:Lion` as `lion.py:Lion`.
+    """Return the name of a component; for user components with the file name, for example `lion.py:Lion`.
 
-    The file belongs to it: two files may hold classes of one name.
+    The file name is included because two files can define classes of the same name.
     """
     name = str(part.get("name", "?"))
     path = split_import_path(name)
@@ -82,7 +82,7 @@ def part_name(part: Mapping[str, Any]) -> str:
 
 
 def _part(value: Any) -> Mapping[str, Any]:
-    """Return a component as a mapping; a name alone stands for one."""
+    """Return a component as a mapping; a plain name becomes a mapping with this name."""
     return value if isinstance(value, Mapping) else {"name": value} if isinstance(value, str) else {}
 
 

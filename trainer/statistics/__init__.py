@@ -1,8 +1,7 @@
-"""The arithmetic of honest comparison over numpy arrays; scipy.stats does the mathematics.
+"""Statistics of comparisons over numpy arrays, based on scipy.stats.
 
-Intervals and differences over seeds, times to target, tuning curves and bands. Nothing here reads files,
-draws, or knows what a run is: callers bring the numbers and count the runs that diverged.
-Wrong arguments raise ValueError.
+Intervals and differences over seeds, times to target, tuning curves and bands. Functions take arrays and do
+not read files or draw; callers count diverged runs. Invalid arguments raise ValueError.
 """
 
 from trainer.statistics.curves import Band, Grid, band, common_grid

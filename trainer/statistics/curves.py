@@ -1,4 +1,4 @@
-"""Several runs' curves on one grid, and bands over them. No smoothing, no drawing: `plots` does that."""
+"""Curves of several runs on one grid, and bands over them. Smoothing and drawing are in `plots`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ BandKind = Literal["std", "min_max", "quantiles", "t", "bootstrap"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """Curves at common places.
+    """Curves on a common grid.
 
     Args:
-        x: increasing places [points].
-        y: each run's value there [runs, points]; NaN before its first and after its last record.
+        x: increasing grid points [points].
+        y: value of each run there [runs, points]; NaN before its first and after its last record.
     """
 
     x: Floats
@@ -35,13 +35,13 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Band:
-    """Centre and band over runs at each place; NaN where there is too little to make them of.
+    """Centre and band over runs at each grid point; NaN where there are too few values.
 
     Args:
         centre: mean or median [points].
         low, high: ends of the band [points].
-        n: runs that have a finite value there [points]; where it is less than the number of runs, the
-            others ended or diverged, and the centre is that of the survivors: mark it or stop there.
+        n: number of runs with a finite value there [points]; where it is less than the number of runs, the
+            others ended or diverged, and the centre covers the remaining runs only: mark it or stop there.
     """
 
     centre: Floats
@@ -58,17 +58,17 @@ def common_grid(
 ) -> Grid:
     """Put runs of different length and spacing on one grid, as step functions.
 
-    At each place a run has its last recorded value, never one that it had not yet measured; outside the
-    range of its records it has none, so a run that ended is not drawn on.
+    At each grid point a run has its last recorded value, and never a later one. Outside the range of its
+    records it has NaN, so the curve of a run that ended is not extended.
 
     Args:
-        series: per run its places (not decreasing; of equal ones the last counts) and values.
-        points: size of the grid over the range of all runs, >= 2; None = every recorded place, without loss.
-        scale: even spacing in x or in log x (then from the first place above 0).
+        series: x values (not decreasing; of equal ones the last counts) and y values of each run.
+        points: size of the grid over the range of all runs, >= 2; None = every recorded x value.
+        scale: even spacing in x or in log x (then from the first x above 0).
 
     Raises:
-        ValueError: no places at all, rows of unequal length, places that decrease or are not finite, or
-            fewer than two points.
+        ValueError: no x values, x and y of unequal length, x values that decrease or are not finite, or fewer
+            than two points.
     """
     runs = [(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)) for x, y in series]
     for x, y in runs:
@@ -100,27 +100,27 @@ def band(
     resamples: int = 999,
     seed: int = 0,
 ) -> Band:
-    """Return the centre and a band over runs at each place of a grid.
+    """Return the centre and a band over runs at each point of a grid.
 
-    `std` (centre +- one standard deviation), `min_max` and `quantiles` show the spread of runs; `t` (of the
-    mean) and `bootstrap` (percentile, of the centre) show how well the centre is known, place by place.
+    `std` (centre +- one standard deviation), `min_max` and `quantiles` show the spread of runs. `t` (of the
+    mean) and `bootstrap` (percentile, of the centre) are pointwise intervals of the centre.
 
     Args:
         y: [runs, points], NaN or infinite = no value there.
         centre: `mean` or `median`.
-        kind: the band; `t` goes with the mean only.
+        kind: kind of band; `t` requires the mean.
         quantiles: for `quantiles`, each in (0, 1).
         confidence: for `t` and `bootstrap`, in (0, 1).
-        resamples, seed: for `bootstrap`; one resampling seed for all places.
+        resamples, seed: for `bootstrap`; the same resampling seed is used at all points.
 
     Raises:
-        ValueError: y has not two axes, or `t` with a median.
+        ValueError: y is not two-dimensional, or `t` with a median.
     """
     found = np.asarray(y, dtype=np.float64)
     if found.ndim != 2:
         raise ValueError(f"expected values [runs, points], got an array of shape {found.shape}")
     if kind == "t" and centre == "median":
-        raise ValueError("a Student t band belongs to the mean; use kind='bootstrap' for a median")
+        raise ValueError("a Student t band requires the mean; use kind='bootstrap' for a median")
     check_share(confidence, "confidence")
     for quantile in quantiles:
         check_share(quantile, "quantiles")
@@ -154,7 +154,7 @@ def band(
 
 def _even_grid(first: float, last: float, points: int, scale: Literal["linear", "log"]) -> Floats:
     if points < 2:
-        raise ValueError(f"a grid needs two points or more, got {points}")
+        raise ValueError(f"a grid needs two or more points, got {points}")
     even = np.linspace(first, last, points) if scale == "linear" else np.geomspace(first, last, points)
-    even[0], even[-1] = first, last  # geomspace may miss its ends by a rounding, and the last record with it
+    even[0], even[-1] = first, last  # geomspace can miss its ends by rounding and drop the last record
     return even

@@ -1,10 +1,10 @@
-"""Two groups of seeds against each other: differences, tests, effect sizes, power. No one-group intervals.
+"""Comparison of two groups of seeds: differences, tests, effect sizes and power.
 
 Several differences form one family, and everything is Bonferroni-corrected for its size m: intervals at
 confidence 1 - alpha / m each, adjusted p = min(1, m p), the minimum detectable difference at alpha / m. The
-three therefore agree: the adjusted p is at most alpha exactly where the interval excludes 0, and all m
-intervals hold together with the stated confidence, however pairs that share seeds or a group depend on each
-other (Dunn 1961, Journal of the American Statistical Association 56:52).
+three therefore agree: the adjusted p is at most alpha if and only if the interval excludes 0, and all m
+intervals hold simultaneously with the stated confidence, even if pairs that share seeds or a group are
+dependent (Dunn 1961, Journal of the American Statistical Association 56:52).
 
 Alternatives that were not chosen: Holm's correction has no simple intervals. Tukey's and Dunnett's assume one
 spread for all groups; where two groups had ten times the spread of the others, Tukey's family-wise error was
@@ -38,33 +38,33 @@ from trainer.statistics.intervals import (
     mean_interval,
 )
 
-WELCH_FEW = "; with 2 or 3 seeds in a group Welch's interval can cover much less than it says"
+WELCH_FEW = "; with 2 or 3 seeds in a group Welch's interval can cover much less than its nominal confidence"
 
-# Differences nearer than this many float64 steps of the largest value are equal: 0.97 - 0.96 and
-# 0.95 - 0.94 differ by rounding alone, and a test that believes in it finds p = 1e-30.
+# Differences closer than this many float64 steps of the largest value are treated as equal: 0.97 - 0.96 and
+# 0.95 - 0.94 differ by rounding only, and a test that takes this for a spread finds p = 1e-30.
 _ROUNDING_STEPS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much a differs from b, a minus b, with its uncertainty.
+    """The difference a - b of two groups, with its uncertainty.
 
     Args:
         estimate: difference of the means.
-        low, high: ends of the interval, which has confidence `interval_confidence`; None with one seed, or
-            where all differences are equal and so no spread is known.
-        p: two-sided p value of no difference, of this difference alone; None when nothing can be tested (see
-            `note`) or by bootstrap.
-        p_adjusted: the same for the whole family: min(1, comparisons * p).
+        low, high: ends of the interval with confidence `interval_confidence`; None with one seed, or if all
+            differences are equal, so that the spread is unknown.
+        p: two-sided p value of no difference, not adjusted; None if no test is possible (see `note`) or with
+            the bootstrap.
+        p_adjusted: p value adjusted for the family: min(1, comparisons * p).
         n_a, n_b: seeds per group; equal when paired.
-        effect_size: Cohen's d_z (paired) or Hedges' g (Welch), in standard deviations; None when undefined.
-        minimum_detectable: true difference that the t test finds with power 0.8, at the family's level
-            (alpha = 1 - interval_confidence) and if the true spread is that of these seeds; None where there
-            is no spread, and by bootstrap. It describes the design and is no test.
+        effect_size: Cohen's d_z (paired) or Hedges' g (Welch), in standard deviations; None if undefined.
+        minimum_detectable: true difference that the t test detects with power 0.8, at the family's level
+            (alpha = 1 - interval_confidence) and if the true spread is that of these seeds; None without a
+            spread or with the bootstrap. It describes the design and is not a test.
         confidence: nominal simultaneous coverage of the family's intervals, in (0, 1).
         comparisons: number of differences in the family.
-        method: how it was made, as `paired t`.
-        note: what a reader must know beside it; empty when nothing.
+        method: name of the method, for example `paired t`.
+        note: caveat for the reader; empty if there is none.
     """
 
     estimate: float
@@ -88,12 +88,12 @@ class Difference:
 
     @property
     def interval_confidence(self) -> float:
-        """Nominal coverage of this interval alone."""
+        """Nominal coverage of this single interval."""
         return individual_confidence(self.confidence, self.comparisons)
 
     @property
     def excludes_zero(self) -> bool | None:
-        """Whether the interval excludes 0, which is the verdict of the test; None without an interval."""
+        """Whether the interval excludes 0, which is the decision of the test; None without an interval."""
         if self.low is None or self.high is None:
             return None
         return self.low > 0 or self.high < 0
@@ -105,7 +105,7 @@ class SignedRank:
 
     Args:
         p: two-sided p value.
-        n: pairs that differ; the others carry no sign and are left out.
+        n: number of pairs that differ; pairs without a difference are left out.
         pairs: all pairs.
         smallest_possible_p: the p value if all n differences had one sign: 2 / 2^n.
         method: `exact` or `normal approximation`.
@@ -122,11 +122,11 @@ class SignedRank:
         return bonferroni(self.smallest_possible_p, comparisons) <= alpha
 
     def verdict(self, alpha: float = 0.05, comparisons: int = 1) -> bool | None:
-        """Whether the adjusted p <= alpha; None when no outcome could have been."""
+        """Whether the adjusted p <= alpha; None if no outcome could be significant."""
         return bonferroni(self.p, comparisons) <= alpha if self.can_reach(alpha, comparisons) else None
 
     def sentence(self, alpha: float = 0.05, comparisons: int = 1) -> str:
-        """Return the verdict in words."""
+        """Return the verdict as text."""
         adjusted = "adjusted p" if comparisons > 1 else "p"
         if not self.can_reach(alpha, comparisons):
             needed = math.ceil(1 - math.log2(alpha / comparisons))
@@ -149,17 +149,17 @@ def paired_difference(
     resamples: int = 9999,
     seed: int = 0,
 ) -> Difference:
-    """Return mean(a - b) over pairs of equal seed, with Student's interval and test or bootstrap interval.
+    """Return mean(a - b) over pairs of equal seed, with Student's interval and test, or a bootstrap interval.
 
     The effect size is Cohen's d_z = mean / sd of the differences (Lakens 2013, Frontiers in Psychology
-    4:863). The bootstrap gives no p value; the note states how far its interval covers less than it says.
+    4:863). The bootstrap gives no p value; the note states the actual coverage of its interval.
 
     Args:
         a, b: finite numbers [n], a[i] and b[i] of the same seed.
         confidence: nominal simultaneous coverage over the family, in (0, 1).
         comparisons: number of differences in the family, >= 1.
         method: `t`, exact for normal differences, or `bootstrap` (percentile).
-        resamples, seed: of the bootstrap.
+        resamples, seed: number of resamples and seed of the bootstrap.
 
     Raises:
         ValueError: lengths differ, no values, or values that are not finite.
@@ -208,10 +208,10 @@ def welch_difference(
 ) -> Difference:
     """Return mean(a) - mean(b) of unpaired groups whose variances may differ (Welch 1947, Biometrika 34:28).
 
-    It is an approximation, and a poor one where the group of 2 or 3 seeds has the larger spread: of normal
+    This is an approximation, and a poor one if a group of 2 or 3 seeds has the larger spread: for normal
     groups of 2 and 5 seeds, the first with five times the spread, 10 % had p <= 0.05 and 5 % p <= 0.005; with
-    5 seeds or more in both groups at most 5.4 % and 0.8 % had (simulated). The effect size is Hedges' g: the
-    difference over the pooled standard deviation, times the exact small-sample correction (Hedges 1981,
+    5 seeds or more in both groups, at most 5.4 % and 0.8 % (simulated). The effect size is Hedges' g: the
+    difference divided by the pooled standard deviation, times the exact small-sample correction (Hedges 1981,
     Journal of Educational Statistics 6:107).
 
     Args:
@@ -266,23 +266,23 @@ def welch_difference(
 def minimum_detectable(
     sd: float, n: int, *, alpha: float = 0.05, power: float = 0.8, paired: bool = True
 ) -> float:
-    """Return the true difference that a two-sided t test at level alpha finds with the given power.
+    """Return the true difference that a two-sided t test at level alpha detects with the given power.
 
     Solves P(|T| > t_{df, 1 - alpha/2}) = power for the noncentrality of T ~ noncentral t (Cohen 1988,
     Statistical Power Analysis, chapter 2). Paired: noncentrality = difference / (sd / sqrt(n)), df = n - 1;
-    unpaired: difference / (sd * sqrt(2 / n)), df = 2n - 2. Of one of m comparisons, alpha is alpha / m.
+    unpaired: difference / (sd * sqrt(2 / n)), df = 2n - 2. For one of m comparisons, pass alpha / m.
 
-    An sd that was estimated from few values makes this an estimate, too: with 5 seeds, 95 % of estimates lie
-    between 0.35 and 1.67 of the true sd, and the result with them. Taken for the true difference, it is found
-    with power 0.8 only where sd is the true one; over all estimates of sd from 3, 5 and 10 seeds, the mean
-    power was 0.62, 0.67 and 0.73 (simulated).
+    If sd is estimated from few values, the result is an estimate as well: with 5 seeds, 95 % of estimates are
+    between 0.35 and 1.67 times the true sd, and so is the result. A true difference of this size is detected
+    with power 0.8 only if sd is the true one; averaged over estimates of sd from 3, 5 and 10 seeds, the power
+    was 0.62, 0.67 and 0.73 (simulated).
 
     Args:
         sd: standard deviation of the differences (paired) or within each group (unpaired), >= 0.
         n: pairs, or values per group, >= 2.
         alpha: level of the test, in (0, 1).
-        power: wanted chance to find it, in (alpha, 1).
-        paired: whether the test is.
+        power: probability of detecting the difference, in (alpha, 1).
+        paired: whether the test is paired.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -297,8 +297,8 @@ def wilcoxon(a: ArrayLike, b: ArrayLike) -> SignedRank:
     """Test pairs by the signed ranks of their differences, two-sided (Wilcoxon 1945, Biometrics 1:80).
 
     Pairs without a difference are dropped (scipy's `zero_method="wilcox"`). The null distribution is exact
-    up to 50 pairs without ties and up to 13 with ties (all 2^n signs); beyond, the normal approximation
-    corrected for ties and continuity. Differences that only rounding tells apart are ties.
+    up to 50 pairs without ties and up to 13 with ties (all 2^n signs); beyond that, the normal approximation
+    is used, corrected for ties and continuity. Differences that differ by rounding only are ties.
 
     Args:
         a, b: finite numbers [n], a[i] and b[i] of the same seed.
@@ -313,8 +313,8 @@ def wilcoxon(a: ArrayLike, b: ArrayLike) -> SignedRank:
         return SignedRank(1.0, 0, first.size, 1.0, "exact")
     ties = np.unique(np.abs(signed)).size < n
     exact = n <= (13 if ties else 50)
-    # Said outright, for what "auto" and the default correction mean changed between scipy's versions.
-    # "approx" is what 1.13 calls the normal approximation; later ones take the name too.
+    # Set explicitly, because the meaning of "auto" and of the default correction differs between scipy
+    # versions. scipy 1.13 calls the normal approximation "approx"; later versions accept that name, too.
     method = "approx" if not exact else stats.PermutationMethod(n_resamples=np.inf) if ties else "exact"
     p = float(stats.wilcoxon(signed, zero_method="wilcox", correction=True, method=method).pvalue)
     return SignedRank(
@@ -323,7 +323,7 @@ def wilcoxon(a: ArrayLike, b: ArrayLike) -> SignedRank:
 
 
 def individual_confidence(confidence: float, comparisons: int) -> float:
-    """Return the confidence of each of m intervals that hold together with `confidence`: 1 - alpha / m."""
+    """Return the confidence of each of m intervals for a simultaneous `confidence`: 1 - alpha / m."""
     check_share(confidence, "confidence")
     if comparisons < 1:
         raise ValueError(f"comparisons must be 1 or more, got {comparisons}")
@@ -349,13 +349,13 @@ def _pairs(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def _rounding(first: Floats, second: Floats) -> float:
-    """Return the difference that float64 rounding can make between values of this size."""
+    """Return the largest difference that float64 rounding can cause between values of this size."""
     largest = max(float(np.abs(first).max()), float(np.abs(second).max()))
     return _ROUNDING_STEPS * float(np.finfo(np.float64).eps) * largest
 
 
 def _signed_magnitudes(differences: Floats, rounding: float) -> Floats:
-    """Replace each non-zero difference by sign * place of its magnitude; equal magnitudes share a place."""
+    """Replace each non-zero difference by its sign times the rank of its magnitude; equal magnitudes tie."""
     kept = differences[np.abs(differences) > rounding]
     order = np.argsort(np.abs(kept))
     steps = np.diff(np.abs(kept)[order], prepend=0.0) > rounding
@@ -371,7 +371,7 @@ def _detectable_errors(df: float, *, alpha: float, power: float) -> float:
     if not alpha < power < 1:
         raise ValueError(f"power must lie between alpha={alpha:g} and 1, got {power!r}")
     critical = float(stats.t.isf(alpha / 2, df))
-    # The noncentral t integrated over its normal part: scipy's nct gives NaN at large noncentralities.
+    # Integrate the noncentral t over its normal part: scipy's nct returns NaN at large noncentralities.
     z = np.linspace(-9.0, 9.0, 721)
     weights = stats.norm.pdf(z) * (z[1] - z[0])
 

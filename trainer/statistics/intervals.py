@@ -1,4 +1,4 @@
-"""Intervals for the centre of a few numbers, one per seed. No comparison of groups: see `differences`."""
+"""Intervals for the centre of one group of values, one value per seed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ BootstrapMethod = Literal["percentile", "bca"]
 
 ONE_SEED = "one seed"
 
-# Share of 95 % percentile-bootstrap intervals that held the centre of normal data: 10,000 samples of each
-# size (median: 3,000 or more), 2,000 resamples each; tests/statistics measures some again (nightly). The
-# median's go up and down with n, because its interval can end only at the values.
+# Share of 95 % percentile-bootstrap intervals that contain the centre of normal data: 10,000 samples of each
+# size (median: 3,000 or more), 2,000 resamples each; nightly tests in tests/statistics measure some of them
+# again. The median's coverage goes up and down with n, because its interval can end only at the values.
 _COVERAGE_AT_95: dict[Statistic, dict[int, float]] = {
     "mean": {
         **{2: 0.50, 3: 0.75, 4: 0.79, 5: 0.84, 6: 0.86, 7: 0.88, 8: 0.88, 10: 0.90},
@@ -32,9 +32,9 @@ _COVERAGE_AT_95: dict[Statistic, dict[int, float]] = {
         **{25: 0.95, 30: 0.945, 40: 0.94, 50: 0.95},
     },
 }
-# The mean's at higher confidence, at 1 - each alpha: 4,000 samples or more, 3,000 resamples or more. No
-# interval can end outside the values, and all of n values lie on one side of the centre in 2^(1 - n) of
-# samples: at n = 5 no confidence covers more than 93.75 %.
+# Coverage of the mean's interval at confidence 1 - alpha: 4,000 samples or more, 3,000 resamples or more. No
+# interval can end outside the values, and all n values are on one side of the centre in 2^(1 - n) of the
+# samples: at n = 5 the coverage is at most 93.75 % at any confidence.
 _ALPHAS = (0.05, 0.05 / 3, 0.005, 0.001)
 _COVERAGE_ABOVE_95: dict[int, tuple[float, float, float]] = {
     2: (0.50, 0.50, 0.50),
@@ -58,11 +58,11 @@ class Interval:
 
     Args:
         estimate: the centre.
-        low, high: ends of the interval; None when one seed leaves nothing to make it of.
+        low, high: ends of the interval; None with one seed.
         n: number of values.
         confidence: nominal coverage, in (0, 1).
-        method: how the interval was made, as `Student t`.
-        note: what a reader must know beside it; empty when nothing.
+        method: name of the method, for example `Student t`.
+        note: caveat for the reader; empty if there is none.
     """
 
     estimate: float
@@ -77,14 +77,14 @@ class Interval:
 def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     """Return the mean with its Student t interval: mean +- t_{n-1} * sd / sqrt(n).
 
-    Exact for normal values, close for the means of most others (Student 1908, Biometrika 6:1).
+    It is exact for normal values and a good approximation for most others (Student 1908, Biometrika 6:1).
 
     Args:
         values: finite numbers [n], one per seed, n >= 1.
         confidence: nominal coverage, in (0, 1).
 
     Raises:
-        ValueError: no values, or NaN or infinite ones: a diverged run is counted, never averaged.
+        ValueError: no values, or NaN or infinite ones: count diverged runs, do not average them.
     """
     found = finite(values)
     check_share(confidence, "confidence")
@@ -107,17 +107,17 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the mean or median with its bootstrap interval (Efron & Tibshirani 1993, chapters 13 and 14).
 
-    With few values it covers less than it says (see `stated_coverage`); the note states by how much. BCa
-    corrects for skewness, not for small n.
+    With few values it covers less than its nominal confidence (see `stated_coverage`); the note states by how
+    much. BCa corrects for skewness, not for small n.
 
     Args:
         values: finite numbers [n], one per seed, n >= 1.
-        statistic: the centre; `bca` takes the mean alone, as the jackknife that it needs is inconsistent
-            for a median (Efron & Tibshirani 1993, 11.6).
+        statistic: the centre; `bca` requires the mean, because its jackknife is inconsistent for a median
+            (Efron & Tibshirani 1993, 11.6).
         method: `percentile` or `bca` (bias-corrected and accelerated).
         confidence: nominal coverage, in (0, 1).
         resamples: bootstrap samples, >= 1.
-        seed: of the resampling; the same seed gives the same interval.
+        seed: seed of the resampling; the same seed gives the same interval.
 
     Raises:
         ValueError: no values, values that are not finite, or a median with `bca`.
@@ -125,7 +125,7 @@ def bootstrap_interval(
     found = finite(values)
     check_share(confidence, "confidence")
     if method == "bca" and statistic == "median":
-        raise ValueError("bca cannot be had for a median; use method='percentile'")
+        raise ValueError("bca is not available for a median; use method='percentile'")
     centre = np.mean if statistic == "mean" else np.median
     estimate, n = float(centre(found)), found.size
     name = f"{'BCa' if method == 'bca' else 'percentile'} bootstrap of the {statistic}"
@@ -154,14 +154,14 @@ def bootstrap_interval(
 
 
 def stated_coverage(n: int, *, statistic: Statistic = "mean", confidence: float = 0.95) -> float:
-    """Return the share of percentile-bootstrap intervals that hold the true centre of n normal values.
+    """Return the share of percentile-bootstrap intervals that contain the true centre of n normal values.
 
-    Measured by simulation, not derived. Between the sizes that were measured, the figure of the next
-    smaller one; n >= 2. For comparison, the Student t interval holds its confidence at every n.
+    The shares were measured by simulation. Between measured sizes, the share of the next smaller size is
+    returned. For comparison, the Student t interval has its nominal coverage at every n.
 
     Args:
-        n: values, >= 2.
-        statistic: the centre; a median's coverage is known at confidence 0.95 alone.
+        n: number of values, >= 2.
+        statistic: the centre; the coverage of a median is known at confidence 0.95 only.
         confidence: nominal coverage, 0.95 or more.
 
     Raises:
@@ -188,15 +188,14 @@ def _coverage_note(n: int, statistic: Statistic, confidence: float) -> str:
 
 
 def finite(values: ArrayLike) -> Floats:
-    """Return `values` as float64 [n]; ValueError when none, of several axes, or NaN or infinite."""
+    """Return `values` as float64 [n]. Raise ValueError if empty, not one-dimensional or not finite."""
     found = np.asarray(values, dtype=np.float64)
     if found.ndim != 1 or found.size == 0:
-        raise ValueError(f"expected one or more numbers in a row, got an array of shape {found.shape}")
+        raise ValueError(f"expected one or more numbers [n], got an array of shape {found.shape}")
     strange = int(np.count_nonzero(~np.isfinite(found)))
     if strange:
         raise ValueError(
-            f"{strange} of {found.size} values are NaN or infinite: "
-            "count diverged runs as outcomes, do not average them"
+            f"{strange} of {found.size} values are NaN or infinite: count diverged runs, do not average them"
         )
     return found
 
@@ -214,7 +213,7 @@ def check_mode(mode: str) -> None:
 
 
 def as_times(times: Sequence[float] | ArrayLike) -> Floats:
-    """Return times as float64, any shape; inf = unreached. ValueError for none, NaN or negative ones."""
+    """Return times as float64, any shape; inf = unreached. Raise ValueError if empty, NaN or negative."""
     found = np.asarray(times, dtype=np.float64)
     if found.size == 0 or bool(np.isnan(found).any()) or bool((found < 0).any()):
         raise ValueError("expected one or more times >= 0, infinity where the target was not reached")

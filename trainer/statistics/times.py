@@ -1,4 +1,4 @@
-"""Times to a target, in any unit, with unreached = infinity. No averages over the successes alone."""
+"""Times to a target, in any unit. The time to an unreached target is infinite and counts in every result."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from trainer.statistics.intervals import Floats, Mode, as_times, check_mode, che
 
 @dataclass(frozen=True, slots=True)
 class TimesSummary:
-    """What n times to a target come to.
+    """Summary of n times to a target.
 
     Args:
-        n: runs.
-        reached: runs that reached the target.
-        median: of all n; infinity when half of the runs or more never arrived.
-        low, high: lower and upper quantile of all n, infinity allowed.
+        n: number of runs.
+        reached: number of runs that reached the target.
+        median: median over all n runs; infinity if half of the runs or more did not reach it.
+        low, high: lower and upper quantile over all n runs, possibly infinite.
     """
 
     n: int
@@ -32,12 +32,12 @@ class TimesSummary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TimesEcdf:
-    """Share of all runs that had reached the target, as a step function, right-continuous.
+    """Share of all runs that had reached the target, as a right-continuous step function.
 
     Args:
-        x: increasing finite times [k], without repeats.
-        fraction: share of all n runs that had arrived by each [k]; ends at reached / n.
-        n: runs, those that never arrived included.
+        x: strictly increasing finite times [k].
+        fraction: share of all n runs that had reached the target by each time [k]; ends at reached / n.
+        n: number of runs, including those that did not reach it.
     """
 
     x: Floats
@@ -47,12 +47,12 @@ class TimesEcdf:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Profile:
-    """A performance profile: rho_s(tau), the share of problems that s solves within tau times the best.
+    """Performance profile rho_s(tau): the share of problems that solver s solves within tau times the best.
 
     Args:
-        tau: increasing ratios [k], starting at 1; rho changes nowhere else.
-        rho: share of all problems, [solvers, k]; step functions, right-continuous.
-        unsolved: problems that no solver solved; they count in every share.
+        tau: increasing ratios [k], starting at 1, at which rho changes.
+        rho: share of all problems [solvers, k], as right-continuous step functions.
+        unsolved: number of problems that no solver solved; they count in the denominators.
     """
 
     tau: Floats
@@ -63,15 +63,15 @@ class Profile:
 def time_to_target(
     steps: ArrayLike, values: Sequence[float | None] | ArrayLike, target: float, mode: Mode
 ) -> float:
-    """Return the first recorded step at which the target was met; infinity when it never was.
+    """Return the first recorded step at which the target was met, or infinity if it never was.
 
-    No interpolation: a run is known to have arrived only where it was measured.
+    Times are not interpolated between records.
 
     Args:
         steps: steps, epochs or seconds of the records [n], not decreasing.
-        values: what was measured [n]; None and NaN meet no target.
-        target: to be reached or passed.
-        mode: `min` where small is good (value <= target), `max` where large is (value >= target).
+        values: measured values [n]; None and NaN do not meet the target.
+        target: value to reach.
+        mode: `min` if lower is better (value <= target), `max` if higher is better (value >= target).
 
     Raises:
         ValueError: lengths differ, steps decrease, a NaN target, or an unknown mode.
@@ -87,11 +87,11 @@ def time_to_target(
 
 
 def summary_of_times(times: ArrayLike, *, quantiles: tuple[float, float] = (0.25, 0.75)) -> TimesSummary:
-    """Return median, two quantiles and how many arrived, over all runs (infinity = unreached).
+    """Return the median, two quantiles and the number of successes over all runs (infinity = unreached).
 
-    There is no mean: over all runs it is infinite as soon as one fails, and over the successes it
-    rewards failing. A quantile that falls between two times is their average, as medians have it
-    (Hyndman & Fan 1996, The American Statistician 50:361, definition 2).
+    There is no mean: over all runs it is infinite as soon as one fails, and over successes only it rewards
+    failing. A quantile between two times is their average, as for medians (Hyndman & Fan 1996, The American
+    Statistician 50:361, definition 2).
 
     Args:
         times: times >= 0 [n], infinity = unreached, n >= 1.
@@ -109,7 +109,7 @@ def summary_of_times(times: ArrayLike, *, quantiles: tuple[float, float] = (0.25
 
 
 def ecdf_of_times(times: ArrayLike) -> TimesEcdf:
-    """Return the empirical distribution of times to a target; unreached runs keep it below 1.
+    """Return the empirical distribution of times to a target; it stays below 1 if some runs fail.
 
     Args:
         times: times >= 0 [n], infinity = unreached, n >= 1.
@@ -126,22 +126,23 @@ def performance_profile(times: ArrayLike) -> Profile:
     """Return the performance profile of several solvers over several problems.
 
     rho_s(tau) = share of problems p with t[p, s] <= tau * min_s t[p, s] (Dolan & More 2002, Mathematical
-    Programming 91:201). The value at tau = 1 is the share of wins (ties count for each), the last one the
-    share solved at all. With three solvers or more, read the best one only: the order of the others depends
-    on which solvers are included (Gould & Scott 2016, ACM Transactions on Mathematical Software 43:15).
+    Programming 91:201). The value at tau = 1 is the share of wins (ties count for each), the last value the
+    share of solved problems. With three or more solvers, read the best one only: the order of the others
+    depends on which solvers are included (Gould & Scott 2016, ACM Transactions on Mathematical Software
+    43:15).
 
     Args:
         times: times > 0 [problems, solvers], infinity = not solved.
 
     Raises:
-        ValueError: not two axes, or times that are NaN, zero (a target met before training compares
-            nothing) or negative.
+        ValueError: not two-dimensional, or times that are NaN, negative or zero (the target was met before
+            training, so times are not comparable).
     """
     found = as_times(times)
     if found.ndim != 2:
         raise ValueError(f"expected times [problems, solvers], got an array of shape {found.shape}")
     if bool((found == 0).any()):
-        raise ValueError("a time is 0: the target was met before training; choose a harder one")
+        raise ValueError("a time is 0: the target was met before training; choose a harder target")
     solved = found[np.isfinite(found).any(axis=1)]
     ratios = solved / solved.min(axis=1, keepdims=True)
     tau = np.unique(np.append(ratios[np.isfinite(ratios)], 1.0))
@@ -150,7 +151,7 @@ def performance_profile(times: ArrayLike) -> Profile:
 
 
 def _quantile(ordered: Floats, share: float) -> float:
-    # Written out, for numpy's interpolation makes NaN of infinities.
+    # Hand-written, because numpy's interpolation turns infinities into NaN.
     place = round(share * ordered.size, 9)
     first = max(math.ceil(place), 1) - 1
     if place == first + 1 and first + 1 < ordered.size:

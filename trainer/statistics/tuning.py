@@ -1,4 +1,4 @@
-"""What tuning costs and hides: sensitivity to one setting, expected best of k trials. It chooses nothing."""
+"""Statistics of tuning: sensitivity to one setting, and expected best of k trials."""
 
 from __future__ import annotations
 
@@ -22,24 +22,23 @@ from trainer.statistics.intervals import (
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """How the result depends on one setting, as the learning rate. Tuples run along `settings`.
+    """How the result depends on one setting, such as the learning rate. Tuples are parallel to `settings`.
 
     Args:
-        settings: in increasing order.
-        centre: mean or median over seeds; None where a run diverged, as the others are the better ones.
-        low, high: ends of the mean's Student t interval, of each setting alone; None also with one seed, and
-            of a median.
-        n: runs.
-        diverged: runs whose value was NaN or infinite.
-        best: the candidate with the best centre, the smallest of equals; None when all of them diverged.
-        best_at_edge: the best is the first or last setting, so a better one may lie outside; a lowest setting
-            of 0 is no edge, since rates, decays and the like go no lower.
-        good_from, good_to: ends of the unbroken range of settings around the best whose centres are within
-            `within` of the best one's; None when there is no best.
-        good_at_edge: that range touches the first or last setting, so it may be wider.
-        width_decades: log10(good_to / good_from), between settings that were tried; None where a setting
-            is <= 0 or there is no best.
-        within: tolerated loss as a share of the best centre's size.
+        settings: settings in increasing order.
+        centre: mean or median over seeds; None if a run diverged, because the other runs are biased.
+        low, high: ends of the Student t interval of each mean; None also with one seed and for a median.
+        n: number of runs.
+        diverged: number of runs whose value is NaN or infinite.
+        best: candidate with the best centre, the smallest of equals; None if all of them diverged.
+        best_at_edge: the best is the first or last setting, so a better one may be outside the range. A
+            lowest setting of 0 is not an edge, because rates and decays cannot be lower.
+        good_from, good_to: ends of the contiguous range of settings around the best whose centres are within
+            `within` of the best centre; None if there is no best.
+        good_at_edge: the good range contains the first or last setting, so it may be wider.
+        width_decades: log10(good_to / good_from), between tried settings; None if a setting is <= 0 or there
+            is no best.
+        within: tolerated loss as a share of the absolute value of the best centre.
         over_seeds: `mean` or `median`.
     """
 
@@ -64,11 +63,11 @@ class ExpectedBest:
     """Expected best result of k random trials.
 
     Args:
-        budgets: k, as given [m].
+        budgets: the given values of k [m].
         mean: expected best of k [m].
-        low, high: bootstrap interval of that expectation over the trials [m].
-        sd: standard deviation of the best of k itself, the paper's shaded band [m].
-        n: trials it was estimated from.
+        low, high: bootstrap interval of the expectation, over the trials [m].
+        sd: standard deviation of the best of k, the shaded band in the paper [m].
+        n: number of trials in the estimate.
         confidence: nominal coverage of low and high.
     """
 
@@ -90,17 +89,17 @@ def sensitivity(
     over_seeds: Statistic = "mean",
     candidates: Collection[float] | None = None,
 ) -> Sensitivity:
-    """Return how the result depends on a setting, how wide the good range is, and whether it was found.
+    """Return how the result depends on a setting, and the range of good settings.
 
-    Good means: no worse than the best centre by more than `within` times its absolute value.
+    A setting is good if it is worse than the best centre by at most `within` times that centre's magnitude.
 
     Args:
-        values_by_setting: per setting the results of its seeds; NaN or infinite = diverged.
-        mode: `min` where small is good, `max` where large is.
+        values_by_setting: results of the seeds of each setting; NaN or infinite = diverged.
+        mode: `min` if lower is better, `max` if higher is better.
         within: tolerated share, >= 0.
         confidence: nominal coverage of the intervals, in (0, 1).
-        over_seeds: what is taken of a setting's results, `mean` or `median`.
-        candidates: settings of which one can be the best; None = all.
+        over_seeds: statistic over the results of a setting, `mean` or `median`.
+        candidates: settings that can be the best; None = all.
 
     Raises:
         ValueError: no settings, a setting without values, or one that is not finite.
@@ -173,18 +172,18 @@ def expected_best(
     """Return the expected best of k random trials for each budget k (Dodge et al. 2019, arXiv 1909.03004).
 
     With the results sorted from worst to best, v_1 ... v_n: sum_i v_i * ((i/n)^k - ((i-1)/n)^k), the mean of
-    the best of k draws from the empirical distribution. It means something for random search only, where
-    trials are exchangeable. It leans to the pessimistic side, more so as k nears n (Tang et al. 2020, ACL,
-    arXiv 2004.13705). The interval, too: of those that say 95 %, with n = 50 uniform results 95, 93, 85 and
-    61 % held the truth at k = 1, 4, 16 and 50 (measured).
+    the best of k draws from the empirical distribution. It is valid for random search only, where trials are
+    exchangeable. The estimate is pessimistic, more so as k approaches n (Tang et al. 2020, ACL, arXiv
+    2004.13705). The interval undercovers, too: nominal 95 % intervals of n = 50 uniform results contained the
+    true value in 95, 93, 85 and 61 % of cases at k = 1, 4, 16 and 50 (measured).
 
     Args:
-        values: one validation result per trial [n], finite: give a diverged trial the value of guessing.
+        values: one finite validation result per trial [n]; give a diverged trial the result of guessing.
         budgets: numbers of trials k, 1 <= k <= n.
-        mode: `min` where small is good, `max` where large is.
+        mode: `min` if lower is better, `max` if higher is better.
         confidence: nominal coverage of the percentile bootstrap over trials, in (0, 1).
         resamples: bootstrap samples, >= 1.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Raises:
         ValueError: values that are not finite, or a budget outside 1 ... n.
