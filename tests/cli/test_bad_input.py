@@ -96,7 +96,7 @@ def cases(*found: Case) -> Any:
     ),
     Case(
         "circular base",
-        ("base: the bases run in a circle", "tiny.yaml -> ", "b.yaml -> "),
+        ("base: the bases form a cycle", "tiny.yaml -> ", "b.yaml -> "),
         "name: tiny",
         "base: b.yaml",
         files={"b.yaml": "base: tiny.yaml\n"},
@@ -140,7 +140,7 @@ def test_a_config_that_is_not_there(tmp_path: Path) -> None:
 @cases(
     Case("no such key", ("optimizer.lrr=1", "did you mean 'lr'?"), overrides=("optimizer.lrr=1",)),
     Case("no such section", ("optimzer.lr=1", "'optimizer'"), overrides=("optimzer.lr=1",)),
-    Case("no equals sign", ("'optimizer.lr': this is no override",), overrides=("optimizer.lr",)),
+    Case("no equals sign", ("'optimizer.lr': this is not an override",), overrides=("optimizer.lr",)),
     Case("no value", ("'optimizer.lr=': there is no value",), overrides=("optimizer.lr=",)),
     Case("below a number", ("optimizer.lr is 0.05, which has no keys",), overrides=("optimizer.lr.x=1",)),
     Case("not YAML", ("'model.hidden=[1': this is not YAML",), overrides=("model.hidden=[1",)),
@@ -175,8 +175,8 @@ NPZ = NPZ.replace("limit: 200", "limit: null")
     ("content", "says"),
     [
         pytest.param(None, ("tiny.yaml:5: data.path: there is no file",), id="absent"),
-        pytest.param(npz_bytes()[:2000], ("own.npz", "not a whole .npz file"), id="cut short"),
-        pytest.param(b"hello", ("own.npz", "not a whole .npz file"), id="another format"),
+        pytest.param(npz_bytes()[:2000], ("own.npz", "not a valid .npz file"), id="cut short"),
+        pytest.param(b"hello", ("own.npz", "not a valid .npz file"), id="another format"),
         pytest.param(npz_bytes(y_test=None), ("own.npz", "no array y_test", "np.savez"), id="no y_test"),
         pytest.param(
             npz_bytes(y_test=np.full(20, 9)),
@@ -214,7 +214,7 @@ def test_a_byte_that_changed_in_a_data_file(tmp_path: Path) -> None:
     content[300] ^= 255
     (tmp_path / "own.npz").write_bytes(content)
     done = refused(tmp_path, write_tiny(tmp_path, NPZ))
-    assert f"{tmp_path / 'own.npz'}: data: not a whole .npz file" in done.err
+    assert f"{tmp_path / 'own.npz'}: data: not a valid .npz file" in done.err
 
 
 def test_folders_of_images_that_are_damaged_or_incomplete(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_folders_of_images_that_are_damaged_or_incomplete(tmp_path: Path) -> Non
     first.write_bytes(whole[:40])
     done = refused(tmp_path, config)
     assert str(first) in done.err
-    assert "mend or remove the file" in done.err
+    assert "repair or remove the file" in done.err
     first.write_bytes(whole)
     shutil.rmtree(tmp_path / "images/test/b")
     (tmp_path / "images/test/zz").mkdir()
@@ -260,7 +260,7 @@ def test_an_mnist_file_that_is_cut_short(tmp_path: Path, mnist_root: Path) -> No
     text = TINY.replace("name: digits", "name: mnist\n  root: data\n  download: false")
     done = refused(tmp_path, write_tiny(tmp_path, text))
     assert "train-labels-idx1-ubyte" in done.err
-    assert "fetches it again" in done.err
+    assert "to download it again" in done.err
 
 
 @cases(

@@ -250,11 +250,11 @@ def test_a_required_option_named_like_a_key_of_the_config_is_refused(components:
         components.names,
     )
     found = problems(lambda: from_mapping(MINIMAL, components=clashing))
-    assert "asks for label" in found[0].what
+    assert "has a required parameter label" in found[0].what
 
 
 def test_text_has_no_base(components: Components) -> None:
-    assert "text has no base" in problems(lambda: load_text("base: x.yaml", components=components))[0].what
+    assert "`base` needs a file" in problems(lambda: load_text("base: x.yaml", components=components))[0].what
 
 
 def test_notes_tell_what_an_override_dropped(folder: Path, components: Components) -> None:

@@ -103,10 +103,10 @@ def test_aliases_are_values_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a: 1\nb: 2\na: 3", "x.yaml:3: the key 'a' stands here and in line 1"),
+        ("a: 1\nb: 2\na: 3", "x.yaml:3: the key 'a' is already set in line 1"),
         ("a: !!python/object/apply:os.system [ls]", "x.yaml:1: unknown tag"),
         ("a: !mine 1", "x.yaml:1: unknown tag '!mine'"),
-        ("a: !!int x", "'x' is no !!int"),
+        ("a: !!int x", "'x' is not a !!int"),
         ("a: 1\nb: \0", "x.yaml:2: there is a NUL character"),
         ("a: &a [*a]", "*a refers to itself"),
         ("a: *b", "there is no anchor &b above"),
@@ -212,7 +212,7 @@ def test_a_pipe_is_read_to_a_bound_and_not_waited_for_without_end(
     with pytest.raises(ConfigError, match="larger than 1 MiB"):
         written_to_a_pipe(folder, *[bytes(1 << 16)] * 40)
     monkeypatch.setattr(positions, "PIPE_SECONDS", 0.01)
-    with pytest.raises(ConfigError, match="nothing came through this pipe"):
+    with pytest.raises(ConfigError, match="no data arrived through this pipe"):
         read_file(folder / "pipe")
 
 

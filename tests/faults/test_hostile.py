@@ -215,7 +215,7 @@ BOMBS = {
     "a tag": (TINY + "x: !!python/object/apply:os.system [ls]", "unknown tag"),
     "deep lists": ("a: " + "[" * 500_000, "deep"),
     "deep mappings": ("{a: " * 200_000, "deep"),
-    "duplicate key": (TINY + "name: again\n", "stands here and in line 1"),
+    "duplicate key": (TINY + "name: again\n", "is already set in line 1"),
     "unknown keys": (TINY + "".join(f"k{i}: 1\n" for i in range(9_000)), "8,900 more problems"),
     "a long key": (TINY + "? " + "k" * 1_000_000 + "\n: 1\n", "more than 5,000 characters"),
     "augmentations": (
@@ -266,7 +266,7 @@ def test_an_npz_that_swells_is_refused_unread(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("trainer.data.npz._SWOLLEN_BYTES", 1 << 20)
     arrays = {"x_train": np.zeros((4, 1024, 1024), np.uint8), "x_test": np.zeros((1, 1024, 1024), np.uint8)}
     np.savez_compressed(tmp_path / "bomb.npz", **arrays, y_train=np.arange(4), y_test=np.arange(1))
-    with pytest.raises(OptlabError, match=r"x_train\.npy swells from"):
+    with pytest.raises(OptlabError, match=r"x_train\.npy decompresses"):
         catalog.DATASETS["npz"](path=tmp_path / "bomb.npz")
 
 

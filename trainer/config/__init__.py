@@ -1,1 +1,1 @@
-"""The experiment's description: reading, merging, checking; knows no component and no torch."""
+"""Configs: reading, merging and validation. Imports neither torch nor any component."""

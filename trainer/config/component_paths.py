@@ -1,6 +1,6 @@
-"""Where in a config components stand, and the short forms of writing them.
+"""The paths at which a config has components, and the short forms of writing them.
 
-The one place that knows these paths: merging, checking and the JSON Schema all ask here.
+Merging, validation and the JSON Schema all use this list of paths.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from trainer.config.yaml_reader import KeyPath, Tree
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place where a component stands.
+    """A path of the config at which there is a component.
 
     Args:
-        pattern: its path; `*` stands for the index in a list.
-        kind: which registry it is looked up in.
-        section: its structural keys.
+        pattern: the path; `*` matches any index of a list.
+        kind: the kind of component, as `optimizer`.
+        section: the model of its structural keys.
     """
 
     pattern: tuple[str, ...]
@@ -54,21 +54,21 @@ SLOTS = (
     Slot(("scheduler", "*"), "scheduler", SchedulerConfig),
 )
 
-# Mappings that are merged key by key. Every other mapping (a match, a rhythm, mean and std, the value of an
-# option) is one value: its keys belong together, and a part of the base's among them would be a surprise.
+# Mappings that are merged key by key. Every other mapping (a match, an interval, mean and std, the value of
+# an option) is replaced as a whole: its keys belong together and must not be mixed with those of the base.
 SECTIONS: frozenset[KeyPath] = frozenset(
     {("seed",), ("data",), ("init",), ("train",), ("train", "early_stopping"), ("log",)}
 )
 
 
 def slot_at(path: KeyPath) -> Slot | None:
-    """Return the slot whose component stands at `path`, or None."""
+    """Return the slot of the component at `path`, or None."""
     shape = tuple("*" if isinstance(part, int) else part for part in path)
     return next((slot for slot in SLOTS if slot.pattern == shape), None)
 
 
 def find_components(data: Any) -> Iterator[tuple[Slot, KeyPath, Any]]:
-    """Yield every component of a config's plain values: its slot, its path and its value."""
+    """Yield the slot, the path and the value of every component in a config's plain values."""
     for slot in SLOTS:
         for path, value in _walk(data, slot.pattern, ()):
             if isinstance(value, dict):
@@ -86,7 +86,7 @@ def _walk(value: Any, pattern: tuple[str, ...], path: KeyPath) -> Iterator[tuple
 
 
 def spell_out(tree: Tree) -> None:
-    """Write short forms in full, in place: `model: mlp` as `{name: mlp}`, `seed: 3` as four seeds."""
+    """Expand short forms in place: `model: mlp` to `{name: mlp}`, `seed: 3` to four seeds."""
     for slot in SLOTS:
         for path, value in list(_walk(tree.data, slot.pattern, ())):
             if isinstance(value, str):

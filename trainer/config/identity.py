@@ -1,7 +1,7 @@
-"""What makes two runs the same run: their resolved configs, the code of their parts, their data.
+"""The identity of a run: its resolved config, the code of its components and its data.
 
-Which keys may differ is declared on the fields (`structure.MayDiffer`) and read here by every verb. Users'
-files are read, parsed and hashed; nothing is imported or executed.
+Which keys may differ between runs that count as the same is declared on the config's fields
+(`models.MayDiffer`). Users' files are read, parsed and hashed; nothing is imported or executed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def may_differ(key: str, verb: Verb) -> bool:
 
     Args:
         key: as `train.threads`, `optimizer.lr`, `optimizer.0.fused` or `optimizer.muon.fused`.
-        verb: see `structure.MayDiffer`.
+        verb: see `models.MayDiffer`.
     """
     return any(getattr(mark, verb) for mark in _marks(key))
 
 
 @cache
 def _marks(key: str) -> tuple[MayDiffer, ...]:
-    """Return the marks of a key and of the sections that it is in."""
+    """Return the marks of a key and of the sections that contain it."""
     parts = key.split(".")
     section: type[BaseModel] | None = Config
     found = []
@@ -47,7 +47,7 @@ def _marks(key: str) -> tuple[MayDiffer, ...]:
             if issubclass(section, WithOptions):
                 if depth == len(parts) - 1 and (mark := OPTIONS.get(section, {}).get(part)):
                     found.append(mark)
-                continue  # a label or a number in a list of components; an option has nothing below it
+                continue  # a label or an index in a list of components; options are not followed further
             break
         info = section.model_fields[part]
         found += [mark for mark in info.metadata if isinstance(mark, MayDiffer)]
@@ -56,14 +56,14 @@ def _marks(key: str) -> tuple[MayDiffer, ...]:
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """Return the model that an annotation holds: itself, or inside a list or a union."""
+    """Return the pydantic model in an annotation, also inside a list or a union; None if there is none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((model for part in get_args(annotation) if (model := _section_of(part))), None)
 
 
 def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every setting with its dotted key; one optimizer is a list of one, one seed is all of them."""
+    """Yield every setting with its dotted key; a single optimizer becomes a list, a single seed four."""
     if prefix in ("optimizer", "scheduler") and not isinstance(value, list):
         value = [] if value is None else [value]
     if prefix == "seed" and not isinstance(value, Mapping):
@@ -79,12 +79,12 @@ def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def config_differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], verb: Verb) -> list[str]:
-    """Return the dotted keys in which two complete configs differ and a verb does not allow it.
+    """Return the dotted keys in which two complete configs differ although a verb does not allow it.
 
     Args:
-        saved: the config of a run that exists, resolved.
-        wanted: the config that is asked for; null or `auto` there accepts what such a key became.
-        verb: see `structure.MayDiffer`.
+        saved: the resolved config of an existing run.
+        wanted: the requested config; null or `auto` in it accepts any saved value of a key marked `unset`.
+        verb: see `models.MayDiffer`.
     """
     old, new = dict(leaves(saved)), dict(leaves(wanted))
     return [
@@ -100,14 +100,14 @@ _ABSENT = "absent"
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Compare as YAML writes them: 1 and True differ, and so do 1 and "1"."""
+    """Return whether two values are equal and of one type: 1, True and "1" all differ."""
     return one == other and type(one) is type(other) and repr(one) == repr(other)
 
 
 def describe_differences(
     keys: Sequence[str], saved: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> list[str]:
-    """Return a line per key, as `optimizer.0.lr: 0.1 in the existing run, 0.2 wanted`."""
+    """Return one line per key, as `optimizer.0.lr: 0.1 in the existing run, 0.2 wanted`."""
     old, new = dict(leaves(saved)), dict(leaves(wanted))
     return [
         f"{key}: {old.get(key, _ABSENT)!r} in the existing run, {new.get(key, _ABSENT)!r} wanted"
@@ -117,11 +117,12 @@ def describe_differences(
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """The code of a run's parts that is not optlab's or torch's own.
+    """The code of a run's components, without that of optlab and torch.
 
     Args:
-        files: SHA-256 by absolute path: the users' files, and what these import from their own folder.
-        packages: version by the name of a distribution that a part comes from.
+        files: SHA-256 by absolute path, of the user's files and of the files that they import from their
+            own folder.
+        packages: version by name, of the distributions that components come from.
     """
 
     files: Mapping[str, str] = field(default_factory=dict)
@@ -129,7 +130,7 @@ class Code:
 
 
 def code_of(config: Config) -> Code:
-    """Return the files and packages that the parts of a config come from, as they are now."""
+    """Return the current files and packages of the components of a config."""
     files: dict[str, str] = {}
     packages: dict[str, str] = {}
     for text in import_paths(config):
@@ -149,7 +150,7 @@ def code_of(config: Config) -> Code:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file; `absent` when it cannot be read."""
+    """Return the SHA-256 of a file, or `absent` if it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
@@ -157,7 +158,7 @@ def file_digest(path: Path) -> str:
 
 
 def import_paths(config: Config) -> list[str]:
-    """Return the import paths that a config names, each once: parts, and options that name functions."""
+    """Return the unique import paths in a config: names of components, and options that name functions."""
     components: list[Component] = [config.data, *config.data.augment, config.model, config.loss]
     components += [*config.optimizer, *config.scheduler]
     if config.init:
@@ -172,10 +173,10 @@ def import_paths(config: Config) -> list[str]:
 
 
 def named_code(*values: Any) -> list[str]:
-    """Return the files and modules of the import paths in values that nobody has checked.
+    """Return the files and modules of all import paths in plain values that are not validated yet.
 
     Args:
-        values: components, options, values of an axis: plain values of any kind.
+        values: components, options or values of an axis.
     """
     paths = (split_import_path(text) for value in values for text in _texts(value))
     return list(dict.fromkeys(path.source for path in paths if path is not None))
@@ -198,7 +199,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def source_files(file: Path) -> list[Path]:
-    """Return a user's file and the files of its folder that it imports, directly or through one another."""
+    """Return a user's file and the files of its folder that it imports, directly or indirectly."""
     folder, found, waiting = file.parent, [], [file]
     while waiting:
         source = waiting.pop()
@@ -215,7 +216,7 @@ def source_files(file: Path) -> list[Path]:
 
 
 def _imported_names(source: Path, folder: Path) -> list[str]:
-    """Return the first parts of the modules that a file imports; relative ones within `folder`."""
+    """Return the top-level names of the modules that a file imports, relative imports included."""
     try:
         tree = ast.parse(source.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
@@ -234,7 +235,7 @@ def _imported_names(source: Path, folder: Path) -> list[str]:
 def _distributions(module: str) -> dict[str, str]:
     """Return the versions of the installed distributions that a top-level module belongs to.
 
-    Empty for a module that is not installed, or whose files are the user's own to edit (`pip install -e`).
+    The result is empty for a module that is not installed, or is installed as editable (`pip install -e`).
     """
     versions = {}
     for name in dict.fromkeys(_top_level_modules().get(module, ())):
@@ -254,7 +255,7 @@ def _top_level_modules() -> Mapping[str, list[str]]:
 
 
 def _module_files(module: str) -> list[Path]:
-    """Return the Python files of a top-level module that no installed distribution holds."""
+    """Return the Python files of a top-level module that belongs to no installed distribution."""
     try:
         spec = importlib.util.find_spec(module)  # imports nothing: the name has no dots
     except (ImportError, ValueError):
@@ -268,7 +269,7 @@ def _module_files(module: str) -> list[Path]:
 
 
 def recorded_code(recorded: Mapping[str, Any]) -> Code:
-    """Return the code that environment.json of an existing run records."""
+    """Return the code recorded in the environment.json of an existing run."""
     parts = recorded.get("components") or ()
     files = {str(part.get("source")): str(part.get("sha256")) for part in parts}
     packages = {str(name): str(version) for name, version in (recorded.get("packages") or {}).items()}
@@ -276,7 +277,7 @@ def recorded_code(recorded: Mapping[str, Any]) -> Code:
 
 
 def code_changes(before: Code, now: Code) -> list[str]:
-    """Return a line per file or package in which two states of the code differ."""
+    """Return one line per file or package that differs between two states of the code."""
     lines = []
     for path in dict.fromkeys([*before.files, *now.files]):
         old, new = before.files.get(path, _ABSENT), now.files.get(path, _ABSENT)
@@ -290,7 +291,7 @@ def code_changes(before: Code, now: Code) -> list[str]:
 
 
 def data_difference(recorded: Mapping[str, Any], digest: str) -> list[str]:
-    """Return a line when the data of an existing run are not the data there are now, or are not known."""
+    """Return one line if the data of an existing run differ from the current data or are unknown."""
     before = (recorded.get("data") or {}).get("sha256")
     if before == digest:
         return []

@@ -1,6 +1,6 @@
-"""The JSON Schema of configs, for editors: completion and descriptions while writing YAML.
+"""The JSON Schema of configs: editors use it for completion and descriptions in YAML files.
 
-It is laxer than `load`: nothing is required, because a `base` may hold it.
+The schema is less strict than `load`: no key is required, because a `base` may set it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _IMPORT_PATH = {"type": "string", "pattern": r"(\.py|^[A-Za-z_][\w.]*):[A-Za-z_]
 
 
 def json_schema(components: Components) -> Schema:
-    """Return the JSON Schema (2020-12) of a config, with the options of every component by its name."""
+    """Return the JSON Schema (2020-12) of configs, including the options of every component."""
     schema = Config.model_json_schema(ref_template="#/$defs/{model}")
     definitions: dict[str, Schema] = schema.pop("$defs")
     for definition in definitions.values():
@@ -53,7 +53,7 @@ def json_schema(components: Components) -> Schema:
         properties[key] = _described(properties[key], {"anyOf": [one, many, *nothing]})
     properties["base"] = {
         "type": "string",
-        "description": "The YAML file this one builds on, relative to it.",
+        "description": "YAML file that this file extends; a relative path starts at the folder of this file.",
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -72,12 +72,12 @@ def _described(old: Mapping[str, Any], new: Schema) -> Schema:
 def _component(
     kind: str, slot: Slot, structural: Schema, components: Components, definitions: dict[str, Schema]
 ) -> Schema:
-    """Return the schema of one kind: a name alone, each name with its options, an import path with any."""
+    """Return the schema of one kind: a name, a name with its options, or an import path with any options."""
     names = list(components.names[kind])
     choices: list[Schema] = [{"enum": names}, dict(_IMPORT_PATH)]
     for name in names:
         model = components.models(kind, name)
-        assert model is not None, f"the catalog lists {kind} {name} and has no model of it"
+        assert model is not None, f"the catalog lists {kind} {name} but has no model of its options"
         options = model.model_json_schema(ref_template=f"#/$defs/{kind}.{name}.{{model}}")
         for inner, definition in options.pop("$defs", {}).items():
             definitions[f"{kind}.{name}.{inner}"] = definition
@@ -99,20 +99,20 @@ def _component(
 
 
 def _refer(definition: Schema, key: str, schema: Schema) -> None:
-    """Point a key at a component's definition wherever it stands in the definition."""
+    """Make a key refer to the definition of a component, also in the `anyOf` members of `definition`."""
     for part in (definition, *definition.get("anyOf", ())):
         if key in part.get("properties", {}):
             part["properties"][key] = _described(part["properties"][key], schema)
 
 
 def _open_group(definition: Schema) -> None:
-    """Let a parameter group have any option of its optimizer."""
+    """Allow any option in a parameter group: they are the options of its optimizer."""
     definition["properties"].pop("options", None)
     definition["additionalProperties"] = True
 
 
 def _accept_short_forms(definitions: dict[str, Schema]) -> None:
-    """Accept a number for seeds and rhythms and a pattern for a match."""
+    """Accept a number for seeds and intervals, and a pattern for a match."""
     for name, short in (("SeedConfig", "integer"), ("Every", "number"), ("Match", "string")):
         full = dict(definitions[name])
         definitions[name] = _described(full, {"anyOf": [{"type": short}, full]})

@@ -1,8 +1,8 @@
-"""From a YAML file, overrides or a dict to a checked `Config`, and back to YAML.
+"""Load a validated `Config` from a YAML file, YAML text or a dict, with overrides; write it back as YAML.
 
-Two passes: the options of every component against the model of its builder, then the structure against
-`Config`. All problems of both are told together, each with its place. Which components there are is the
-caller's knowledge (`Components`); what they do is not known here.
+Validation has two passes: the options of every component against the model of its builder, then the
+structure against `Config`. The problems of both passes are reported together, each with its location. The
+caller passes the available components (`Components`).
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ from trainer.config.signature_schema import BuilderDefault, is_import_path, is_p
 from trainer.config.yaml_reader import KeyPath, Origin, Position, Tree, parse_mapping
 from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
 
-MAX_COMPONENTS = 100  # data, model, optimizers, augmentations ...: each costs some milliseconds to check
+MAX_COMPONENTS = 100  # data, model, optimizers, augmentations ...: validating one takes a few milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """The components there are, as the catalog tells them.
+    """The available components; the catalog provides them.
 
     Args:
-        models: (kind, name) to the model of its options; None or ConfigError when there is no such component.
-            A name may be an import path, `/absolute/file.py:Thing` or `package.module:Thing`.
-        names: the names of every kind, as `optimizer`.
-        check: takes (kind, name, options) whose types are right, and raises ConfigError, keys relative to the
-            component, for values that the builder itself would refuse; None = no such check.
+        models: maps (kind, name) to the model of the component's options. Returns None or raises ConfigError
+            if there is no such component. A name may be an import path, `/absolute/file.py:Thing` or
+            `package.module:Thing`.
+        names: the names of every kind, by kind, as `optimizer`.
+        check: called with (kind, name, options) after the types are validated. Raises ConfigError, with keys
+            relative to the component, for values that the builder rejects. None = no such check.
     """
 
     models: Callable[[str, str], type[BaseModel] | None]
@@ -53,12 +54,12 @@ class Components:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checked config and where its values are from.
+    """A validated config and the locations of its values.
 
     Args:
-        config: complete, with every default filled in.
-        places: the place of every dotted key that some layer set.
-        notes: what is worth telling, such as options that an override dropped.
+        config: the complete config, with every default filled in.
+        places: the location of every dotted key that a file or an override sets.
+        notes: messages for the user, such as the options that an override dropped.
     """
 
     config: Config
@@ -66,7 +67,7 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
 
     def where(self, key: str) -> str:
-        """Return the place of a dotted key as `file:line`, or of the nearest key above it that is there."""
+        """Return the location of a dotted key, or of its nearest parent that is set, as `file:line`."""
         for candidate in (key, *_other_spellings(key)):
             if candidate in self.places:
                 return str(self.places[candidate])
@@ -77,7 +78,7 @@ class Loaded:
 
 
 def _other_spellings(key: str) -> list[str]:
-    """`optimizer.lr` and `optimizer.0.lr` are the same key where there is one optimizer."""
+    """Return equivalent keys: with a single optimizer, `optimizer.lr` and `optimizer.0.lr` are the same."""
     head, _, rest = key.partition(".")
     if head not in ("optimizer", "scheduler"):
         return []
@@ -88,27 +89,27 @@ def _other_spellings(key: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A config whose layers and overrides are merged, and which nobody has checked.
+    """A config with its layers and overrides merged, before validation.
 
     Args:
-        tree: its values as they are written.
-        notes: what is worth telling, such as options that an override dropped.
+        tree: the values as written.
+        notes: messages for the user, such as the options that an override dropped.
     """
 
     tree: Tree
     notes: list[str]
 
     def wants_figures(self) -> bool:
-        """Return whether the run is to draw any; True where that is not written as it should be."""
+        """Return whether the run draws figures; True if the section `log` is not valid."""
         log = self.tree.data.get("log")
         return not isinstance(log, dict) or log.get("plots") != []
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Draft:
-    """Read a YAML file with its bases and lay overrides on it; what they say is checked by `check`.
+    """Read a YAML file with its bases and apply overrides, without validation (see `check`).
 
     Raises:
-        ConfigError: a file cannot be read or an override cannot be placed.
+        ConfigError: a file cannot be read or an override cannot be applied.
     """
     return _draft(read_layers(Path(path)), overrides)
 
@@ -119,14 +120,14 @@ def _draft(tree: Tree, overrides: Sequence[str]) -> Draft:
 
 
 def check(draft: Draft, *, components: Components) -> Loaded:
-    """Check all of a config.
+    """Validate a config.
 
     Args:
-        draft: the config; its tree is completed.
-        components: the components there are.
+        draft: the config; defaults are added to its tree in place.
+        components: the available components.
 
     Raises:
-        ConfigError: with every problem found.
+        ConfigError: the config is not valid; the error lists every problem.
     """
     config = _check(draft.tree, components)
     places = {".".join(map(str, path)): position for path, position in draft.tree.positions.items()}
@@ -134,15 +135,16 @@ def check(draft: Draft, *, components: Components) -> Loaded:
 
 
 def load(path: Path, overrides: Sequence[str] = (), *, components: Components) -> Loaded:
-    """Read a YAML file with its bases, lay overrides on it, and check all of it.
+    """Read a YAML file with its bases, apply overrides and validate the result.
 
     Args:
         path: the file.
         overrides: as `optimizer.lr=0.1`.
-        components: the components there are.
+        components: the available components.
 
     Raises:
-        ConfigError: a file cannot be read or an override cannot be placed; else with every problem found.
+        ConfigError: a file cannot be read, an override cannot be applied, or the config is not valid; the
+            error lists every problem.
     """
     return check(read(path, overrides), components=components)
 
@@ -155,11 +157,11 @@ def load_text(
     name: str = "text",
     folder: Path | None = None,
 ) -> Loaded:
-    """As `load`, from YAML text; relative paths start at `folder` (default: the working directory)."""
+    """Load YAML text as `load` does; relative paths start at `folder` (default: the working directory)."""
     tree = parse_mapping(text, Origin(name, (folder or Path()).absolute()))
     if tree.data.get("base") is not None:
         raise ConfigError(
-            "text has no base", key="base", where=str(tree.positions[("base",)]), fix="load a file"
+            "`base` needs a file", key="base", where=str(tree.positions[("base",)]), fix="load it from a file"
         )
     tree.data.pop("base", None)
     return check(_draft(tree, overrides), components=components)
@@ -168,7 +170,7 @@ def load_text(
 def from_mapping(
     mapping: Mapping[str, Any], overrides: Sequence[str] = (), *, components: Components
 ) -> Loaded:
-    """As `load`, from Python values: nested dicts, lists, tuples, paths, strings, numbers."""
+    """Load Python values (nested dicts, lists, tuples, paths, strings, numbers) as `load` does."""
     return check(_draft(Tree(_plain_input(mapping, ())), overrides), components=components)
 
 
@@ -179,10 +181,10 @@ def _plain_input(value: Any, path: KeyPath) -> Any:
         return {key: _plain_input(item, (*path, key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain_input(item, (*path, index)) for index, item in enumerate(value)]
-    if isinstance(value, int) and abs(value) >= 10**400:  # Python would not write it, nor YAML be read
+    if isinstance(value, int) and abs(value) >= 10**400:  # Python and YAML limit the digits of a number
         raise ConfigError("this number has more than 400 digits", key=".".join(map(str, path)))
     if isinstance(value, numbers.Real) and not isinstance(value, bool | int):
-        return int(value) if isinstance(value, numbers.Integral) else float(value)  # NumPy's, for one
+        return int(value) if isinstance(value, numbers.Integral) else float(value)  # such as NumPy scalars
     text = str(value) if isinstance(value, Path) else value
     if isinstance(text, str) and "\0" in text:
         raise ConfigError(
@@ -192,33 +194,33 @@ def _plain_input(value: Any, path: KeyPath) -> Any:
 
 
 def from_tree(tree: Tree, overrides: Sequence[str] = (), *, components: Components) -> Loaded:
-    """As `load`, from layers that are merged already (`merge.merge`); the tree stays as it is."""
+    """Load layers that `merge.merge` has merged as `load` does, without changing the tree."""
     copied = Tree(copy.deepcopy(tree.data), dict(tree.positions))
     return check(_draft(copied, overrides), components=components)
 
 
 @dataclass(slots=True)
 class _Found:
-    """Problems with their paths, so that they can be put in the order of the file."""
+    """Problems with their paths, which are needed to sort them by line."""
 
     tree: Tree
     problems: list[tuple[KeyPath, Problem]] = field(default_factory=list)
 
     def add(self, path: KeyPath, problem: Problem) -> None:
-        """Add a problem, with the key and the place that `path` has."""
+        """Add a problem with the key and the location of `path`."""
         position = self.position(path)
         key = ".".join(map(str, path))
         where = problem.where or (str(position) if position else "")
         self.problems.append((path, Problem(problem.what, key, where, problem.expected, problem.fix)))
 
     def position(self, path: KeyPath) -> Position | None:
-        """Return the place of `path`, or of the nearest path above it."""
+        """Return the location of `path` or of its nearest parent."""
         while path and path not in self.tree.positions:
             path = path[:-1]
         return self.tree.positions.get(path)
 
     def in_order(self) -> list[Problem]:
-        """Return the problems file by file and line by line, then the overrides', every one once."""
+        """Return the unique problems, sorted by file and line; those of overrides come last."""
 
         def order(item: tuple[KeyPath, Problem]) -> tuple[bool, str, int]:
             position = self.position(item[0])
@@ -232,7 +234,7 @@ class _Found:
 
 
 def _check(tree: Tree, components: Components) -> Config:
-    if "loss" not in tree.data:  # the one component with a default of its own: its options are completed, too
+    if "loss" not in tree.data:  # add the default here, so that its options are filled in below
         tree.data["loss"] = {"name": Config.model_fields["loss"].default.name}
     found = _Found(tree)
     checked = _Checked(tree.data)
@@ -256,13 +258,13 @@ def _check(tree: Tree, components: Components) -> Config:
 
 @dataclass(slots=True)
 class _Checked:
-    """The components whose options have been looked at, by path, in the form that `Component` keeps them."""
+    """The components with validated options, by path, in the form of `Component`."""
 
     data: Any
     components: dict[KeyPath, dict[Hashable, Any]] = field(default_factory=dict)
 
     def built(self, value: Any, path: KeyPath) -> Any:
-        """Return the config's values with the checked components in their places."""
+        """Return the config's values with the validated components inserted."""
         value = self.components.get(path, value)
         if isinstance(value, dict):
             return {
@@ -282,7 +284,7 @@ def _check_component(
     checked: _Checked,
     components: Components,
 ) -> None:
-    """Hold a component's options against the model of its builder."""
+    """Validate a component's options against the model of its builder."""
     own_keys = slot.own_keys()
     own: dict[Hashable, Any] = {key: item for key, item in value.items() if key in own_keys}
     given = {key: item for key, item in value.items() if key not in own_keys}
@@ -302,7 +304,7 @@ def _check_component(
             )
     name = value.get("name")
     if not isinstance(name, str):
-        return  # the second pass says so
+        return  # the second pass reports it
     name = _absolute_name(name, found.position((*path, "name")))
     own["name"] = name
     checked.components[path]["name"] = name
@@ -317,7 +319,7 @@ def _check_component(
     reserved = (*own_keys, "options")
     clash = [key for key, info in model.model_fields.items() if key in reserved and info.is_required()]
     if clash:
-        what = f"{name} asks for {', '.join(clash)}, which is a key of the config itself"
+        what = f"{name} has a required parameter {', '.join(clash)}, which is a structural key of the config"
         found.add((*path, "name"), Problem(what, fix="rename that parameter"))
         return
     options = _check_options(model, given, path, found, siblings=own_keys)
@@ -346,15 +348,15 @@ def _check_options(
     siblings: Sequence[str] = (),
     keys: Mapping[Hashable, Any] | None = None,
 ) -> dict[Hashable, Any]:
-    """Return a component's options, complete and in the builder's order.
+    """Return a component's options with defaults filled in, in the order of the builder's signature.
 
     Args:
-        model: of the options.
-        given: what the config says.
-        path: of the component.
-        found: takes the problems.
-        siblings: the component's structural keys, for the nearest name.
-        keys: report problems of these only (a parameter group restates some of its optimizer's options).
+        model: the model of the options.
+        given: the options in the config.
+        path: the path of the component.
+        found: problems are added to it.
+        siblings: the component's structural keys, suggested for an unknown key.
+        keys: report only problems of these keys (a parameter group inherits its optimizer's options).
     """
     try:
         valid = model.model_validate(given)
@@ -385,7 +387,7 @@ def _map_text(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _plain_output(value: Any) -> Any:
-    """Return what YAML can write of a validated value: tuples as lists, paths as text."""
+    """Convert a validated value to plain YAML values: tuples to lists, paths to text."""
     if isinstance(value, BaseModel):
         return _plain_output(value.model_dump())
     if isinstance(value, dict):
@@ -400,7 +402,7 @@ def _plain_output(value: Any) -> Any:
 
 
 def _as_written(tree: Tree, path: KeyPath) -> KeyPath:
-    """Return a path as the user wrote it: no index for the only optimizer, `seed` for four equal seeds."""
+    """Return a path as the user wrote it: without the index of a single optimizer, `seed` for equal seeds."""
     seed = tree.data.get("seed")
     if path[:1] == ("seed",) and isinstance(seed, dict) and set(seed) == set(SeedConfig.model_fields):
         return path[:1] if all(value == seed["init"] for value in seed.values()) else path
@@ -410,27 +412,27 @@ def _as_written(tree: Tree, path: KeyPath) -> KeyPath:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what this loader and every other YAML reader read alike."""
+    """Writes YAML that this reader and other YAML readers read as the same values."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _write_text(dumper: _Dumper, text: str) -> yaml.Node:
-    """Escape control characters and line breaks, which other styles fold."""
+    """Write text with control characters or line breaks in double quotes: other styles fold line breaks."""
     plain = all(char >= " " and char not in "\x7f\x85\u2028\u2029\ufeff" for char in text)
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
 
 _Dumper.add_representer(str, _write_text)
 
-# Text that our reader takes for a number must be quoted; PyYAML quotes only what its own reader would.
+# Quote text that our reader reads as a number; PyYAML quotes only what its own reader reads as one.
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", positions.FLOAT, list("-+.0123456789"))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:int", positions.INT, list("-+0123456789"))
 
 
 def dump(config: Config) -> str:
-    """Return a config as YAML, complete: `load` gives the same config back, floats to the last bit."""
+    """Return a complete config as YAML; `load` reads the same config from it, with bitwise equal floats."""
     fields = config.model_dump()
     for key in ("optimizer", "scheduler"):
         if len(fields[key]) < 2:

@@ -1,13 +1,13 @@
-"""Layers of a config made one: `base:` files below, the file itself on top; what an override is.
+"""Merge the layers of a config (a file and its `base:` files), and parse overrides.
 
-The rules (values always come with the place of the layer that set them):
+The rules of merging (every value keeps the location of the layer that set it):
 
-- sections (`train`, `log` ...) merge key by key; lists and all other values are replaced, by `null` as well;
-- a component that states `name` replaces the one below it, one that omits it merges into it; `data` with a
-  name drops the options of the data set below and keeps the rest (batch size, split ...);
-- `train.epochs` and `train.steps` exclude each other: a layer that sets one drops the other from below.
+- sections (`train`, `log` ...) merge key by key; lists and all other values are replaced, also by `null`;
+- a component with a `name` replaces the base's component, one without a name merges into it; `data` with a
+  name drops the options of the base's data set and keeps the other keys (batch size, split ...);
+- `train.epochs` and `train.steps` exclude each other: a layer that sets one drops the base's other one.
 
-Whether the keys exist and the values fit is not known here.
+Keys and values are validated later, by `load`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Override:
     """A value from the command line.
 
     Args:
-        text: as it was given, `optimizer.lr=0.1`.
-        key: the parts of its key.
-        value: its value, a plain Python value.
+        text: as given, `optimizer.lr=0.1`.
+        key: the parts of the dotted key.
+        value: the value, a plain Python value.
     """
 
     text: str
@@ -42,7 +42,7 @@ class Override:
 
     @property
     def position(self) -> Position:
-        """Where messages say that the value is from; relative paths in it start at the working directory."""
+        """The location for messages; relative paths in the value start at the working directory."""
         return _position(self.text)
 
 
@@ -51,10 +51,10 @@ def _position(text: str) -> Position:
 
 
 def read_layers(path: Path) -> Tree:
-    """Read a YAML file and the files it builds on (`base:`), merged.
+    """Read a YAML file and its bases (`base:`), and merge them.
 
     Raises:
-        ConfigError: a file cannot be read, or the bases run in a circle.
+        ConfigError: a file cannot be read, or a file is its own base, directly or indirectly.
     """
     layers: list[Tree] = []
     seen: list[Path] = []
@@ -76,7 +76,7 @@ def _real(path: Path) -> Path:
 
 
 def _base_of(tree: Tree, path: Path, seen: Sequence[Path]) -> Path | None:
-    """Take `base` out of a layer and return the file it names."""
+    """Remove `base` from a layer and return the file that it names."""
     base = tree.data.pop("base", None)
     position = tree.positions.pop(("base",), None)
     if base is None:
@@ -99,17 +99,17 @@ def _base_of(tree: Tree, path: Path, seen: Sequence[Path]) -> Path | None:
             f"there is no file {display_name(file)}",
             key="base",
             where=where,
-            expected="a file, relative to the one that names it",
+            expected="a file; relative paths start at the folder of the file that names it",
             fix=f"did you mean {guess!r}?" if guess else "",
         )
     if real in seen:
         circle = " -> ".join(display_name(item) for item in [*seen[seen.index(real) :], real])
-        raise ConfigError(f"the bases run in a circle: {circle}", key="base", where=where)
+        raise ConfigError(f"the bases form a cycle: {circle}", key="base", where=where)
     return file
 
 
 def merge(base: Tree, over: Tree) -> Tree:
-    """Return `over` laid on `base`; both stay as they are."""
+    """Return `base` updated with `over`, without changing either."""
     result = Tree(copy.deepcopy(base.data), dict(base.positions))
     train = over.data.get("train")
     if isinstance(train, dict):
@@ -122,7 +122,7 @@ def merge(base: Tree, over: Tree) -> Tree:
 
 
 def drop_other_length(tree: Tree, mentioned: Mapping[Hashable, Any]) -> None:
-    """A layer that sets the length in epochs means them instead of steps, and the other way round."""
+    """Drop `train.steps` from the tree if a layer sets `train.epochs`, and vice versa."""
     below = tree.data.get("train")
     for one, other in (_LENGTHS, _LENGTHS[::-1]):
         if mentioned.get(one) is not None and other not in mentioned and isinstance(below, dict):
@@ -136,14 +136,14 @@ def put(
     positions: Mapping[KeyPath, Position],
     keep: Collection[KeyPath] = (),
 ) -> list[str]:
-    """Lay `value` on the tree at `path`, whose parents exist; return what of a component it dropped.
+    """Set or merge `value` at `path`, whose parents exist; return the options of a component that it drops.
 
     Args:
-        tree: it is changed.
-        path: where.
-        value: a plain value; a mapping merges where a section or a component stands.
-        positions: the places of the value and of what is in it.
-        keep: paths that a new name does not drop, because the same layer gives them.
+        tree: the tree, changed in place.
+        path: the path of the value.
+        value: a plain value; a mapping merges into a section or a component.
+        positions: the locations of the value and of the values in it.
+        keep: paths that a new name does not drop, because the same layer sets them.
     """
     slot = slot_at(path)
     old = value_at(tree.data, path)
@@ -168,10 +168,10 @@ def put(
 
 
 def _unwrap_single(tree: Tree, path: KeyPath, old: list[Any], positions: Mapping[KeyPath, Position]) -> Any:
-    """Make a list of one component that component, so that a mapping without a name can merge into it."""
+    """Replace a list of one component by that component; a mapping without a name can merge into it."""
     if len(old) != 1:
         raise ConfigError(
-            f"there are {len(old)} of them below, and no name says that this one replaces them",
+            f"the base has a list of {len(old)}, and a mapping without a name cannot replace it",
             key=".".join(map(str, path)),
             where=str(positions.get(path, "")),
             expected="a list, or a mapping with a name",
@@ -189,7 +189,7 @@ def _unwrap_single(tree: Tree, path: KeyPath, old: list[Any], positions: Mapping
 
 
 def _drop_options(tree: Tree, path: KeyPath, slot: Slot, keep: Collection[KeyPath]) -> list[str]:
-    """Drop what another component of this kind would not understand; return it as `key=value`."""
+    """Drop the options of the previous component; return them as `key=value`."""
     component = value_at(tree.data, path)
     kept = {"name", *(below[len(path)] for below in keep if below[: len(path)] == path != below)}
     if slot.kind == "dataset":
@@ -202,7 +202,7 @@ def _drop_options(tree: Tree, path: KeyPath, slot: Slot, keep: Collection[KeyPat
 
 
 def value_at(data: Any, path: KeyPath) -> Any:
-    """Return what stands at `path`; None where nothing does."""
+    """Return the value at `path`, or None if there is none."""
     for part in path:
         if isinstance(data, dict):
             data = data.get(part)
@@ -214,7 +214,7 @@ def value_at(data: Any, path: KeyPath) -> Any:
 
 
 def _remove(tree: Tree, path: KeyPath) -> None:
-    """Take the value at `path` and the places below it out of the tree; a list item leaves None."""
+    """Remove the value at `path` and its locations from the tree; a list item becomes None."""
     parent = value_at(tree.data, path[:-1])
     if isinstance(parent, list) and isinstance(path[-1], int):
         for below in paths(parent[path[-1]], path):
@@ -227,7 +227,7 @@ def _remove(tree: Tree, path: KeyPath) -> None:
 
 
 def paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
-    """Yield the path of a value and of everything below it."""
+    """Yield the path of a value and the paths of all values in it."""
     yield path
     if isinstance(value, dict):
         for key, item in value.items():
@@ -240,17 +240,17 @@ def paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
 def parse_override(text: str) -> Override:
     """Read `optimizer.lr=0.1`; the value is YAML.
 
-    A value that begins like no YAML value does (`*.bias`, `%x`) is a string.
+    A value with a first character that cannot start a YAML value (`*.bias`, `%x`) is a string.
 
     Raises:
-        ConfigError: there is no `=`, a part of the key is empty, or the value is no YAML.
+        ConfigError: there is no `=`, a part of the key is empty, or the value is not YAML.
     """
     position = _position(text)
     key, equals, value = text.partition("=")
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):
         raise ConfigError(
-            "this is no override", where=str(position), expected="key=value, as optimizer.lr=0.1"
+            "this is not an override", where=str(position), expected="key=value, as optimizer.lr=0.1"
         )
     value = value.strip()
     if not value:

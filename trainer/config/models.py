@@ -1,8 +1,8 @@
-"""The shape of an experiment's description: every structural key, its type, meaning, unit and default.
+"""The config: every structural key with its type, meaning, unit and default.
 
-Knows the sections and their own keys. What options a component (a model, an optimizer ...) takes is not
-known here: `Component` keeps them as they came, and the second pass of validation holds them against the
-option models that the catalog derives from the builders' signatures.
+These models cover the sections and their own keys. The options of a component (a model, an optimizer ...)
+are not declared here: `Component` stores them unchanged, and `load` validates them against the models that
+the catalog derives from the signatures of the builders.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Verb = Literal["name", "group", "skip", "resume", "unset"]
 
 @dataclass(frozen=True, slots=True)
 class MayDiffer:
-    """Marks a key in which two configs may differ and still be treated as the same run by some verbs.
+    """Marks a key that may differ between two runs that some verbs treat as the same run.
 
-    A key without this mark belongs to a run's identity everywhere; when in doubt, leave it unmarked.
+    A key without this mark is part of a run's identity for every verb. When in doubt, leave a key unmarked.
 
     Args:
-        name: the key is left out of the names of run directories.
-        group: `compare` may put both runs into one group (and says that they differ).
-        skip: `--skip-existing` and a sweep may take one run for the other.
-        resume: the key may change when a run is resumed.
-        unset: null or `auto` in the wanted config accepts whatever an existing run used.
+        name: names of run directories omit the key.
+        group: `compare` may put runs with different values into one group, and reports the difference.
+        skip: `--skip-existing` and sweeps reuse an existing run that has another value.
+        resume: the value may change when a run is resumed.
+        unset: null or `auto` in the requested config accepts any value of an existing run.
     """
 
     name: bool = False
@@ -43,28 +43,28 @@ class MayDiffer:
     unset: bool = False
 
 
-# Where the same numbers are read from or written to.
+# Locations and file formats, which do not change any number.
 PLACE = MayDiffer(name=True, group=True, skip=True, resume=True, unset=True)
-# How a run executes: the last bits of its numbers depend on it.
+# How a run executes, which changes its numbers by rounding only.
 EXECUTION = MayDiffer(name=True, group=True, resume=True, unset=True)
 ENGINE = MayDiffer(name=True, group=True, unset=True)
-# When the state is saved.
+# When checkpoints are saved.
 SAVING = MayDiffer(group=True, skip=True, resume=True)
-# What is written beside the losses; the columns of a table are fixed when a run starts.
+# What is logged in addition to the losses; the columns of a table cannot change after the start of a run.
 RECORDS = MayDiffer(name=True, group=True)
-# How long a run goes on: a longer one begins alike.
+# The length of a run: a longer run starts with the same steps.
 LENGTH = MayDiffer(resume=True)
 
 
 def _stays_below(name: str) -> str:
-    """Return a name that is a folder below another, or folders in one another: `mnist`, `lessons/mnist`."""
+    """Return a name that is a relative path of folders, as `mnist` or `lessons/mnist`."""
     if not name.isprintable():
-        raise ValueError("a name has printable characters only")
+        raise ValueError("a name must have only printable characters")
     for part in name.split("/"):
         if part in ("", ".", ".."):
-            raise ValueError("a name stays below --runs: no '..', and no '/' at an end")
+            raise ValueError("a name must be a relative path without '.', '..' or a '/' at either end")
         if len(part.encode()) > 255:
-            raise ValueError("a name has at most 255 bytes, which is what a file system takes")
+            raise ValueError("a part of a name may have at most 255 bytes, the limit of file systems")
     return name
 
 
@@ -72,13 +72,13 @@ FolderName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(
 
 
 class Section(BaseModel):
-    """A mapping of the config: unknown keys are errors, types are strict, numbers finite, values fixed."""
+    """A section of the config. Unknown keys are errors, types are strict and numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class WithOptions(Section):
-    """A mapping whose other keys are options of a builder: they are kept in `options`, and written beside."""
+    """A section in which every undeclared key is an option of a builder; `options` stores these."""
 
     options: dict[str, Any] = Field(default_factory=dict, exclude=True)
 
@@ -95,30 +95,30 @@ class WithOptions(Section):
     @model_serializer(mode="wrap")
     def _spread_options(self, handler: Any) -> dict[str, Any]:
         own: dict[str, Any] = handler(self)
-        first = next(iter(own))  # the name, or the match: what a reader looks for
+        first = next(iter(own))  # the name or the match comes first, for readability
         return {first: own.pop(first)} | self.options | own
 
 
 class Component(WithOptions):
-    """A part chosen by name, with its options beside the name: `{name: mlp, hidden: [200]}`.
+    """A component: its name and its options in one mapping, `{name: mlp, hidden: [200]}`.
 
-    A bare string stands for the name alone. Subclasses add structural keys (`label`, `interval` ...); every
-    other key is an option of the named builder.
+    A string is short for a component without options. Subclasses add structural keys (`label`, `interval`
+    ...); every other key is an option of the named builder.
     """
 
     name: str = Field(
-        description="Which one (see `optlab list`), or your own: `file.py:Thing`, `package.module:Thing`."
+        description="A name from `optlab list`, or an import path: `file.py:Thing`, `package.module:Thing`."
     )
 
 
 class SeedConfig(Section):
-    """The seeds of the four random streams; `seed: 0` sets all of them."""
+    """The seeds of the four random streams; a single number sets all of them."""
 
-    init: Seed = Field(0, description="Initial weights.")
-    batches: Seed = Field(0, description="Order of the training samples.")
-    augmentation: Seed = Field(0, description="Parameters of the augmentations.")
+    init: Seed = Field(0, description="Seed of the initial weights.")
+    batches: Seed = Field(0, description="Seed of the order of the training samples.")
+    augmentation: Seed = Field(0, description="Seed of the random augmentations.")
     dropout: Seed = Field(
-        0, description="Dropout masks; torch's, Python's and numpy's global generators while training."
+        0, description="Seed of the dropout masks: the global generators of torch, Python and NumPy."
     )
 
     @model_validator(mode="before")
@@ -130,76 +130,79 @@ class SeedConfig(Section):
 
 
 class MeanStd(Section):
-    """Normalisation by given numbers: (pixel / 255 - mean) / std, one number or one per channel."""
+    """Normalization by the given numbers, (x - mean) / std, with x = pixel / 255 for images."""
 
-    mean: list[float] = Field(description="Mean per channel, in units of pixel / 255 (images) or as given.")
-    std: list[Amount] = Field(description="Standard deviation per channel, above 0.")
+    mean: list[float] = Field(
+        description="Mean: one number, or one per channel; for images in units of pixel / 255."
+    )
+    std: list[Amount] = Field(description="Standard deviation, above 0: one number, or one per channel.")
 
 
 class DataConfig(Component):
-    """The data set, its split, its batches and what is done to every image."""
+    """The data set, its validation split, its batches and its preprocessing."""
 
     batch_size: Count | Literal["full"] = Field(
-        64, description="Samples per step; `full` = the whole training split."
+        64, description="Samples per batch; `full` = the whole training split in one batch."
     )
     eval_batch_size: Annotated[Count, MayDiffer(group=True)] = Field(
-        1000, description="Samples per forward pass of an evaluation."
+        1000, description="Samples per batch during evaluation."
     )
     val_size: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = Field(
         0,
-        description="Images taken from training for validation: a count, or a fraction below 1; 0 = none.",
+        description="Training samples to use for validation: a count, or a fraction below 1; 0 = none.",
     )
     val_from: Literal["random", "end"] = Field(
-        "random", description="Which images validate: a random draw by `split_seed`, or the last ones."
+        "random", description="Which samples to use for validation: a `random` draw, or those at the `end`."
     )
     split_seed: Seed = Field(
-        0, description="Seed of the validation split; apart from `seed`, the same for all runs."
+        0, description="Seed of the validation split, independent of `seed`: runs share one split."
     )
     limit: Count | None = Field(
-        None, description="Use only so many training images (quick trials); null = all."
+        None, description="Maximum number of training samples, for quick trials; null = all."
     )
-    repeat: Count = Field(
-        1, description="Copies of the training split one after the other (the redundancy lesson)."
-    )
+    repeat: Count = Field(1, description="How many times every training sample occurs in an epoch.")
     shuffle: Literal["each_epoch", "once", "never"] = Field(
-        "each_epoch", description="When the order is drawn."
+        "each_epoch", description="When to shuffle the training samples."
     )
-    drop_last: bool = Field(False, description="Leave out the last batch of an epoch when it is not full.")
+    drop_last: bool = Field(False, description="Drop the last batch of an epoch if it is not full.")
     normalize: MeanStd | Literal["dataset"] | None = Field(
         None,
-        description="Per-channel mean and std, or `dataset`: the training split's own; null = pixels / 255.",
+        description="Mean and std to normalize by; `dataset` = those of the training split; null = none, "
+        "pixels are only divided by 255.",
     )
     resize: Count | None = Field(
-        None, description="Bilinear resize of every batch to so many pixels; null = as is."
+        None, description="Height and width, in pixels, to resize images to (bilinear); null = no resize."
     )
     pad: Count | None = Field(
-        None, description="Zero pixels added on every side (after resize); null = none."
+        None, description="Zero padding on every side, in pixels, after the resize; null = none."
     )
     augment: list[Component] = Field(
-        default_factory=list, description="Augmentations of the training batches, in this order."
+        default_factory=list, description="Augmentations of the training batches, applied in this order."
     )
 
 
 class LossConfig(Component):
-    """The loss, with optional penalties on the weights (parameters of two or more dimensions)."""
+    """The loss, with optional penalties on the weights (parameters with two or more dimensions)."""
 
     l1: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="Adds l1 * sum |w| over the weights to the objective."
+        0.0, description="Coefficient of the L1 penalty: adds l1 * sum(|w|) to the loss; 0 = none."
     )
     l2: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="Adds l2 / 2 * sum w^2 over the weights to the objective."
+        0.0, description="Coefficient of the L2 penalty: adds l2 / 2 * sum(w^2) to the loss; 0 = none."
     )
 
 
 class Match(Section):
-    """Which parameters are meant; every condition that is given must hold."""
+    """Selects parameters; a parameter must satisfy every condition that is given."""
 
-    name: str | None = Field(None, description="Shell pattern on the parameter's name, as `*.bias`.")
+    name: str | None = Field(None, description="Shell pattern for the name, as `*.bias`; null = any.")
     kind: str | None = Field(
-        None, description="Class of the layer that owns it, as `Linear`, `Conv2d`, `*Norm*`."
+        None, description="Shell pattern for the class of its layer, as `Linear` or `*Norm*`; null = any."
     )
-    ndim: Annotated[int, Field(ge=0)] | None = Field(None, description="Exactly so many dimensions.")
-    min_ndim: Annotated[int, Field(ge=0)] | None = Field(None, description="At least so many dimensions.")
+    ndim: Annotated[int, Field(ge=0)] | None = Field(None, description="Number of dimensions; null = any.")
+    min_ndim: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Minimum number of dimensions; null = any."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -214,85 +217,92 @@ class Match(Section):
 
 
 class Target(Section):
-    """The initialisation of one layer's weight and bias; what is left out keeps torch's own."""
+    """The initialization of weights and biases; null keeps the default of torch."""
 
     weight: Component | None = Field(
-        None, description="A function of torch.nn.init for weights; null = torch's own."
+        None, description="Initialization of weights, from torch.nn.init; null = the default of torch."
     )
     bias: Component | None = Field(
-        None, description="A function of torch.nn.init for biases; null = torch's own."
+        None, description="Initialization of biases, from torch.nn.init; null = the default of torch."
     )
 
 
 class LayerInit(Target):
-    """The initialisation of the layers that match."""
+    """The initialization of the parameters that match."""
 
-    match: Match = Field(description="Which parameters, by name pattern, layer kind or dimensionality.")
+    match: Match = Field(
+        description="Selects the parameters by name, class of the layer or number of dimensions."
+    )
 
 
 class InitConfig(Target):
-    """The initial weights: for all layers, and apart for those that match (first match wins)."""
+    """The initial weights of all layers, with exceptions for parameters that match."""
 
-    layers: list[LayerInit] = Field(default_factory=list, description="Exceptions for matching layers.")
+    layers: list[LayerInit] = Field(
+        default_factory=list, description="Exceptions for some parameters; the first match applies."
+    )
 
 
 class GroupConfig(WithOptions):
-    """A parameter group with options of its own (lr, weight_decay ...)."""
+    """A parameter group with its own options (lr, weight_decay ...)."""
 
-    match: Match = Field(description="Which parameters belong to it; the first group that matches wins.")
-    label: str | None = Field(None, description="Its name in logs; null = its pattern.")
+    match: Match = Field(
+        description="Selects the parameters of the group; the first group that matches applies."
+    )
+    label: str | None = Field(None, description="Name of the group in logs; null = its pattern.")
 
 
 class OptimizerConfig(Component):
-    """One optimizer, the parameters it owns and the groups among them."""
+    """An optimizer, the parameters that it updates and its parameter groups."""
 
     label: str | None = Field(
-        None, description="Its name in logs and overrides; null = the optimizer's name."
+        None, description="Name in logs and overrides; null = the name of the optimizer."
     )
     match: Match | None = Field(
-        None, description="Which parameters it owns; null = those that no other optimizer owns."
+        None, description="Selects its parameters; null = all parameters that no other optimizer selects."
     )
     groups: list[GroupConfig] = Field(
-        default_factory=list, description="Parameter groups; the rest is the last group."
+        default_factory=list, description="Parameter groups; the remaining parameters form the last group."
     )
 
 
 class SchedulerConfig(Component):
-    """One learning-rate schedule."""
+    """A learning-rate schedule."""
 
     interval: Literal["epoch", "step"] = Field(
-        "epoch", description="What its counts (T_max, step_size ...) count."
+        "epoch",
+        description="Unit of the counts of the schedule (T_max, step_size ...), of `warmup` and of `until`.",
     )
     warmup: Annotated[int, Field(ge=0)] = Field(
-        0, description="Linear warm-up over so many intervals before it starts; 0 = none."
+        0, description="Length of the linear warm-up before the schedule, in units of `interval`; 0 = none."
     )
     monitor: str | None = Field(
         None,
-        description="What ReduceLROnPlateau watches; null = val_loss, or train_loss without validation.",
+        description="Metric for ReduceLROnPlateau; null = val_loss, or train_loss without validation.",
     )
     until: Count | None = Field(
-        None, description="In a list: the interval at which the next schedule takes over."
+        None, description="In a list of schedules: when the next one starts, in units of `interval`."
     )
 
 
 class EarlyStopping(Section):
-    """Stop when a metric has not improved for `patience` evaluations."""
+    """Stop training when a metric has not improved for `patience` evaluations."""
 
-    metric: str = Field("val_loss", description="A column of epochs.csv.")
-    patience: Count = Field(5, description="Evaluations without improvement before stopping.")
+    metric: str = Field("val_loss", description="Metric to monitor: a column of epochs.csv.")
+    patience: Count = Field(5, description="Number of evaluations without improvement after which to stop.")
     min_delta: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="Smallest change that counts as improvement."
+        0.0, description="Minimum change that counts as an improvement."
     )
     mode: Literal["min", "max"] | None = Field(
-        None, description="null = max for accuracies, min for the rest."
+        None, description="Whether a lower or a higher value is better; null = max for accuracy, else min."
     )
 
 
 class Every(Section):
-    """A rhythm: every so many epochs or every so many steps (one of the two)."""
+    """An interval in epochs or in steps."""
 
-    epochs: Amount | None = Field(None, description="Every so many epochs; fractions allowed.")
-    steps: Count | None = Field(None, description="Every so many steps.")
+    epochs: Amount | None = Field(None, description="Interval in epochs; fractions are allowed.")
+    steps: Count | None = Field(None, description="Interval in steps.")
 
     @model_validator(mode="before")
     @classmethod
@@ -307,9 +317,9 @@ class Every(Section):
 
 
 class CheckpointEvery(Every):
-    """A rhythm of checkpoints: as `Every`, or every so many seconds of training."""
+    """An interval of checkpoints in epochs, in steps or in seconds of training."""
 
-    seconds: Amount | None = Field(None, description="Every so many seconds of training.")
+    seconds: Amount | None = Field(None, description="Interval in seconds of training.")
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -319,118 +329,131 @@ class CheckpointEvery(Every):
 
 
 class TrainConfig(Section):
-    """How long, where and how the loop runs."""
+    """The training loop: its length, device, precision, evaluations and checkpoints."""
 
     epochs: Annotated[Annotated[float, Field(gt=0, le=1e12)] | None, LENGTH] = Field(
-        None, description="Length in epochs, fractions allowed; null = `steps` rules."
+        None, description="Length in epochs; fractions are allowed; null = no limit in epochs."
     )
     steps: Annotated[Count | None, LENGTH] = Field(
-        None, description="Length in updates; null = `epochs` rules."
+        None, description="Length in optimizer steps; null = no limit in steps."
     )
     seconds: Annotated[Amount | None, LENGTH] = Field(
-        None, description="Stop after so many seconds of training; null = no limit."
+        None, description="Maximum training time in seconds; null = no limit."
     )
-    device: Annotated[str, EXECUTION] = Field("auto", description="auto | cpu | cuda | cuda:N.")
+    device: Annotated[str, EXECUTION] = Field(
+        "auto", description="`auto`, `cpu`, `cuda` or `cuda:N`; `auto` = a GPU if there is one, else the CPU."
+    )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Autocast type of the forward pass; float16 scales the loss."
+        "float32", description="Autocast type of the forward pass; float16 also enables loss scaling."
     )
     engine: Annotated[Literal["auto", "eager", "compiled"], ENGINE] = Field(
         "eager",
-        description="How a step runs: `eager` torch, `compiled` beforehand (some seconds; for a deep "
-        "network a minute or two); `auto` compiles long runs on a CPU, where a C++ compiler is.",
+        description="How a step runs: `eager`, or `compiled` (compiling takes seconds, or 1 to 2 minutes "
+        "for a deep network); `auto` = compiled for long runs on a CPU with a C++ compiler, else eager.",
     )
     threads: Annotated[Count | None, EXECUTION] = Field(
         None,
-        description="CPU threads of torch; null = OMP_NUM_THREADS, else the usable cores, or one (for all "
-        "that the run does) where the forward pass of a batch is too small for more.",
+        description="Number of CPU threads of torch; null = OMP_NUM_THREADS if it is set, else 1 if the "
+        "forward pass of a batch is too small for several threads, else the number of usable cores.",
     )
     deterministic: bool = Field(
-        False, description="Only deterministic kernels (torch.use_deterministic_algorithms)."
+        False, description="Use deterministic kernels only (torch.use_deterministic_algorithms)."
     )
-    accumulate: Count = Field(1, description="Batches whose gradients are averaged into one update.")
+    accumulate: Count = Field(
+        1, description="Number of batches whose gradients are averaged for one optimizer step."
+    )
     clip_grad_norm: Amount | None = Field(
-        None, description="Largest total gradient norm; null = no clipping."
+        None, description="Maximum norm of all gradients together; null = no clipping."
     )
-    clip_grad_value: Annotated[float, Field(gt=0, le=3.4e38)] | None = Field(  # float32 ends there
-        None, description="Largest gradient element; null = no clipping."
+    clip_grad_value: Annotated[float, Field(gt=0, le=3.4e38)] | None = Field(  # close to the float32 maximum
+        None, description="Maximum absolute value of a gradient element; null = no clipping."
     )
     zero_grad: Literal["every_step", "never"] = Field(
-        "every_step", description="`never` shows what forgetting it does: gradients add up."
+        "every_step", description="When to reset the gradients; `never` accumulates them, for demonstration."
     )
     eval_every: Every = Field(
-        Every(epochs=1), description="Interval of the evaluations: epochs, or {steps: N}."
+        Every(epochs=1), description="Interval between evaluations: a number of epochs, or {steps: N}."
     )
     eval_train: Annotated[bool, MayDiffer(group=True)] = Field(
-        False, description="Evaluate the training split too (eval mode): train_eval_loss ..."
+        False, description="Also evaluate the training split in eval mode (train_eval_loss ...)."
     )
-    early_stopping: EarlyStopping | None = Field(None, description="null = train to the end.")
+    early_stopping: EarlyStopping | None = Field(
+        None, description="Stop when a metric no longer improves; null = no early stopping."
+    )
     select: str | None = Field(
         None,
-        description="Metric that chooses the best checkpoint; null = val_accuracy, else val_loss.",
+        description="Metric that selects the best checkpoint; null = val_accuracy, else val_loss.",
     )
     checkpoint_every: Annotated[CheckpointEvery | None, SAVING] = Field(
         None,
-        description="Interval of last.pt, besides the end of the run: epochs, {steps: N} or {seconds: S}; "
-        "null = at every evaluation.",
+        description="Interval between checkpoints (last.pt): a number of epochs, {steps: N} or {seconds: S}; "
+        "null = at every evaluation. The end of the run always saves one.",
     )
     test: Annotated[Literal["end", "never"], MayDiffer(group=True, resume=True)] = Field(
-        "end", description="Read the test split once, at the end, or not at all."
+        "end", description="When to evaluate the test split: once at the `end`, or `never`."
     )
     detect_anomaly: Annotated[bool, MayDiffer(resume=True)] = Field(
         False,
-        description="Look after every step for NaN and infinity in the loss, batch, gradients and weights; "
-        "end the run there and name the first parameter.",
+        description="Check the loss, batch, gradients and weights for NaN and infinity after every step; "
+        "stop the run at the first one and report its parameter.",
     )
     max_loss: Amount | None = Field(
-        None, description="A loss above it counts as diverged; null = only NaN and infinity do."
+        None, description="Loss above which a run counts as diverged; null = only NaN and infinity do."
     )
 
     @model_validator(mode="after")
     def _has_a_length(self) -> Self:
         if self.epochs is not None and self.steps is not None:
-            raise ValueError("epochs and steps are both set; give one, and null for the other")
+            raise ValueError("epochs and steps are both set; set one of them, and the other to null")
         if self.epochs is None and self.steps is None and self.seconds is None:
-            raise ValueError("the run has no length; give epochs, steps or seconds")
+            raise ValueError("the run has no length; set epochs, steps or seconds")
         return self
 
 
 class LogConfig(Section):
-    """What is written besides the losses."""
+    """What a run logs in addition to the losses."""
 
-    every: Annotated[Count, RECORDS] = Field(30, description="Steps between two rows of steps.csv.")
+    every: Annotated[Count, RECORDS] = Field(30, description="Number of steps between two rows of steps.csv.")
     gradients: Annotated[bool, RECORDS] = Field(
-        False, description="Gradient norms in steps.csv: grad_norm (total) and one per parameter."
+        False, description="Log gradient norms in steps.csv: grad_norm (total) and one per parameter."
     )
     histograms: Annotated[bool, RECORDS] = Field(
-        False, description="Histograms of the weights, before training and at every evaluation."
+        False, description="Log histograms of the weights, before training and at every evaluation."
     )
     plots: Annotated[list[Literal["png", "svg", "pdf"]], PLACE] = Field(
-        ["png"], description="File formats of the figures; an empty list draws none."
+        ["png"], description="File formats of the figures; an empty list = no figures."
     )
 
 
 class Config(Section):
-    """One experiment, complete."""
+    """The complete config of an experiment."""
 
-    format: Literal[1] = Field(FORMAT, description="Version of this file's format.")
+    format: Literal[1] = Field(FORMAT, description="Version of the config format.")
     name: Annotated[FolderName, MayDiffer(group=True)] = Field(
-        "experiment", description="Name of the experiment: runs/<name>/."
+        "experiment", description="Name of the experiment; its runs are saved in runs/<name>/."
     )
     seed: Annotated[SeedConfig, MayDiffer(group=True)] = Field(
-        SeedConfig(), description="One seed for all streams, or one per stream."
+        SeedConfig(), description="One seed for all random streams, or one per stream."
     )
-    data: DataConfig = Field(description="The data set, its split and batches.")
+    data: DataConfig = Field(
+        description="The data set, its validation split, its batches and its preprocessing."
+    )
     model: Component = Field(description="The network.")
-    init: InitConfig | None = Field(None, description="Initial weights; null = torch's own.")
+    init: InitConfig | None = Field(None, description="Initial weights; null = the default of torch.")
     loss: LossConfig = Field(LossConfig(name="cross_entropy"), description="The loss.")
     optimizer: list[OptimizerConfig] = Field(
-        min_length=1, description="One optimizer, or a list of labelled ones."
+        min_length=1, description="An optimizer, or a list of optimizers for different parameters."
     )
     scheduler: list[SchedulerConfig] = Field(
-        default_factory=list, description="null, one schedule, or a list that follows one another."
+        default_factory=list,
+        description="A learning-rate schedule, or a list of consecutive schedules; null = constant lr.",
     )
-    train: TrainConfig = Field(description="Length, device, precision and the rest of the loop.")
-    log: LogConfig = Field(default_factory=LogConfig, description="What is written.")
+    train: TrainConfig = Field(
+        description="The training loop: its length, device, precision, evaluations and checkpoints."
+    )
+    log: LogConfig = Field(
+        default_factory=LogConfig, description="What a run logs in addition to the losses."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -457,4 +480,4 @@ OPTIONS: Mapping[type[WithOptions], Mapping[str, MayDiffer]] = {
     OptimizerConfig: _IMPLEMENTATION,
     GroupConfig: _IMPLEMENTATION,
 }
-"""The same for options of components, whose signatures are torch's or the data sets' own."""
+"""`MayDiffer` marks for options of components: their signatures cannot carry marks."""

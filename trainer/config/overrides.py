@@ -1,8 +1,8 @@
-"""Overrides laid on a config as one layer: their order never matters, and none is dropped without an error.
+"""Apply overrides to a config as one layer. Their order does not matter, and none is ignored.
 
-- whole values are laid before their parts: `optimizer=Adam` before `optimizer.lr=0.1`;
-- a name drops the options of the config below it, and none that another override gives;
-- two overrides that set one key, in whatever spelling, are a contradiction.
+- whole values are applied before their parts: `optimizer=Adam` before `optimizer.lr=0.1`;
+- a new name drops the options in the config, but not those that another override sets;
+- two overrides that set the same key, also with different spellings, are an error.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from trainer.config.merge import Override, drop_other_length, parse_override, pa
 from trainer.config.yaml_reader import KeyPath, Origin, Tree, parse
 from trainer.errors import ConfigError, OptlabError, Problem, nearest
 
-_SINGLE_OR_LIST = ("optimizer", "scheduler")  # one of them may stand alone or in a list
+_SINGLE_OR_LIST = ("optimizer", "scheduler")  # may be a single component or a list
 
 
 def apply_overrides(tree: Tree, overrides: Sequence[str]) -> tuple[Tree, list[str]]:
-    """Lay overrides on a config.
+    """Apply overrides to a config.
 
     Args:
-        tree: the config so far; it stays as it is.
+        tree: the config; it is not changed.
         overrides: as `optimizer.lr=0.1`; their order does not matter.
 
     Returns:
-        The new config, and notes on what of the config a new name dropped.
+        The new config, and notes on the options that a new name dropped.
 
     Raises:
-        ConfigError: with every override that cannot be read or placed, or that another one contradicts.
+        ConfigError: an override cannot be read or applied, or contradicts another one; the error lists all
+            of them.
     """
     parsed, problems = _read_overrides(overrides)
     overlay = _Overlay(Tree(copy.deepcopy(tree.data), dict(tree.positions)))
@@ -40,7 +41,7 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> tuple[Tree, list[st
     notes: list[str] = []
     whole = [override for override in parsed if len(override.key) == 1]
     parts = [override for override in parsed if len(override.key) > 1]
-    for group in (whole, parts):  # whole sections first: they settle whether optimizers are one or several
+    for group in (whole, parts):  # whole sections first: they decide whether there are several optimizers
         for override in sorted(group, key=overlay.rank):
             try:
                 notes += overlay.lay(override)
@@ -53,7 +54,7 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> tuple[Tree, list[st
 
 
 def _read_overrides(texts: Sequence[str]) -> tuple[list[Override], list[Problem]]:
-    """Read overrides, one of every key, and what is wrong with the others."""
+    """Return the overrides, one per key, and the problems of the others."""
     parsed: dict[tuple[str, ...], Override] = {}
     problems: list[Problem] = []
     for text in sorted(texts):
@@ -63,9 +64,9 @@ def _read_overrides(texts: Sequence[str]) -> tuple[list[Override], list[Problem]
                 raise ConfigError.of([_contradiction(override.key, parsed[override.key], override)])
             if override.key == ("base",):
                 raise ConfigError(
-                    "the base belongs to the file",
+                    "an override cannot set base",
                     where=str(override.position),
-                    fix="train from that file instead",
+                    fix="set it in the file, or train from the base itself",
                 )
             parsed[override.key] = override
         except OptlabError as error:
@@ -74,10 +75,10 @@ def _read_overrides(texts: Sequence[str]) -> tuple[list[Override], list[Problem]
 
 
 def contradictions(given: Sequence[tuple[Override, KeyPath, Any]]) -> list[Problem]:
-    """Return a problem for every two overrides that set the same key.
+    """Return a problem for every pair of overrides that set the same key.
 
     Args:
-        given: every override with the path that its key means and its value, written in full.
+        given: every override with its resolved path and its value, short forms expanded.
     """
     problems = []
     for number, (override, path, value) in enumerate(given):
@@ -99,12 +100,12 @@ def _contradiction(path: KeyPath, one: Override, other: Override) -> Problem:
 
 
 def _shared_path(one: Any, other: Any, path: KeyPath = (), *, ends: int) -> KeyPath | None:
-    """Return where two nested values both say something; None where they complete each other.
+    """Return a path that two nested values both set, or None if there is none.
 
     Args:
-        one, other: the values; a mapping with numbers for keys stands for some items of a list.
-        path: where they stand.
-        ends: from this depth on both are values, and mappings other than sections and components are whole.
+        one, other: the values; a mapping with integer keys represents some items of a list.
+        path: the path of the values.
+        ends: from this depth on, mappings other than sections and components count as one value.
     """
     if isinstance(one, list) and isinstance(other, dict):
         one, other = other, one
@@ -123,7 +124,7 @@ def _shared_path(one: Any, other: Any, path: KeyPath = (), *, ends: int) -> KeyP
 
 
 def gives(overrides: Sequence[str], key: str) -> bool:
-    """Tell whether overrides set a dotted key: by itself, in a mapping of its section, or a part of it."""
+    """Return whether overrides set a dotted key, a section that contains it, or a part of it."""
     path = tuple(key.split("."))
     return any(
         _shared_path(_nested(path, None), _nested(override.key, override.value), ends=len(path)) is not None
@@ -132,7 +133,7 @@ def gives(overrides: Sequence[str], key: str) -> bool:
 
 
 def _train_keys(overrides: Sequence[Override]) -> dict[Hashable, Any]:
-    """Return what the overrides together say about the section `train`, key by key."""
+    """Return the keys of the section `train` that the overrides set, with their values."""
     keys: dict[Hashable, Any] = {}
     for override in overrides:
         if override.key == ("train",) and isinstance(override.value, dict):
@@ -144,13 +145,13 @@ def _train_keys(overrides: Sequence[Override]) -> dict[Hashable, Any]:
 
 @dataclass(slots=True)
 class _Overlay:
-    """A config on which overrides are being laid, one after the other, whole values before their parts.
+    """A config to which overrides are applied one after the other, whole values before their parts.
 
     Args:
         tree: the config so far.
-        laid: the overrides so far, each with its path and its value, written in full.
-        labels: label and name of the items of every list that a key went through, as they were before any of
-            these was renamed: `optimizer.Adam.name=SGD` leaves `optimizer.Adam.lr` what it means.
+        laid: the overrides applied so far, each with its path and its value, short forms expanded.
+        labels: label and name of the items of every list that a key passed through, from before any override
+            renamed them: `optimizer.Adam.lr` has the same meaning after `optimizer.Adam.name=SGD`.
     """
 
     tree: Tree
@@ -158,7 +159,7 @@ class _Overlay:
     labels: dict[KeyPath, list[tuple[Any, Any]]] = field(default_factory=dict)
 
     def rank(self, override: Override) -> tuple[int, bool, str]:
-        """Return what overrides are sorted by: the shortest key first, of these the names first."""
+        """Return the sort key of an override: shorter keys first, then names first."""
         value = override.value
         names = (
             override.key[-1] == "name"
@@ -168,7 +169,7 @@ class _Overlay:
         return len(self._key(override)), not names, override.text
 
     def given(self) -> list[tuple[Override, KeyPath, Any]]:
-        """Return the overrides with paths and values in which a list of one optimizer is that optimizer."""
+        """Return the overrides with paths and values; a list of one optimizer is replaced by its item."""
         found = []
         for override, path, value in self.laid:
             whole = self.tree.data.get(path[0])
@@ -181,7 +182,7 @@ class _Overlay:
         return found
 
     def lay(self, override: Override) -> list[str]:
-        """Lay one override on the config; return a note when it dropped something of the config."""
+        """Apply one override; return a note if it dropped options."""
         path = self._resolve(override)
         value = override.value
         if path[-1] == "name" and slot_at(path[:-1]):
@@ -201,13 +202,13 @@ class _Overlay:
         }
         self.laid.append((override, path, value))
         if in_list and slot_at(path):
-            # The label is how this one is spoken of, and the match is its place among the others: both stay.
+            # The label addresses this item and the match selects its parameters: a new name drops neither.
             keep |= {(*path, "label"), (*path, "match")}
         dropped = put(self.tree, path, value, layer.positions, keep)
         return [f"override {override.text!r} drops {', '.join(dropped)}"] if dropped else []
 
     def _key(self, override: Override) -> tuple[str, ...]:
-        """Return a key without the label or the 0 that addresses the only optimizer or schedule."""
+        """Return a key without the label or the 0 that addresses a single optimizer or schedule."""
         head, *rest = override.key
         whole = self.tree.data.get(head)
         if len(rest) < 2 or head not in _SINGLE_OR_LIST:
@@ -220,7 +221,7 @@ class _Overlay:
         return (head, *rest[1:]) if rest[0] in aliases else override.key
 
     def _resolve(self, override: Override) -> KeyPath:
-        """Turn an override's key into a path of the tree: labels into indices, missing sections made."""
+        """Return the path of an override's key: replace labels by indices and create missing sections."""
         path: KeyPath = ()
         container = self.tree.data
         key = self._key(override)
@@ -239,7 +240,7 @@ class _Overlay:
         return path
 
     def _inside(self, path: KeyPath, value: Any, override: Override) -> Any:
-        """Return the container at `path`; one that is absent or null is made."""
+        """Return the container at `path`; create it if it is absent or null."""
         if value is None:
             put(self.tree, path, {}, {path: override.position})
             return value_at(self.tree.data, path)
@@ -252,7 +253,7 @@ class _Overlay:
         return value
 
     def _labels(self, path: KeyPath, items: list[Any]) -> list[tuple[Any, Any]]:
-        """Return label and name of every item of the list at `path`, as they were at the first look."""
+        """Return label and name of every item of the list at `path`, as of the first call."""
         if path not in self.labels:
             self.labels[path] = [
                 (item.get("label"), item.get("name")) if isinstance(item, dict) else (None, None)
@@ -261,7 +262,7 @@ class _Overlay:
         return self.labels[path]
 
     def _index(self, items: list[Any], part: str, path: KeyPath, override: Override) -> tuple[int, bool]:
-        """Return the index that `part` means, and whether it used `part` up."""
+        """Return the index of the item that `part` addresses, and whether `part` itself is that address."""
         labels = self._labels(path, items)
         for which in (0, 1):
             found = [index for index, names in enumerate(labels) if names[which] == part]
@@ -276,7 +277,7 @@ class _Overlay:
         head = ".".join(map(str, path))
         guess = nearest(part, choices)
         raise ConfigError(
-            f"{head} is a list of {len(items)}, and {part!r} is none of them",
+            f"{head} is a list of {len(items)}, and has no item {part!r}",
             key=".".join(override.key),
             where=str(override.position),
             expected=" or ".join(f"{head}.{choice}" for choice in choices) or f"{head}=[...]",
@@ -285,14 +286,14 @@ class _Overlay:
 
 
 def _nested(path: KeyPath, value: Any) -> Any:
-    """Return `value` inside a mapping for every part of its path."""
+    """Return `value` nested in one mapping per part of its path."""
     for part in reversed(path):
         value = {part: value}
     return value
 
 
 def _key(mapping: dict[Hashable, Any], part: str) -> Hashable:
-    """Return the key that `part` means: a number where the mapping's keys are numbers."""
+    """Return `part` as a key of the mapping: as a number if the mapping has numbers as keys."""
     if part not in mapping and any(not isinstance(key, str) for key in mapping):
         number = parse(part, Origin("", Path())).data
         if isinstance(number, int | float):

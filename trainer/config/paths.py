@@ -1,6 +1,6 @@
-"""Import paths of users' own components: `my_file.py:Thing` and `package.module:Thing`.
+"""Import paths of users' components: `my_file.py:Thing` and `package.module:Thing`.
 
-Pure string work: nothing is imported here and no file is looked at.
+These functions only parse strings: they import nothing and open no file.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ImportPath:
-    """Where a user's own component is.
+    """The parts of an import path.
 
     Args:
-        source: the Python file, or the dotted module.
+        source: the Python file, or the dotted name of the module.
         attribute: the class or function in it.
-        is_file: True when `source` is a file.
+        is_file: whether `source` is a file.
     """
 
     source: str
@@ -25,12 +25,12 @@ class ImportPath:
     is_file: bool
 
     def __str__(self) -> str:
-        """Return the path as it is written in a config."""
+        """Return the import path as written in a config."""
         return f"{self.source}:{self.attribute}"
 
 
 def split_import_path(text: str) -> ImportPath | None:
-    """Return the parts of `file.py:Thing` or `package.module:Thing`; None when the text is neither."""
+    """Return the parts of `file.py:Thing` or `package.module:Thing`, or None if the text is neither."""
     source, colon, attribute = text.rpartition(":")
     if not colon or not attribute.isidentifier() or "\0" in source:
         return None
@@ -42,7 +42,7 @@ def split_import_path(text: str) -> ImportPath | None:
 
 
 def absolute_import_path(text: str, folder: Path) -> str:
-    """Return `text` with its file made absolute against `folder`; every other text as it is."""
+    """Return `text` with its file as an absolute path from `folder`; return any other text unchanged."""
     path = split_import_path(text)
     if path is None or not path.is_file:
         return text
@@ -50,9 +50,9 @@ def absolute_import_path(text: str, folder: Path) -> str:
 
 
 def absolute_path(text: str, folder: Path) -> str:
-    """Return a path made absolute against `folder`, with `~` and `..` resolved but links kept."""
+    """Return the absolute path of `text` from `folder`; resolve `~` and `..`, but no symbolic links."""
     path = Path(text)
-    with suppress(RuntimeError):  # `~somebody` who does not exist is a file name like any other
+    with suppress(RuntimeError):  # `~name` without such a user is an ordinary file name
         path = path.expanduser()
     return _normal(folder.absolute() / path)
 

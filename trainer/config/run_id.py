@@ -1,4 +1,4 @@
-"""The name of a run's directory: what was overridden, then the seed, as `lr=0.1,seed=0`."""
+"""Names of run directories: the overrides, then the seed, as `lr=0.1,seed=0`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._+\-=,()\[\]{}]")
 def run_id(overrides: Sequence[str], seed: SeedConfig, *, texts: Mapping[str, str] | None = None) -> str:
     """Return the name of a run's directory.
 
-    Every overridden key is there by its last part, or by as many parts as tell it from the others; the seed
-    comes last (four numbers where the streams differ). Characters that file systems or shells mind are
-    percent-encoded; a name of more than 120 characters is cut and ends in a hash of the whole. Keys that say
-    where or how a run executes are left out (`MayDiffer.name`).
+    The name has the last part of every overridden key, or as many parts as are needed to be unique. The seed
+    comes last (four numbers if the streams differ). Characters that are special to file systems or shells
+    are percent-encoded. A name of more than 120 characters is truncated and gets a hash of the full name.
+    Keys marked with `MayDiffer.name` are omitted.
 
     Args:
-        overrides: as given on the command line; a later one of the same key wins.
+        overrides: as given on the command line; the last one of a key applies.
         seed: the run's seeds.
-        texts: values as text by dotted key, for keys that are named in any case: the axes of a sweep.
+        texts: values as text, by dotted key, for keys that are never omitted: the axes of a sweep.
     """
     chosen = {
         override.key: override
@@ -51,14 +51,14 @@ def run_id(overrides: Sequence[str], seed: SeedConfig, *, texts: Mapping[str, st
 
 
 def value_names(key: str, values: Sequence[Any]) -> list[str]:
-    """Return a text for every value of an axis, no two alike.
+    """Return a unique text for every value of an axis.
 
-    Values that a short text does not tell apart, such as two files of one name in different folders, get a
-    hash of the whole value.
+    Values with the same short text, such as two files of one name in different folders, get a hash of the
+    whole value.
 
     Args:
-        key: the axis, a dotted key.
-        values: what it holds.
+        key: the dotted key of the axis.
+        values: the values of the axis.
     """
     is_path = key == "data.path"
     names = [
@@ -75,7 +75,7 @@ def _names_the_run(override: Override) -> bool:
 
 
 def _shortest(keys: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:
-    """Return for every key its shortest tail that no other key ends in."""
+    """Return the shortest unique suffix of every key."""
     labels = {}
     for key in keys:
         lengths = range(1, len(key) + 1)
@@ -85,7 +85,7 @@ def _shortest(keys: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:
 
 
 def value_name(value: Any) -> str:
-    """Return a value as a person would type it; text that YAML reads as another value is quoted."""
+    """Return a value as written on a command line; quote text that YAML reads as another value."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""The signature is the schema: a builder's keywords become a strict pydantic model of its options.
+"""Derive a strict pydantic model of a builder's options from its signature.
 
-Works on any class or function, torch's own included, without importing torch: types that YAML cannot write
-are recognised by being none of those that it can. What the builders do is not known here.
+This works for any class or function, including those of torch, without importing torch: every type that is
+not known to be representable in YAML counts as not representable.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ _SETS = (set, frozenset, collections.abc.Set)
 
 @dataclass(frozen=True, slots=True)
 class ImportPathText:
-    """Marks an option whose text is an import path: relative files in it start at the YAML file's folder."""
+    """Marks an option that is an import path: a relative file in it starts at the folder of the YAML file."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuilderDefault:
-    """Marks an option whose default YAML cannot write: left unset, the builder uses its own."""
+    """Marks an option whose default YAML cannot represent: if it is unset, the builder uses its default."""
 
 
 class _AnyAttribute(type):
-    """Lets `torch.Tensor` be read off a `torch` that nobody imported."""
+    """Allows `torch.Tensor` in an annotation when `torch` is not imported."""
 
     def __getattr__(cls, name: str) -> type:
         if name.startswith("__"):
@@ -66,7 +66,7 @@ class _AnyAttribute(type):
 
 
 class _Unrepresentable(metaclass=_AnyAttribute):
-    """Stands for a type whose values YAML cannot write (a tensor, a generator, an unknown name)."""
+    """Represents a type whose values YAML cannot represent (a tensor, a generator, an unknown name)."""
 
     def __class_getitem__(cls, item: object) -> type:
         return cls
@@ -74,13 +74,13 @@ class _Unrepresentable(metaclass=_AnyAttribute):
 
 def _check_import_path(text: str) -> str:
     if split_import_path(text) is None:
-        raise ValueError("an import path is needed, as my_file.py:thing or package.module:thing")
+        raise ValueError("expected an import path, as my_file.py:thing or package.module:thing")
     return text
 
 
 def _check_not_nan(value: float) -> float:
     if math.isnan(value):
-        raise ValueError("NaN is not a number to compute with")
+        raise ValueError("NaN is not allowed")
     return value
 
 
@@ -89,7 +89,7 @@ _UnboundedFloat = Annotated[float, AllowInfNan(True), AfterValidator(_check_not_
 
 
 class Options(BaseModel):
-    """The options of one component: unknown keys are errors, types strict, numbers finite, values fixed."""
+    """The options of a component. Unknown keys are errors, types are strict, numbers are finite."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -110,19 +110,19 @@ def schema_from_signature(
 ) -> type[BaseModel]:
     """Derive the option model of a builder from its signature and docstring.
 
-    Tensors and other types that YAML cannot write are dropped from unions; a `Callable` becomes an import
-    path; tuples accept lists; `Iterable[int]` and the like are lists. Numbers must be finite unless the
-    default is not. An option without annotation takes any value.
+    Types that YAML cannot represent, such as tensors, are removed from unions. A `Callable` becomes an import
+    path. Tuples accept lists; `Iterable[int]` and similar types are lists. Numbers must be finite unless the
+    default is infinite. An option without annotation accepts any value.
 
     Args:
         builder: a class, a function or a `functools.partial` of one.
-        drop: parameters that the caller gives itself.
-        optional: required parameters that may be left unset, because the caller fills them then.
-        reserved: names that a config cannot give an option; the builder keeps its default there. A required
-            parameter of such a name stays in the model, for the caller to refuse.
+        drop: parameters that the caller passes itself.
+        optional: required parameters that may be unset, because the caller fills them in.
+        reserved: names that a config cannot use for an option; the builder uses its default for them. A
+            required parameter with such a name stays in the model, so that the caller can reject it.
 
     Raises:
-        ConfigError: the builder has no readable signature; `key` is "name".
+        ConfigError: the signature of the builder cannot be read; `key` is "name".
     """
     descriptions = parse_args_section(_docstring(builder))
     fields: dict[str, tuple[Any, FieldInfo]] = {}
@@ -148,7 +148,7 @@ def schema_from_signature(
 def _create(name: str, fields: Mapping[str, tuple[Any, FieldInfo]]) -> type[BaseModel]:
     def create(chosen: Mapping[str, tuple[Any, FieldInfo]]) -> type[BaseModel]:
         with warnings.catch_warnings():
-            # A user's option may be called `copy` or `json`, which pydantic's own methods are, too.
+            # A user's option may have the name of a pydantic method, as `copy` or `json`.
             warnings.simplefilter("ignore", UserWarning)
             definitions: dict[str, Any] = dict(chosen)
             return create_model(name, __base__=Options, **definitions)
@@ -163,12 +163,12 @@ def _create(name: str, fields: Mapping[str, tuple[Any, FieldInfo]]) -> type[Base
     try:
         return create(fields)
     except (PydanticUserError, TypeError):
-        # A type that pydantic cannot check: the builder checks it.
+        # Pydantic does not support a type: options of that type accept any value.
         return create({key: field if understood(key) else (Any, field[1]) for key, field in fields.items()})
 
 
 def _misfitting_defaults(model: type[BaseModel]) -> set[str]:
-    """Return the options whose default is none of the annotated values, as in `eps: int = 1e-8`."""
+    """Return the options whose default does not match the annotation, as in `eps: int = 1e-8`."""
     try:
         model.model_validate({})
     except ValidationError as error:
@@ -180,7 +180,7 @@ def _misfitting_defaults(model: type[BaseModel]) -> set[str]:
 
 
 def _field(parameter: inspect.Parameter, names: _Names, description: str) -> tuple[Any, FieldInfo] | None:
-    """Return the pydantic field of a parameter; None when YAML cannot write it and need not."""
+    """Return the pydantic field of a parameter; None if it is optional and YAML cannot represent it."""
     required = parameter.default is inspect.Parameter.empty
     unbounded = not required and any(
         isinstance(x, float) and math.isinf(x) for x in _leaves(parameter.default)
@@ -200,13 +200,13 @@ def _field(parameter: inspect.Parameter, names: _Names, description: str) -> tup
 
 
 def _info(default: Any, description: str) -> FieldInfo:
-    # An empty description would hide the one that the builder may have given with `Field`.
+    # An empty description would replace one that the builder has set with `Field`.
     info: FieldInfo = Field(default, description=description) if description else Field(default)
     return info
 
 
 def _unset(annotation: Any, description: str) -> tuple[Any, FieldInfo]:
-    """Return the field that may be left to the builder."""
+    """Return a field that may be unset, for which the builder then uses its default."""
     left_open: Any = Annotated[_union([annotation, None]), BuilderDefault()]
     return left_open, _info(None, description)
 
@@ -242,12 +242,12 @@ def _union(members: list[Any]) -> Any:
 
 
 def _represent(annotation: Any, names: _Names, unbounded: bool) -> Any:
-    """Return the pydantic type of what YAML can write of an annotation; `_Unrepresentable` when nothing.
+    """Return the pydantic type of the values of an annotation that YAML can represent, or `_Unrepresentable`.
 
     Args:
         annotation: a type, a string that names one, or `inspect.Parameter.empty`.
-        names: what strings are looked up in.
-        unbounded: True lets floats be infinite.
+        names: the names in which strings are looked up.
+        unbounded: whether floats may be infinite.
     """
 
     def inner(part: Any) -> Any:
@@ -300,7 +300,7 @@ def _represent(annotation: Any, names: _Names, unbounded: bool) -> Any:
 
 
 class _Names(dict[str, Any]):
-    """The names that a builder's annotations may use: its module's, then those usual in annotations."""
+    """The names available to a builder's annotations: those of its module, then common names for types."""
 
     def __init__(self, module: Mapping[str, Any]) -> None:
         super().__init__()
@@ -313,7 +313,7 @@ class _Names(dict[str, Any]):
         return _Unrepresentable
 
     def evaluate(self, text: str) -> Any:
-        """Return the type that a string names; Any when it cannot be understood."""
+        """Return the type that a string names, or Any if it cannot be evaluated."""
         try:
             return eval(text, {}, self)
         except Exception:
@@ -328,16 +328,16 @@ def _unwrap(builder: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _inits(cls: type) -> list[Callable[..., Any]]:
-    """Return the `__init__` of a class and of those above it, nearest first."""
+    """Return the `__init__` methods of a class and its base classes, in resolution order."""
     return [
         vars(above)["__init__"] for above in cls.__mro__ if "__init__" in vars(above) and above is not object
     ]
 
 
 def _parameters(builder: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter, _Names]]:
-    """Yield a builder's keyword parameters with the names that their annotations may use.
+    """Yield a builder's keyword parameters with the names available to their annotations.
 
-    A class that passes `**kwargs` on offers the optional parameters of the class above, too.
+    A class that accepts `**kwargs` also has the optional parameters of its base class.
     """
     signature = _signature(builder)
     function = _unwrap(builder)
@@ -369,7 +369,7 @@ def _signature(builder: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(builder)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{builder!r} does not tell its options: {error}",
+            f"cannot read the options of {builder!r} from its signature: {error}",
             key="name",
             expected="a class or a function written in Python",
         ) from error
@@ -382,7 +382,7 @@ def _names_of(function: Callable[..., Any]) -> _Names:
 
 
 def _docstring(builder: Callable[..., Any]) -> str:
-    """Return the docstring in which a builder's arguments are described: the class's, else its __init__'s."""
+    """Return the docstring that describes a builder's arguments: that of the class or of its `__init__`."""
     function = _unwrap(builder)
     docs = [function.__doc__ or ""]
     if isinstance(function, type):
@@ -398,9 +398,9 @@ _ENTRY = re.compile(
 
 
 def parse_args_section(doc: str) -> dict[str, str]:
-    """Return what a docstring's `Args:` section says of each argument, in one line without markup.
+    """Return the description of each argument in a docstring's `Args:` section, on one line, without markup.
 
-    Understands `name: text` and torch's `name (type, optional): text`, over several lines.
+    Entries may be `name: text` or, as in torch, `name (type, optional): text`, and span several lines.
     """
     entries: dict[str, list[str]] = {}
     section_indent: int | None = None
@@ -428,7 +428,7 @@ def parse_args_section(doc: str) -> dict[str, str]:
 
 
 def _plain_text(text: str) -> str:
-    """Take RST markup, formulas' backslashes and the repeated default out of a description."""
+    """Remove RST markup, backslashes of formulas and the default from a description."""
     text = re.split(r"\s\.\. \w+::", " " + text)[0]
     text = re.sub(r":math:`([^`]*)`", lambda found: re.sub(r"\\(?:text|mathrm)?|[{}]", "", found[1]), text)
     text = re.sub(r":[a-z:]+:`~?([^`]*)`", r"\1", text)
@@ -442,12 +442,12 @@ def _plain_text(text: str) -> str:
 
 
 def is_path(info: FieldInfo) -> bool:
-    """Tell whether an option takes a path of the file system."""
+    """Return whether the values of an option are file system paths."""
     return any(part is Path for part in _parts(info.annotation))
 
 
 def is_import_path(info: FieldInfo) -> bool:
-    """Tell whether an option takes an import path."""
+    """Return whether the values of an option are import paths."""
     marks = (*info.metadata, *_parts(info.annotation))
     return any(isinstance(mark, ImportPathText) for mark in marks)
 

@@ -1,4 +1,4 @@
-"""Pydantic's errors in plain words: what was found, what was expected, the nearest right name."""
+"""Convert pydantic's errors to problems: what was found, what was expected, the closest valid name."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ _LIMITS = {
     "string_pattern_mismatch": ("pattern", "text that matches {}"),
 }
 
-MOST_PROBLEMS = 100  # of one mapping; a hostile file has ten thousand, and the nearest names take a second
+MOST_PROBLEMS = 100  # per mapping; for 10,000 problems of a hostile file, the closest names take a second
 
 
 def explain(
     error: ValidationError, data: Any, model: type[BaseModel], *, siblings: Sequence[str] = ()
 ) -> Iterator[tuple[KeyPath, Problem]]:
-    """Yield each thing that is wrong, once, with its path in the data.
+    """Yield each problem once, with its path in the data.
 
     Args:
-        error: what pydantic raised.
-        data: the plain values that it was given.
-        model: the model that they were held against.
-        siblings: keys that are right beside the model's own at the top.
+        error: the error of pydantic.
+        data: the plain values that were validated.
+        model: the model that validated them.
+        siblings: further keys that are valid at the top level.
     """
     by_path: dict[KeyPath, list[tuple[Any, bool]]] = {}
     found = error.errors(include_url=False)
@@ -67,15 +67,15 @@ def explain(
     for path, items in by_path.items():
         deeper = any(len(other) > len(path) and other[: len(path)] == path for other in by_path)
         if deeper and all(in_union for _, in_union in items):
-            continue  # a member of the union came further, and says more
+            continue  # another member of the union reports a more specific problem
         yield path, _problem([item for item, _ in items], path, data, model, siblings)
     if len(found) > MOST_PROBLEMS:
         path, _ = _path_in_data(found[MOST_PROBLEMS]["loc"], data, found[MOST_PROBLEMS]["type"])
-        yield path, Problem(f"from here on {len(found) - MOST_PROBLEMS:,} more problems")
+        yield path, Problem(f"{len(found) - MOST_PROBLEMS:,} more problems from here on")
 
 
 def _path_in_data(loc: Sequence[Hashable], data: Any, kind: str) -> tuple[KeyPath, bool]:
-    """Return pydantic's location without the names of union members, and whether it had any."""
+    """Return pydantic's location without the names of union members, and whether there were any."""
     path: KeyPath = ()
     in_union = False
     for number, part in enumerate(loc):
@@ -114,9 +114,9 @@ def _problem(
 
 
 def _unknown_key(path: KeyPath, data: Any, model: type[BaseModel], siblings: Sequence[str]) -> Problem:
-    if not path:  # pydantic gives no place to a key that is neither text nor a whole number
+    if not path:  # pydantic gives no location for a key that is neither a string nor an integer
         odd = [repr(key) for key in data if not isinstance(key, str | int)] if isinstance(data, dict) else []
-        return Problem(f"unknown key {', '.join(odd)}".rstrip(), expected="names as keys")
+        return Problem(f"unknown key {', '.join(odd)}".rstrip(), expected="text as keys")
     parent = _model_at(model, path[:-1])
     choices = [] if parent is None else [key for key in parent.model_fields if key != "options"]
     if len(path) == 1:
@@ -124,7 +124,7 @@ def _unknown_key(path: KeyPath, data: Any, model: type[BaseModel], siblings: Seq
     guess = nearest(str(path[-1]), choices)
     return Problem(
         f"unknown key {path[-1]!r}",
-        expected=f"one of {', '.join(choices)}" if choices else "no key here",
+        expected=f"one of {', '.join(choices)}" if choices else "no keys",
         fix=f"did you mean {guess!r}?" if guess else "",
     )
 
@@ -181,7 +181,7 @@ def _shown(value: Any) -> str:
 
 
 def _model_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
-    """Return the model that describes the mapping at `path`; None when none does."""
+    """Return the model of the mapping at `path`, or None if there is none."""
     for part in path:
         if isinstance(part, int):
             continue

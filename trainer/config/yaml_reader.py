@@ -1,8 +1,8 @@
-"""YAML text to plain Python values, with the place of every key and list item.
+"""Read YAML text as plain Python values, with the location of every key and list item.
 
-Reads the parser's events itself, because the events know their lines, because nothing but plain values can
-come out of it, and because a hostile file is refused before it grows: depth and size are counted while
-reading, aliases before they are expanded. What the keys mean is not known here.
+The reader processes the events of PyYAML's parser itself: events have line numbers, the result contains
+only plain values, and depth and size are checked while reading, before aliases are expanded, so a hostile
+file is rejected early.
 
 Scalars follow YAML 1.2, not 1.1: `1e-3` is a number, `yes`, `no`, `on` and `off` are strings, `012` is 12.
 """
@@ -44,12 +44,12 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a text comes from.
+    """The source of a text.
 
     Args:
-        name: how messages call it: the file, or `override 'optimizer.lr=0.1'`.
-        folder: what relative paths in it are relative to.
-        lines: False where a line number would say nothing.
+        name: its name in messages: the file, or `override 'optimizer.lr=0.1'`.
+        folder: the folder at which relative paths in the text start.
+        lines: whether messages include line numbers.
     """
 
     name: str
@@ -59,23 +59,23 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The place of a key or a list item: its origin and its line, from 1."""
+    """The location of a key or a list item: its origin and its line, from 1."""
 
     origin: Origin
     line: int = 0
 
     def __str__(self) -> str:
-        """Return `file:line`, or the origin's name where lines say nothing."""
+        """Return `file:line`, or the name of the origin if it has no lines."""
         return f"{self.origin.name}:{self.line}" if self.origin.lines and self.line else self.origin.name
 
 
 @dataclass(slots=True)
 class Tree:
-    """Plain values and the place of each.
+    """Plain values with their locations.
 
     Args:
         data: dicts, lists, strings, numbers, booleans and None.
-        positions: by path from the root, as `("optimizer", "groups", 0, "lr")`; the root is `()`.
+        positions: the locations by path, as `("optimizer", "groups", 0, "lr")`; the root is `()`.
     """
 
     data: Any
@@ -84,7 +84,7 @@ class Tree:
 
 @dataclass(slots=True)
 class _Node:
-    """A YAML node; `size` and `height` count what stands below it with aliases expanded."""
+    """A YAML node; `size` and `height` are those of its subtree with aliases expanded."""
 
     line: int
     scalar: Any = None
@@ -96,7 +96,7 @@ class _Node:
 
 
 def display_name(path: Path) -> str:
-    """Return how messages call a file: relative to the working directory where it lies below it."""
+    """Return the name of a file for messages: relative to the working directory if it is inside."""
     try:
         return str(path.absolute().relative_to(Path.cwd()))
     except (ValueError, OSError):
@@ -107,12 +107,12 @@ def read_file(path: Path) -> Tree:
     """Read a YAML file whose top level is a mapping.
 
     Raises:
-        ConfigError: it cannot be read, is too large, is no UTF-8 or no YAML, or holds more than plain values.
+        ConfigError: the file cannot be read, is too large, is not UTF-8 or YAML, or has tags or objects.
     """
     name = display_name(path)
     origin = Origin(name, path.absolute().parent)
     try:
-        if path.is_fifo():  # as `optlab train <(generate)` gives it
+        if path.is_fifo():  # as in `optlab train <(generate)`
             content = _read_pipe(path, name)
         elif not path.is_file():
             what = "this is not a file" if path.exists() else "there is no such file"
@@ -122,7 +122,7 @@ def read_file(path: Path) -> Tree:
                 content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot read it: {getattr(error, 'strerror', None) or error}", where=name
+            f"cannot read the file: {getattr(error, 'strerror', None) or error}", where=name
         ) from error
     try:
         text = content[:MAX_BYTES].decode("utf-8-sig")
@@ -132,7 +132,7 @@ def read_file(path: Path) -> Tree:
             raise ConfigError(
                 f"byte 0x{content[error.start]:02x} is not UTF-8 text",
                 where=f"{name}:{line}",
-                fix="save it as UTF-8",
+                fix="save the file as UTF-8",
             ) from error
         text = ""
     if len(content) > MAX_BYTES:
@@ -141,15 +141,15 @@ def read_file(path: Path) -> Tree:
 
 
 def _read_pipe(path: Path, name: str) -> bytes:
-    """Read a pipe to its end, or one byte more than a config may have; nobody waits for a silent one."""
+    """Read a pipe up to one byte more than a config may have; raise ConfigError if no data arrives."""
     content = b""
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
         while len(content) <= MAX_BYTES:
             if not select.select([pipe], [], [], PIPE_SECONDS)[0]:
                 raise ConfigError(
-                    f"nothing came through this pipe for {PIPE_SECONDS:g} s",
+                    f"no data arrived through this pipe for {PIPE_SECONDS:g} s",
                     where=name,
-                    expected="a YAML file, or a pipe that somebody writes to",
+                    expected="a YAML file, or a pipe with a process that writes to it",
                 )
             part = pipe.read(MAX_BYTES + 1 - len(content))
             if not part:
@@ -159,7 +159,7 @@ def _read_pipe(path: Path, name: str) -> bytes:
 
 
 def parse_mapping(text: str, origin: Origin) -> Tree:
-    """Parse YAML text whose top level is a mapping; ConfigError as `read_file`."""
+    """Parse YAML text whose top level is a mapping; raise ConfigError as `read_file` does."""
     tree = parse(text, origin)
     if not isinstance(tree.data, dict):
         found = "nothing" if tree.data is None else f"a {type(tree.data).__name__}"
@@ -172,7 +172,7 @@ def parse_mapping(text: str, origin: Origin) -> Tree:
 
 
 def parse(text: str, origin: Origin) -> Tree:
-    """Parse one YAML document of plain values; ConfigError as `read_file`."""
+    """Parse one YAML document of plain values; raise ConfigError as `read_file` does."""
     if len(text) > MAX_BYTES:
         raise _too_large(origin.name)
     if "\0" in text:
@@ -191,20 +191,20 @@ def parse(text: str, origin: Origin) -> Tree:
 
 
 def _too_large(name: str) -> ConfigError:
-    return ConfigError("the file is larger than 1 MiB", where=name, expected="a config of some lines")
+    return ConfigError("the file is larger than 1 MiB", where=name, expected="a config of at most 1 MiB")
 
 
 def _refuse_depth(text: str, origin: Origin) -> None:
-    """Raise our own error where a text that the parser refused is nested too deeply; else return.
+    """Raise ConfigError if a text that the parser rejected is nested too deeply; otherwise return.
 
-    The parser reads ahead after an opening bracket and has a limit of its own (in some releases), so it can
-    refuse a text before its first event. The text up to the first bracket beyond our limit is short enough.
+    The parser reads ahead after an opening bracket and has its own limit in some releases, so it can reject a
+    text before its first event. Therefore parse only the text up to the first bracket beyond our limit.
     """
     depth = 0
     for bracket in re.finditer(r"[\[\]{}]", text):
         depth += 1 if bracket.group() in "[{" else -1
         if depth > MAX_DEPTH:
-            with contextlib.suppress(yaml.YAMLError):  # the brackets stood in a quoted text or a comment
+            with contextlib.suppress(yaml.YAMLError):  # the brackets were in quoted text or in a comment
                 _compose(text[: bracket.end()], origin)
             return
 
@@ -221,7 +221,7 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, origin: Origin) -> Con
 
 
 def _compose(text: str, origin: Origin) -> _Node:
-    """Build the node tree from the parser's events, counting depth and size on the way."""
+    """Build the node tree from the parser's events, and check depth and size."""
     anchors: dict[str, _Node | None] = {}
     open_nodes: list[tuple[_Node, str | None]] = []
     waiting_keys: list[_Node | None] = []
@@ -232,7 +232,7 @@ def _compose(text: str, origin: Origin) -> _Node:
         return ConfigError(what, where=str(Position(origin, line)), expected=expected)
 
     def place(node: _Node, line: int) -> None:
-        """Put a finished node into the collection that is open."""
+        """Add a finished node to the innermost open collection."""
         nonlocal root
         if len(open_nodes) + node.height > MAX_DEPTH:
             raise refuse(f"values are nested more than {MAX_DEPTH} deep", line)
@@ -270,9 +270,7 @@ def _compose(text: str, origin: Origin) -> _Node:
                     if anchor in anchors
                     else f"there is no anchor &{anchor} above"
                 )
-                raise refuse(
-                    what, line, "" if anchor in anchors else "an alias of a value that stands above it"
-                )
+                raise refuse(what, line, "" if anchor in anchors else "an alias of an anchor above it")
             place(target, line)
         elif isinstance(event, yaml.ScalarEvent):
             node = _scalar(event, line, refuse)
@@ -302,9 +300,9 @@ def _compose(text: str, origin: Origin) -> _Node:
 def _scalar(event: Any, line: int, refuse: Any) -> _Node:
     text: str = event.value
     tag = event.tag
-    if "\0" in text:  # in no name, path or text that an operating system takes
+    if "\0" in text:  # not allowed in file names and arguments
         raise refuse("there is a NUL character", line, "text without \\0")
-    if max(len(text), len(tag or "")) > MAX_TEXT:  # a message that shows it shall stay one to read
+    if max(len(text), len(tag or "")) > MAX_TEXT:  # error messages show the text
         raise refuse(f"a text has more than {MAX_TEXT:,} characters", line)
     if tag in (None, "!"):
         if not event.implicit[0]:
@@ -318,7 +316,7 @@ def _scalar(event: Any, line: int, refuse: Any) -> _Node:
         if not tag.startswith(_TAG) or (kind != "str" and pattern is None):
             raise refuse(f"unknown tag {tag!r}", line, "plain values without tags")
         if pattern and not pattern.match(text):
-            raise refuse(f"{text!r} is no !!{kind}", line)
+            raise refuse(f"{text!r} is not a !!{kind}", line)
     if kind == "str":
         return _Node(line, text)
     if len(text) > 400:
@@ -347,7 +345,7 @@ def _number(kind: str, text: str) -> Any:
 
 
 def _construct(node: _Node, path: KeyPath, positions: dict[KeyPath, Position], origin: Origin) -> Any:
-    """Turn nodes into plain values; aliases become values of their own."""
+    """Convert nodes to plain values; every alias becomes a copy."""
     if node.items is not None:
         for index, item in enumerate(node.items):
             positions[(*path, index)] = Position(origin, item.line)
@@ -362,7 +360,7 @@ def _construct(node: _Node, path: KeyPath, positions: dict[KeyPath, Position], o
 
 
 def _entries(node: _Node, origin: Origin) -> Mapping[Hashable, tuple[int, _Node]]:
-    """Return a mapping's keys with their lines and values; `<<` gives what the mapping itself lacks."""
+    """Return a mapping's keys with their lines and values; `<<` adds keys that the mapping itself lacks."""
     own: dict[Hashable, tuple[int, _Node]] = {}
     inherited: dict[Hashable, tuple[int, _Node]] = {}
     merged_at = 0
@@ -390,7 +388,7 @@ def _entries(node: _Node, origin: Origin) -> Mapping[Hashable, tuple[int, _Node]
 
 def _duplicate(key: object, first_line: int, where: str) -> ConfigError:
     return ConfigError(
-        f"the key {key!r} stands here and in line {first_line}", where=where, fix="keep one of them"
+        f"the key {key!r} is already set in line {first_line}", where=where, fix="keep one of them"
     )
 
 
