@@ -174,7 +174,7 @@ def test_a_folder_that_takes_nothing_stops_no_run(
     dataset = cached([source], small_set, variant=[])
     assert_equal(dataset, small_set())
     assert len(dataset.notes) == 1
-    assert "cannot keep the decoded data in" in dataset.notes[0]
+    assert "cannot save the decoded data in" in dataset.notes[0]
     assert not folder.is_dir() or list(folder.iterdir()) == []
 
 

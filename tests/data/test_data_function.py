@@ -93,10 +93,10 @@ def test_a_whole_data_set_passes_as_it_is() -> None:
         ),
         (
             "return Dataset(Split(t, k), Split(t.float(), k), ('a', 'b', 'c'), 'd')",
-            "training and test differ in their type",
+            "training and test have different types",
         ),
         ("return Dataset(Split(t, k), Split(t, k), None, 'd')", "train.targets is int64 [60]"),
-        ("return Dataset(Split(t, k), Split(t, k), ('a',), 'd')", "train.targets goes from 0 to 2"),
+        ("return Dataset(Split(t, k), Split(t, k), ('a',), 'd')", "train.targets has values from 0 to 2"),
         ("return Dataset(Split(t, k), Split(t, k), ('a', 'b', 'c'), 'd', val=t)", "val is a Tensor"),
         ("raise KeyError('x')", "my_data.py:11)"),
         ("return Split(t, k[:3])", "my_data.py:11)"),

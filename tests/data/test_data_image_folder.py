@@ -101,7 +101,7 @@ def test_many_faults_are_counted(tmp_path: Path) -> None:
     folder(tmp_path)
     for number in range(9):
         (tmp_path / "train" / "cat" / f"c{number}.png").write_bytes(b"")
-    with pytest.raises(DataError, match="5 more images are at fault") as caught:
+    with pytest.raises(DataError, match="5 more images cannot be read") as caught:
         image_folder(path=str(tmp_path))
     assert len(caught.value.problems) == 5
 

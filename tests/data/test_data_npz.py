@@ -98,7 +98,7 @@ def test_float_targets_are_real_targets(tmp_path: Path, shape: tuple[int, ...], 
         ({"y_train": np.eye(3, dtype=np.int64)[Y]}, "argmax"),
         ({"y_train": np.array(["a"] * 6)}, "y_train: targets of type <U1"),
         ({"y_test": np.ones(2)}, "differ in kind"),
-        ({"y_train": np.array([object()] * 6)}, "y_train holds Python objects"),
+        ({"y_train": np.array([object()] * 6)}, "y_train has Python objects"),
         ({"x_train": np.zeros((6, 3, 3, 3), np.uint8)}, "layout=nhwc"),
         ({"x_train": np.zeros((6, 9, 9, 9), np.uint8)}, "layout=nhwc"),
         ({"y_train": np.int64(3)}, "y_train is a single value"),
@@ -111,7 +111,7 @@ def test_float_targets_are_real_targets(tmp_path: Path, shape: tuple[int, ...], 
         ({"x_val": X, "y_val": np.ones(6)}, "y_train and y_val differ in kind"),
         ({"x_val": X, "y_val": Y + 1}, "y_val: label 3 in row 2"),
         ({"x_val": X[:0], "y_val": Y[:0]}, "x_val: inputs of shape"),
-        ({"x_val": X, "y_val": np.array([object()] * 6)}, "y_val holds Python objects"),
+        ({"x_val": X, "y_val": np.array([object()] * 6)}, "y_val has Python objects"),
         ({"y_train": Y.astype(complex)}, "targets of type complex128"),
         ({"y_train": Y.astype([("a", int)])}, "targets of type"),
     ],
@@ -152,7 +152,7 @@ def test_an_array_beyond_the_memory_is_refused_before_it_is_read(
     path = write(tmp_path)
     monkeypatch.setattr(room, "memory_bytes", lambda: 100)
     monkeypatch.setattr(room, "_read_array", lambda *_: pytest.fail("read the array"))
-    with pytest.raises(DataError, match="GiB memory"):
+    with pytest.raises(DataError, match="GiB of memory"):
         npz(path=path)
 
 
@@ -163,7 +163,7 @@ def test_a_forged_header_does_not_allocate(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for key in KEYS:
             archive.writestr(f"{key}.npy", forged)
-    with pytest.raises(DataError, match="GiB memory"):
+    with pytest.raises(DataError, match="GiB of memory"):
         npz(path=str(path))
 
 

@@ -262,7 +262,7 @@ def test_a_cifar_batch_of_another_form_is_refused(tmp_path: Path, entry: object)
     with pytest.raises(DataError, match="data_batch_1"):
         read_cifar_batch(file, "labels", 10)
     file.write_bytes(pickle.dumps(entry)[:-2])
-    with pytest.raises(DataError, match="no CIFAR batch"):
+    with pytest.raises(DataError, match="not a CIFAR batch"):
         read_cifar_batch(file, "labels", 10)
 
 
@@ -289,7 +289,7 @@ def test_an_svhn_file_of_another_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="label -1"):
         read_svhn(file)
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(DataError, match="no SVHN file"):
+    with pytest.raises(DataError, match="not an SVHN file"):
         read_svhn(file)
 
 

@@ -243,7 +243,7 @@ def test_a_pickle_that_asks_for_64_gib_in_nine_bytes_is_refused_unread(tmp_path:
     path = tmp_path / "data_batch_1"
     for content in (b"\x80\x02Nr\xff\xff\xff\xff.", b"Np4294967295\n."):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"data_batch_1: no CIFAR batch.*numbers a value 4,294,967,295"):
+        with pytest.raises(DataError, match=r"data_batch_1: not a CIFAR batch.*the memo index 4,294,967,295"):
             read_cifar_batch(path, "labels", 10)
 
 

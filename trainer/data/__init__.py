@@ -1,5 +1,5 @@
-"""Data: sets held in memory as tensors, their splits, what is done to a batch, and the batches.
+"""Data sets in memory as tensors, their splits, preprocessing, augmentations and batches.
 
-Readers return a `Dataset`; nothing here knows configs, models or the training loop, and nothing here
-touches PIL once a set is in memory.
+Readers return a `Dataset`. This folder does not import configs, models or the training loop. PIL is used only
+to read images into memory.
 """

@@ -1,6 +1,6 @@
-"""Plain arrays to a data set: layouts, types, ranges, and one message for everything that does not fit.
+"""Build a data set from arrays: check their layouts, types and ranges.
 
-Reads no files; for the arrays of an .npz file and for what a user's own function returns.
+The arrays come from an .npz file or from a user's function; this module reads no files.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ TargetType = Literal["auto", "classes", "real"]
 
 
 def check_keys(names: set[str], where: str, how: str) -> tuple[str, ...]:
-    """Return the names of the arrays to read: the four, and the two of a validation split where it is there.
+    """Return the names of the arrays to read: the required ones, and those of a validation split if given.
 
     Args:
-        names: those that are there.
-        where: the file or function that they are from.
-        how: how to write or return the four, for the message.
+        names: the names of the available arrays.
+        where: the file or function that the arrays come from.
+        how: how to write or return the required arrays, for the message.
 
     Raises:
-        DataError: one of the four is missing, or one of the two without the other.
+        DataError: a required array is missing, or only one array of a validation split is given.
     """
     missing = [key for key in KEYS if key not in names]
     if missing:
@@ -62,19 +62,19 @@ def from_arrays(
     how_to_change: str = "data.target_type=real makes them real values, for a regression",
     unused: Sequence[str] = (),
 ) -> Dataset:
-    """Return the data set of x_train, y_train, x_test, y_test and, where they are there, x_val and y_val.
+    """Return the data set of x_train, y_train, x_test, y_test and, if given, x_val and y_val.
 
     Args:
-        arrays: by name, those that `check_keys` asks for.
-        where: the file or function that they are from.
-        layout: where the channels of 4-dimensional inputs are.
-        target_type: what integer targets are; `auto` takes them for classes and says so in a note.
+        arrays: the arrays by name, those returned by `check_keys`.
+        where: the file or function that the arrays come from.
+        layout: the position of the channels in 4-dimensional inputs.
+        target_type: the meaning of integer targets; `auto` treats them as classes and adds a note.
         how_to_change: the end of that note.
-        unused: names of arrays that stand beside these; a note says so.
+        unused: names of further arrays, which are not used; a note lists them.
 
     Raises:
-        DataError: an array is of another type, length or shape, has NaN or infinity, or labels outside the
-            training classes.
+        DataError: an array has a wrong type, length or shape, contains NaN or infinity, or has labels outside
+            the training classes.
     """
     keys = tuple(key for key in (*KEYS, *VAL_KEYS) if key in arrays)
     parts = [key.removeprefix("x_") for key in keys if key.startswith("x_")]
@@ -113,15 +113,15 @@ def from_arrays(
 
 
 def dataset_of(made: Any, *, where: str) -> Dataset:
-    """Return what a user's own function returned as a data set.
+    """Convert the return value of a user's function to a data set.
 
     Args:
-        made: a `Dataset`, which passes as it is; a mapping with the names of an .npz file (x_train ...); or
+        made: a `Dataset` (returned unchanged); a mapping with the names of an .npz file (x_train ...); or
             pairs of inputs and targets: (x_train, y_train), (x_test, y_test). NumPy arrays or torch tensors.
         where: the function.
 
     Raises:
-        DataError: it is something else, or its arrays do not fit, as `from_arrays`.
+        DataError: the value has another type, or its arrays are not valid (see `from_arrays`).
     """
     if isinstance(made, Dataset):
         return made
@@ -172,7 +172,7 @@ def _unusable(what: str, where: str) -> DataError:
 
 
 def _check_like_train(part: str, inputs: Mapping[str, Tensor], rows: int, where: str) -> None:
-    """Refuse inputs of another shape or type than those of training, and of another number than targets."""
+    """Raise DataError if inputs and training inputs, or inputs and targets, do not match."""
     train, mine = inputs["train"], inputs[part]
     for name, one, other in (("inputs", train.shape[1:], mine.shape[1:]), ("types", train.dtype, mine.dtype)):
         if one != other:
@@ -205,7 +205,7 @@ def _inputs(array: NDArray[Any], layout: Layout, where: str) -> Tensor:
     elif array.ndim == 4 and _channels_last(array.shape, layout, where):
         array = array.transpose(0, 3, 1, 2)
     dtype = np.uint8 if array.dtype == np.uint8 else np.float32
-    with np.errstate(over="ignore"):  # too large for float32 = infinity, which is refused just below
+    with np.errstate(over="ignore"):  # overflow gives infinity, which `_finite` rejects
         tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
     return _finite(tensor, where)
 
@@ -216,10 +216,10 @@ def _channels_last(shape: tuple[int, ...], layout: Layout, where: str) -> bool:
     first, last = shape[1] in _CHANNELS, shape[3] in _CHANNELS
     if first == last:
         raise DataError(
-            f"inputs of shape {list(shape)} do not tell where the channels are",
+            f"inputs of shape {list(shape)} have an ambiguous channel dimension",
             where=where,
-            expected="1, 3 or 4 channels on one side only",
-            fix="say data.layout=nhwc or data.layout=nchw; in Python, transpose them to [N, C, H, W]",
+            expected="1, 3 or 4 channels in either dimension 1 or dimension 3, not both",
+            fix="set data.layout=nhwc or data.layout=nchw; in Python, transpose them to [N, C, H, W]",
         )
     return last
 
@@ -250,7 +250,7 @@ def _targets(array: NDArray[Any], target_type: TargetType, where: str) -> Tensor
                 f"label {largest}",
                 where=where,
                 expected=f"classes from 0, below {MAX_CLASSES:,}",
-                fix="for a regression, say data.target_type=real or store floats",
+                fix="for a regression, set data.target_type=real or store floats",
             )
         return torch.from_numpy(array.astype(np.int64).reshape(-1))
     several = kind in "iub" and len(shape) == 2
@@ -259,17 +259,17 @@ def _targets(array: NDArray[Any], target_type: TargetType, where: str) -> Tensor
         where=where,
         expected={
             "auto": "class numbers: integers [N] or [N, 1]; real targets: floats [N] or [N, K]",
-            "classes": "class numbers, as data.target_type says: integers [N] or [N, 1]",
-            "real": "real targets, as data.target_type says: floats or integers, [N] or [N, K]",
+            "classes": "class numbers (data.target_type=classes): integers [N] or [N, 1]",
+            "real": "real targets (data.target_type=real): floats or integers, [N] or [N, K]",
         }[target_type],
-        fix="turn one-hot rows into numbers with .argmax(1); for a regression, store floats"
+        fix="convert one-hot rows to class numbers with .argmax(1); for a regression, store floats"
         if several
         else "",
     )
 
 
 def _count_classes(labels: Tensor, where: str) -> int:
-    """Return the number of classes: the largest training label and one more."""
+    """Return the number of classes: the largest training label plus one."""
     classes = int(labels.max()) + 1
     check_labels(labels, max(classes, 1), where)
     return classes

@@ -1,10 +1,10 @@
-"""Augmentations of training batches, with randomness of their own for every sample of a batch.
+"""Augmentations of training batches, with independent random parameters for every sample of a batch.
 
-Each is split in two: `draw` makes all random parameters on the CPU, one row per sample, and `apply` is pure
-tensor code on any device, for the whole batch at once, with shapes that depend on shapes alone (it can be
-traced). Images are float32 [N, C, H, W] in [0, 1], before resize, padding and normalisation.
+Each augmentation has two methods. `draw` draws all random parameters on the CPU, one row per sample. `apply`
+transforms the whole batch on any device; its output shapes depend only on its input shapes, so it can be
+traced. Images are float32 [N, C, H, W] in [0, 1], before resize, padding and normalization.
 
-The geometry and colour formulas are those of torchvision.transforms.v2.functional, per sample.
+The formulas for geometry and colour are those of torchvision.transforms.v2.functional, applied per sample.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Augmentation(Protocol):
-    """What every augmentation offers."""
+    """The interface of augmentations."""
 
     def check(self, split: Split, *, key: str) -> None:
-        """Raise ConfigError when it does not fit the samples; `key` is its place in the config."""
+        """Raise ConfigError if the samples are not supported; `key` is the augmentation's config key."""
 
     def draw(self, count: int, shape: Shape, generator: torch.Generator) -> Params:
         """Return random parameters for `count` samples of this shape: CPU tensors, one row each."""
@@ -53,18 +53,18 @@ def _need_images(split: Split, what: str, key: str) -> None:
         raise ConfigError(
             f"{what} needs images; the samples are flat: {list(split.inputs.shape[1:])}",
             key=key,
-            fix="leave it out",
+            fix="remove the augmentation",
         )
 
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """Return [N] as [N, 1, 1, 1] (or [N, 1]) so that it multiplies `like` sample by sample."""
+    """Reshape [N] to [N, 1, 1, 1] or [N, 1], so that it broadcasts over the samples of `like`."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class RandomCrop:
-    """Zeros on every side, then a window of the old size at a random place; see `random_crop`."""
+    """Pad with zeros and crop at a random position; see `random_crop`."""
 
     padding: int
 
@@ -80,7 +80,7 @@ class RandomCrop:
         }
 
     def apply(self, images: Tensor, targets: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-        """Cut the windows out."""
+        """Crop the images."""
         count, channels, height, width = images.shape
         padded = torch.nn.functional.pad(images, [self.padding] * 4)
         rows = params["top"][:, None] + torch.arange(height, device=images.device)
@@ -91,17 +91,17 @@ class RandomCrop:
 
 
 def random_crop(*, padding: Annotated[int, Field(ge=1)] = 4) -> RandomCrop:
-    """Pad with zeros (black) and cut out a window of the old size, at a place of its own for every image.
+    """Pad every image with zeros (black) and crop it to its original size at a random position.
 
     Args:
-        padding: zero pixels on every side before the cut; the image moves by at most so many, from 1.
+        padding: zero padding on every side in pixels, from 1; also the largest shift of the image.
     """
     return RandomCrop(padding)
 
 
 @dataclass(frozen=True, slots=True)
 class RandomHorizontalFlip:
-    """Mirror left to right; see `random_horizontal_flip`."""
+    """Flip horizontally; see `random_horizontal_flip`."""
 
     p: float
 
@@ -114,12 +114,12 @@ class RandomHorizontalFlip:
         return {"flip": torch.rand(count, generator=generator) < self.p}
 
     def apply(self, images: Tensor, targets: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-        """Mirror the chosen images."""
+        """Flip the selected images."""
         return torch.where(_per_sample(params["flip"], images), images.flip(3), images), targets
 
 
 def random_horizontal_flip(*, p: Probability = 0.5) -> RandomHorizontalFlip:
-    """Mirror an image left to right, by a throw of its own for every image.
+    """Flip every image horizontally with probability `p`.
 
     Args:
         p: probability, 0 to 1.
@@ -158,7 +158,7 @@ class RandomAffine:
         }
 
     def apply(self, images: Tensor, targets: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-        """Look every output pixel's place in its own image up, and interpolate; outside is 0."""
+        """Interpolate every output pixel at its position in the input image; positions outside are 0."""
         _, _, height, width = images.shape
         angle, shear = params["angle"].deg2rad(), params["shear"].deg2rad()
         cos, sin, tan = angle.cos(), angle.sin(), shear.tan()
@@ -184,11 +184,11 @@ class RandomAffine:
 def random_rotation(
     *, degrees: Annotated[float, Field(gt=0, le=180)] = 10.0, interpolation: Interpolation = "bilinear"
 ) -> RandomAffine:
-    """Rotate about the centre, by an angle of its own for every image; corners that come in are 0.
+    """Rotate every image about its centre by a random angle; pixels from outside the image are 0.
 
     Args:
-        degrees: largest angle either way, in degrees, above 0, to 180.
-        interpolation: bilinear, or nearest (keeps grey values as they are).
+        degrees: maximum angle in either direction, in degrees, above 0, up to 180.
+        interpolation: bilinear, or nearest (creates no new grey values).
     """
     return RandomAffine("random_rotation", degrees, (0.0, 0.0), (1.0, 1.0), 0.0, interpolation)
 
@@ -201,14 +201,15 @@ def random_affine(
     shear: Annotated[float, Field(ge=0, lt=90)] = 0.0,
     interpolation: Interpolation = "bilinear",
 ) -> RandomAffine:
-    """Rotate, shift, scale and shear about the centre, differently for every image; what comes in is 0.
+    """Rotate, shift, scale and shear every image at random about its centre; pixels from outside are 0.
 
     Args:
-        degrees: largest angle either way, in degrees, 0 to 180.
-        translate: largest shift either way, across and down, as a fraction of the image; whole pixels.
-        scale: smallest and largest factor, above 0; 1 keeps the size.
-        shear: largest shear along x either way, in degrees, 0 to below 90.
-        interpolation: bilinear, or nearest (keeps grey values as they are).
+        degrees: maximum angle in either direction, in degrees, 0 to 180.
+        translate: maximum horizontal and vertical shift in either direction, as fractions of the width and
+            height; shifts are whole pixels.
+        scale: minimum and maximum factor, above 0; 1 keeps the size.
+        shear: maximum shear along x in either direction, in degrees, 0 to below 90.
+        interpolation: bilinear, or nearest (creates no new grey values).
     """
     if scale[0] > scale[1]:
         raise ConfigError(f"scale {list(scale)}", key="scale", expected="the smaller factor first")
@@ -217,7 +218,7 @@ def random_affine(
 
 @dataclass(frozen=True, slots=True)
 class ColorJitter:
-    """Brightness, contrast, saturation and hue, in this order; see `color_jitter`."""
+    """Change brightness, contrast, saturation and hue, in this order; see `color_jitter`."""
 
     brightness: float
     contrast: float
@@ -225,7 +226,7 @@ class ColorJitter:
     hue: float
 
     def check(self, split: Split, *, key: str) -> None:
-        """Need images in [0, 1], with colours where colours are to change."""
+        """Require images in [0, 1]; saturation and hue also require 3 channels."""
         _need_images(split, "color_jitter", key)
         channels = split.inputs.shape[1]
         if channels != 3 and (self.saturation or self.hue):
@@ -242,11 +243,11 @@ class ColorJitter:
                 raise ConfigError(
                     f"color_jitter needs images in [0, 1]; these go from {low:g} to {high:g}",
                     key=key,
-                    fix="store the images as uint8, or scaled to [0, 1], and let data.normalize do the rest",
+                    fix="store images as uint8 or scaled to [0, 1], and normalize with data.normalize",
                 )
 
     def draw(self, count: int, shape: Shape, generator: torch.Generator) -> Params:
-        """Draw a factor for each strength above 0, and `hue` as a part of the circle: float32 [N]."""
+        """Draw a factor per strength above 0, and `hue` as a fraction of the colour circle: float32 [N]."""
         strengths = {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation}
         drawn = {
             name: _uniform(count, max(0.0, 1 - strength), 1 + strength, generator)
@@ -269,7 +270,7 @@ class ColorJitter:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Return the luma of RGB images (ITU-R 601-2), [N, 1, H, W]; grey images as they are."""
+    """Return the luma of RGB images (ITU-R 601-2), [N, 1, H, W]; return grey images unchanged."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.unbind(1)
@@ -282,7 +283,7 @@ def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 
 def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
-    """Turn the hue of RGB images [N, 3, H, W] by `turn` [N], a part of the circle, in HSV."""
+    """Shift the hue of RGB images [N, 3, H, W] by `turn` [N], a fraction of the colour circle, in HSV."""
     red, green, blue = images.unbind(1)
     value, low = images.amax(1), images.amin(1)
     chroma = value - low
@@ -306,13 +307,13 @@ def color_jitter(
     saturation: NotNegative = 0.0,
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0,
 ) -> ColorJitter:
-    """Change brightness, contrast, saturation and hue, always in this order, differently for every image.
+    """Change brightness, contrast, saturation and hue of every image at random, in this order.
 
     Args:
         brightness: the factor is drawn from max(0, 1 - brightness) to 1 + brightness; 0 = unchanged.
-        contrast: the same for the distance from the image's mean grey; 0 = unchanged.
-        saturation: the same for the distance from the pixel's grey (3 channels); 0 = unchanged.
-        hue: largest turn of the hue either way, as a part of the colour circle, 0 to 0.5 (3 channels).
+        contrast: as `brightness`, for the difference from the mean grey of the image; 0 = unchanged.
+        saturation: as `brightness`, for the difference from the pixel's grey (3 channels); 0 = unchanged.
+        hue: maximum shift in either direction, as a fraction of the colour circle, 0 to 0.5 (3 channels).
     """
     if not (brightness or contrast or saturation or hue):
         raise ConfigError(
@@ -323,7 +324,7 @@ def color_jitter(
 
 @dataclass(frozen=True, slots=True)
 class Cutout:
-    """A square hole; see `cutout`."""
+    """Fill a square; see `cutout`."""
 
     size: int
     fill: float
@@ -333,14 +334,14 @@ class Cutout:
         _need_images(split, "cutout", key)
 
     def draw(self, count: int, shape: Shape, generator: torch.Generator) -> Params:
-        """Draw the hole's centre `row`, `column`: int64 [N], anywhere in the image."""
+        """Draw the centre `row`, `column` of the square: int64 [N], uniform over the image."""
         return {
             "row": torch.randint(shape[1], (count,), generator=generator),
             "column": torch.randint(shape[2], (count,), generator=generator),
         }
 
     def apply(self, images: Tensor, targets: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-        """Fill the holes, which end at the image's border."""
+        """Fill the squares, clipped at the image border."""
         _, _, height, width = images.shape
 
         def inside(centre: Tensor, side: int) -> Tensor:
@@ -355,30 +356,30 @@ class Cutout:
 
 
 def cutout(*, size: Annotated[int, Field(ge=1)] = 8, fill: Probability = 0.0) -> Cutout:
-    """Fill a square at a random place, its own for every image (DeVries & Taylor 2017, arXiv:1708.04552).
+    """Fill a square at a random position of every image (DeVries & Taylor 2017, arXiv:1708.04552).
 
-    The centre may lie anywhere, so the part of the square outside the image is lost, as in the paper.
+    The centre may be any pixel; the square is clipped at the image border, as in the paper.
 
     Args:
         size: side of the square in pixels, from 1.
-        fill: what it is filled with, 0 (black) to 1, before the normalisation; the paper's 0 is the mean.
+        fill: value to fill with, 0 (black) to 1, before normalization. The paper fills with the mean.
     """
     return Cutout(size, fill)
 
 
 @dataclass(frozen=True, slots=True)
 class Mixup:
-    """A blend of two samples and of their targets; see `mixup`."""
+    """Mix two samples and their targets; see `mixup`."""
 
     alpha: float
     num_classes: int
 
     def check(self, split: Split, *, key: str) -> None:
-        """Fit any samples."""
+        """Accept any samples."""
 
     def draw(self, count: int, shape: Shape, generator: torch.Generator) -> Params:
         """Draw `weight`: float32 [N] from Beta(alpha, alpha), and `partner`: int64 [N], a permutation."""
-        # torch draws Beta from its global generator only; numpy's, seeded from ours, is reproducible.
+        # torch draws from Beta only with its global generator, so use a NumPy generator seeded from ours.
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
         weight = np.random.default_rng(seed).beta(self.alpha, self.alpha, count)
         return {
@@ -387,7 +388,7 @@ class Mixup:
         }
 
     def apply(self, images: Tensor, targets: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-        """Blend; class numbers become probabilities, float32 [N, K]."""
+        """Mix the samples; class numbers become probabilities, float32 [N, K]."""
         if not targets.is_floating_point():
             targets = (targets[:, None] == torch.arange(self.num_classes, device=targets.device)).to(
                 images.dtype
@@ -401,12 +402,12 @@ class Mixup:
 
 
 def mixup(*, alpha: Positive = 0.2, num_classes: int) -> Mixup:
-    """Blend every sample and its target with another of the batch (Zhang et al. 2018, arXiv:1710.09412).
+    """Mix every sample and its target with another of the batch (Zhang et al. 2018, arXiv:1710.09412).
 
-    x = w * x_i + (1 - w) * x_j with w ~ Beta(alpha, alpha), its own for every sample.
+    x = w * x_i + (1 - w) * x_j with an independent w ~ Beta(alpha, alpha) for every sample.
 
     Args:
-        alpha: above 0; small = mostly one of the two, 1 = any share alike.
-        num_classes: how many classes there are (comes from the data, not from the config).
+        alpha: parameter of the Beta distribution, above 0; small = w close to 0 or 1, 1 = w uniform.
+        num_classes: number of classes (from the data, not an option of the config).
     """
     return Mixup(alpha, num_classes)

@@ -1,4 +1,4 @@
-"""A user's plain function as an augmentation: `flip(images)` beside classes with `draw` and `apply`."""
+"""Use a user's function, as `flip(images)`, as an augmentation without a class with `draw` and `apply`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.data.dataset import Split
 from trainer.errors import ConfigError
 
 ARGUMENTS = ("images", "inputs", "targets", "generator", "num_classes")
-"""What such a function may ask for by name; one of the first two makes it one. Others are its options."""
+"""Parameters that such a function may have. One of the first two is required; all others are its options."""
 
 EXPECTED = (
     "a function of `images` (and `targets`, `generator`) that returns the images or (images, targets), or a "
@@ -24,14 +24,14 @@ EXPECTED = (
 
 
 def is_augmentation(builder: Callable[..., Any]) -> bool:
-    """Return whether a function is the augmentation itself, and no builder of one."""
+    """Return whether a function is an augmentation itself, not a builder of one."""
     return bool({"images", "inputs"} & set(inspect.signature(builder).parameters))
 
 
 def require_augmentation(found: object, name: str) -> Augmentation:
-    """Return what a builder made; ConfigError when it is no augmentation."""
+    """Return the result of a builder; raise ConfigError if it is not an augmentation."""
     if not all(callable(getattr(found, method, None)) for method in ("check", "draw", "apply")):
-        raise ConfigError(f"{name} gave a {type(found).__name__}", key="name", expected=EXPECTED)
+        raise ConfigError(f"{name} returned a {type(found).__name__}", key="name", expected=EXPECTED)
     augmentation: Any = found
     return augmentation  # type: ignore[no-any-return]
 
@@ -41,10 +41,10 @@ class FunctionAugmentation:
     """An augmentation that calls a function with each batch.
 
     Args:
-        function: called with those of `ARGUMENTS` that it asks for, and with `options`.
-        options: its other keywords.
-        name: for messages.
-        num_classes: of the data.
+        function: called with the `ARGUMENTS` in its signature and with `options`.
+        options: its other keyword arguments.
+        name: its name in messages.
+        num_classes: number of classes of the data.
     """
 
     function: Callable[..., Any]
@@ -53,14 +53,14 @@ class FunctionAugmentation:
     num_classes: int
 
     def check(self, split: Split, *, key: str) -> None:
-        """Fit any samples: the first batch shows what does not."""
+        """Accept any samples: errors appear at the first batch."""
 
     def draw(self, count: int, shape: Shape, generator: torch.Generator) -> Params:
-        """Draw `seed`: int64, of the generator that the function is given."""
+        """Draw `seed`: int64, the seed of the generator that is passed to the function."""
         return {"seed": torch.randint(2**63 - 1, (), generator=generator)}
 
     def apply(self, images: Tensor, targets: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-        """Call the function; what it returns has to have as many samples as it was given."""
+        """Call the function; raise ConfigError if it returns another number of samples."""
         generator = torch.Generator().manual_seed(int(params["seed"]))
         values = (images, images, targets, generator, self.num_classes)
         wanted = inspect.signature(self.function).parameters

@@ -1,7 +1,7 @@
-"""The batches of an experiment, from splits in memory: training batches of any epoch, and evaluation batches.
+"""Training batches of any epoch, and evaluation batches, from splits in memory.
 
-Every batch is a function of (seeds, epoch, number of the batch) alone, so a resumed run sees the very same
-ones, bit for bit, and so does every optimizer. Knows nothing of the loop.
+Every batch depends only on the seeds, the epoch and the number of the batch. Therefore a resumed run gets
+bitwise identical batches, and so do runs with different optimizers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainer.data.preprocess import Prepare
 from trainer.errors import DataError
 from trainer.seeding import generator
 
-_BLOCK_VALUES = 2**19  # float32 values gathered and prepared at once: 2 MiB, which stays in the cache
+_BLOCK_VALUES = 2**19  # float32 values gathered and prepared at once: 2 MiB, which fits in the cache
 
 Shuffle = Literal["each_epoch", "once", "never"]
 
@@ -33,28 +33,28 @@ class Batch(NamedTuple):
 class Batches:
     """The training batches of every epoch.
 
-    The order of epoch e is drawn on the CPU from (`seed`, e), the augmentation of batch b from
-    (`augmentation_seed`, e, b), whatever the device.
+    The order of epoch e is drawn on the CPU from (`seed`, e), and the augmentation of batch b from
+    (`augmentation_seed`, e, b), on every device.
 
     Args:
-        split: the training split; it is moved to the device whole.
-        batch_size: samples per batch, or `full` = all of them in one batch.
-        shuffle: draw the order anew `each_epoch`, `once` for all epochs, or `never` (as stored).
-        drop_last: leave out the last batch of an epoch when it is not full.
+        split: the training split; the whole split is moved to the device.
+        batch_size: samples per batch; `full` = all samples in one batch.
+        shuffle: draw a new order `each_epoch`, `once` for all epochs, or `never` (keep the stored order).
+        drop_last: drop the last batch of an epoch if it is not full.
         seed: seed of the order (stream `batches`).
         augmentation_seed: seed of the augmentations' parameters (stream `augmentation`).
-        prepare: what every sample goes through.
+        prepare: the preprocessing of every sample.
         augment: augmentations, applied in this order to float images in [0, 1].
-        device: where the batches are wanted.
-        repeat: copies of the split in one epoch, shuffled together; they take no memory.
+        device: device of the batches.
+        repeat: how often every sample occurs in an epoch; copies are shuffled together and use no memory.
 
     Attributes:
-        split, prepare: the same on the device, for engines that gather and prepare inside a compiled step.
-        batch_size, batches_per_epoch, samples_per_epoch: counts; the copies of `repeat` are counted.
+        split, prepare: the arguments on the device, for engines that prepare batches in a compiled step.
+        batch_size, batches_per_epoch, samples_per_epoch: counts, including the copies of `repeat`.
 
     Raises:
-        DataError: more samples per batch than there are, or `drop_last` would leave none.
-        ConfigError: an augmentation does not fit the samples.
+        DataError: `batch_size` exceeds the number of samples, or the split is empty.
+        ConfigError: an augmentation does not support the samples.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Batches:
         return self._augment
 
     def order(self, epoch: int) -> Tensor:
-        """Return the samples' numbers in the order of an epoch: int64 [samples_per_epoch], on the CPU."""
+        """Return the sample indices in the order of an epoch: int64 [samples_per_epoch], on the CPU."""
         total = len(self.split) * self._repeat
         if self._shuffle == "never":
             order = torch.arange(total)
@@ -114,13 +114,13 @@ class Batches:
         return order[: self.samples_per_epoch]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of one epoch, from batch number `start` on.
+        """Yield the batches of one epoch, starting at batch `start`.
 
         Args:
-            epoch: number of the epoch, from 0.
-            start: batches of this epoch that are done already (a resumed run), 0 to batches_per_epoch.
+            epoch: index of the epoch, from 0.
+            start: number of batches of this epoch to skip (in a resumed run), 0 to batches_per_epoch.
         """
-        if start >= self.batches_per_epoch:  # torch.split makes an empty piece of nothing
+        if start >= self.batches_per_epoch:  # torch.split yields one empty part for an empty tensor
             return
         size = self.batch_size
         order = self.order(epoch)[start * size :].to(self.split.inputs.device)
@@ -134,7 +134,7 @@ class Batches:
             yield from map(Batch, torch.split(inputs, size), torch.split(targets, size))
 
     def _batches_per_block(self) -> int:
-        """Return how many batches are gathered and prepared at once, to spare small ones Python's cost."""
+        """Return the number of batches to prepare at once, which saves Python overhead for small batches."""
         values = self.batch_size
         for size in self.prepare.output_shape:
             values *= size
@@ -154,19 +154,19 @@ class Batches:
 def eval_batches(
     split: Split, *, batch_size: int, prepare: Prepare, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
-    """Yield a split in its order, without augmentation, the last batch as small as it comes.
+    """Yield the batches of a split in its order, without augmentation; the last one may be smaller.
 
     Args:
-        split: what to evaluate on; on the device already, or moved there batch by batch.
+        split: the split; if it is not on the device, it is moved batch by batch.
         batch_size: samples per batch, from 1.
-        prepare: what every sample goes through.
-        device: where the batches are wanted.
+        prepare: the preprocessing of every sample.
+        device: device of the batches.
     """
     prepare = prepare.to(device)
-    batch_size = min(batch_size, len(split.targets))  # torch splits by integers of 64 bits only
+    batch_size = min(batch_size, len(split.targets))  # torch.split accepts only 64-bit integers
     for stored, targets in zip(
         torch.split(split.inputs, batch_size), torch.split(split.targets, batch_size), strict=True
     ):
         inputs = prepare(stored.to(device))
-        # A batch is the caller's to overwrite (in-place layers do); the data set is not.
+        # Callers may overwrite a batch (in-place layers do), but not the data set.
         yield Batch(inputs.clone() if inputs is stored else inputs, targets.to(device))

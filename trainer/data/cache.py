@@ -1,8 +1,8 @@
-"""Decoded data sets on disk, so that a later run reads plain arrays instead of decoding again.
+"""A cache of decoded data sets on disk, so that later runs read arrays instead of decoding again.
 
-A file holds a line of JSON and then the bytes of two arrays for every split. It is found by what it was
-decoded from, checked against the digest of what it holds, and may be deleted at any time. Nothing here can
-stop a run: without a usable file or folder a set is decoded as if there were no cache.
+A file consists of one line of JSON and the bytes of two arrays per split. Its name is a hash of its sources,
+its content is verified by a checksum, and it may be deleted at any time. The cache never stops a run: without
+a usable file or folder, the data set is decoded.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from trainer.data.dataset import Dataset, Split, make_dataset, user_cache
 from trainer.data.files import check_file
 from trainer.device import usable_cores
 
-FORMAT = 2  # raise it when the file changes, or when a reader decodes the same source to something else
+FORMAT = 2  # increase it when the file format changes, or when a reader decodes a source differently
 _TYPES = {"uint8": np.uint8, "int64": np.int64, "float32": np.float32}
-_ALIGNMENT = 64  # bytes; a cache line of the processor
+_ALIGNMENT = 64  # bytes; the size of a cache line of the processor
 _MAX_HEADER = 2**24  # bytes; the names of 65,536 classes take less
-_STALE_SECONDS = 3600  # a temporary file that has lain so long belongs to a process that was killed
-_CHUNK = 64  # source files read by a thread in one go: fewer would cost more in handing out than in reading
+_STALE_SECONDS = 3600  # an older temporary file belongs to a process that was killed
+_CHUNK = 64  # source files per task of a thread; with fewer, scheduling costs more than reading
 
 
 def cache_folder() -> Path:
-    """Return the folder of decoded sets: $OPTLAB_CACHE, else `decoded` in the user's cache of optlab."""
+    """Return the folder of the cache: $OPTLAB_CACHE if it is set, else `decoded` in `user_cache()`."""
     chosen = os.environ.get("OPTLAB_CACHE")
     return Path(chosen).expanduser() if chosen else user_cache() / "decoded"
 
@@ -44,44 +44,44 @@ def cache_folder() -> Path:
 def cached(
     sources: Sequence[Path], decode: Callable[[], Dataset], *, variant: Sequence[str | int | None]
 ) -> Dataset:
-    """Return a data set from the cache when the same content was decoded before, else decode and keep it.
+    """Return a data set from the cache, or decode it and store it there.
 
     Args:
-        sources: the files that it is decoded from; their content decides, not their names or times. One that
-            is no regular file, or is larger than the memory, is refused before it is read.
-        decode: reads the sources; what it raises passes through.
-        variant: what else the result depends on: the reader's name, then its options.
+        sources: the source files; the cache is keyed by their content, not by their names or times. A source
+            that is not a regular file or is larger than the memory raises DataError before it is read.
+        decode: reads the sources; its exceptions are passed on.
+        variant: what else the result depends on: the name of the reader, then its options.
 
     Returns:
-        The set; its `notes` tell of a damaged file that was replaced, or of one that could not be written.
+        The data set; `notes` report a damaged cache file that was replaced, or that writing one failed.
     """
     try:
         for source in sources:
             check_file(source)
         key = source_key(sources, variant)
         file = cache_folder() / f"{key}.set"
-    except (OSError, RuntimeError):  # a source cannot be read, which `decode` will explain; or nobody's home
+    except (OSError, RuntimeError):  # an unreadable source, which `decode` reports; or no home folder
         return decode()
     notes: list[str] = []
     try:
         return _read(file, key)
-    except OSError:  # most often it is not there yet; if the folder is at fault, writing will tell
+    except OSError:  # usually the file does not exist yet; if the folder is not usable, `_write` reports it
         pass
-    except Exception as error:  # a damaged file makes json, numpy and torch raise nearly anything
+    except Exception as error:  # for a damaged file, json, numpy and torch raise many kinds of exceptions
         notes.append(f"decoded the data again: {file} is damaged ({error})")
         with suppress(OSError):
             file.unlink()
     dataset = decode()
     try:
-        if source_key(sources, variant) == key:  # else a source changed while it was decoded
+        if source_key(sources, variant) == key:  # otherwise a source changed during decoding
             _write(file, key, dataset)
     except OSError as error:
-        notes.append(f"cannot keep the decoded data in {file.parent}: {error.strerror or error}")
+        notes.append(f"cannot save the decoded data in {file.parent}: {error.strerror or error}")
     return replace(dataset, notes=(*dataset.notes, *notes))
 
 
 def source_key(sources: Sequence[Path], variant: Sequence[str | int | None]) -> str:
-    """Return the name of a decoded set: a SHA-256, in hex, over format, variant and the sources' content.
+    """Return the key of a data set in the cache: the SHA-256, in hex, of format, variant and sources.
 
     Raises:
         OSError: a source cannot be read.
@@ -96,7 +96,7 @@ def source_key(sources: Sequence[Path], variant: Sequence[str | int | None]) -> 
 
     total = hashlib.sha256(json.dumps([FORMAT, *variant]).encode())
     chunks = [sources[start : start + _CHUNK] for start in range(0, len(sources), _CHUNK)]
-    with ThreadPoolExecutor(usable_cores()) as pool:  # reading and hashing let go of the interpreter's lock
+    with ThreadPoolExecutor(usable_cores()) as pool:  # reading and hashing release the GIL
         for found in pool.map(digests, chunks):
             total.update(b"".join(found))
     return total.hexdigest()
@@ -108,9 +108,9 @@ def _tensors(dataset: Dataset) -> list[Tensor]:
 
 
 def _read(file: Path, key: str) -> Dataset:
-    """Read a file of the cache; OSError when it is not there, nearly anything when it is damaged.
+    """Read a file of the cache; raise OSError if it does not exist, or any exception if it is damaged.
 
-    It is read, not mapped: on a network's disk a mapped file that somebody deletes kills the process.
+    The file is read, not memory-mapped: deleting a mapped file on a network disk kills the process.
     """
     check_file(file)
     content = np.fromfile(file, np.uint8)
@@ -118,7 +118,7 @@ def _read(file: Path, key: str) -> Dataset:
     at = start.index(b"\n") + 1
     header = json.loads(start[:at])
     if (header["format"], header["key"]) != (FORMAT, key):
-        raise ValueError("it belongs to another set")
+        raise ValueError("it has the key of another data set")
     tensors = []
     for name, shape in header["tensors"]:
         at += -at % _ALIGNMENT
@@ -126,18 +126,18 @@ def _read(file: Path, key: str) -> Dataset:
         tensors.append(torch.from_numpy(content[at:end].view(_TYPES[name]).reshape(shape)))
         at = end
     if at != len(content):
-        raise ValueError(f"it has {len(content):,} bytes, and its header says {at:,}")
+        raise ValueError(f"it has {len(content):,} bytes, but its header declares {at:,}")
     train, test, *val = [Split(*tensors[at : at + 2]) for at in range(0, len(tensors), 2)]
     dataset = make_dataset(
         train, test, header["class_names"], val=val[0] if val else None, notes=header["notes"]
     )
     if dataset.digest != header["digest"]:
-        raise ValueError("its content does not fit its checksum")
+        raise ValueError("its checksum does not match")
     return dataset
 
 
 def _write(file: Path, key: str, dataset: Dataset) -> None:
-    """Write a file of the cache so that it is there whole or not at all; OSError when that cannot be done."""
+    """Write a file of the cache atomically; raise OSError if that fails."""
     header = {
         "format": FORMAT,
         "key": key,
@@ -148,7 +148,7 @@ def _write(file: Path, key: str, dataset: Dataset) -> None:
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(file.parent)
-    # Two processes that decode the same set at once write a file each; the later rename wins.
+    # Processes that decode the same data set at once write separate files; the last rename remains.
     temporary = file.with_suffix(f".{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as stream:
@@ -164,8 +164,8 @@ def _write(file: Path, key: str, dataset: Dataset) -> None:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what killed processes have left half-written."""
+    """Remove incomplete files of killed processes."""
     for leftover in folder.glob("*.tmp"):
-        with suppress(OSError):  # another process may have been quicker
+        with suppress(OSError):  # another process may have removed it
             if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
                 leftover.unlink()

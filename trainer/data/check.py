@@ -1,4 +1,4 @@
-"""Checks a data set that a user's own function returned, before anything is computed from it."""
+"""Check a data set that a user's function returned, before it is used."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _EXPECTED = "a trainer.data.dataset.Dataset, as make_dataset(Split(x, y), Split(
 
 
 def check_dataset(found: object, name: str) -> None:
-    """Raise DataError when something is not a data set as the rest of the program takes it.
+    """Raise DataError if an object is not a valid data set.
 
     Args:
-        found: what the function returned.
-        name: of the function, for the message.
+        found: the return value of the function.
+        name: the name of the function, for the message.
     """
     if not isinstance(found, Dataset):
-        raise DataError(f"{name} gave a {type(found).__name__}", key="name", expected=_EXPECTED)
+        raise DataError(f"{name} returned a {type(found).__name__}", key="name", expected=_EXPECTED)
     names = found.class_names
     if names is not None and not (
         isinstance(names, tuple) and names and all(isinstance(one, str) for one in names)
     ):
-        raise _wrong(name, f"class_names are {str(names)[:80]}", "a tuple of texts, or None for real targets")
+        raise _wrong(name, f"class_names are {str(names)[:80]}", "a tuple of str, or None for real targets")
     if not isinstance(found.digest, str):
-        raise _wrong(name, f"digest is a {type(found.digest).__name__}", "a text; make_dataset computes it")
+        raise _wrong(name, f"digest is a {type(found.digest).__name__}", "a str; make_dataset computes it")
     for part in ("train", "test", "val"):
         split = getattr(found, part)
         if split is None and part == "val":
@@ -44,13 +44,13 @@ def _check_like_training(name: str, part: str, train: Split, other: Split) -> No
             name,
             f"training samples have the shape {list(train.inputs.shape[1:])}, {part} samples "
             f"{list(other.inputs.shape[1:])}",
-            "one shape",
+            "the same shape",
         )
-    if train.inputs.dtype != other.inputs.dtype:  # pixels are scaled by their type
+    if train.inputs.dtype != other.inputs.dtype:  # the scaling of pixels depends on the type
         kinds = f"{train.inputs.dtype} and {other.inputs.dtype}"
-        raise _wrong(name, f"the inputs of training and {part} differ in their type: {kinds}", "one type")
+        raise _wrong(name, f"the inputs of training and {part} have different types: {kinds}", "one type")
     if train.targets.shape[1:] != other.targets.shape[1:] or train.targets.dtype != other.targets.dtype:
-        raise _wrong(name, f"the targets of training and {part} differ in their kind", "one kind")
+        raise _wrong(name, f"the targets of training and {part} differ in type or width", "equal ones")
 
 
 def _check_inputs(name: str, part: str, inputs: object) -> None:
@@ -61,7 +61,7 @@ def _check_inputs(name: str, part: str, inputs: object) -> None:
     if not fits or inputs.device.type != "cpu" or inputs.layout != torch.strided:
         raise _wrong(name, f"{part} is {_described(inputs)}", expected)
     if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
-        raise _wrong(name, f"{part} holds NaN or infinity", "finite numbers")
+        raise _wrong(name, f"{part} contains NaN or infinity", "finite numbers")
 
 
 def _check_targets(name: str, part: str, targets: object, classes: int | None) -> None:
@@ -82,10 +82,10 @@ def _check_targets(name: str, part: str, targets: object, classes: int | None) -
         raise _wrong(name, f"{part} is {_described(targets)}", expected)
     if targets.is_floating_point():
         if not bool(targets.isfinite().all()):
-            raise _wrong(name, f"{part} holds NaN or infinity", "finite numbers")
+            raise _wrong(name, f"{part} contains NaN or infinity", "finite numbers")
     elif classes is not None and not bool(((targets >= 0) & (targets < classes)).all()):
         low, high = (int(end) for end in targets.aminmax())
-        raise _wrong(name, f"{part} goes from {low} to {high}", f"classes from 0 to {classes - 1}")
+        raise _wrong(name, f"{part} has values from {low} to {high}", f"classes from 0 to {classes - 1}")
 
 
 def _described(tensor: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""What a data set is (two splits in memory) and how validation is taken off it; reads no files.
+"""Data sets in memory, and splitting off validation samples. This module reads no files.
 
 Shapes: N samples, C channels, H x W pixels, D features, K classes or real targets.
 """
@@ -32,7 +32,7 @@ class Split:
     targets: Tensor
 
     def __post_init__(self) -> None:
-        """Hold every input against a target."""
+        """Check that there are as many inputs as targets."""
         assert len(self.inputs) == len(self.targets), (self.inputs.shape, self.targets.shape)
 
     def __len__(self) -> int:
@@ -40,25 +40,25 @@ class Split:
         return len(self.inputs)
 
     def to(self, device: torch.device | str) -> Split:
-        """Return the split on a device; itself where it is there already."""
+        """Return the split on a device; tensors that are on it are not copied."""
         return Split(self.inputs.to(device), self.targets.to(device))
 
     def take(self, indices: Tensor) -> Split:
-        """Return the samples with these numbers (int64 [M]), in this order, as a copy."""
+        """Return a copy of the samples at `indices` (int64 [M]), in this order."""
         return Split(self.inputs[indices], self.targets[indices])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """A training and a test split of one shape, and a validation split where the data set has its own.
+    """A data set: a training split, a test split and optionally a validation split, with equal sample shapes.
 
     Args:
-        train: what is learnt from (validation is taken off it by `split_dataset`).
-        test: what is read once, at the end.
+        train: the training split (`split_dataset` can split validation samples off it).
+        test: the test split, evaluated once at the end of a run.
         class_names: one name per class, in the order of the labels; None = real targets (regression).
-        digest: SHA-256 of the content, in hex; equal for equal data wherever they came from.
-        notes: what is worth telling of how it was read.
-        val: the validation split that the data set itself has; None = it is taken off `train`.
+        digest: SHA-256 of the content, in hex; equal content has the same digest, whatever its source.
+        notes: messages for the user about reading the data set.
+        val: the data set's own validation split; None = it has none.
     """
 
     train: Split
@@ -75,13 +75,13 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes; for real targets, how many of them."""
+        """The number of classes, or of real targets per sample."""
         return len(self.class_names) if self.class_names is not None else self.train.targets.shape[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Splits:
-    """The three parts of an experiment's data; they share no sample. `val` is None when nothing validates."""
+    """The disjoint splits of an experiment's data; `val` is None without validation."""
 
     train: Split
     val: Split | None
@@ -96,7 +96,7 @@ def make_dataset(
     val: Split | None = None,
     notes: Sequence[str] = (),
 ) -> Dataset:
-    """Return the data set with the digest of its content."""
+    """Create a data set and compute its digest."""
     names = None if class_names is None else tuple(class_names)
     digest = hashlib.sha256(repr(names).encode())
     for split in (train, test, val):
@@ -107,7 +107,7 @@ def make_dataset(
 
 
 def data_root(root: str | Path | None) -> Path:
-    """Return the folder of downloaded sets: `root`, else $OPTLAB_DATA, else the user's cache."""
+    """Return the folder of downloaded data sets: `root`, else $OPTLAB_DATA, else the user's cache."""
     chosen = root or os.environ.get("OPTLAB_DATA")
     if chosen:
         return Path(chosen).expanduser()
@@ -120,24 +120,24 @@ def user_cache() -> Path:
 
 
 def memory_bytes() -> int:
-    """Return the machine's memory in bytes: a file that declares more than this is refused unread."""
+    """Return the size of the machine's memory in bytes; files that declare more are not read."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check_labels(labels: Tensor, classes: int, where: str) -> Tensor:
-    """Return class labels as int64 [N]; DataError when one lies outside 0 .. classes-1.
+    """Return class labels as int64 [N]; raise DataError if one is outside 0 .. classes-1.
 
     Args:
         labels: integers, [N].
-        classes: how many there are.
-        where: file (and key) that the labels came from.
+        classes: number of classes.
+        where: source of the labels: the file, and the key in it.
     """
     labels = labels.long()
     wrong = ((labels < 0) | (labels >= classes)).nonzero()
     if len(wrong):
         row = int(wrong[0])
         raise DataError(
-            f"label {int(labels[row])} in row {row} ({len(wrong):,} of {len(labels):,} labels do not fit)",
+            f"label {int(labels[row])} in row {row} ({len(wrong):,} of {len(labels):,} are out of range)",
             where=where,
             expected=f"labels from 0 to {classes - 1}",
         )
@@ -145,7 +145,7 @@ def check_labels(labels: Tensor, classes: int, where: str) -> Tensor:
 
 
 def _val_count(val_size: float, total: int) -> int:
-    """Return how many of `total` training samples validate: a count, or a fraction of them below 1."""
+    """Return the number of validation samples; `val_size` is a count, or a fraction of `total` below 1."""
     if val_size < 0 or (val_size >= 1 and val_size != int(val_size)):
         raise DataError(
             f"val_size {val_size} is neither a count nor a fraction",
@@ -157,7 +157,7 @@ def _val_count(val_size: float, total: int) -> int:
         raise DataError(
             f"val_size {val_size} of {total:,} training samples leaves an empty validation split",
             key="val_size",
-            fix="give a larger fraction, or 0 for no validation",
+            fix="use a larger fraction, or 0 for no validation",
         )
     if count >= total:
         raise DataError(
@@ -176,29 +176,29 @@ def split_dataset(
     split_seed: int = 0,
     limit: int | None = None,
 ) -> Splits:
-    """Take the validation split off the training split, then cut the training split to `limit`.
+    """Split validation samples off the training split, then reduce the training split to `limit` samples.
 
-    Validation comes first and does not depend on `limit`, so quick trials validate on the same samples.
-    Copies of the training split (`repeat`) are made by `Batches`, which needs no memory for them.
+    The validation split does not depend on `limit`, so quick trials validate on the same samples. `Batches`
+    makes the copies of the training split (`data.repeat`), without using memory for them.
 
     Args:
-        dataset: where from; its test split and its own validation split pass unchanged.
-        val_size: samples to take off: a count from 1, or a fraction below 1; 0 = none.
-        val_from: `random` draws them by `split_seed`; `end` takes the last ones. Both keep the file's order.
-        split_seed: seed of the validation draw and of the order that `limit` cuts.
-        limit: keep only so many training samples, the first of a shuffled order (so that a file sorted by
-            class gives all classes); null = all, in the file's order.
+        dataset: the data set; its test split and its own validation split are not changed.
+        val_size: number of validation samples: a count from 1, or a fraction below 1; 0 = none.
+        val_from: `random` draws with `split_seed`; `end` takes the last samples. Both keep the stored order.
+        split_seed: seed of the validation split and of the samples that `limit` keeps.
+        limit: maximum number of training samples, drawn at random (so that a file sorted by class gives all
+            classes); None = all, in their order.
 
     Raises:
-        DataError: a split would be empty, `limit` is more than there is, or `val_size` asks for a second
-            validation split.
+        DataError: a split would be empty, `limit` exceeds the number of training samples, or `val_size` is
+            not 0 although the data set has its own validation split.
     """
     if dataset.val is not None and val_size:
         raise DataError(
             f"the data set has a validation split of its own ({len(dataset.val):,} samples)",
             key="val_size",
-            expected="0: with its own split, nothing is taken off the training split",
-            fix="say data.val_size=0, or leave the validation arrays out of the data",
+            expected="0, because the data set has its own validation split",
+            fix="set data.val_size=0, or remove the validation arrays from the data",
         )
     total = len(dataset.train)
     count = _val_count(val_size, total)
@@ -212,8 +212,8 @@ def split_dataset(
     if limit is not None:
         if not 1 <= limit <= len(train):
             raise DataError(
-                f"limit {limit:,} does not fit: {len(train):,} training samples"
-                + (f" are left after {count:,} for validation" if count else ""),
+                f"limit {limit:,} is out of range: there are {len(train):,} training samples"
+                + (f" after {count:,} for validation" if count else ""),
                 key="limit",
                 expected=f"1 to {len(train):,}",
             )

@@ -1,4 +1,4 @@
-"""The embedded default data set: scikit-learn's 8x8 handwritten digits. No download, no options."""
+"""The default data set: scikit-learn's 8x8 handwritten digits. No download, no options."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _FILE = "datasets/data/digits.csv.gz"  # below scikit-learn's own folder
 def digits() -> Dataset:
     """Return 1,797 real handwritten digits, uint8 [N, 1, 8, 8], 10 classes: 1,501 to train, 296 to test.
 
-    The test split is every sixth image of each class in the file's order: stratified, the same for
-    everybody, without a seed. The stored grey values 0 .. 16 become round(value * 255 / 16), so that ink
-    is 255 as in every other image set; the 17 values stay distinct.
+    The test split is every sixth image of each class in the order of the file: it is stratified and does not
+    depend on a seed. The stored grey values 0 .. 16 become round(value * 255 / 16), so that the largest value
+    is 255 as in the other image sets; the 17 values stay distinct.
 
     Source: scikit-learn's `load_digits`, the test part of UCI's "Optical Recognition of Handwritten Digits".
     """
@@ -40,8 +40,8 @@ def digits() -> Dataset:
 def _table() -> Tensor:
     """Return uint8 [1797, 65]: 64 grey values and the class, a row for each digit.
 
-    scikit-learn's file is read directly, in 5 ms: importing scikit-learn takes more than a second. Should
-    the file move or change in a later release, scikit-learn is asked.
+    Read the file of scikit-learn directly, in 5 ms: importing scikit-learn takes more than a second. If the
+    file has moved or changed in another release, use `sklearn.datasets.load_digits`.
     """
     package = importlib.util.find_spec("sklearn")
     if package is not None and package.origin is not None:

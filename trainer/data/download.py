@@ -1,4 +1,4 @@
-"""Downloading the published image sets: torchvision's part, one process at a time, nothing left half done."""
+"""Download the published image sets with torchvision, one process at a time, without incomplete results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.errors import DataError
 
 
 def torchvision_class(cls: str) -> Any:
-    """Return a class of torchvision.datasets (imported late: it costs 1.4 s)."""
+    """Return a class of torchvision.datasets (imported here, because the import takes 1.4 s)."""
     import torchvision.datasets
 
     return getattr(torchvision.datasets, cls)
@@ -30,18 +30,21 @@ def fetch(
     files: Sequence[Path],
     calls: Sequence[dict[str, Any]],
 ) -> None:
-    """See to it that all files are there: download them with torchvision (checksums, progress on stderr).
+    """Download missing files with torchvision, which verifies checksums and shows progress on stderr.
 
-    They arrive in `<root>/.<name>.download` and move to their places when all are whole, so an interrupted
-    download leaves no half file behind, and running it again keeps the archives that are whole.
+    Files are downloaded to `<root>/.<name>.download` and moved when all are complete. Therefore an
+    interrupted download leaves no incomplete file in `root`, and a second call reuses complete archives.
 
     Args:
-        name: the data set as the config names it.
+        name: name of the data set in the config.
         cls: its class in torchvision.datasets.
         root: the user's folder; None = the default one.
         download: whether downloading is allowed.
-        files: what has to be there.
-        calls: arguments for the class, one call for each part it downloads.
+        files: the required files.
+        calls: arguments of the class, one call for each part that it downloads.
+
+    Raises:
+        DataError: a file is missing and cannot be downloaded.
     """
     folder = data_root(root)
     absent = [file for file in files if not file.is_file()]
@@ -53,23 +56,23 @@ def fetch(
     try:
         staging.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(folder / f".{name}.lock"), _network_timeout(30):
-            if all(file.is_file() for file in files):  # another process has fetched them meanwhile
+            if all(file.is_file() for file in files):  # another process has downloaded them in the meantime
                 return
-            for file in files:  # torchvision checks archives by their sums, and takes other files as whole
+            for file in files:  # torchvision verifies archives, but assumes that other files are complete
                 (staging / file.relative_to(folder)).unlink(missing_ok=True)
             try:
                 for arguments in calls:
                     torchvision_class(cls)(staging, download=True, **arguments)
             except BaseException:
                 if not any(file.is_file() for file in staging.rglob("*")):
-                    shutil.rmtree(staging, ignore_errors=True)  # nothing to go on from
+                    shutil.rmtree(staging, ignore_errors=True)  # there is nothing to reuse
                 raise
             for source in [file for file in staging.rglob("*") if file.is_file()]:
                 target = folder / source.relative_to(staging)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(source, target)
             shutil.rmtree(staging, ignore_errors=True)
-    except Exception as error:  # urllib, tarfile, zipfile, lzma, sockets: each has errors of its own
+    except Exception as error:  # urllib, tarfile, zipfile, lzma and sockets raise different errors
         reason = (str(error).strip() or repr(error)).splitlines()[-1]
         raise _not_there(name, absent, f"and downloading failed: {reason}") from error
     absent = [file for file in files if not file.is_file()]
@@ -81,14 +84,14 @@ def _not_there(name: str, absent: Sequence[Path], why: str) -> DataError:
     return DataError(
         f"{name} is not on disk ({absent[0]} is missing), {why}",
         key="name",
-        fix=f"run `optlab prepare {name}` where there is a network; or point data.root (or OPTLAB_DATA) at a "
-        "folder that has it; or train on data.name=digits, which needs no download",
+        fix=f"run `optlab prepare {name}` with network access, or set data.root (or OPTLAB_DATA) to a folder "
+        "that has it, or use data.name=digits, which needs no download",
     )
 
 
 @contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Wait until no other process downloads here; the lock ends with its holder."""
+    """Hold an exclusive lock for the block; the system releases it if the process ends."""
     with path.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
@@ -96,7 +99,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _network_timeout(seconds: float) -> Iterator[None]:
-    """Let a silent network end in an error: torchvision sets no timeout of its own."""
+    """Set a default socket timeout for the block: torchvision sets no timeout itself."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,7 +1,6 @@
-"""The files of the published image sets: idx, CIFAR's pickles, SVHN's .mat, USPS's text (all strict).
+"""Strict readers of the published image sets' files: idx, CIFAR's pickles, SVHN's .mat and USPS's text.
 
-A file that is one byte short is an error, not a smaller data set, and no file can make a reader run code.
-Knows neither where the files come from nor which set they make.
+An incomplete file is an error, not a smaller data set, and no file can make a reader execute code.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from trainer.data.dataset import Split, check_labels
 from trainer.data.files import check_file
 from trainer.errors import DataError
 
-AGAIN = "delete the file and run `optlab prepare` for this data set, which fetches it again"
+AGAIN = "delete the file and run `optlab prepare` for this data set to download it again"
 _IDX_TYPES: dict[int, str] = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
@@ -34,21 +33,22 @@ def read_idx(path: Path, dims: int) -> Tensor:
 
     Args:
         path: the file, not compressed.
-        dims: how many dimensions it has to have.
+        dims: the required number of dimensions.
 
     Raises:
-        DataError: no idx file, other dimensions, no samples, or a length that differs from the header's.
+        DataError: the file is not an idx file, has other dimensions or no samples, or its length differs from
+            the header.
     """
     start = 4 + 4 * dims
     try:
         check_file(path)
-        content = np.fromfile(path, np.uint8)  # unlike bytes it can be written to, so nothing is copied
+        content = np.fromfile(path, np.uint8)  # writable, unlike bytes, so torch needs no copy
     except OSError as error:
         raise _unreadable(path, error) from error
     head = content[:start].tobytes()
     if len(head) < start or head[:2] != b"\0\0" or head[2] not in _IDX_TYPES or head[3] != dims:
         raise DataError(
-            f"no idx file of {dims} dimensions: it starts with {head[:4].hex(' ') or 'nothing'}",
+            f"not an idx file of {dims} dimensions: it starts with {head[:4].hex(' ') or 'nothing'}",
             where=str(path),
             fix=AGAIN,
         )
@@ -57,9 +57,9 @@ def read_idx(path: Path, dims: int) -> Tensor:
     expected = start + math.prod(shape) * dtype.itemsize
     if len(content) != expected or 0 in shape or dtype.kind == "f":
         raise DataError(
-            f"{len(content):,} bytes, and its header ({dtype.name} {list(shape)}) says {expected:,}",
+            f"{len(content):,} bytes, but its header ({dtype.name} {list(shape)}) declares {expected:,}",
             where=str(path),
-            expected="whole numbers, as many as the header says, at least one",
+            expected="integers, as many as the header declares, at least one",
             fix=AGAIN,
         )
     array = content[start:].view(dtype).reshape(shape)
@@ -67,7 +67,7 @@ def read_idx(path: Path, dims: int) -> Tensor:
 
 
 def read_images(path: Path, sides: tuple[int, int]) -> Tensor:
-    """Return the grey images of an idx file as uint8 [N, 1, H, W]; DataError for another size."""
+    """Return the grey images of an idx file as uint8 [N, 1, H, W]; raise DataError for another size."""
     images = read_idx(path, 3)
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != sides:
         raise DataError(
@@ -80,26 +80,26 @@ def read_images(path: Path, sides: tuple[int, int]) -> Tensor:
 
 
 class _PickledType:
-    """Stands for numpy.dtype in a pickle; knows no more than its code."""
+    """Replaces numpy.dtype in a pickle; stores only the type code."""
 
     def __init__(self, code: str = "", *_: object) -> None:
         self.code = code
 
     def __setstate__(self, state: object) -> None:
-        """Take nothing: the order of bytes means nothing to a byte."""
+        """Ignore the byte order, which does not matter for uint8."""
 
 
 class _PickledBytes:
-    """Stands for a numpy array of uint8 in a pickle: numpy's own can crash on a damaged state."""
+    """Replaces a NumPy array of uint8 in a pickle: NumPy's own class can crash on a damaged state."""
 
     def __init__(self, *_: object) -> None:
         self.array: np.ndarray[Any, np.dtype[np.uint8]] = np.empty(0, np.uint8)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Take what numpy pickles: version, shape, type, whether columns come first, content."""
+        """Set the array from NumPy's pickled state: version, shape, type, Fortran order, content."""
         _, shape, dtype, by_columns, content = state
         if dtype.code != "u1" or min(shape) < 0:
-            raise pickle.UnpicklingError("it has an array that is not of bytes")
+            raise pickle.UnpicklingError("it has an array of another type than uint8")
         raw = content.encode("latin1") if isinstance(content, str) else content
         self.array = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if by_columns else "C")
 
@@ -109,48 +109,48 @@ class _PickledBytes:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Loads numbers, strings, lists, dicts and arrays of bytes; refuses every other function and class."""
+    """Loads numbers, strings, lists, dicts and uint8 arrays; rejects every other function and class."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for the named function or class."""
+        """Return the replacement of a function or class."""
         if (module, name) == ("numpy", "dtype"):
             return _PickledType
         if (module, name) == ("numpy", "ndarray"):
-            return object  # only ever the first argument of _reconstruct
+            return object  # occurs only as the first argument of _reconstruct
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
             return _PickledBytes
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes in Python 2's protocol
+        if (module, name) == ("_codecs", "encode"):  # Python 3 writes bytes this way in protocol 2
             return lambda text, _: text.encode("latin1")
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no data set needs")
+        raise pickle.UnpicklingError(f"it uses {module}.{name}, which is not allowed")
 
 
 def _unpickle(content: bytes) -> Any:
-    """Return the plain values of a pickle; what it raises for a damaged one is nearly anything."""
-    for code, value, _ in pickletools.genops(content):  # C's unpickler takes memory for what these say
+    """Return the plain values of a pickle; a damaged pickle can raise any exception."""
+    for code, value, _ in pickletools.genops(content):  # the C unpickler allocates memory for these indices
         if code.name in ("PUT", "LONG_BINPUT") and not 0 <= int(value or 0) <= len(content):
-            raise pickle.UnpicklingError(f"it numbers a value {value:,}")
+            raise pickle.UnpicklingError(f"it has the memo index {value:,}")
     return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
 
 
 def read_pickle(path: Path) -> Any:
-    """Return what a whole pickle holds: numbers, strings, lists, dicts and arrays of bytes, nothing else."""
+    """Return the content of a pickle of numbers, strings, lists, dicts and uint8 arrays."""
     return _unpickle(_read_bytes(path))
 
 
 def read_cifar_batch(path: Path, key: str, classes: int) -> Split:
-    """Return one pickled batch of CIFAR; what is more than numbers, strings and arrays is refused.
+    """Return one pickled batch of CIFAR; reject pickles with other objects than numbers, strings and arrays.
 
     Args:
         path: the file, as `data_batch_1`.
-        key: where the labels are: `labels`, or `fine_labels` in CIFAR-100.
-        classes: how many classes there are.
+        key: key of the labels: `labels`, or `fine_labels` in CIFAR-100.
+        classes: number of classes.
     """
     content = _read_bytes(path)
     try:
         entry = _unpickle(content)
         images, labels = np.asarray(entry["data"]), np.asarray(entry[key])
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise DataError(f"no CIFAR batch: {error!r}", where=str(path), fix=AGAIN) from error
+    except Exception as error:  # a damaged pickle can raise any exception
+        raise DataError(f"not a CIFAR batch: {error!r}", where=str(path), fix=AGAIN) from error
     if (
         images.dtype != np.uint8
         or images.ndim != 2
@@ -162,7 +162,7 @@ def read_cifar_batch(path: Path, key: str, classes: int) -> Split:
         raise DataError(
             f"images {images.dtype} {list(images.shape)} and labels {labels.dtype} {list(labels.shape)}",
             where=str(path),
-            expected="uint8 [N, 3072] and whole numbers [N], at least one",
+            expected="uint8 [N, 3072] and integers [N], at least one",
             fix=AGAIN,
         )
     numbers = check_labels(torch.from_numpy(labels.astype(np.int64)), classes, str(path))
@@ -170,9 +170,9 @@ def read_cifar_batch(path: Path, key: str, classes: int) -> Split:
 
 
 def _check_mat(content: bytes) -> None:
-    """Raise unless a .mat file holds numeric arrays only: scipy crashes on types that are none."""
+    """Raise ValueError if a .mat file has types that are not valid: SciPy crashes on them."""
     if content[126:128] != b"IM":
-        raise ValueError("it is no little-endian .mat file of version 5")
+        raise ValueError("it is not a little-endian .mat file of version 5")
     at = 128
     while at < len(content):
         kind, size = struct.unpack_from("<II", content, at)
@@ -183,7 +183,7 @@ def _check_mat(content: bytes) -> None:
             kind, size = struct.unpack_from("<II", body)
             body = body[8:]
         if kind != 14 or len(body) != size or not 6 <= body[8] <= 15 or body[9] & 8:
-            raise ValueError("it holds more than whole real arrays of numbers")
+            raise ValueError("it has other content than complete real arrays")
         inner = 0
         while inner < size:
             kind, length = struct.unpack_from("<II", body, inner)
@@ -193,7 +193,7 @@ def _check_mat(content: bytes) -> None:
 
 
 def read_svhn(path: Path) -> Split:
-    """Return one .mat file of SVHN's cropped digits; the label 10 becomes 0."""
+    """Return the cropped digits of one .mat file of SVHN; the label 10 becomes 0."""
     from scipy.io import loadmat
 
     raw = _read_bytes(path)
@@ -201,8 +201,8 @@ def read_svhn(path: Path) -> Split:
         _check_mat(raw)
         content = loadmat(io.BytesIO(raw))
         images, labels = np.asarray(content["X"]), np.asarray(content["y"]).reshape(-1)
-    except Exception as error:  # a damaged .mat file raises nearly anything
-        raise DataError(f"no SVHN file: {error!r}", where=str(path), fix=AGAIN) from error
+    except Exception as error:  # a damaged .mat file can raise any exception
+        raise DataError(f"not an SVHN file: {error!r}", where=str(path), fix=AGAIN) from error
     if (
         images.dtype != np.uint8
         or images.shape != (32, 32, 3, len(labels))
@@ -212,15 +212,15 @@ def read_svhn(path: Path) -> Split:
         raise DataError(
             f"images {images.dtype} {list(images.shape)} and {len(labels):,} labels {labels.dtype}",
             where=str(path),
-            expected="uint8 [32, 32, 3, N] and N whole numbers",
+            expected="uint8 [32, 32, 3, N] and N integers",
             fix=AGAIN,
         )
-    numbers = check_labels(torch.from_numpy(labels.astype(np.int64)) - 1, 10, f"{path} (less 1)")
+    numbers = check_labels(torch.from_numpy(labels.astype(np.int64)) - 1, 10, f"{path} (minus 1)")
     return Split(torch.from_numpy(np.ascontiguousarray(images.transpose(3, 2, 0, 1))), (numbers + 1) % 10)
 
 
 def read_usps(path: Path) -> Split:
-    """Return one bzip2 file of USPS in libsvm's text form; labels from 1, pixels -1 to 1 become 0 to 255."""
+    """Return the digits of one USPS file (libsvm format, bzip2); labels - 1, pixels as 0 to 255."""
     content = _read_bytes(path)
     try:
         rows = [line.split() for line in _whole_bz2(content).decode("ascii").splitlines()]
@@ -228,10 +228,10 @@ def read_usps(path: Path) -> Split:
         places = [f"{n}:" for n in range(1, 257)]
         for row in rows:
             if [cell[: cell.find(":") + 1] for cell in row[1:]] != places:
-                raise ValueError("a line has not the pixels 1 to 256, one after the other")
+                raise ValueError("a line does not have the pixels 1 to 256 in this order")
         pixels = np.array([[float(cell.split(":")[1]) for cell in row[1:]] for row in rows], dtype=np.float32)
-    except Exception as error:  # among them torch's RuntimeError for a label that no int64 holds
-        raise DataError(f"no USPS file: {error}", where=str(path), fix=AGAIN) from error
+    except Exception as error:  # such as torch's RuntimeError for a label outside int64
+        raise DataError(f"not a USPS file: {error}", where=str(path), fix=AGAIN) from error
     if pixels.shape != (len(labels), 256) or len(labels) == 0 or not (np.abs(pixels) <= 1).all():
         raise DataError(
             f"pixels of shape {list(pixels.shape)}",
@@ -244,13 +244,13 @@ def read_usps(path: Path) -> Split:
 
 
 def _whole_bz2(content: bytes) -> bytes:
-    """Return all that a bzip2 file holds; `bz2.decompress` leaves out what follows a damaged stream."""
+    """Decompress a bzip2 file; `bz2.decompress` ignores the data after a damaged stream."""
     parts: list[bytes] = []
     while content or not parts:
         stream = bz2.BZ2Decompressor()
         parts.append(stream.decompress(content))
         if not stream.eof:
-            raise EOFError("it ends before its end mark")
+            raise EOFError("it ends without an end-of-stream marker")
         content = stream.unused_data
     return b"".join(parts)
 
@@ -268,12 +268,12 @@ def _unreadable(path: Path, error: OSError) -> DataError:
 
 
 def check_md5(path: Path, md5: str, name: str) -> None:
-    """Raise DataError unless the file has this MD5; `name` is the data set's."""
+    """Raise DataError if the MD5 of a file differs from `md5`; `name` is the name of the data set."""
     found = hashlib.md5(_read_bytes(path), usedforsecurity=False).hexdigest()
     if found != md5:
         raise DataError(
             f"damaged: its MD5 is {found}",
             where=str(path),
             expected=md5,
-            fix=f"delete the file and run `optlab prepare {name}`, which fetches it again",
+            fix=f"delete the file and run `optlab prepare {name}` to download it again",
         )

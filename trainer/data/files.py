@@ -1,4 +1,4 @@
-"""Which files a reader may read: regular ones that fit in memory, so that no read is endless."""
+"""Check that a file is regular and fits in memory before reading it, so that every read ends."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _KINDS = (
 
 
 def check_file(file: Path) -> None:
-    """Raise DataError where `file` is there and is no regular file, or is larger than the machine's memory.
+    """Check that a file is a regular file that fits in memory.
 
     Raises:
-        OSError: it is not there or cannot be looked at.
+        DataError: the file is not a regular file, or is larger than the machine's memory.
+        OSError: the file does not exist or its status cannot be read.
     """
     found = file.stat()
     if not stat.S_ISREG(found.st_mode):
-        kind = next((name for holds, name in _KINDS if holds(found.st_mode)), "no regular file")
+        kind = next((name for holds, name in _KINDS if holds(found.st_mode)), "not a regular file")
         raise DataError(f"this is {kind}", where=str(file), expected="a regular file, or a link to one")
     memory = memory_bytes()
     if found.st_size > memory:

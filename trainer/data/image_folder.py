@@ -1,4 +1,4 @@
-"""The user's own images: folders `train/<class>/` and `test/<class>/`, decoded once into the cache."""
+"""Read a user's images from folders `train/<class>/` and `test/<class>/`; the cache stores them decoded."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from trainer.device import usable_cores
 from trainer.errors import DataError, Problem
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-MAX_PIXELS = 80_000_000  # of one image; a small file can declare far more (an "image bomb")
+MAX_PIXELS = 80_000_000  # per image; a small file can declare far more (a "decompression bomb")
 _GREY = ("1", "L")
 _COLOUR = ("P", "RGB", "RGBA", "RGBX", "LA", "PA", "CMYK", "YCbCr", "HSV", "LAB")
-_SHOWN = 5  # faults told at once
+_SHOWN = 5  # errors reported at once
 
 Progress = Callable[[int, int], None]
 Result = TypeVar("Result")
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """What an image file declares, read without decoding it."""
+    """The header of an image file, read without decoding the image."""
 
     width: int
     height: int
@@ -43,19 +43,19 @@ class _Header:
 def image_folder(
     *, path: str | Path, size: Annotated[int, Field(ge=1)] | None = None, progress: Progress | None = None
 ) -> Dataset:
-    """Return the images below a folder, uint8 [N, C, H, W], one class per subfolder, in the order of names.
+    """Return the images in a folder, uint8 [N, C, H, W], one class per subfolder, in the order of names.
 
-    Grey images give one channel when all images are grey; otherwise all become RGB. Transparency is dropped.
+    If all images are grey, they have one channel; otherwise all become RGB. Transparency is ignored.
 
     Args:
         path: the folder, with train/<class>/*.png and test/<class>/*.png (png, jpg, bmp, gif, webp, tif ...).
-        size: crop every image to a square about its centre and resize it to so many pixels; null = all
-            images are of one size already, and stay as they are.
-        progress: called with (images done, images in all) while decoding, which the cache may spare (not an
-            option of the config).
+        size: height and width in pixels; every image is cropped to a centred square and resized to it. null =
+            keep the images unchanged; all must have the same size.
+        progress: called with (decoded images, number of images) during decoding; not called if the cache has
+            the images (not an option of the config).
 
     Raises:
-        DataError: a folder or class is absent or empty, a file is damaged or too large, sizes differ.
+        DataError: a folder or class is missing or empty, a file is damaged or too large, or sizes differ.
     """
     root = Path(path).expanduser()
     classes = _class_names(root / "train")
@@ -68,7 +68,7 @@ def image_folder(
         )
     listed = {part: _list_images(root / part, classes) for part in ("train", "test")}
     files = [file for part in listed.values() for file, _ in part]
-    # The relative names tell classes and order; another Pillow may decode a JPEG to other pixels.
+    # The relative names determine classes and order; the pixels of a JPEG depend on the version of Pillow.
     names = [file.relative_to(root).as_posix() for file in files]
     return cached(
         files,
@@ -84,9 +84,9 @@ def _decode_all(
     size: int | None,
     progress: Progress | None,
 ) -> Dataset:
-    """Return the listed images (by part: each file with its class number) as a data set."""
+    """Decode the listed files, (file, class number) by split, to a data set."""
     files = [file for part in listed.values() for file, _ in part]
-    with ThreadPoolExecutor(usable_cores()) as pool:  # PIL decodes without the interpreter's lock
+    with ThreadPoolExecutor(usable_cores()) as pool:  # PIL releases the GIL while decoding
         headers = _each(pool, _read_header, files)
         channels = 1 if all(header.grey for header in headers) else 3
         width, height = (size, size) if size is not None else _common_size(files, headers)
@@ -97,7 +97,7 @@ def _decode_all(
                 f"{len(files):,} images of {width} x {height} need {needed / 2**30:,.1f} GiB of "
                 f"{memory / 2**30:,.1f} GiB memory",
                 where=str(root),
-                fix="say data.size, or take fewer images",
+                fix="set data.size, or use fewer images",
             )
         pixels = torch.empty(len(files), channels, height, width, dtype=torch.uint8)
         rows = {file: row for row, file in enumerate(files)}
@@ -122,7 +122,7 @@ def _class_names(folder: Path) -> list[str]:
         raise DataError(
             f"cannot read the folder {folder}: {error.strerror}",
             key="path",
-            expected="train/<class>/ and test/<class>/ below data.path",
+            expected="folders train/<class>/ and test/<class>/ in data.path",
         ) from error
     if not names:
         raise DataError("no class folders", where=str(folder), expected="one folder of images per class")
@@ -130,7 +130,7 @@ def _class_names(folder: Path) -> list[str]:
 
 
 def _list_images(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
-    """Return every image below a folder with its class number, in the order of names."""
+    """Return every image in a folder with its class number, in the order of the names."""
     listed: list[tuple[Path, int]] = []
     for label, name in enumerate(classes):
         found = sorted(
@@ -148,7 +148,7 @@ def _each(
     files: Sequence[Path],
     progress: Progress | None = None,
 ) -> list[Result]:
-    """Return the work done on every file, in order; the first few faults are told together."""
+    """Return the results for all files, in order; report the first few errors together."""
     results: list[Result] = []
     problems: list[Problem] = []
     try:
@@ -163,7 +163,7 @@ def _each(
         pool.shutdown(wait=False, cancel_futures=True)  # an interrupt must not wait for all images
         raise
     if len(problems) > _SHOWN:
-        problems[_SHOWN - 1 :] = [Problem(f"{len(problems) - _SHOWN + 1:,} more images are at fault")]
+        problems[_SHOWN - 1 :] = [Problem(f"{len(problems) - _SHOWN + 1:,} more images cannot be read")]
     if problems:
         raise DataError.of(problems)
     return results
@@ -175,10 +175,10 @@ def _open(file: Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise DataError(f"too large: {error}", where=str(file)) from error
     except Exception as error:  # PIL's plug-ins raise OSError, SyntaxError, ValueError, struct.error ...
-        raise DataError(f"no image: {error}", where=str(file), fix="mend or remove the file") from error
+        raise DataError(f"not an image: {error}", where=str(file), fix="repair or remove the file") from error
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
-            f"{image.width} x {image.height} pixels", where=str(file), expected=f"{MAX_PIXELS:,} in all"
+            f"{image.width} x {image.height} pixels", where=str(file), expected=f"at most {MAX_PIXELS:,}"
         )
     if image.mode not in _GREY + _COLOUR:
         raise DataError(
@@ -196,15 +196,15 @@ def _read_header(file: Path) -> _Header:
 
 
 def _common_size(files: Sequence[Path], headers: Sequence[_Header]) -> tuple[int, int]:
-    """Return the one (width, height) that all images have."""
+    """Return the common (width, height) of all images; raise DataError if sizes differ."""
     first = (headers[0].width, headers[0].height)
     for file, header in zip(files, headers, strict=True):
         if (header.width, header.height) != first:
             raise DataError(
-                f"{header.width} x {header.height} pixels, and {files[0]} has {first[0]} x {first[1]}",
+                f"{header.width} x {header.height} pixels, but {files[0]} has {first[0]} x {first[1]}",
                 where=str(file),
                 expected="images of one size",
-                fix="say data.size=N: every image is then cropped to a square and resized to N x N",
+                fix="set data.size=N to crop every image to a square and resize it to N x N",
             )
     return first
 
@@ -216,7 +216,7 @@ def _decode(file: Path, channels: int, size: int | None) -> Tensor:
             pixels = image.convert("L" if channels == 1 else "RGB")
         except Exception as error:  # as in _open
             raise DataError(
-                f"damaged or cut short: {error}", where=str(file), fix="mend or remove it"
+                f"damaged or truncated: {error}", where=str(file), fix="repair or remove the file"
             ) from error
     if size is not None:
         pixels = ImageOps.fit(pixels, (size, size), method=Image.Resampling.BILINEAR)

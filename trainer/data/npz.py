@@ -1,6 +1,6 @@
-"""The user's own arrays: one .npz file of `x_train y_train x_test y_test`, and `x_val y_val` by choice.
+"""Read a user's arrays from an .npz file: `x_train y_train x_test y_test`, and optionally `x_val y_val`.
 
-Pickled content is never read.
+Pickled content is never loaded.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from trainer.data.dataset import Dataset, memory_bytes
 from trainer.data.files import check_file
 from trainer.errors import DataError
 
-# Deflate packs zeros 1,030 to 1, and images or labels hardly ever 100 to 1.
+# Deflate compresses zeros 1,030 to 1, and images or labels rarely more than 100 to 1.
 _SWOLLEN_RATIO, _SWOLLEN_BYTES = 500, 1 << 30
 
 
 def npz(*, path: str | Path, layout: Layout = "auto", target_type: TargetType = "auto") -> Dataset:
-    """Return the arrays of one .npz file as a data set; a compressed file is unpacked once, into the cache.
+    """Return the arrays of an .npz file as a data set; the cache stores compressed files unpacked.
 
     Args:
-        path: the file, with arrays x_train, y_train, x_test, y_test, and x_val, y_val for a validation split
-            of its own. Inputs: uint8 or float, [N, H, W], [N, H, W, C], [N, C, H, W] or flat [N, D].
+        path: the file, with arrays x_train, y_train, x_test, y_test, and optionally x_val, y_val for a
+            validation split. Inputs: uint8 or float, [N, H, W], [N, H, W, C], [N, C, H, W] or flat [N, D].
             Targets: integers [N] or [N, 1], or floats [N] or [N, K].
-        layout: where the channels of 4-dimensional inputs are; auto = the side that has 1, 3 or 4 of them.
-        target_type: classes = integers from 0; real = real values (regression), also where they are integers;
-            auto = floats are real values, integers are classes, and a note says so.
+        layout: position of the channels in 4-dimensional inputs; auto = the dimension of size 1, 3 or 4.
+        target_type: classes = integers from 0; real = real values (regression), also if stored as integers;
+            auto = floats are real values and integers are classes.
 
     Raises:
-        DataError: the file is absent, no regular file, damaged or larger than the machine's memory; an array
-            is missing, of another type, length or shape, has NaN or infinity, or labels outside the training
-            classes.
+        DataError: the file is missing, not a regular file, damaged or larger than the machine's memory; or an
+            array is missing, has a wrong type, length or shape, contains NaN or infinity, or has labels
+            outside the training classes.
     """
     file = Path(path).expanduser()
     try:
@@ -54,11 +54,11 @@ def npz(*, path: str | Path, layout: Layout = "auto", target_type: TargetType = 
 
 
 def _is_compressed(file: Path) -> bool:
-    """Return whether an array has to be unpacked; False also where the file cannot be read."""
+    """Return whether an array is compressed; False if the file cannot be read."""
     try:
         with zipfile.ZipFile(file) as archive:
             return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    except Exception:  # told by the reading proper
+    except Exception:  # `_read_arrays` reports it
         return False
 
 
@@ -68,7 +68,7 @@ def _decode(file: Path, layout: Layout, target_type: TargetType) -> Dataset:
 
 
 def _read_arrays(file: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """Read the arrays, after a look at the sizes and types they declare; name those that are not read."""
+    """Check the declared sizes and types, and return the arrays and the names of unused ones."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
@@ -77,26 +77,26 @@ def _read_arrays(file: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
             for entry in archive.infolist():
                 if entry.file_size > max(_SWOLLEN_BYTES, _SWOLLEN_RATIO * entry.compress_size):
                     raise DataError(
-                        f"{entry.filename} swells from {entry.compress_size:,} bytes to {entry.file_size:,}",
+                        f"{entry.filename} decompresses {entry.compress_size:,} bytes to {entry.file_size:,}",
                         where=str(file),
-                        expected="data, which does not compress so well",
-                        fix="write it with np.savez if it is what you mean",
+                        expected=f"at most {_SWOLLEN_RATIO} times the compressed size",
+                        fix="if the data are correct, save them uncompressed with np.savez",
                     )
             declared = sum(_declared_bytes(archive, file, key) for key in keys)
             memory = memory_bytes()
             if declared > memory:
                 raise DataError(
-                    f"arrays of {declared / 2**30:,.1f} GiB of {memory / 2**30:,.1f} GiB memory",
+                    f"arrays of {declared / 2**30:,.1f} GiB exceed the {memory / 2**30:,.1f} GiB of memory",
                     where=str(file),
-                    fix="make the set smaller, or store images as uint8",
+                    fix="use a smaller data set, or store images as uint8",
                 )
             return {key: _read_array(archive, file, key) for key in keys}, sorted(names - set(keys))
     except DataError:
         raise
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", where=str(file)) from error
-    except Exception as error:  # a damaged archive makes zipfile and numpy raise nearly anything
-        raise DataError(f"not a whole .npz file: {error}", where=str(file), fix="write it again") from error
+    except Exception as error:  # for a damaged archive, zipfile and numpy raise many kinds of exceptions
+        raise DataError(f"not a valid .npz file: {error}", where=str(file), fix="save it again") from error
 
 
 def _declared_bytes(archive: zipfile.ZipFile, file: Path, key: str) -> int:
@@ -111,16 +111,16 @@ def _declared_bytes(archive: zipfile.ZipFile, file: Path, key: str) -> int:
             )
             shape, _, dtype = read(stream)
         except (ValueError, EOFError) as error:
-            raise DataError(f"{key} is no numpy array: {error}", where=str(file)) from error
+            raise DataError(f"{key} is not a NumPy array: {error}", where=str(file)) from error
     if dtype.hasobject:
         raise DataError(
-            f"{key} holds Python objects (pickled), which are never read",
+            f"{key} has Python objects (pickled), which are never loaded",
             where=str(file),
             expected="plain numbers",
             fix="save it as uint8, float32 or int64",
         )
     count = 1
-    for size in shape:  # np.prod would overflow on a forged header
+    for size in shape:  # np.prod could overflow for a forged header
         count *= size
     return count * dtype.itemsize
 
@@ -130,8 +130,8 @@ def _read_array(archive: zipfile.ZipFile, file: Path, key: str) -> NDArray[Any]:
         try:
             array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
         except (ValueError, EOFError, zlib.error) as error:
-            raise DataError(f"{key} is damaged or cut short: {error}", where=str(file)) from error
-        # Reading on to the end lets zipfile compare the checksum.
+            raise DataError(f"{key} is damaged or truncated: {error}", where=str(file)) from error
+        # zipfile verifies the checksum when the stream is read to its end.
         if stream.read(1):
-            raise DataError(f"{key} is longer than its header says", where=str(file))
+            raise DataError(f"{key} is longer than its header declares", where=str(file))
     return array

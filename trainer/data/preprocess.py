@@ -1,7 +1,7 @@
-"""From stored samples to what a model reads: scale, resize, pad, normalise; in training and evaluation.
+"""Preprocess stored samples for the model, in training and evaluation: scale, resize, pad, normalize.
 
-The order is: uint8 to float32 in [0, 1], (augmentations, in training only), resize, pad, normalise. Pure
-tensor code on any device, without randomness.
+The order is: uint8 to float32 in [0, 1], augmentations (only in training), resize, pad, normalize. All
+operations are deterministic and run on any device.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor
 from trainer.data.dataset import Split
 from trainer.errors import ConfigError
 
-_CHUNK_VALUES = 2**22  # float64 values per step of the statistics: 32 MiB
+_CHUNK_VALUES = 2**22  # float64 values per chunk of the statistics: 32 MiB
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepare:
-    """Turns stored samples into float32 batches; made by `make_prepare`.
+    """Converts stored samples to float32 batches; created by `make_prepare`.
 
     Args:
         input_shape: (C, H, W) or (D,), as stored.
-        resize: side of the square that images become; None = as they are.
-        pad: zero pixels on every side; None = none.
-        mean: float32, [C, 1, 1] or [D] or one number, in units of pixel / 255; None = no normalisation.
-        std: the same for the standard deviation.
+        resize: height and width to resize images to; None = no resize.
+        pad: zero padding on every side in pixels; None = none.
+        mean: float32, [C, 1, 1] or [D] or one number, in units of pixel / 255; None = no normalization.
+        std: as `mean`, for the standard deviation.
     """
 
     input_shape: tuple[int, ...]
@@ -38,32 +38,32 @@ class Prepare:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """The shape of one prepared sample: what the model is built for."""
+        """The shape of one preprocessed sample, the input of the model."""
         return output_shape(self.input_shape, resize=self.resize, pad=self.pad)
 
     def to(self, device: torch.device | str) -> Prepare:
-        """Return the same with its numbers on a device."""
+        """Return a copy with mean and std on a device."""
         if self.mean is None or self.std is None:
             return self
         return replace(self, mean=self.mean.to(device), std=self.std.to(device))
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Return stored inputs, uint8 or float32 [N, ...], ready for the model: float32 [N, ...].
+        """Convert stored inputs, uint8 or float32 [N, ...], to the model's inputs, float32 [N, ...].
 
-        Without a resize, uint8 takes one multiplication and one addition per value.
+        Without a resize, uint8 needs one multiplication and one addition per value.
         """
         if inputs.dtype != torch.uint8 or self.resize is not None or self.mean is None or self.std is None:
             return self.finish(self.unit(inputs))
-        # scale and shift are computed here, not kept: they are C numbers, and a traced graph folds them.
+        # Scale and shift are not stored: each has only C values, and a traced graph folds them.
         scale = 1.0 / (255.0 * self.std)
         return self._padded(inputs).to(torch.float32).mul_(scale).add_(-self.mean / self.std)
 
     def unit(self, inputs: Tensor) -> Tensor:
-        """Return uint8 pixels as float32 in [0, 1]; float inputs as they are."""
+        """Return uint8 pixels as float32 in [0, 1]; return float inputs unchanged."""
         return inputs.to(torch.float32).div_(255.0) if inputs.dtype == torch.uint8 else inputs
 
     def finish(self, images: Tensor) -> Tensor:
-        """Resize, pad and normalise what `unit` (and the augmentations) gave."""
+        """Resize, pad and normalize the result of `unit` (and of the augmentations)."""
         if self.resize is not None:
             images = torch.nn.functional.interpolate(
                 images, size=(self.resize, self.resize), mode="bilinear", align_corners=False, antialias=True
@@ -97,17 +97,18 @@ def make_prepare(
     resize: int | None = None,
     pad: int | None = None,
 ) -> Prepare:
-    """Return the preparation of samples of one shape.
+    """Return the preprocessing of samples of one shape.
 
     Args:
         input_shape: (C, H, W) or (D,), as stored.
-        mean: one number, or one per channel (per feature), in units of pixel / 255; None = no normalisation.
-        std: the same for the standard deviation, above 0; given exactly when `mean` is.
-        resize: bilinear (antialiased) resize to a square of so many pixels; None = as stored.
-        pad: zero pixels on every side, after the resize and before the normalisation; None = none.
+        mean: one number, or one per channel (per feature), in units of pixel / 255; None = no normalization.
+        std: as `mean`, for the standard deviation, above 0; required if and only if `mean` is given.
+        resize: height and width to resize to (bilinear, antialiased), in pixels; None = no resize.
+        pad: zero padding on every side in pixels, after the resize and before normalization; None = none.
 
     Raises:
-        ConfigError: the count of numbers does not fit the channels, or flat features are to be resized.
+        ConfigError: the length of `mean` or `std` does not match the channels, or flat features are to be
+            resized or padded.
     """
     image = len(input_shape) == 3
     for key, value in (("resize", resize), ("pad", pad)):
@@ -115,12 +116,12 @@ def make_prepare(
             raise ConfigError(
                 f"{key} {value} needs images; the samples are flat: {list(input_shape)}",
                 key=key,
-                fix=f"leave {key} out",
+                fix=f"remove {key}",
             )
         if value is not None and value < 1:
             raise ConfigError(f"{key} {value}", key=key, expected="1 or more pixels, or null")
     if (mean is None) != (std is None):
-        raise ConfigError("mean and std go together", key="normalize", fix="give both, or neither")
+        raise ConfigError("mean and std must be given together", key="normalize", fix="set both, or neither")
     if mean is None or std is None:
         return Prepare(input_shape, resize, pad, None, None)
     return Prepare(
@@ -149,8 +150,8 @@ def _per_channel(numbers: Sequence[float], input_shape: tuple[int, ...], key: st
 def dataset_mean_std(split: Split) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation per channel (or feature) of a training split, for `make_prepare`.
 
-    In units of pixel / 255 for uint8. In float64, in two passes over chunks; the deviation divides by the
-    count. A channel that never varies gets 1, so that it is only shifted.
+    The unit is pixel / 255 for uint8. The computation uses float64 and two passes over chunks; the standard
+    deviation divides by the count. For a constant channel it is 1, so that the channel is only shifted.
     """
     flat = split.inputs.ndim == 2
     axes = (0,) if flat else (0, 2, 3)
@@ -162,5 +163,5 @@ def dataset_mean_std(split: Split) -> tuple[list[float], list[float]]:
     centre = mean if flat else mean.view(-1, 1, 1)
     squares = torch.stack([(chunk.double() - centre).square_().sum(axes) for chunk in chunks]).sum(0) / count
     mean, std = mean / unit, squares.sqrt() / unit
-    # A constant channel of floats keeps a deviation of rounding errors (1e-16 of its mean), which is none.
+    # Rounding errors give a constant float channel a deviation of 1e-16 of its mean; treat it as 0.
     return mean.tolist(), torch.where(std > 1e-13 * mean.abs(), std, 1.0).tolist()

@@ -1,8 +1,8 @@
-"""The published image sets, in the files that torchvision lays out: read here, downloaded by torchvision.
+"""The published image sets, downloaded by torchvision in its file layout and read here.
 
-The MNIST family needs no torchvision. CIFAR, SVHN and USPS are checked against torchvision's MD5 sums
-before they are parsed, once: after that they come from the cache, as long as the files stay as they are.
-The MNIST family's files are plain bytes already, and reading them takes what reading the cache would.
+Reading the MNIST family does not need torchvision. CIFAR, SVHN and USPS are verified against torchvision's
+MD5 sums before they are parsed; later runs read them from the cache as long as the files do not change. The
+MNIST family is not cached: its files are plain bytes, and reading them is as fast as reading the cache.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from trainer.errors import DataError
 EmnistSplit = Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
 
 _DIGITS = tuple(string.digits)
-_MERGED = set("cijklmopsuvwxyz")  # lower-case letters that `bymerge` and `balanced` count as upper-case
+_MERGED = set("cijklmopsuvwxyz")  # lower-case letters that `bymerge` and `balanced` merge with upper-case
 _ALL = tuple(sorted(string.digits + string.ascii_letters))
 _BALANCED = tuple(letter for letter in _ALL if letter not in _MERGED)
 _EMNIST_CLASSES: dict[str, tuple[str, ...]] = {
@@ -65,7 +65,7 @@ def mnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
 
     Args:
         root: folder that holds MNIST/raw; null = $OPTLAB_DATA, else ~/.cache/optlab/data.
-        download: fetch what is not on disk.
+        download: download missing files.
     """
     return _mnist_like("mnist", "MNIST", _DIGITS, root, download)
 
@@ -75,7 +75,7 @@ def fashion_mnist(*, root: str | Path | None = None, download: bool = True) -> D
 
     Args:
         root: folder that holds FashionMNIST/raw; null = $OPTLAB_DATA, else ~/.cache/optlab/data.
-        download: fetch what is not on disk.
+        download: download missing files.
     """
     return _mnist_like("fashion_mnist", "FashionMNIST", _FASHION, root, download)
 
@@ -85,7 +85,7 @@ def kmnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
 
     Args:
         root: folder that holds KMNIST/raw; null = $OPTLAB_DATA, else ~/.cache/optlab/data.
-        download: fetch what is not on disk.
+        download: download missing files.
     """
     return _mnist_like("kmnist", "KMNIST", _KUZUSHIJI, root, download)
 
@@ -95,13 +95,13 @@ def emnist(
 ) -> Dataset:
     """Return one split of EMNIST: handwritten letters and digits, uint8 [N, 1, 28, 28].
 
-    The files hold every image mirrored along its diagonal; here they stand upright. The labels of
-    `letters`, stored from 1, start at 0 (26 classes).
+    The files contain transposed images; this reader transposes them back. The labels of `letters` start at 1
+    in the files and at 0 here (26 classes).
 
     Args:
         split: byclass (62 classes), bymerge (47), balanced (47), letters (26), digits (10) or mnist (10).
         root: folder that holds EMNIST/raw; null = $OPTLAB_DATA, else ~/.cache/optlab/data.
-        download: fetch what is not on disk (all splits come in one archive of 0.5 GB).
+        download: download missing files (one archive of 0.5 GB for all splits).
     """
     classes = _EMNIST_CLASSES[split]
     raw = data_root(root) / "EMNIST" / "raw"
@@ -130,7 +130,7 @@ def qmnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
 
     Args:
         root: folder that holds QMNIST/raw; null = $OPTLAB_DATA, else ~/.cache/optlab/data.
-        download: fetch what is not on disk.
+        download: download missing files.
     """
     raw = data_root(root) / "QMNIST" / "raw"
     files = {
@@ -141,7 +141,7 @@ def qmnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
 
     def read(part: str) -> Split:
         images, labels = files[part]
-        table = read_idx(labels, 2)  # [N, 8]: the class, then the writer and where the image came from
+        table = read_idx(labels, 2)  # [N, 8]: the class, then the writer and the source of the image
         return _paired(
             read_images(images, (28, 28)), check_labels(table[:, 0], 10, str(labels)), images, labels
         )
@@ -154,7 +154,7 @@ def cifar10(*, root: str | Path | None = None, download: bool = True) -> Dataset
 
     Args:
         root: folder that holds cifar-10-batches-py; null = $OPTLAB_DATA, else ~/.cache/optlab/data.
-        download: fetch what is not on disk.
+        download: download missing files.
     """
     return _cifar("cifar10", _CIFAR10, root, download)
 
@@ -164,7 +164,7 @@ def cifar100(*, root: str | Path | None = None, download: bool = True) -> Datase
 
     Args:
         root: folder that holds cifar-100-python; null = $OPTLAB_DATA, else ~/.cache/optlab/data.
-        download: fetch what is not on disk.
+        download: download missing files.
     """
     return _cifar("cifar100", _CIFAR100, root, download)
 
@@ -176,7 +176,7 @@ def svhn(*, root: str | Path | None = None, download: bool = True) -> Dataset:
 
     Args:
         root: folder of train_32x32.mat and test_32x32.mat; null = $OPTLAB_DATA, else ~/.cache/optlab/data.
-        download: fetch what is not on disk (0.25 GB).
+        download: download missing files (0.25 GB).
     """
     folder = data_root(root)
     files = {part: folder / f"{part}_32x32.mat" for part in _PARTS}
@@ -192,11 +192,11 @@ def svhn(*, root: str | Path | None = None, download: bool = True) -> Dataset:
 
 
 def usps(*, root: str | Path | None = None, download: bool = True) -> Dataset:
-    """Return USPS: 7,291 and 2,007 digits of envelopes, uint8 [N, 1, 16, 16], 10 classes.
+    """Return USPS: 7,291 and 2,007 digits from envelopes, uint8 [N, 1, 16, 16], 10 classes.
 
     Args:
         root: folder that holds usps.bz2 and usps.t.bz2; null = $OPTLAB_DATA, else ~/.cache/optlab/data.
-        download: fetch what is not on disk.
+        download: download missing files.
     """
     folder = data_root(root)
     files = [folder / "usps.bz2", folder / "usps.t.bz2"]
@@ -244,7 +244,7 @@ def _paired(images: Tensor, labels: Tensor, images_file: Path, labels_file: Path
 
 @dataclass(frozen=True, slots=True)
 class _Cifar:
-    """What tells CIFAR-10 from CIFAR-100: its class in torchvision, its files, and the keys in them."""
+    """The differences between CIFAR-10 and CIFAR-100: class in torchvision, files and keys in the files."""
 
     cls: str
     folder: str
