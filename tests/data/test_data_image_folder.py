@@ -93,7 +93,7 @@ def test_damaged_images_are_named_together(tmp_path: Path) -> None:
         image_folder(path=str(tmp_path))
     assert [Path(problem.where).name for problem in caught.value.problems] == ["x.PNG", "b.png"]
     (tmp_path / "train/cat/a.jpg").write_bytes(b"no image at all")
-    with pytest.raises(DataError, match=r"a\.jpg.*no image"):
+    with pytest.raises(DataError, match=r"a\.jpg.*not an image"):
         image_folder(path=str(tmp_path))
 
 

@@ -88,7 +88,7 @@ def test_without_validation_the_training_split_is_not_copied() -> None:
         ({"val_size": 2.5}, "val_size", "2.5"),
         ({"val_size": -1}, "val_size", "-1"),
         ({"limit": 11}, "limit", "10 training samples"),
-        ({"limit": 9, "val_size": 2}, "limit", "8 training samples are left after 2"),
+        ({"limit": 9, "val_size": 2}, "limit", "8 training samples after 2"),
         ({"limit": 0}, "limit", "limit 0"),
     ],
 )
