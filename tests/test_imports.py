@@ -15,7 +15,14 @@ from trainer.errors import ConfigError
 from trainer.imports import find_object
 
 STDLIB = ["os:system", "subprocess:run", "subprocess:Popen", "shutil:rmtree", "builtins:exec", "pty:spawn"]
-OTHERS = ["torch.hub:load", "torch:load", "numpy:load", "pandas:read_pickle", "pip:main", "torch:compile"]
+OTHERS = [
+    "torch.hub:load",
+    "torch:load",
+    "numpy:load",
+    "pandas:read_pickle",
+    "PIL.Image:open",
+    "torch:compile",
+]
 KINDS = ["model", "loss", "dataset", "augmentation", "init", "optimizer", "scheduler"]
 
 

@@ -46,7 +46,7 @@ def program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def setup(clone: Path, *extra: str, **variables: str) -> tuple[int, list[str], list[str]]:
+def run_setup(clone: Path, *extra: str, **variables: str) -> tuple[int, list[str], list[str]]:
     """Run setup.sh; return its exit code, the lines that it printed, and how pip was called."""
     record = clone / "record"
     record.write_text("")
@@ -62,17 +62,17 @@ def setup(clone: Path, *extra: str, **variables: str) -> tuple[int, list[str], l
 
 
 def test_the_locked_versions_are_installed_once_and_again_when_they_change(clone: Path) -> None:
-    code, said, calls = setup(clone)
+    code, said, calls = run_setup(clone)
     assert (code, len(said), len(calls)) == (0, 1, 1)
     assert calls[0].endswith(f"-c {clone}/requirements.lock -e {clone}")
-    assert setup(clone)[1:] == ([], [])
-    assert setup(clone, "dev")[2][0].endswith(f"-e {clone}[dev]")
+    assert run_setup(clone)[1:] == ([], [])
+    assert run_setup(clone, "dev")[2][0].endswith(f"-e {clone}[dev]")
     os.utime(clone / "requirements.lock", (2e9, 2e9))
-    assert len(setup(clone)[2]) == 1
+    assert len(run_setup(clone)[2]) == 1
 
 
 def test_where_the_lock_cannot_be_had_one_line_says_so_and_the_ranges_are_installed(clone: Path) -> None:
-    code, said, calls = setup(clone, REFUSED="no torch for you")
+    code, said, calls = run_setup(clone, REFUSED="no torch for you")
     assert code == 0
     assert [line for line in said if "tested" in line] == [
         "the tested versions cannot be installed (no torch for you); installing what pyproject.toml allows"
@@ -82,7 +82,7 @@ def test_where_the_lock_cannot_be_had_one_line_says_so_and_the_ranges_are_instal
 
 
 def test_a_torch_that_was_there_is_kept(clone: Path) -> None:
-    code, said, calls = setup(clone, TORCH="torch==2.99.0+cpu\\ntorchvision==0.99.0+cpu\\n")
+    code, said, calls = run_setup(clone, TORCH="torch==2.99.0+cpu\\ntorchvision==0.99.0+cpu\\n")
     assert (code, said[0]) == (0, "keeping the installed torch==2.99.0+cpu torchvision==0.99.0+cpu")
     constraints = (clone / ".venv/.optlab-constraints").read_text().splitlines()
     assert calls[0].endswith(f"-c {clone}/.venv/.optlab-constraints -e {clone}")
@@ -92,12 +92,12 @@ def test_a_torch_that_was_there_is_kept(clone: Path) -> None:
     ]
     assert any(line.startswith("numpy==") for line in constraints)
     os.utime(clone / "requirements.lock", (2e9, 2e9))
-    assert setup(clone, TORCH="torch==1\\n")[2] == calls, "the first answer counts"
+    assert run_setup(clone, TORCH="torch==1\\n")[2] == calls, "the first answer counts"
 
 
 def test_an_environment_that_cannot_serve_is_named(clone: Path, tmp_path: Path) -> None:
     program(clone / ".venv/bin/python", "#!/bin/sh\ncase $2 in *exit*) exit 1;; *) echo 3.9.1;; esac\n")
-    code, said, _ = setup(clone)
+    code, said, _ = run_setup(clone)
     assert (code, len(said)) == (1, 1)
     assert said[0].startswith(
         f"error: {clone}/.venv has Python 3.9.1 and optlab needs 3.11 or newer; remove it"
@@ -105,7 +105,7 @@ def test_an_environment_that_cannot_serve_is_named(clone: Path, tmp_path: Path) 
     (clone / ".venv/bin/python").unlink()
     (clone / ".venv/bin/python").symlink_to("gone")
     (clone / ".venv/bin/python3").touch()
-    code, said, _ = setup(clone)
+    code, said, _ = run_setup(clone)
     assert (code, said[0].split(";")[0]) == (1, f"error: {clone}/.venv has no working bin/python")
 
 
@@ -115,12 +115,12 @@ def test_any_python_on_the_path_that_is_new_enough_will_do(clone: Path, tmp_path
     for name in ("bash", "dirname", "ls", "rm", "touch", "grep", "tail", "paste", "cat"):
         program(tools / name, f'#!/bin/sh\nexec {shutil.which(name)} "$@"\n')
     needs = "error: optlab needs Python 3.11 or newer; python3 is"
-    assert setup(clone, PATH=str(tools))[1] == [f"{needs} not there"]
+    assert run_setup(clone, PATH=str(tools))[1] == [f"{needs} not there"]
     old = "#!/bin/sh\ncase $2 in *exit*) exit 1;; *) echo 3.9.1;; esac\n"
     program(tools / "python3", old)
-    assert setup(clone, PATH=str(tools))[1] == [f"{needs} 3.9.1"]
+    assert run_setup(clone, PATH=str(tools))[1] == [f"{needs} 3.9.1"]
     program(tools / "python", '#!/bin/sh\n[ "$1 $2" = "-m venv" ] && exit 1\nexec "$REAL" "$@"\n')
-    code, said, _ = setup(clone, PATH=str(tools))
+    code, said, _ = run_setup(clone, PATH=str(tools))
     assert code == 1
     assert said[0].startswith(f"creating {clone}/.venv with Python 3.")
     assert "cannot create a virtual environment" in said[1]
