@@ -34,7 +34,7 @@ def timed(steps_of: Callable[[int], None]) -> Run:
 
 
 def textbook(task: Task, root: Path) -> Run:
-    """Return the tutorials' loop: torchvision, a transform per image, a DataLoader, `.item()` every step."""
+    """Return a tutorial's loop: torchvision, one transform per image, DataLoader, `.item()` every step."""
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms
 

@@ -22,7 +22,7 @@ REST = "rest"
 
 @dataclass(frozen=True, slots=True)
 class GroupSpec:
-    """A parameter group as the user describes it.
+    """A parameter group as described in the config.
 
     Args:
         match: conditions, the keywords of `trainer.matching.matching`.

@@ -22,7 +22,7 @@ from trainer.training.engines.choice import PAYS_AFTER_STEPS, compiler
 from trainer.training.engines.eager import MicroBatch
 from trainer.training.engines.inductor.compiled import CompiledEngine
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
+CONFIG = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
 
 

@@ -39,7 +39,7 @@ def _eager_because(reason: str) -> type[EagerEngine]:
         def compile(
             self, steps: Iterable[Sequence[MicroBatch]], *, beside: Mapping[str, object] | None = None
         ) -> str | None:
-            """Return why the steps run eager."""
+            """Return the reason why the steps run eager."""
             return reason
 
     return Uncompiled

@@ -142,7 +142,7 @@ class EagerEngine:
         losses: list[Tensor] = []
         all_outputs: list[Tensor] = []
         for inputs, targets in batches:
-            share = 1.0  # of the mean over all samples
+            share = 1.0  # weight in the mean over all samples
             if len(batches) > 1:
                 share = len(targets) / sum(len(others) for _, others in batches)
             loss, outputs = self._forward_backward(inputs, targets, share, first=not losses)

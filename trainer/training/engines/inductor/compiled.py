@@ -158,7 +158,7 @@ class CompiledEngine(EagerEngine):
                 if reason is None:
                     program = self._traced(inputs, targets)
                     reason = self._disagreement(program, first, steps)
-        except Exception as error:  # whatever a model does that cannot be traced
+        except Exception as error:  # the model cannot be traced
             words = str(error).strip().splitlines() or [""]
             reason = f"the step cannot be compiled: {type(error).__name__}: {words[0]}"
         if reason is None:
