@@ -1,4 +1,4 @@
-"""The command line as its users have it, in this process: importing torch costs seconds, a call nothing."""
+"""Runs the command line in this process, because importing torch in a new process takes seconds."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ log:
 
 @dataclass(frozen=True)
 class Done:
-    """What a command left: its exit code and what it printed."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -78,7 +78,7 @@ def write_tiny(folder: Path, text: str = TINY, name: str = "tiny.yaml") -> Path:
 
 
 def train(config: Path, *overrides: str, run_dir: Path, code: int = 0) -> dict[str, Any]:
-    """Train into a directory and return the result as `--json` gives it; the exit code must be `code`."""
+    """Train into a directory and return the result printed by `--json`; the exit code must be `code`."""
     done = optlab("train", config, *overrides, "--run-dir", run_dir, "--quiet", "--json")
     assert done.code == code, done.err
     result: dict[str, Any] = done.json

@@ -1,4 +1,4 @@
-"""Fixtures for every room: real data where it is, and torch on one thread so that runs are comparable."""
+"""Fixtures for all tests: real data if available, and torch on one thread for reproducible runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 @pytest.fixture(scope="session", autouse=True)
 def decoded_sets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of decoded data sets for all tests and the processes they start; never the user's own."""
+    """A cache folder of decoded data sets for all tests and their subprocesses, not the user's cache."""
     folder = tmp_path_factory.mktemp("decoded")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPTLAB_CACHE", str(folder))
@@ -21,7 +21,7 @@ def decoded_sets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data beside the checkout; the test skips, and says so, where it is absent."""
+    """The folder of real data next to the checkout; skip the test if it does not exist."""
     if not SHARED.is_dir():
         pytest.skip(f"no real data at {SHARED}")
     return SHARED

@@ -1,4 +1,4 @@
-"""A user's model, optimizer and augmentation that draw from every global generator, wherever they can."""
+"""A user's model, optimizer and augmentation that draw from every global random generator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AT_IMPORT = draw()
 
 
 class Model(nn.Module):
-    """Draws when it is made and in every forward pass."""
+    """Draws in its constructor and in every forward pass."""
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Model(nn.Module):
 
 
 class Optimizer(torch.optim.SGD):
-    """Draws when it is made and in every step."""
+    """Draws in its constructor and in every step."""
 
     def __init__(self, params: Any, lr: float = 0.1) -> None:
         super().__init__(params, lr=lr * (1 + 0.1 * draw()))
@@ -48,7 +48,7 @@ class Optimizer(torch.optim.SGD):
 
 
 class Augmentation:
-    """Draws when it is made and for every batch."""
+    """Draws in its constructor and for every batch."""
 
     def __init__(self) -> None:
         self.amount = 0.01 * draw()

@@ -1,4 +1,4 @@
-"""Two run directories held against each other: everything but times and where they lie."""
+"""Comparison of two run directories in everything except times and paths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMES = ("_seconds", "_per_second", "peak_memory_bytes")
 
 
 def timeless(value: Any) -> Any:
-    """Return nested values without what a clock wrote; the tables' sizes depend on it too."""
+    """Return nested values without times and without table sizes, which depend on them."""
     if isinstance(value, Mapping):
         return {
             key: timeless(item)

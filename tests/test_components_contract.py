@@ -1,7 +1,7 @@
-"""What every component must do in a whole run, from YAML to records: train, repeat itself, obey its options.
+"""The contract of every component in a complete run: it trains, is deterministic and uses its options.
 
-The rooms' own tests hold each component to torch and the papers; here the way through config, building and
-loop is held, for every name and every option that `optlab list` and `optlab show` know.
+Tests of the single packages compare each component with torch and the papers. These tests cover config,
+building and training loop, for every name and option in `optlab list` and `optlab show`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ ALL = [(kind, name) for kind in KINDS for name in names(kind)]
 
 
 def config(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an experiment with this component in its place."""
+    """Return an experiment with this component."""
     text: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(BASE)))  # a deep copy
     component = {"name": name, **REQUIRED.get(name, {}), **options}
     if kind == "augmentation":
@@ -96,7 +96,7 @@ def config(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run came to: every record, and the weights at its end."""
+    """The result of a run: every record, and the final weights."""
 
     steps: tuple[StepRecord, ...]
     evaluations: tuple[EvalRecord, ...]
@@ -117,7 +117,7 @@ def loaded_data() -> LoadedData:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, loaded_data: LoadedData) -> Iterator[Any]:
-    """Train a component with options; what was trained before is kept, unless `again`."""
+    """Train a component with options; results are cached, unless `again`."""
     folder = tmp_path_factory.mktemp("configs")
     (folder / "own.py").write_text(FACTORS)
     path = folder / "config.yaml"
@@ -317,7 +317,7 @@ OPTIONS = [(kind, name, option) for kind, name in ALL for option in option_model
 
 
 def changed(name: str, option: str, known: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Return what to set besides, and the other value."""
+    """Return further settings, and the alternative value."""
     needed = {key: value for key, value in NEEDED.get(option, {}).items() if key in known}
     return needed, OTHER_OF[name, option] if (name, option) in OTHER_OF else OTHER[option]
 

@@ -1,4 +1,4 @@
-"""Every experiment in configs/ validates and trains a few steps, on data of the shape of its own."""
+"""Every experiment in configs/ validates and trains a few steps, on data of the same shape as its own."""
 
 from __future__ import annotations
 

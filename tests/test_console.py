@@ -1,4 +1,4 @@
-"""What the terminal shows: errors, tables, results and progress, on a terminal and off it."""
+"""Console output: errors, tables, results and progress, with and without a terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from trainer.records import EvalRecord, Moment, RunResult, StepRecord
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -50,7 +50,7 @@ def width(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 def plain(text: str) -> str:
-    """Return what a terminal would leave standing of the text's lines, without colours."""
+    """Return the lines that a terminal would show in the end, without colours."""
     from rich.text import Text
 
     return Text.from_ansi(text).plain
@@ -266,7 +266,7 @@ def test_control_characters_are_written_out() -> None:
 
 
 def run_through(file: io.StringIO, *, records: int = 3) -> list[float]:
-    """Feed a run of 100 steps per epoch, one step per 10 ms of a made-up clock; return the clock."""
+    """Simulate a run of 100 steps per epoch, one step per 10 ms of a fake clock; return the clock."""
     now = [0.0]
     with TrainingProgress(file=file, clock=lambda: now[0]) as progress:
         progress.start("mlp on digits [x]", 100 * records, 100)

@@ -1,7 +1,7 @@
-"""Whole runs against a hand-written torch loop, to the last bit, and against a stored run on MNIST.
+"""Complete runs are bit-identical to a hand-written torch loop and agree with a stored run on MNIST.
 
-The hand-written loop below uses nothing of this package but the data, the drawn order and augmentation
-parameters, and the initial weights; everything else is torch as a textbook writes it.
+The hand-written loop takes from this package only the data, the sample order, the augmentation parameters and
+the initial weights; everything else is plain torch.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def test_augmentation_with_the_parameters_that_were_drawn(tmp_path: Path) -> Non
     )
 
     def augmented(epoch: int, number: int, images: Tensor) -> Tensor:
-        """Crop and flip every image by itself, with Python's slices."""
+        """Crop and flip each image separately, with Python slices."""
         stream = generator("augmentation", SEED, epoch, number)
         crops = random_crop(padding=2).draw(len(images), (1, 8, 8), stream)
         flips = random_horizontal_flip(p=0.4).draw(len(images), (1, 8, 8), stream)

@@ -1,4 +1,4 @@
-"""What an import path in a config may name, and that looking at a config executes nothing unsaid."""
+"""Valid import paths in a config, and inspection of a config without executing code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports only go down: the layers of the architecture, checked against what the modules import.
+"""Modules import only from lower layers of the architecture.
 
 docs/architecture.md shows the same picture for readers.
 """

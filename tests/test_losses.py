@@ -1,4 +1,4 @@
-"""Every loss against torch and against finite differences, and what they refuse."""
+"""Every loss agrees with torch and with finite differences, and rejects invalid targets."""
 
 from __future__ import annotations
 

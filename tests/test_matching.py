@@ -1,4 +1,4 @@
-"""Patterns on parameters: by name, by the owning layer's class, by dimensionality, and all at once."""
+"""Parameter patterns: by name, by class of the owning layer, by dimensionality, and combined."""
 
 from __future__ import annotations
 

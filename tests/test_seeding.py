@@ -1,4 +1,4 @@
-"""Parts that draw from `random`, `numpy.random` and torch give the same run again: alone, resumed, swept."""
+"""Components that draw from `random`, `numpy.random` and torch are reproducible, also resumed and swept."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def draws() -> list[float]:
 
 
 def disturb() -> None:
-    """Leave other states behind, as another run in this process does, and let the parts be imported anew."""
+    """Change the generator states, as another run in this process does, and reimport the components."""
     seed_globals("other", 9)
     sys.modules.pop(f"optlab_user:{PARTS}", None)
 

@@ -1,4 +1,4 @@
-"""What users' own parts may be and do: lazy layers, cached tensors, functions, optimizers of any make."""
+"""Supported user components: lazy layers, cached tensors, functions, optimizers of any kind."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def train(path: Path, *overrides: str) -> Path:
 
 
 class Recording(nn.Module):
-    """Keeps whatever a forward pass can leave behind."""
+    """Keeps tensors and other state of a forward pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def test_nothing_is_computed_where_shapes_suffice() -> None:
 
 
 class Locked(Recording):
-    """The same, and it cannot be copied."""
+    """The same, but it cannot be copied."""
 
     def __deepcopy__(self, memo: Any) -> Any:
         raise TypeError("a lock has no copy")

@@ -1,4 +1,4 @@
-"""Whatever a user does wrong: one clear message with its place, exit code 2, no run directory."""
+"""Invalid user input gives one error message with its location, exit code 2 and no run directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer.runs import rundir
 
 
 class Case(NamedTuple):
-    """A wrong input and what its message must say."""
+    """An invalid input and what its error message must contain."""
 
     name: str
     says: tuple[str, ...]
@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
 
 def refused(folder: Path, *arguments: str | Path) -> Done:
-    """Run `optlab train` in a folder and hold what every refusal has in common."""
+    """Run `optlab train` in a folder and check what all rejections have in common."""
     done = optlab("train", *arguments, "--runs", folder / "runs", "--quiet")
     assert done.code == 2, done
     assert done.out == ""

@@ -1,4 +1,4 @@
-"""The verbs besides `train`: what they print, for people and for programs."""
+"""The commands other than `train`: their output as text and as JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VERBS = ("train", "validate", "prepare", "plot", "runs", "list", "show", "schema
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three runs below one directory: two completed ones and a diverged one."""
+    """Two completed runs and a diverged run in one directory."""
     folder = tmp_path_factory.mktemp("commands")
     config = write_tiny(folder)
     train(config, run_dir=folder / "runs/a/seed=0")
@@ -60,7 +60,7 @@ def test_help_names_every_verb_without_importing_torch() -> None:
 def test_the_console_command_ends_with_all_it_printed_and_the_right_code(
     arguments: list[str], code: int
 ) -> None:
-    """It ends the process without Python's own tidying up, which would flush the streams."""
+    """It exits without Python's shutdown, which would flush the streams."""
     command = [sys.executable, "-c", "from trainer.cli import script; script()", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"})
     assert done.returncode == code

@@ -1,4 +1,4 @@
-"""`optlab train` from the outside: what a run leaves behind, and what the options of the loop do to it."""
+"""`optlab train` as a command: the files of a run, and the effect of the training options."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_small_step_gets_one_thread_a_larger_one_all_cores(
 def test_the_saved_config_gives_the_same_bits(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: str
 ) -> None:
-    """The first weights come from a decomposition whose last bits depend on the threads."""
+    """The initial weights come from a decomposition whose last bits depend on the number of threads."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     short = ["train.threads=null", "init={weight: {name: orthogonal_}}", "train.steps=2", "train.epochs=null"]
     train(config, *short, f"model.hidden={hidden}", "data.normalize=dataset", run_dir=tmp_path / "first")
@@ -350,7 +350,7 @@ def test_an_option_changes_the_numbers(override: str, plain: Path, config: Path,
 def test_looking_at_a_run_does_not_change_it(
     override: str, plain: Path, config: Path, tmp_path: Path
 ) -> None:
-    """Also with dropout, whose masks come from the generator that evaluation might have drawn from."""
+    """Also with dropout, whose masks come from the generator that evaluation could have used."""
     for name, extra in (("with", (override,)), ("without", ())):
         train(config, "model.dropout=0.5", *extra, run_dir=tmp_path / name)
     assert losses(tmp_path / "with") == losses(tmp_path / "without") != losses(plain)[:4]

@@ -1,4 +1,4 @@
-"""Run directories with known answers, written without training."""
+"""Run directories with known results, written without training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def number(value: float | None) -> str:
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
-    """Write a run whose validation accuracies and losses are given, one per epoch from before training."""
+    """Write a run with the given validation results, one per epoch, the first before training."""
 
     def write(
         name: str,

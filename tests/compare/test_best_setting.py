@@ -1,4 +1,4 @@
-"""A sweep's best setting and a comparison's are one: chosen by the same rule from the same runs."""
+"""A sweep and a comparison select the same best setting from the same runs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def write_sweep(folder: Path, **fields: Any) -> None:
 def test_both_choose_alike_with_ties_divergence_and_missing_seeds(
     write_run: Any, tmp_path: Path, metric: str, over_seeds: str, place: int
 ) -> None:
-    """Random results of few values, so that settings tie; some runs diverge, some are missing or pruned."""
+    """Random results from a few values, so that settings tie; some runs diverge, are missing or pruned."""
     write_sweep(tmp_path / "s", metric=metric, over_seeds=over_seeds)
     rng = np.random.default_rng([place, len(metric), len(over_seeds)])
     settings = []

@@ -1,4 +1,4 @@
-"""`optlab compare` and `from trainer import compare_runs` as users meet them, on real and broken runs."""
+"""`optlab compare` and `trainer.compare_runs` on trained and damaged runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
 
 
 def optlab(*arguments: object) -> Result:
-    """Run the command in this process; its exit code as `main` makes it."""
+    """Run the command in this process, with the exit code of `main`."""
     result = CliRunner().invoke(app, [str(one) for one in ("compare", *arguments)])
     if isinstance(result.exception, OptlabError):
         result.exit_code = result.exception.exit_code
@@ -30,7 +30,7 @@ def optlab(*arguments: object) -> Result:
 
 
 def refused(*arguments: object) -> str:
-    """Return the message with which the command refuses, with exit code 2."""
+    """Return the error message of the command, which must exit with code 2."""
     result = optlab(*arguments)
     assert result.exit_code == 2
     return str(result.exception)
@@ -38,7 +38,7 @@ def refused(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def real_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SGD with and without momentum, three seeds each, and one run that diverges: trained on the digits."""
+    """SGD with and without momentum on digits, three seeds each, and one run that diverges."""
     from trainer import catalog
     from trainer.runs import launch
 

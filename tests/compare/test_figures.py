@@ -1,4 +1,4 @@
-"""Figures: what is drawn, against the numbers behind it."""
+"""Figures: the drawn lines and markers agree with the data."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_the_distribution_of_times_stays_below_one_where_runs_never_arrive(
 
 
 def test_a_performance_profile_over_problems(write_run: Any, tmp_path: Path) -> None:
-    """SGD wins on two of three problems, Adam is twice as slow there and alone on the third."""
+    """SGD wins on two of three problems, where Adam is twice as slow; only Adam solves the third."""
     fast, slow, never = (0.1, 0.95, 0.95), (0.1, 0.2, 0.95), (0.1, 0.2, 0.3)
     curves = {"mlp": (fast, slow), "cnn": (fast, slow), "resnet": (never, fast)}
     for model, (sgd, adam) in curves.items():
@@ -257,7 +257,7 @@ def test_a_best_value_on_the_edge_is_flagged(write_run: Any, tmp_path: Path) -> 
 
 
 def test_a_key_swept_from_zero_on_has_room_for_every_value(write_run: Any, tmp_path: Path) -> None:
-    """0, 0.001 and 0.1 on a linear axis would put the first two on one spot."""
+    """On a linear axis, 0 and 0.001 would overlap next to 0.1."""
     for decay, accuracy in ((0, 0.8), (0.001, 0.9), (0.1, 0.7)):
         optimizer = {"name": "SGD", "weight_decay": decay}
         write_run(f"x/{decay}", optimizer=optimizer, val_accuracy=(0.1, accuracy))

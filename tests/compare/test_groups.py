@@ -1,4 +1,4 @@
-"""Grouping and names: by what differs and nothing else; what groups should not differ in is said."""
+"""Grouping and naming of runs by their differences, and notes on unintended differences."""
 
 from __future__ import annotations
 

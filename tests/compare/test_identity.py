@@ -1,4 +1,4 @@
-"""Groups are keyed by what a run is: whole settings, code, packages, data; never by a shortened name."""
+"""Groups are keyed by full settings, code, packages and data, never by a shortened name."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ def whole_config() -> dict[str, Any]:
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the place of every setting in a config."""
+    """Yield the path of every setting in a config."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     if not value or not isinstance(value, dict | list):
         yield path
@@ -313,7 +313,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def changed(config: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
-    """Return the config with another value at one place."""
+    """Return the config with another value at one path."""
     other = copy.deepcopy(config)
     *parents, last = path
     place: Any = other

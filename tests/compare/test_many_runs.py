@@ -1,4 +1,4 @@
-"""Comparing thousands of runs: the work grows as their number does, not as its square."""
+"""Comparing thousands of runs takes linear, not quadratic, work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.compare import compare_runs
 
 
 def calls(folder: Path) -> int:
-    """Return how many functions a comparison without figures calls."""
+    """Return the number of function calls in a comparison without figures."""
     profile = cProfile.Profile()
     profile.enable()
     compare_runs(folder, targets=["val_accuracy=0.5"], draw=False)
@@ -23,7 +23,7 @@ def calls(folder: Path) -> int:
 
 @pytest.mark.nightly
 def test_the_work_grows_as_the_number_of_runs_and_of_groups(write_run: Any, tmp_path: Path) -> None:
-    """Four times the groups take about four times the calls; each group with each other would be 16."""
+    """Four times the groups take about four times the calls; quadratic work would take 16 times."""
     for number in range(480):
         folder = "few" if number < 96 else "many"
         write_run(

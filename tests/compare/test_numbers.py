@@ -131,7 +131,7 @@ def test_interval_p_verdict_and_detectable_difference_share_one_level(write_run:
 
 
 def test_a_family_counts_its_pairs_whatever_came_of_them(write_run: Any, tmp_path: Path) -> None:
-    """A pair that cannot be tested because a run diverged still counts; one with a single seed never did."""
+    """A pair that cannot be tested because a run diverged is counted; a pair with a single seed is not."""
     write_groups(write_run, {"SGD": A, "Adam": [*B[:6], None], "AdamW": A[:1]})
     rows = compare_runs(tmp_path, draw=False).differences.set_index(["a", "b"])
     assert set(rows["comparisons"]) == {1}
@@ -257,7 +257,7 @@ def test_overhead_is_the_step_time_beyond_plain_sgd(write_run: Any, tmp_path: Pa
 
 
 def test_overhead_is_not_told_without_a_fair_plain_sgd(write_run: Any, tmp_path: Path) -> None:
-    """None at all, one with other batches, or one timed on another machine: the place stays empty."""
+    """Without a baseline of the same batch size on the same machine, the overhead is empty."""
     write_run("x/adam", optimizer="Adam", ms_per_step=1.5)
     write_run("x/momentum", optimizer={"name": "SGD", "momentum": 0.9})
     write_run("y/sgd", config={"data.batch_size": 64})
@@ -286,7 +286,7 @@ def test_half_widths_have_two_digits(value: float, half: float, said: str) -> No
 
 
 def simulated(rng: np.random.Generator, groups: int, seeds: int) -> pd.DataFrame:
-    """Groups without any difference: seeds differ much, groups within a seed by noise alone."""
+    """Groups without a difference: results vary strongly between seeds, and by noise between groups."""
     luck = rng.normal(0.9, 0.05, seeds)
     return pd.DataFrame(
         [
@@ -298,7 +298,7 @@ def simulated(rng: np.random.Generator, groups: int, seeds: int) -> pd.DataFrame
 
 
 def test_false_alarms_stay_near_alpha_over_all_pairs() -> None:
-    """Of comparisons of three equal groups 5 % or fewer raise an alarm; in the others all intervals hold 0.
+    """At most 5 % of comparisons of three equal groups have a false positive; else all intervals contain 0.
 
     With 150 comparisons the bound is three standard deviations away; tests/statistics simulates thousands.
     """

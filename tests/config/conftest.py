@@ -1,4 +1,4 @@
-"""A small set of components without torch, so that these tests are about configs alone."""
+"""A small set of components without torch, so that these tests only test configs."""
 
 from __future__ import annotations
 

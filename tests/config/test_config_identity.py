@@ -1,4 +1,4 @@
-"""Which runs are the same run: every config key against every verb, users' code, packages and data."""
+"""Run identity: every config key with every command, and user code, packages and data."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def allowed(key: str) -> set[Verb]:
 
 
 def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys of all settings of a model; components' options are not known to it."""
+    """Yield the dotted keys of all settings of a model, without the options of components."""
     for name, info in model.model_fields.items():
         if name in ("options", "format"):
             continue
@@ -260,7 +260,7 @@ def test_what_auto_became_serves_auto_and_nothing_else(full: Path) -> None:
 
 
 def write_parts(folder: Path) -> Path:
-    """Write an optimizer that imports a neighbour, a package and, in a function, another neighbour."""
+    """Write an optimizer that imports a module next to it, a package and, in a function, another module."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "mine.py").write_text(
         "import torch\nfrom rule import scaled\nimport kit.deep as deep\n"
@@ -292,7 +292,7 @@ def own_config(folder: Path) -> Path:
 
 @pytest.fixture
 def _late_imports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Let a function's import find its neighbour, as PYTHONPATH does."""
+    """Make the import inside the function find the module of its folder, as with PYTHONPATH."""
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
     sys.modules.pop("late", None)

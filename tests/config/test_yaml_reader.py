@@ -185,7 +185,7 @@ def test_files_that_cannot_be_read(folder: Path) -> None:
 
 
 def written_to_a_pipe(folder: Path, *parts: bytes) -> Tree:
-    """Read a named pipe that another thread opens late and writes to in parts."""
+    """Read a named pipe that another thread opens late and writes in parts."""
     os.mkfifo(folder / "pipe")
 
     def write() -> None:

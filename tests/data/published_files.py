@@ -1,4 +1,4 @@
-"""Tiny files in the layouts of CIFAR, SVHN and USPS, with torchvision's sums set to theirs."""
+"""Tiny files in the layouts of CIFAR, SVHN and USPS, with torchvision's checksums replaced by theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Augmentations: sample by sample what torchvision does, and every sample with parameters of its own."""
+"""Augmentations agree with torchvision for every sample, and each sample has its own random parameters."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def augmented(
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_sample_has_randomness_of_its_own(name: str) -> None:
-    """The trap: one throw for the whole batch."""
+    """A common error: one random draw for the whole batch."""
     same = IMAGES[:1].expand(12, -1, -1, -1).clone()
     if name == "mixup":  # mixing equal images shows nothing
         weights = EVERY[name].draw(12, (3, 9, 11), seeded())["weight"]

@@ -1,4 +1,4 @@
-"""Batches: every sample once, the same ones for the same seeds, mid-epoch too, whatever the block size."""
+"""Batches contain every sample once and are reproducible, also mid-epoch and for every block size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAIN = make_prepare(input_shape=(1,))
 
 
 def numbered(count: int) -> Split:
-    """Sample n has the one feature n and the target n."""
+    """A data set whose sample n has the single feature n and the target n."""
     return Split(torch.arange(count).float()[:, None], torch.arange(count))
 
 

@@ -1,4 +1,4 @@
-"""The cache of decoded sets: what it returns, when it is asked in vain, and what it survives."""
+"""The cache of decoded data sets: hits, misses, and damaged or unwritable cache files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of this test's own."""
+    """An empty cache for one test."""
     monkeypatch.setenv("OPTLAB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -102,7 +102,7 @@ def _flip(whole: bytes) -> bytes:
 
 
 def _say(**changes: Any) -> Callable[[bytes], bytes]:
-    """Return what puts other values into the header and leaves the arrays as they are."""
+    """Return a function that changes values in the header and keeps the arrays."""
 
     def damage(whole: bytes) -> bytes:
         header = json.dumps(json.loads(whole.split(b"\n", 1)[0]) | changes).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""A data set that a user's own function returns: what it may return, and one message for everything else."""
+"""Data sets from a user's function: valid return values, and one error message for all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The npz reader: every layout it takes, and every fault it has to name."""
+"""The npz reader: every supported layout, and an error for every fault."""
 
 from __future__ import annotations
 

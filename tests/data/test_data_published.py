@@ -1,4 +1,4 @@
-"""The published sets: tiny files in torchvision's layouts, whole and damaged, against its readers."""
+"""Published data sets: intact and damaged tiny files in torchvision's layouts, compared with its readers."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_what_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 class Downloads:
-    """Stands for a class of torchvision.datasets; writes the files that it would have fetched."""
+    """Replaces a class of torchvision.datasets and writes the files that it would download."""
 
     calls = 0
 

@@ -1,4 +1,4 @@
-"""Splits: disjoint, complete, the same for the same seed; digits as the default set."""
+"""Splits are disjoint, complete and reproducible; digits is the default data set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.errors import DataError
 
 
 def numbered(count: int, test: int = 3) -> Dataset:
-    """A data set whose sample n has the one feature n, sorted by its 5 classes."""
+    """A data set whose sample n has the single feature n, sorted by its 5 classes."""
 
     def split(size: int, first: int) -> Split:
         rows = torch.arange(first, first + size)

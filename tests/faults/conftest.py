@@ -1,4 +1,4 @@
-"""The server of forked `optlab` processes, and the histogram of where the kills fell."""
+"""The server of forked `optlab` processes, and a histogram of the phases in which they were killed."""
 
 from __future__ import annotations
 

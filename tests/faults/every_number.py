@@ -1,7 +1,7 @@
-"""Every number that a config can hold, and values that no experiment means.
+"""Every number in a config, and unusual values for it.
 
-The places come from the config's structure and from the option models of all components, so that a new key
-or a new component is among them by itself. As YAML writes it, nothing here depends on how values are checked.
+The numbers come from the config models and from the option models of all components, so that new keys and
+components are included automatically. Values are YAML text, so they do not depend on how values are checked.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ NUMBER = _Number()
 
 
 def put(fill: Any, value: object) -> Any:
-    """Return the filling with a value in the number's place."""
+    """Return the filling with the number replaced by a value."""
     if fill is NUMBER:
         return value
     if isinstance(fill, list):
@@ -112,7 +112,7 @@ def put(fill: Any, value: object) -> Any:
 
 
 def places_in(annotation: Any, default: Any = None) -> Iterator[tuple[str, Any]]:
-    """Yield (suffix, filling) for every number that a value of this type holds."""
+    """Yield (suffix, filling) for every number in a value of this type."""
     origin, args = get_origin(annotation), get_args(annotation)
     if annotation in (int, float):
         yield "", NUMBER
@@ -146,7 +146,7 @@ def _some(annotation: Any) -> Any:
 
 
 def given(kind: str, name: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a component with what it cannot do without (`own` has texts and paths)."""
+    """Return a component with its required options (`own` has texts and paths)."""
     fields = catalog.option_model(kind, name).model_fields
     required = {
         key: _some(info.annotation) for key, info in fields.items() if info.is_required() and key not in own
@@ -164,7 +164,7 @@ def component_places() -> Iterator[Place]:
 
 
 def structural_places() -> Iterator[Place]:
-    """Yield every number among the keys of the structure."""
+    """Yield every number among the keys of the config models."""
 
     def walk(model: type[BaseModel], path: str) -> Iterator[Place]:
         for key, info in model.model_fields.items():
@@ -191,7 +191,7 @@ def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
 def config_with(
     place: Place, value: object, own: Mapping[str, Any], *, group: bool = False
 ) -> dict[str, Any]:
-    """Return a whole config with a value in a place.
+    """Return a complete config with a value for one number.
 
     Args:
         own: values of options that are texts or paths, by name (`path`, `lr_lambda`).

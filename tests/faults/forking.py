@@ -1,8 +1,8 @@
-"""Runs `optlab` commands in forked processes that can be killed, and knows where each kill fell.
+"""Runs `optlab` commands in forked processes that can be killed, and records what they were doing then.
 
-Started as a process of its own: importing torch takes seconds, forking it again takes milliseconds. The
-child runs the real command line; it only notes in a shared byte what it is doing, and kills itself where the
-request says so (`strike`), to hit instants that are too short for a random kill.
+The server is a separate process: importing torch takes seconds, forking takes milliseconds. The child runs
+the real command line, records its current phase in a shared byte, and kills itself where the request says so
+(`strike`), for phases that are too short for a random kill.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Marks:
 def instrument(
     marks: Path, strike: dict[str, Any] | None, slow: float, slow_from: int, hold_at: int | None
 ) -> None:
-    """Put marks around what a run does, and a kill or a wait where it is wanted."""
+    """Wrap the phases of a run to record them, and kill or wait where requested."""
     from trainer.runs import checkpoint, rundir
     from trainer.runs.recorder import Recorder
     from trainer.training.engines.eager import EagerEngine

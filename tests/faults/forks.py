@@ -1,4 +1,4 @@
-"""Asks the server in `forking.py` for `optlab` processes and sends them signals."""
+"""Requests `optlab` processes from the server in `forking.py` and sends them signals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FELL: Counter[str] = Counter()
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended.
+    """The result of a command.
 
     Args:
         code: exit code; minus the signal's number when one killed it.

@@ -1,6 +1,6 @@
-"""Run directories that are damaged, foreign, or made to harm: each is made of a good run by one function.
+"""Damaged, foreign and malicious run directories, each made from an intact run by one function.
 
-A new case is one line in `HOSTILE`; `test_hostile_runs.py` tries every verb that reads runs on all of them.
+A new case is one line in `HOSTILE`; `test_hostile_runs.py` tries every command that reads runs on each.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def absent(*names: str) -> Spoil:
 
 
 def linked(name: str) -> Spoil:
-    """Move a file or folder of the run out of it, and leave a link: whoever writes there writes outside."""
+    """Move a file or folder out of the run and leave a link, so that writes would go outside the run."""
 
     def spoil(run: Path, outside: Path) -> None:
         target = outside / "moved"
@@ -104,7 +104,7 @@ def folder(name: str) -> Spoil:
 
 
 def sparse(name: str) -> Spoil:
-    """Make a file of 8 GiB that takes no room."""
+    """Make a sparse file of 8 GiB."""
 
     def spoil(run: Path, _: Path) -> None:
         with open(run / name, "wb") as file:
@@ -122,7 +122,7 @@ def both(*spoils: Spoil) -> Spoil:
 
 
 def _nested(run: Path, _: Path) -> None:
-    """Put another run two folders below."""
+    """Put another run two folders deeper."""
     shutil.copytree(run.parent / "good", run / "deeper" / "inner")
 
 

@@ -1,7 +1,7 @@
-"""User parts of every kind that misbehave, as the source of the files that a config would name.
+"""Source files of misbehaving user components of every kind.
 
-A part is right but for one thing: an act (it raises, exits, changes the process) at one place, or what it
-returns. A new way of misbehaving is one line of `ACTS`, `RETURNS` or `ODD`.
+Each component has a single fault: an act (it raises, exits, changes the process) at one place, or a wrong
+return value. A new fault is one line of `ACTS`, `RETURNS` or `ODD`.
 """
 
 from __future__ import annotations
@@ -492,12 +492,12 @@ REST = {
 
 
 def source(kind: str, *, act: str = "pass", place: str = "", value: str = "value", since: int = 1) -> str:
-    """Return the file of a part that does `act` at `place`, or returns `value` from call `since` on."""
+    """Return the source of a component that does `act` at `place`, or returns `value` since call `since`."""
     return HEAD.format(act=act, place=place, value=value, since=since) + PARTS[kind]
 
 
 def odd(name: str) -> str:
-    """Return the file of one of `ODD`."""
+    """Return the source of one of `ODD`."""
     return HEAD.format(act="pass", place="", value="value", since=1) + textwrap.dedent(ODD[name])
 
 

@@ -1,4 +1,4 @@
-"""Data files that are damaged at random: an error that names the file, or all of the data; never a part."""
+"""Randomly damaged data files give an error that names the file, or the complete data; never partial data."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ DAMAGE = (st.lists(STEPS, min_size=1, max_size=4) | NOISE).map(apply)
 
 
 def told(path: Path, read: Callable[[], Any]) -> Any:
-    """What a reader returns; None where it refuses the file by name. Any other exception fails the test."""
+    """Return what a reader returns, or None if its error names the file; other exceptions fail the test."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL's and scipy's remarks on the damage
@@ -128,7 +128,7 @@ CIFAR_IMAGES = RNG.integers(0, 256, (COUNT, 3072), dtype=np.uint8)
 
 
 def python2_batch() -> bytes:
-    """A batch as the published files have it: written by Python 2, its pixels a string of bytes."""
+    """A batch as in the published files: pickled by Python 2, with pixels as a byte string."""
     pixels = CIFAR_IMAGES.tobytes()
     return b"".join(
         [

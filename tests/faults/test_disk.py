@@ -1,4 +1,4 @@
-"""A disk that fills, breaks or goes away, injected where files are opened, written, synced and renamed."""
+"""Disk errors injected where files are opened, written, synced and renamed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RUN = ["train.checkpoint_every={steps: 2}", "log.every=1", "log.histograms=true"
 
 
 class Disk:
-    """Counts what asks the disk for something, and refuses what `fails` says."""
+    """Counts disk operations and fails those for which `fails` returns true."""
 
     def __init__(self, fails: Callable[[int], bool], error: int) -> None:
         self.operations = 0
@@ -66,7 +66,7 @@ class Disk:
 
 
 class File:
-    """A file whose writes ask the disk first; a full one takes half of what a raw write brings."""
+    """A file whose writes can fail; a full disk accepts half of a raw write."""
 
     def __init__(self, disk: Disk, file: Any, path: str) -> None:
         self._disk, self._file, self._path = disk, file, path
@@ -93,7 +93,7 @@ class File:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int]:
-    """A config, its run on a sound disk, and how often that asked the disk."""
+    """A config, its run without disk errors, and the number of disk operations of that run."""
     folder = tmp_path_factory.mktemp("whole")
     config = write_tiny(folder)
     with Disk(lambda _: False, 0).injected() as disk:
@@ -103,7 +103,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int]:
 
 
 def told(done: Done, run: Path) -> None:
-    """See that a failure is one message that names a path."""
+    """Check that a failure is one error message that names a path."""
     assert done.code in (1, 2), done.out + done.err
     assert "Traceback" not in done.err
     assert "cannot" in done.err

@@ -1,4 +1,4 @@
-"""Files that are damaged, foreign or made to harm: one message each, and never code that runs."""
+"""Damaged, foreign and malicious files give one error message each and never execute code."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def swollen() -> bytes:
 
 
 def expanded() -> bytes:
-    """A tensor of one number that says it is a tebibyte."""
+    """A tensor of one number whose declared size is a tebibyte."""
     buffer = io.BytesIO()
     torch.save({"format": 1, "x": torch.zeros(1).expand(2**38)}, buffer)
     return buffer.getvalue()
@@ -133,7 +133,7 @@ def survives(read: Any, path: Path, content: bytes) -> None:
 
 
 def damaged(content: bytes, position: int, piece: bytes, cut: bool) -> bytes:
-    """Overwrite a piece somewhere, or cut the file there."""
+    """Overwrite a random piece of the file, or truncate it there."""
     at = position % (len(content) + 1)
     return content[:at] + piece if cut else content[:at] + piece + content[at + len(piece) :]
 

@@ -1,4 +1,4 @@
-"""NaN, infinities, negative and huge values for every number of every config: one message, or a run."""
+"""NaN, infinite, negative and huge values for every number in a config give one error message or a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_every_option_of_every_component(own: dict[str, str]) -> None:
-    """Held against its option model, and tried on the builder where that is done before a run."""
+    """Check the value with the option model, and with the builder where a run does so before training."""
     told: Counter[str] = Counter()
     component = ("", "")
     for place in component_places():
@@ -72,7 +72,7 @@ def config_text(place: Place, value: float, own: dict[str, str], *, group: bool)
 
 @pytest.mark.nightly
 def test_every_number_in_a_run_of_its_own(forks: Forks, tmp_path: Path, own: dict[str, str]) -> None:
-    """As `optlab train`: refused with one message, or trained (or diverged), in bounded time and memory."""
+    """`optlab train` rejects the value with one message or trains, in bounded time and memory."""
     tried: Counter[int] = Counter()
     cases = [(place, False) for place in (*structural_places(), *component_places())]
     cases += [(place, True) for place in component_places() if place.kind == "optimizer"]

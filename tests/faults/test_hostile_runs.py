@@ -1,4 +1,4 @@
-"""Every verb that reads runs, on every hostile run: a documented exit code, and nothing else is touched."""
+"""Every command on every hostile run gives a documented exit code and changes no other file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READING = ("runs", "compare", "load_run", "load_runs")
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with an optimizer of the user's own, and its config beside it."""
+    """A finished run with a user's optimizer, and its config next to it."""
     folder = tmp_path_factory.mktemp("good")
     (folder / "mine.py").write_text(OPTIMIZER)
     config = write_tiny(folder, TINY.replace("name: SGD", "name: mine.py:Mine"))
@@ -33,7 +33,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing: what is tested is what is read, and where the figures are written."""
+    """Draw nothing: the tests cover what is read and where figures are written."""
 
     def plot(curves: Any, folder: Path, *, formats: Any, save: Any) -> list[Path]:
         paths = [folder / f"loss.{ending}" for ending in formats]
@@ -47,7 +47,7 @@ def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class World:
-    """A folder of runs, one of them hostile, and the user's files around and within."""
+    """A folder of runs, one of them hostile, with user files in and next to it."""
 
     def __init__(self, good: Path, folder: Path, case: str) -> None:
         self.config = good / "tiny.yaml"
@@ -82,7 +82,7 @@ class World:
         return found
 
     def do(self, verb: str) -> Done | None:
-        """Run a verb on the hostile run; None where it is no command."""
+        """Run a command on the hostile run; None if it is not a command line."""
         if verb in ("load_run", "load_runs"):
             with contextlib.suppress(OptlabError):
                 trainer.load_run(self.hostile) if verb == "load_run" else trainer.load_runs(self.runs)
@@ -98,7 +98,7 @@ class World:
         return optlab("train", self.config, "--run-dir", self.hostile, "--quiet", verb)
 
     def check(self, case: str, verb: str, done: Done | None) -> None:
-        """See that nothing but the run's own files changed, and that the command said what it should."""
+        """Check that only files of the run changed, and the output of the command."""
         assert self.look(self.outside) | self.look(self.runs / "good") == self.before, (case, verb)
         now = self.look(self.hostile)
         assert {path: seen for path, seen in now.items() if path in self.mine} == self.mine, (case, verb)
@@ -144,7 +144,7 @@ VERBS = ("plot", "resume", "--skip-existing", "--resume", "--force", "--quiet")
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_run(good: Path, tmp_path: Path, case: str) -> None:
-    """One verb per case, in turn; the nightly test tries all of them."""
+    """One command per case, in rotation; the nightly test tries all of them."""
     verb = VERBS[list(HOSTILE).index(case) % len(VERBS)]
     world = World(good, tmp_path, case)
     world.check(case, verb, world.do(verb))

@@ -1,4 +1,4 @@
-"""Processes that are killed at any instant leave runs that read, resume, and end as if nothing had been."""
+"""Runs of processes that are killed at any instant can be read and resumed, with the same results."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def overrides(name: str) -> list[str]:
 
 
 class Case:
-    """One config, trained whole once, and killed again and again."""
+    """One config, trained once without interruption, and killed repeatedly."""
 
     def __init__(self, forks: Forks, folder: Path, name: str) -> None:
         self.forks, self.folder = forks, folder
@@ -57,7 +57,7 @@ class Case:
         self.runs = 0
 
     def kill_and_finish(self, *kills: float | tuple[str, int]) -> int:
-        """Begin a run, kill it at each of the instants in turn, let it end; return the kills that hit it."""
+        """Start a run, kill it at each of the instants, let it finish; return the kills that hit it."""
         self.runs += 1
         name, hits = f"killed{self.runs}", 0
         for kill in kills:
@@ -76,7 +76,7 @@ class Case:
         return hits
 
     def check(self, run: Path) -> None:
-        """See that what a kill left can be read, whatever there is."""
+        """Check that the files left after a kill can be read."""
         if rundir.read_status(run) is not None:
             assert rundir.load_run(run).status["status"] in ("interrupted", "completed", "early_stopped")
             assert not rundir.is_locked(run)

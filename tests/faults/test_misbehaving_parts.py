@@ -1,4 +1,4 @@
-"""Users' parts that misbehave: every verb ends with a message and a documented exit code, no traceback."""
+"""With misbehaving user components, every command ends with a message and a documented exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENDED = {"completed", "early_stopped", "diverged", "failed"}
 
 @pytest.fixture(autouse=True)
 def process_as_before(tmp_path: Path) -> Iterator[None]:
-    """Put back what a part may have changed in this process."""
+    """Restore what a component can have changed in this process."""
     here, dtype, limit = Path.cwd(), torch.get_default_dtype(), sys.getrecursionlimit()
     out, threads = sys.stdout, torch.get_num_threads()
     with warnings.catch_warnings():
@@ -44,7 +44,7 @@ def write(folder: Path, kind: str, text: str) -> Path:
 
 
 def forget(folder: Path) -> None:
-    """Let the part be imported anew, as in another process, and undo what it changed."""
+    """Make the component be imported again, as in a new process, and undo its changes."""
     sys.modules.pop(f"optlab_user:{folder / 'part.py'}", None)
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
@@ -58,7 +58,7 @@ def ended_well(done: Done, *, codes: tuple[int, ...] = (0, 1, 2, 3)) -> None:
 
 
 def trained(folder: Path, kind: str, text: str) -> Done:
-    """Train with a part and check what holds whatever it does."""
+    """Train with a component and check the invariants."""
     path = write(folder, kind, text)
     run = folder / "runs" / "one"
     done = optlab("train", path, "--run-dir", run, "--quiet")
@@ -75,7 +75,7 @@ def trained(folder: Path, kind: str, text: str) -> Done:
 
 
 def every_verb(folder: Path, kind: str, text: str) -> None:
-    """Call every verb that a part can reach, after a training."""
+    """Call every command that runs a component, after training."""
     done = trained(folder, kind, text)
     path, runs = folder / "bad.yaml", folder / "runs"
     shown = "model" if kind == "module" else kind
@@ -112,7 +112,7 @@ CASES = [
 
 
 def _few() -> list[tuple[str, str, str]]:
-    """A drawn part of all cases, the same every time, with every odd one."""
+    """A fixed random subset of all cases, with every case of `ODD`."""
     odd_ones = CASES[-len(ODD) :]
     return random.Random(0).sample(CASES[: -len(ODD)], 30) + odd_ones
 

@@ -1,4 +1,4 @@
-"""The README's table of promises names tests that are there, and all suites of faults."""
+"""The README's table of promises names existing tests and all fault suites."""
 
 from __future__ import annotations
 

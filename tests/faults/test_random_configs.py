@@ -1,4 +1,4 @@
-"""Random configs over the catalog's parts: killed at random instants, resumed, and the same to the bit."""
+"""Random configs of catalog components, killed at random instants and resumed, are bit-identical."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def choose(draw: random.Random, *choices: str) -> list[str]:
 
 
 def random_config(draw: random.Random) -> list[str]:
-    """Return the overrides of a random config; many do not fit together, which `validate` says."""
+    """Return the overrides of a random config; `validate` rejects combinations that do not fit together."""
     return [
         f"optimizer={draw.choice(sorted(catalog.REGISTRIES['optimizer']))}",
         f"optimizer.lr={draw.choice(['0.001', '0.01', '0.1'])}",

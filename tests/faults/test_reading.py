@@ -1,4 +1,4 @@
-"""A run that is read again and again while it goes on: whole rows only, no error, and the same end."""
+"""Reading a run repeatedly during training gives complete rows, no error, and does not change its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP finish the step and save; a second SIGINT leaves at once; all can be resumed."""
+"""SIGINT, SIGTERM and SIGHUP finish the step and save; a second SIGINT exits at once; all can be resumed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_time_for_which_a_process_is_stopped_is_not_training_time(forks: For
 
 
 def test_ctrl_c_that_an_import_swallows_ends_the_command_before_anything_is_written(tmp_path: Path) -> None:
-    """The first SIGINT is swallowed by a component's file; the run must not begin in spite of it."""
+    """A component's file catches the first SIGINT; the run must not start nevertheless."""
     part = tmp_path / "part.py"
     part.write_text(
         "import os, signal, torch\n"

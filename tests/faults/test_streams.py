@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or gone: no run fails, no result is lost without an error."""
+"""With closed, full or missing standard streams, no run fails and no result is lost without an error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ERRORS = [errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF, errno.EAGAIN]
 
 
 class Refusing(io.StringIO):
-    """A terminal that takes some lines, and then nothing."""
+    """A terminal that accepts some lines and then fails."""
 
     def __init__(self, error: int, lines: int = 0) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ def test_what_components_print_is_on_stderr_and_json_stays_json(tmp_path: Path) 
 
 
 def test_the_console_command_trains_without_any_stream(tmp_path: Path) -> None:
-    """A run's files are never given the numbers of closed descriptors; output in C is no result."""
+    """Files of a run never get the numbers of closed descriptors; `--json` contains no output of C code."""
     (tmp_path / "loud.py").write_text(
         "import os, torch\n"
         "class Loud(torch.optim.SGD):\n"

@@ -1,4 +1,4 @@
-"""One run, one writer: what becomes of a run when its lock is deleted, and when another run replaces it."""
+"""A run has one writer, also if its lock is deleted or another run replaces it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Descents on surfaces of two parameters: the surfaces, the descents, the equal budget, the command."""
+"""Optimization on surfaces of two parameters: surfaces, descents, equal budgets and the command."""
 
 from __future__ import annotations
 

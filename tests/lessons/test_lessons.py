@@ -1,4 +1,4 @@
-"""The lessons: their configs fit, what they claim holds, the command goes on where it stopped."""
+"""The lessons: their configs are valid, their claims hold, and the command continues where it stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODULES = ("table", "training", "figures", "readme")
 
 @pytest.fixture(scope="module")
 def lessons() -> Iterator[ModuleType]:
-    """The script's main module; its neighbours are imported by their bare names, as when it is run."""
+    """The main module of the script; modules of its folder are imported by name, as when it is run."""
     sys.path.insert(0, str(SCRIPT))
     spec = importlib.util.spec_from_file_location("lessons_main", SCRIPT / "__main__.py")
     assert spec is not None

@@ -1,4 +1,4 @@
-"""Initial weights: torch's own numbers, the right parameters, clear refusals; and histograms."""
+"""Initial weights: the same values as torch, the right parameters, error messages; and weight histograms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of every builder, and the sizes that papers and their code publish."""
+"""The contract of every model builder, and the parameter counts published in papers and their code."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_the_cnn_has_no_activation_unless_asked_for() -> None:
 
 @pytest.mark.parametrize("size", [(28, 28), (29, 29), (28, 29), (31, 40)])
 def test_3c3d_pools_as_tensorflow_does(size: tuple[int, int]) -> None:
-    """TensorFlow's "same": output ceil(n / 2), the odd pixel of padding goes to the end."""
+    """TensorFlow's "same" padding: output ceil(n / 2), with the odd pixel of padding at the end."""
     model = build(deepobs_3c3d, (3, *size))
     assert isinstance(model, nn.Sequential)
     inner = model[:2](torch.randn(2, 3, *size))

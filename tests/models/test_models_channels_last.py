@@ -1,4 +1,4 @@
-"""Images with the channels innermost: the same numbers, the weights' layout untouched, and no harm done."""
+"""channels_last images give the same numbers and do not change the memory layout of the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The look at a network from outside: right shapes, faults by name, and nothing disturbed."""
+"""Describing a network gives the right shapes, names faults, and changes no state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.models.describe import LayerRow, check_shapes, layer_table, multipl
 
 
 class LooksAtValues(nn.Module):
-    """A user's model whose path depends on numbers, which no shape alone can tell."""
+    """A user's model with data-dependent control flow, which cannot be traced from shapes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class LooksAtValues(nn.Module):
 
 
 class WithToken(nn.Module):
-    """A layer around others that owns a parameter itself, a tied weight, and a layer that is never called."""
+    """A module with its own parameter and submodules, a tied weight, and a layer that is never called."""
 
     def __init__(self) -> None:
         super().__init__()

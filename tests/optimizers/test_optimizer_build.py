@@ -1,4 +1,4 @@
-"""Which implementation is chosen, how torch's refusals are told, and what the rules refuse before the run."""
+"""Choice of the implementation, reporting of torch's errors, and options rejected before the run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ALL = torch_optimizers()
 
 
 class Renamed(Optimizer):
-    """A user's own optimizer, with an option that torch has no word for."""
+    """A user's optimizer with an option that no optimizer in torch has."""
 
     def __init__(self, params: Any, *, lr: float = 0.1, weights: list[float] | None = None) -> None:
         if isinstance(weights, tuple):
@@ -45,7 +45,7 @@ class Renamed(Optimizer):
 
 
 class Noisy(torch.optim.SGD):
-    """A user's own that draws random numbers and passes options on."""
+    """A user's optimizer that draws random numbers and forwards options."""
 
     def __init__(self, params: Any, noise: float = 0.1, **options: Any) -> None:
         super().__init__(params, **options)
@@ -221,7 +221,7 @@ def test_a_groups_options_are_checked_too(options: dict[str, Any], key: str, wor
 
 
 def test_adagrads_initial_value_is_no_groups_option() -> None:
-    """torch takes it from the optimizer alone; the day it honours the group's, this test says so."""
+    """torch reads it from the optimizer only; this test fails if torch starts to use the group's value."""
     parameters = [{"params": [nn.Parameter(torch.ones(1))], "initial_accumulator_value": 0.5}]
     optimizer = torch.optim.Adagrad(parameters)
     assert optimizer.state[parameters[0]["params"][0]]["sum"].item() == 0.0
@@ -294,7 +294,7 @@ def test_what_can_work_is_not_refused() -> None:
 
 
 def test_the_reasons_are_torchs_own_limits() -> None:
-    """What is refused does fail in torch, in whatever words; the day it works, these say so."""
+    """Rejected combinations fail in torch as well; this test fails if torch starts to support them."""
     weight = nn.Parameter(torch.ones(2))
     weight.grad = torch.ones(2)
     with pytest.raises(RuntimeError):

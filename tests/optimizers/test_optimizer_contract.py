@@ -1,4 +1,4 @@
-"""What every optimizer must do, torch's and ours: learn, repeat itself, resume, obey each of its options."""
+"""The contract of every optimizer: it learns, is deterministic, resumes and uses its options."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_goes_on_from_its_saved_state_bit_for_bit(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_is_the_class_used_by_hand(name: str) -> None:
-    """Same numbers to the last bit with the same implementation."""
+    """Bit-identical results with the same implementation."""
     cls = OPTIMIZERS[name]
     options = settings(name)
     problem = Problem(matrices_only=cls is torch.optim.Muon)
@@ -212,7 +212,7 @@ def options_of(keep: Callable[[str, str], bool]) -> list[tuple[str, str]]:
 
 
 def changed(name: str, option: str) -> tuple[dict[str, Any], Any]:
-    """What to train with besides, and the other value."""
+    """Return further settings for training, and the alternative value."""
     if (name, option) in ONLY_IN_STATE:
         return {}, 2.0
     cls = OPTIMIZERS[name]

@@ -1,4 +1,4 @@
-"""Who owns which parameter: groups, optimizers side by side, and what is told when not."""
+"""Assignment of parameters to groups and to several optimizers, and errors for incomplete assignments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fused: false, foreach: false` is torch's default on a CPU, bit for bit, and the log says what ran."""
+"""`fused: false, foreach: false` is bit-identical to torch's CPU default, and the log names what ran."""
 
 from __future__ import annotations
 

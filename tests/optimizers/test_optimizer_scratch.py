@@ -1,4 +1,4 @@
-"""The written-out rules against torch.optim, bit for bit, and against the equations they are named after."""
+"""The optimizers from scratch are bit-identical to torch.optim and agree with their equations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of a run: what they show, what they leave out, and that they are the same every time."""
+"""The figures of a run: what they show, what they leave out, and that they are reproducible."""
 
 from __future__ import annotations
 

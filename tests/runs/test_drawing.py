@@ -1,4 +1,4 @@
-"""A run's figures: the same whether they are drawn here, in a process beside this one, or again later."""
+"""The figures of a run are the same if drawn in this process, in a separate one, or again later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed ends where the uninterrupted one ends, to the last bit."""
+"""A run that was interrupted and resumed is bit-identical to the uninterrupted run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STOPS_AT = 10  # of 21 steps; the last checkpoint is that of step 8, in the midd
 
 @contextmanager
 def copied_at(step: int, target: Path) -> Iterator[None]:
-    """Copy the run's directory just after the row of a step was written, as a kill would leave it."""
+    """Copy the run directory right after the row of a step was written, as after a kill."""
     take: Callable[[Recorder, Record], Status | None] = Recorder.take
 
     def copying(self: Recorder, record: Record) -> Status | None:
@@ -46,7 +46,7 @@ def copied_at(step: int, target: Path) -> Iterator[None]:
 
 
 def check(tmp_path: Path, *overrides: str, code: int = 0, step: int = STOPS_AT) -> None:
-    """Train a run whole, and another that stops at a step; resume that and compare."""
+    """Train a run without interruption and another that stops at a step; resume the latter and compare."""
     config = write_tiny(tmp_path)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     with copied_at(step, stopped):
@@ -163,7 +163,7 @@ def small(tmp_path: Path, name: str, *overrides: str, code: int = 0) -> Path:
 
 
 def refused(folder: Path, *overrides: str) -> str:
-    """Return what `optlab resume` says when it refuses; the run must stay as it was."""
+    """Return the error of `optlab resume`, which must not change the run."""
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
     done = optlab("resume", folder, *overrides, "--quiet")
     assert done.code == 2, done.err
@@ -195,7 +195,7 @@ UNEVEN = {
 
 
 def best_step(folder: Path) -> int:
-    """Return the step of best.pt, which summary.json must know as well."""
+    """Return the step of best.pt, which must agree with summary.json."""
     step: int = checkpoint.load_checkpoint(folder / "checkpoints" / "best.pt")["experiment"]["progress"][
         "step"
     ]

@@ -1,4 +1,4 @@
-"""Every schedule against torch by hand, resumed against uninterrupted, and what is refused before the run."""
+"""Every schedule agrees with a hand-written torch loop and resumes exactly; invalid options are rejected."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def halving(t: int) -> float:
 
 
 class Table:
-    """A callable with a memory: torch saves its attributes."""
+    """A callable with state, whose attributes torch saves."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -113,7 +113,7 @@ def update(optimizer: Optimizer) -> None:
 
 
 def run(optimizer: Optimizer, schedule: Schedule, intervals: range) -> list[list[tuple[Any, ...]]]:
-    """The loop in small: update, step, observe; return the settings of every update."""
+    """A minimal training loop: update, step, observe; return the settings of every update."""
     seen = []
     for interval in intervals:
         seen.append(settings(optimizer))

@@ -1,4 +1,4 @@
-"""scripts/setup.sh with a pip that only records: what it installs, and what it says when that fails."""
+"""scripts/setup.sh with a fake pip that records its calls: what it installs, and its errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ fi
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """What setup.sh needs of a checkout, on a path with a space, with an environment that lacks optlab."""
+    """The files that setup.sh needs, in a path with a space, with an environment without optlab."""
     clone = tmp_path / "a clone"
     (clone / "scripts").mkdir(parents=True)
     for name in ("scripts/setup.sh", "pyproject.toml", "requirements.lock"):

@@ -1,7 +1,7 @@
-"""A family of differences: intervals, adjusted p values and detectable differences agree and err as stated.
+"""Intervals, adjusted p values and detectable differences of a family agree and have the stated error rates.
 
-Simulated as comparisons are made: several groups on the same seeds, so that pairs share seeds and groups. The
-formulas are written out over arrays, which makes thousands of families quick, and checked against the code.
+The simulations use several groups on the same seeds, so that pairs share seeds and groups. The formulas are
+vectorized over thousands of families, and checked against the code.
 """
 
 from itertools import combinations
@@ -30,7 +30,7 @@ NOISE = {
 
 
 def simulate(rng, families, means, n, noise="normal", spreads=1.0):
-    """Return results [families, groups, n]: the seed's luck, which groups share, and noise of each run."""
+    """Return results [families, groups, n]: a seed effect shared by the groups, plus noise per run."""
     size = (families, len(means), n)
     luck = 3 * rng.normal(size=(families, 1, n))
     return luck + np.asarray(means)[:, None] + np.reshape(spreads, (-1, 1)) * NOISE[noise](rng, size)
@@ -41,7 +41,7 @@ def pairs_of(means):
 
 
 def intervals(values):
-    """Return centres and half-widths [families, pairs] of all pairs, as `paired_difference` has them."""
+    """Return centres and half-widths [families, pairs] of all pairs, as in `paired_difference`."""
     pairs = pairs_of(values[0])
     differences = np.stack([values[:, a] - values[:, b] for a, b in pairs], axis=1)
     n = differences.shape[-1]
@@ -50,7 +50,7 @@ def intervals(values):
 
 
 def rates(values, means):
-    """Return the shares of families with a false alarm, and with every interval holding its truth."""
+    """Return the shares of families with a false positive, and with all true values in the intervals."""
     truth = np.array([means[a] - means[b] for a, b in pairs_of(means)])
     centre, half = intervals(values)
     false = (np.abs(centre) > half)[:, truth == 0]
@@ -58,12 +58,12 @@ def rates(values, means):
 
 
 def margin(share, count, deviations=4):
-    """Return how far a simulated share may lie from the true one by chance."""
+    """Return how far a simulated share can differ from the true one by chance."""
     return deviations * np.sqrt(share * (1 - share) / count)
 
 
 def partial(groups):
-    """Means of which all but the last are equal."""
+    """Means that are equal except for the last."""
     return [0.0] * (groups - 1) + [2.0]
 
 
@@ -144,7 +144,7 @@ def test_a_family_errs_and_covers_as_it_says_at_length(groups, n, noise, record_
 @pytest.mark.nightly
 @pytest.mark.parametrize(("groups", "n"), DESIGNS)
 def test_unequal_spreads_of_normal_noise_change_nothing(groups, n):
-    """The docstring's reason against one spread for all groups; 100,000 families."""
+    """Check the docstring's reason against a common spread for all groups; 100,000 families."""
     rng, families, spreads = np.random.default_rng(groups * n), 100_000, [3.0, 3.0] + [0.3] * (groups - 2)
     for means in ([0.0] * groups, [0.0, 0.0] + [5.0 + 2 * place for place in range(groups - 2)]):
         error, coverage = rates(simulate(rng, families, means, n, spreads=spreads), means)

@@ -1,4 +1,4 @@
-"""Curves on a common grid, and bands over them: nothing is invented between or beyond the records."""
+"""Curves on a common grid and bands over them, without interpolation or extrapolation."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Times to a target: infinity is an outcome, and nothing averages it away."""
+"""Times to a target: unreached targets count as infinity in every statistic."""
 
 import math
 

@@ -21,7 +21,7 @@ log: {every: 3}
 
 
 def write(folder: Path, sweep: Any, base: str = BASE) -> Path:
-    """Write base.yaml and sweep.yaml beside it; return the sweep's path."""
+    """Write base.yaml and sweep.yaml in one folder; return the path of sweep.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "base.yaml").write_text(base)
     text = sweep if isinstance(sweep, str) else yaml.safe_dump(sweep, sort_keys=False)
@@ -30,7 +30,7 @@ def write(folder: Path, sweep: Any, base: str = BASE) -> Path:
 
 
 def run(file: Path, *overrides: str, runs: Path, **options: Any) -> int:
-    """Carry out a sweep from this process, with workers of its own; return the exit code."""
+    """Run a sweep from this process, with its own workers; return the exit code."""
     given: dict[str, Any] = {"workers": 1, "only": [], "shard": None, "dry_run": False, "fail_fast": False}
     given |= {"force": False, "quiet": False, "as_json": False, "figures": False}
     return sweeping.sweep(file, overrides, runs=runs, **(given | options))

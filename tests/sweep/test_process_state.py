@@ -1,4 +1,4 @@
-"""What a component changes in the process is as it was in the next run of the same worker."""
+"""Changes of a component to the process state are undone before the next run of the same worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sweep file: what it means, and one clear message with its line for everything that is wrong in it."""
+"""The sweep file: its meaning, and one error message with the line for every fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of a sweep are told apart by everything that makes them different runs."""
+"""Runs of a sweep are identified by everything that makes them different runs."""
 
 from __future__ import annotations
 

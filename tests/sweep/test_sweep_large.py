@@ -1,4 +1,4 @@
-"""A thousand tiny runs in one sweep: memory stays flat, the table is there at once. Nightly: it is long."""
+"""A thousand tiny runs in one sweep: memory stays constant, the table is fast. Nightly (slow)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neither what a component changes in a worker nor streams that take nothing reach a sweep's other runs."""
+"""Changes of a component to its worker and unwritable streams do not affect other runs of a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole sweeps with worker processes: the same runs as alone, nothing twice, nothing lost, outcomes told."""
+"""Sweeps with worker processes: the same runs as single runs, none twice, none lost, results reported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SWEEP = {
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A sweep file, and the directory of its sweep carried out with two workers."""
+    """A sweep file, and the directory of its sweep, run with two workers."""
     folder = tmp_path_factory.mktemp("done")
     file = write(folder, SWEEP)
     assert run(file, runs=folder / "runs", workers=2) == 0
@@ -58,7 +58,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def times(root: Path) -> dict[Path, int]:
-    """When every run of a sweep was ended, to see that it was not trained again."""
+    """Return when each run of a sweep ended, to check that it was not trained again."""
     return {path: path.stat().st_mtime_ns for path in root.glob("**/*seed=*/status.json")}
 
 
@@ -103,7 +103,7 @@ def test_the_best_config_trains_again_to_what_the_winner_did(done: tuple[Path, P
 def test_one_worker_and_the_resolved_sweep_give_the_same_runs_and_wait_for_those_of_another_process(
     done: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One run ends elsewhere while the sweep waits, another is let go of and trained by the sweep."""
+    """One run ends in another process while the sweep waits; another is released and trained by the sweep."""
     _, root = done
     ends, breaks_off = (Path("sgd") / f"lr={lr},seed=0" for lr in (0.1, 0.5))
     others = 8 - 2 + 2  # the search's, and the finals of the variant that is not held up
@@ -319,7 +319,7 @@ class Naps(nn.Sequential):
 
 
 def started(file: Path, runs: Path, sign: str, count: int = 1) -> subprocess.Popen[str]:
-    """Start a sweep in a process of its own and wait for files that tell that it is going on."""
+    """Start a sweep in a separate process and wait for files that show that it is running."""
     command = [OPTLAB, "sweep", str(file), "--runs", str(runs), "--workers", "2"]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -354,13 +354,13 @@ def gone(pids: set[int]) -> bool:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a dead one that nobody has fetched yet does not."""
+    """Whether a process runs; zombies do not count."""
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
     return bool(state.strip()) and not state.startswith("Z")
 
 
 def test_a_sweep_goes_on_after_a_signal_to_its_group_and_after_its_process_was_killed(tmp_path: Path) -> None:
-    """Interrupted politely, then killed, then carried out: the runs equal those that were left in peace."""
+    """Interrupt a sweep, kill it, then run it to its end: its runs equal those of an uninterrupted sweep."""
     file = write(tmp_path, SLOW, BASE.replace("epochs: 2", "epochs: 150"))
     runs = tmp_path / "runs"
     process = started(file, runs, "runs/s/sgd/*/checkpoints/last.pt", 2)
@@ -400,7 +400,7 @@ def test_a_sweep_goes_on_after_a_signal_to_its_group_and_after_its_process_was_k
 
 
 def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind_that_cannot_be_read(tmp_path: Path) -> None:
-    """A step of ten minutes keeps the first Ctrl-C waiting, so that only the second can end the sweep."""
+    """A step of ten minutes delays the first Ctrl-C, so that only the second can end the sweep."""
     (tmp_path / "naps.py").write_text(NAPS)
     variants = {"good": {}, "naps": {"model": {"name": "naps.py:Naps"}}}
     file = write(tmp_path, {"base": "base.yaml", "name": "s", "variants": variants})

@@ -1,4 +1,4 @@
-"""Search: the same trials whatever the order of outcomes and however often it is stopped; equal budgets."""
+"""Search gives the same trials for any order of results and after any interruption, with equal budgets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make(root: Path, *, anew: Literal["never", "mismatch"] = "never", **settings
 
 
 def loss(values: Mapping[str, Any], seed: int) -> float:
-    """A bowl with its floor at lr = 0.01; seeds shift it a little."""
+    """A quadratic objective with its minimum at lr = 0.01; seeds shift it slightly."""
     return (math.log10(values["optimizer.lr"]) + 2) ** 2 + (values["model.name"] == "b") + 0.01 * seed
 
 
@@ -51,7 +51,7 @@ def ended(value: float, status: Literal["completed", "diverged", "pruned"] = "co
 
 
 def carry_out(variant_search: VariantSearch, *, stop_after: int = 10**6, order: int = 0) -> list[RunSpec]:
-    """Train in the head: any ready run first, its evaluations falling towards its value."""
+    """Simulate training: pick any ready run first; its evaluations decrease towards its value."""
     chance, done = random.Random(order), []
     variant_search.start()
     while variant_search.ready and len(done) < stop_after:

@@ -1,4 +1,4 @@
-"""Axes: what they hold, what is refused, where their edges are."""
+"""Axes of a sweep: their values, invalid definitions, and their edges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that are not finite end the run as diverged, at the step, with the first parameter named."""
+"""Non-finite numbers end the run as diverged, with the step and the first parameter in the message."""
 
 from __future__ import annotations
 

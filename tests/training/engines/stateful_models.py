@@ -1,4 +1,4 @@
-"""Models whose Python code keeps state or looks around: what a traced step would leave out."""
+"""Models whose Python code keeps state or reads global state, which a traced step would ignore."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _numpy: Any = numpy.random
 
 
 class Base(nn.Module):
-    """A linear layer whose outputs are scaled by what a subclass makes up."""
+    """A linear layer whose outputs are scaled by a factor from a subclass."""
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class TorchGenerator(Base):
 
 
 class Timed(Base):
-    """The time counts, but not so that a test could not repeat it."""
+    """Uses the time, but such that tests are reproducible."""
 
     def scale(self, outputs: Tensor) -> Any:
         return 1.0 if time.time() > 0 else 2.0
@@ -202,7 +202,7 @@ class Toggling(Base):
 
 
 class Rare(Base):
-    """Draws once in many steps, which no few steps show."""
+    """Draws once in many steps, which a check of a few steps cannot detect."""
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__(input_shape, num_classes)
@@ -223,7 +223,7 @@ class Reading(Base):
 
 
 class Evaluated(Base):
-    """Counts evaluations alone: training leaves it as it is."""
+    """Counts evaluations only; training does not change its state."""
 
     evaluations = 0
 
@@ -234,7 +234,7 @@ class Evaluated(Base):
 
 
 class CountingOptimizer(torch.optim.SGD):
-    """Takes smaller steps the more it has taken."""
+    """Takes smaller steps over time."""
 
     def __init__(self, params: Any, lr: float = 0.1) -> None:
         super().__init__(params, lr=lr)
@@ -247,7 +247,7 @@ class CountingOptimizer(torch.optim.SGD):
 
 
 class CountingAugmentation:
-    """Adds more the more batches it has seen."""
+    """Adds more with each batch it has seen."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []

@@ -1,4 +1,4 @@
-"""What the check of a compiled step takes for rounding, and what it does not."""
+"""Which differences of a compiled step the check accepts as rounding, and which it does not."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_one_step(factors: dict[str, float], worst: str | None) -> None:
 
 
 def test_every_value_has_to_agree_in_one_step() -> None:
-    """A ReLU that chooses otherwise now and then is no disagreement; what is always wrong is one."""
+    """Occasional flips of a ReLU are accepted; differences at every step are not."""
     agreement = Agreement()
     for factor in (1.02, 1.03, 1.02):
         assert agreement.compare(differing(a=factor), WANTED, WANTED) is None
@@ -60,7 +60,7 @@ def test_every_value_has_to_agree_in_one_step() -> None:
 def test_where_rounding_moves_a_value_in_every_step_it_may_come_as_close_as_eagers_twice(
     least: float, agrees: bool, crossed: dict[str, float]
 ) -> None:
-    """Not where the inputs were moved over a threshold of the model: that is no rounding."""
+    """Not if the perturbed inputs cross a threshold of the model, which is not rounding."""
     agreement = Agreement()
     for factor, moved in ((1.01, 1.003), (least, 1.02), (1.02, 1.01)):
         assert agreement.compare(differing(a=factor), WANTED, differing(a=moved, **crossed)) is None

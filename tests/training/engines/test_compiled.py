@@ -1,4 +1,4 @@
-"""The compiled engine against the eager one: the same numbers to rounding, the same random draws."""
+"""The compiled engine agrees with the eager engine up to rounding, with the same random draws."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
 
 
 class Signs(torch.optim.Optimizer):
-    """A user's own optimizer, without a learning rate."""
+    """A user's optimizer without a learning rate."""
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         super().__init__(parameters, {})
@@ -216,7 +216,7 @@ def test_a_state_that_is_loaded_between_steps_is_followed(make: Make) -> None:
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])
 def test_adams_bias_corrections_are_as_exact_as_eagers(name: str) -> None:
-    """In float32 they would drift from eager's."""
+    """In float32 they would drift from those of eager."""
 
     def make(model: nn.Module) -> torch.optim.Optimizer:
         return getattr(torch.optim, name)(model.parameters(), lr=3e-3, betas=(0.95, 0.9999))
@@ -248,7 +248,7 @@ def test_groups_of_one_learning_rate_may_part_later(make: Make) -> None:
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_a_learning_rate_of_zero_changes_nothing(name: str) -> None:
-    """Nor one near it; torch's Adam for compilers divides by it, and a dead input's weights became NaN."""
+    """Nor values near 0: torch's capturable Adam divides by them, and weights of a dead input became NaN."""
     make = MAKERS.get(name, sgd)
     model = nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 3))
     eager, compiled = (engine(cls, make, copy.deepcopy(model)) for cls in (EagerEngine, CompiledEngine))
@@ -270,7 +270,7 @@ def test_a_learning_rate_of_zero_changes_nothing(name: str) -> None:
 
 
 class Leaning(torch.autograd.Function):
-    """The identity, but for gradients that are wrong by a share wherever they are traced."""
+    """The identity, with gradients that are wrong by a relative error when traced."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, share: float) -> Tensor:
@@ -285,7 +285,7 @@ class Leaning(torch.autograd.Function):
 
 @pytest.mark.parametrize(("share", "found"), [(0.002, True), (0.004, True), (0.04, True), (0.0, False)])
 def test_a_gradient_that_is_slightly_wrong_in_every_step_is_found(share: float, found: bool) -> None:
-    """Also where momentum carries on what former steps added: all labels are the same."""
+    """Also if momentum carries over from earlier steps: all labels are the same."""
 
     class Layer(nn.Linear):
         def forward(self, inputs: Tensor) -> Tensor:
@@ -380,7 +380,7 @@ def test_a_wrong_update_is_found(factor: float, lr: float, monkeypatch: pytest.M
 
 
 class Moody(nn.Linear):
-    """Does something else every time: what a trace cannot know."""
+    """Behaves differently in every call, which a trace cannot represent."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = super().forward(inputs)
@@ -388,7 +388,7 @@ class Moody(nn.Linear):
 
 
 class Choosing(nn.Linear):
-    """Looks at its values to decide: what cannot be traced."""
+    """Has data-dependent control flow, which cannot be traced."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = super().forward(inputs)
@@ -410,7 +410,7 @@ def test_what_cannot_be_compiled_runs_eager_and_says_why(layer: type[nn.Linear],
 
 
 def test_a_module_that_is_used_twice_trains_on() -> None:
-    """Whatever the attempt to trace it came to."""
+    """Regardless of the result of tracing."""
     torch.manual_seed(0)
     twice = nn.Linear(6, 6)
     model = nn.Sequential(twice, nn.ReLU(), twice, nn.Linear(6, 3))

@@ -1,4 +1,4 @@
-"""Compiled runs from the command line: they say so, resume bit for bit, and give what eager runs give."""
+"""Compiled runs from the command line are logged as such, resume bit for bit, and agree with eager runs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_a_deep_residual_network_runs_compiled(
     tmp_path: Path, cifar_npz: Path, optimizer: str, seed: int
 ) -> None:
-    """Rounding moves its gradients by percents in every step, which is no disagreement."""
+    """Rounding changes its gradients by percents in every step, which is accepted."""
     config = tmp_path / "deep.yaml"
     config.write_text(
         f"name: deep\nseed: {seed}\ndata: {{name: npz, path: {cifar_npz}, batch_size: 64, limit: 2000}}\n"

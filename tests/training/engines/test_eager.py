@@ -1,4 +1,4 @@
-"""The eager engine against loops written by hand: same numbers to the last bit."""
+"""The eager engine is bit-identical to hand-written loops."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_steps_equal_a_hand_written_loop(clip: str | None, zero_grad: bool) -> N
 
 @pytest.mark.parametrize("by_instance", [False, True])
 def test_an_optimizers_own_zero_grad_is_kept(by_instance: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that forgets the gradients at every second call alone: they add up in between."""
+    """Clears the gradients at every second call only, so that they accumulate in between."""
 
     class Hesitating(torch.optim.SGD):
         calls = 0

@@ -1,4 +1,4 @@
-"""Max pooling of compiled steps: torch's values, places and gradients to the last bit, however written."""
+"""Max pooling of compiled steps has values, indices and gradients bit-identical to torch, in every form."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def traced(function: Callable[..., list[Tensor]], *arguments: Tensor) -> tuple[G
 
 
 def compiled(function: Callable[..., list[Tensor]], *arguments: Tensor) -> tuple[list[Tensor], set[str]]:
-    """Return what the function's compiled program gives, and the operations it was traced to."""
+    """Return the result of the compiled function, and the traced operations."""
     from torch._inductor.compile_fx import compile_fx
 
     graph, operations = traced(function, *arguments)
@@ -36,7 +36,7 @@ def compiled(function: Callable[..., list[Tensor]], *arguments: Tensor) -> tuple
 
 
 def images(*shape: int, dtype: torch.dtype = torch.float32, innermost: str = "channels") -> Tensor:
-    """Return three images: windows of equal values, of infinite ones and of NaN are among them."""
+    """Return three images, with windows of equal, infinite and NaN values."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     x[0, 0] = 1.0  # the same value everywhere: the gradient goes where torch says
     x[1, :, :, : shape[3] // 2] = -torch.inf

@@ -1,4 +1,4 @@
-"""Matrix products of compiled steps: whichever way their size takes, they are torch's to rounding."""
+"""Matrix products of compiled steps agree with torch up to rounding, for every implementation."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_products_are_torchs(rows: int, inner: int, columns: int, transposed: bo
 def test_lowered_products_are_torchs(
     rows: int, inner: int, columns: int, by: str, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Inductor is told to write them: turned where that spares a copy, in loops where they are thin."""
+    """In the forms passed to Inductor: transposed if that saves a copy, as loops for thin matrices."""
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
     from torch.fx.experimental.proxy_tensor import make_fx

@@ -1,4 +1,4 @@
-"""Compiled runs of models that keep Python state: they fall back, say why, and are the eager run."""
+"""Compiled runs of models with Python state fall back to eager with a warning, and equal the eager run."""
 
 from __future__ import annotations
 

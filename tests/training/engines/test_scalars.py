@@ -1,4 +1,4 @@
-"""Numbers of a traced step: stored once for all loops that read them, and the reciprocals of divisors."""
+"""Scalars of a traced step are computed once for all loops that read them, including reciprocals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NUMBER = torch.tensor(0.3, dtype=torch.float64)
 
 
 def traced(x: Tensor, number: Tensor) -> tuple[GraphModule, list[str]]:
-    """Return a traced update by `compute_once`, and the names of what it calls."""
+    """Return a traced update after `compute_once`, and the names of the operations it calls."""
 
     def update(x: Tensor, number: Tensor) -> Tensor:
         correction = number.sqrt()
