@@ -124,7 +124,7 @@ def test_losses_of_classes_refuse_real_targets(name: str) -> None:
 
 @pytest.mark.parametrize("name", TAKE_REAL)
 def test_targets_of_another_width_are_refused_not_broadcast(name: str) -> None:
-    with pytest.raises(ConfigError, match="do not fit"):
+    with pytest.raises(ConfigError, match="do not match"):
         ALL[name](outputs(), torch.zeros(4, 1))
 
 

@@ -1,7 +1,7 @@
-"""All components by name, in one place, and how a name or an import path becomes a builder.
+"""The registries of all components, and the lookup of builders by name or import path.
 
-The registries are plain dicts: ours literal, torch's filled from what torch exports, so that a new release of
-torch brings its new optimizers and schedules by itself. A builder's signature is its schema.
+The registries are dicts. Those of torch's components are filled from what torch exports, so the optimizers
+and schedules of a new release of torch are available automatically. The signature of a builder is its schema.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ REGISTRIES: Mapping[str, Mapping[str, Builder]] = {
     "scheduler": schedules.SCHEDULES,
 }
 
-# Arguments that optlab gives a builder itself, and that are therefore no options of the config.
+# Arguments that optlab passes to a builder, which therefore are not options of the config.
 _CONTEXT = (
     "self",
     "params",
@@ -110,7 +110,7 @@ _CONTEXT = (
     "input_shape",
     "num_classes",
     "progress",
-    # What a loss is called with, where a user's function is the loss itself.
+    # Arguments of a loss, if a user's function is the loss itself.
     "outputs",
     "logits",
     "input",
@@ -119,7 +119,7 @@ _CONTEXT = (
 )
 
 
-# Keys of the config itself, which a builder's parameter of that name cannot be given.
+# Structural keys of the config: a builder's parameter with such a name cannot be set.
 _RESERVED = {slot.kind: ("name", "options", *slot.own_keys()) for slot in SLOTS}
 
 
@@ -128,10 +128,10 @@ def find(kind: str, name: str) -> Builder:
 
     Args:
         kind: a key of `REGISTRIES`.
-        name: a name of that registry, or a user's own: `/absolute/file.py:Thing` or `package.module:Thing`.
+        name: a name of that registry, or an import path: `/absolute/file.py:Thing` or `package.module:Thing`.
 
     Raises:
-        ConfigError: nobody has that name, or the user's file cannot be imported; `key` is "name".
+        ConfigError: the name is unknown, or the user's file cannot be imported; `key` is "name".
     """
     registry = REGISTRIES[kind]
     if name in registry:
@@ -142,23 +142,23 @@ def find(kind: str, name: str) -> Builder:
 
 
 def optimizer_class(name: str) -> type[Optimizer]:
-    """Return the class of an optimizer; ConfigError when it is none (`key` is "name")."""
+    """Return the class of an optimizer; raise ConfigError if it is not one (`key` is "name")."""
     found = find("optimizer", name)
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
         expected = "a subclass of torch.optim.Optimizer"
-        raise ConfigError(f"{name} is no optimizer", key="name", expected=expected)
+        raise ConfigError(f"{name} is not an optimizer", key="name", expected=expected)
     return found
 
 
 def option_model(kind: str, name: str) -> type[BaseModel]:
-    """Return the strict model of a component's options; ConfigError when there is no such component.
+    """Return the strict model of a component's options; raise ConfigError if there is no such component.
 
-    Options that follow from the run (a schedule's `T_max`) may be left out, though torch requires them.
+    Options that are derived from the run (`T_max` of a schedule) are optional, although torch requires them.
     """
     return _registered_model(kind, name) if name in REGISTRIES[kind] else _model(kind, name)
 
 
-@cache  # deriving one takes 5 ms, and a config needs ten
+@cache  # deriving a model takes 5 ms, and a config needs ten
 def _registered_model(kind: str, name: str) -> type[BaseModel]:
     return _model(kind, name)
 
@@ -172,10 +172,10 @@ def _model(kind: str, name: str) -> type[BaseModel]:
 
 
 def arguments(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a component's options as its builder takes them: import paths become what they name.
+    """Return a component's options for its builder, with import paths replaced by the imported objects.
 
     Raises:
-        ConfigError: what an option names cannot be imported; `key` is the option.
+        ConfigError: an import path cannot be imported; `key` is the option.
     """
     fields = option_model(kind, name).model_fields
     ready = dict(options)
@@ -190,15 +190,15 @@ def arguments(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any
 
 
 def _named(value: Any) -> Any:
-    """Return what an import path names; any other value as it is (an option may be `str | Callable`)."""
+    """Import the object of an import path; return other values unchanged (for `str | Callable` options)."""
     return find_object(value) if isinstance(value, str) and split_import_path(value) else value
 
 
 def check_options(kind: str, name: str, given: Mapping[Hashable, Any]) -> dict[str, Any]:
-    """Return a component's options, complete with defaults.
+    """Return a component's options, with defaults filled in.
 
     Raises:
-        ConfigError: with every option that is unknown or has a wrong value; `key` is the option.
+        ConfigError: options are unknown or have wrong values; the error lists all; `key` is the option.
     """
     model = option_model(kind, name)
     try:
@@ -212,18 +212,18 @@ def check_options(kind: str, name: str, given: Mapping[Hashable, Any]) -> dict[s
 
 
 def names(kind: str) -> Sequence[str]:
-    """Return the names of a kind, in the order of its registry."""
+    """Return the names of all components of a kind, in the order of its registry."""
     return list(REGISTRIES[kind])
 
 
 def check_values(kind: str, name: str, options: Mapping[str, Any]) -> None:
-    """Try options of the right types on the builder itself, where that takes nothing but the options.
+    """Check values of the right types by calling the builder, if it needs only the options.
 
-    Ranges are the builder's own: an optimizer is tried on dummy parameters, a loss or augmentation is made
-    (those of this package: what a user's own does when called is seen when the experiment is built).
+    Builders check ranges themselves: an optimizer is built with dummy parameters; losses and augmentations of
+    this package are built. Users' losses and augmentations are called only when the experiment is built.
 
     Raises:
-        ConfigError: in the builder's words; `key` is the option, where it is known.
+        ConfigError: the builder rejects a value; `key` is the option, if it is known.
     """
     if kind == "optimizer" and name not in REFUSED:
         check_optimizer(optimizer_class(name), arguments(kind, name, options))
@@ -241,18 +241,18 @@ COMPONENTS = Components(option_model, {kind: names(kind) for kind in REGISTRIES}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
-    """Read an experiment's YAML file with overrides (`optimizer.lr=0.1`) and check all of it.
+    """Read an experiment's YAML file, apply overrides (`optimizer.lr=0.1`) and validate the config.
 
     Raises:
-        ConfigError: with every problem that was found, each with its file and line.
+        ConfigError: the config is not valid; the error lists every problem with its file and line.
     """
     return load(Path(path), overrides, components=COMPONENTS)
 
 
 def check_config(draft: Draft) -> Loaded:
-    """Check a config that has been read.
+    """Validate a config that has been read.
 
     Raises:
-        ConfigError: with every problem that was found, each with its file and line.
+        ConfigError: the config is not valid; the error lists every problem with its file and line.
     """
     return check(draft, components=COMPONENTS)

@@ -1,4 +1,4 @@
-"""The machine below an experiment: device, precision, threads, a clock that waits for the GPU."""
+"""Device, precision and threads of an experiment, and a clock that synchronizes with the GPU."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PRECISIONS: dict[str, torch.dtype] = {
 }
 
 
-# Two threads break even with one at 0.6 million multiplications in convolutions, at 3 million in an mlp; and
-# where the other core has gone to sleep, waking it doubles the time of a step.
+# Two threads are as fast as one at 0.6 million multiplications in convolutions and at 3 million in an mlp. If
+# the other core is idle, waking it up doubles the time of a step.
 _FOR_ONE_THREAD = 2**19
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that `auto | cpu | cuda | cuda:N` names; ConfigError when it is not there."""
+    """Return the device named `auto`, `cpu`, `cuda` or `cuda:N`; raise ConfigError if it does not exist."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
@@ -38,35 +38,35 @@ def resolve_device(name: str) -> torch.device:
     found = torch.cuda.device_count()
     if int(index or 0) >= found:
         raise ConfigError(
-            f"device {name!r} is not there: torch sees {found} CUDA device{'' if found == 1 else 's'}",
+            f"device {name!r} does not exist: torch finds {found} CUDA device{'' if found == 1 else 's'}",
             key="train.device",
             expected="auto, cpu" + "".join(f", cuda:{i}" for i in range(found)),
-            fix="say train.device=auto, or look at `optlab doctor`",
+            fix="set train.device=auto, or run `optlab doctor`",
         )
     return torch.device("cuda", int(index or 0))
 
 
 def usable_cores() -> int:
-    """Return how many CPU cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def most_threads() -> int:
-    """Return how many threads a run may ask for: four for every core, or 256 on a small machine.
+    """Return the maximum number of threads of a run: four per core, but at least 256.
 
-    Each is a thread of the system with a stack of its own; torch does not survive what the system refuses.
+    Each is a thread of the operating system; torch crashes if the system cannot create one.
     """
     return max(256, 4 * (os.cpu_count() or 1))
 
 
 def check_threads(threads: int, *, key: str = "train.threads", what: str = "") -> int:
-    """Return the number of threads; ConfigError when it is more than the machine may be asked for.
+    """Return the number of threads; raise ConfigError if it exceeds `most_threads()`.
 
     Args:
-        threads: how many.
-        key: who asks, for the message.
+        threads: number of threads.
+        key: config key for the message.
         what: the value as the user wrote it; empty = the number.
     """
     if threads > most_threads():
@@ -79,10 +79,10 @@ def check_threads(threads: int, *, key: str = "train.threads", what: str = "") -
 
 
 def default_threads(multiplications: int | None = None) -> int:
-    """Return OMP_NUM_THREADS where the user has set it to a number, else one for small steps, else the cores.
+    """Return OMP_NUM_THREADS if it is a positive number, else 1 for small steps, else the usable cores.
 
     Args:
-        multiplications: by weights, in the forward pass of a step; None = many.
+        multiplications: number of multiplications by weights in the forward pass of a step; None = unknown.
     """
     told = os.environ.get("OMP_NUM_THREADS", "")
     if told.isdigit() and int(told) > 0:
@@ -92,7 +92,7 @@ def default_threads(multiplications: int | None = None) -> int:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Return the context for the forward pass: nothing for float32, torch's autocast otherwise."""
+    """Return the context of the forward pass: torch's autocast, or a null context for float32."""
     dtype = PRECISIONS[precision]
     if dtype is torch.float32:
         return nullcontext()
@@ -100,11 +100,11 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 class Clock:
-    """Adds up the seconds spent between `start` and `stop`; waits for the GPU at both ends.
+    """Measures the total time between `start` and `stop`; both synchronize with the GPU.
 
-    While a clock is stopped nothing counts, so that evaluation, logging and checkpointing never appear in
-    the training time. Nor does the time for which the whole process was stopped (SIGSTOP, Ctrl-Z): see
-    `skip_stop`. While the machine sleeps, the system's own clock stands still.
+    The clock is stopped during evaluation, logging and checkpoints, so training time does not include them.
+    It also excludes the time for which the whole process was stopped (SIGSTOP, Ctrl-Z), see `skip_stop`. The
+    system's clock does not advance while the machine sleeps.
     """
 
     def __init__(self, device: torch.device, elapsed: float = 0.0) -> None:
@@ -119,18 +119,18 @@ class Clock:
         return time.perf_counter()
 
     def start(self) -> None:
-        """Begin or go on counting."""
-        assert self._started is None, "the clock runs already"
+        """Start or continue measuring."""
+        assert self._started is None, "the clock is already running"
         self._started = self._now()
 
     def tick(self) -> None:
-        """Note that the process runs; called after every step."""
+        """Record that the process is running; called after every step."""
         self._ticked = time.perf_counter()
 
     def skip_stop(self) -> None:
-        """Leave out the time since the last tick: the process was stopped in it, and goes on now (SIGCONT).
+        """Exclude the time since the last tick; called when a stopped process continues (SIGCONT).
 
-        When it was stopped cannot be known, so up to a step of training is left out as well.
+        The time of the stop is unknown, so up to one step of training is excluded as well.
         """
         if self._started is None:
             return
@@ -139,12 +139,12 @@ class Clock:
         self._ticked = now
 
     def read(self) -> float:
-        """Return the seconds counted so far, running or not, without waiting for the GPU."""
+        """Return the seconds measured so far, without synchronizing with the GPU."""
         return self.elapsed + (0.0 if self._started is None else time.perf_counter() - self._started)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stand still for the block."""
+        """Stop the clock for the block."""
         self.stop()
         try:
             yield
@@ -152,8 +152,8 @@ class Clock:
             self.start()
 
     def stop(self) -> float:
-        """Stop counting and return all the seconds counted so far."""
-        assert self._started is not None, "the clock does not run"
+        """Stop the clock and return the total of seconds."""
+        assert self._started is not None, "the clock is not running"
         self.elapsed += self._now() - self._started
         self._started = None
         return self.elapsed
@@ -161,9 +161,9 @@ class Clock:
 
 @contextmanager
 def sparing_collector() -> Iterator[None]:
-    """Keep Python's garbage collector off all that exists already, for the block.
+    """Exclude all existing objects from garbage collection for the block.
 
-    Autograd makes so many objects that the collector runs every few hundred steps; walking over everything
+    Autograd creates so many objects that the collector runs every few hundred steps. Traversing all objects
     that torch has imported took a fifth of the time at batch size 1.
     """
     gc.freeze()

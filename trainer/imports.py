@@ -1,8 +1,8 @@
-"""Imports what an import path names, once it is known that it can be a part of that kind.
+"""Import the object of an import path, and check that it can be a component of the required kind.
 
-A config is text that may come from anybody. Naming `os:system` or `shutil:rmtree` as a model must call
-nothing: what a path names is checked by its class or its signature before anything is called with a config's
-values. Importing a user's file executes it; `validate`, `--dry-run` and `resume` say so beforehand.
+A config may come from an untrusted source. A config that names `os:system` or `shutil:rmtree` as a model must
+not call it, so the class or signature of an imported object is checked before it is called with values of the
+config. Importing a user's file executes it; `validate`, `--dry-run` and `resume` say so beforehand.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CLASSES: dict[str, tuple[type, ...]] = {
     "dataset": (Dataset,),
 }
 
-# Parameters by which a function of a package shows what it makes.
+# Parameters that show which kind of component a function builds.
 _PARAMETERS = {
     "model": {"input_shape", "num_classes"},
     "loss": {"target", "targets"},
@@ -54,26 +54,27 @@ _PARAMETERS = {
 }
 
 _EXPECTED = {
-    "model": "a torch.nn.Module class, or a function that takes input_shape or num_classes, or says in its "
-    "annotations that it returns a module",
+    "model": "a torch.nn.Module class, or a function with a parameter input_shape or num_classes, or with a "
+    "module as its annotated return type",
     "loss": "a torch.nn.Module class, or a function of (outputs, targets)",
     "optimizer": "a subclass of torch.optim.Optimizer",
     "scheduler": "a subclass of LRScheduler, or a function that takes optimizer",
-    "dataset": "a function that says in its annotations that it returns a trainer.data.dataset.Dataset",
+    "dataset": "a function with trainer.data.dataset.Dataset as its annotated return type",
     "augmentation": "a class with the methods draw and apply, or a function of images",
-    "init": "a function that takes tensor, as those of torch.nn.init",
+    "init": "a function with a parameter tensor, as those of torch.nn.init",
 }
 
 
 def find_object(text: str, kind: str | None = None) -> Builder:
-    """Return what an import path names: `/absolute/file.py:thing` or `package.module:thing`.
+    """Import and return the object of `/absolute/file.py:thing` or `package.module:thing`.
 
     Args:
-        text: the path.
-        kind: of the component that it is to be; None = a function given as an option, as `lr_lambda`.
+        text: the import path.
+        kind: the required kind of component; None = a function used as an option, as `lr_lambda`.
 
     Raises:
-        ConfigError: it cannot be imported, is not there, or cannot be a part of that kind; `key` is "name".
+        ConfigError: the object cannot be imported, does not exist, or cannot be a component of that kind;
+            `key` is "name".
     """
     path = split_import_path(text)
     assert path is not None, text
@@ -93,7 +94,7 @@ def find_object(text: str, kind: str | None = None) -> Builder:
         raise ConfigError(
             f"{path.source} has no {path.attribute!r}",
             key="name",
-            expected=f"one of {', '.join(own)}" if own else "a class or a function that stands there",
+            expected=f"one of {', '.join(own)}" if own else "a class or a function defined there",
         )
     if not callable(found):
         raise ConfigError(f"{text} is a {type(found).__name__}", key="name", expected="a class or a function")
@@ -107,14 +108,14 @@ def _refuse_standard_library(path: ImportPath) -> None:
     top = path.source.split(".")[0]
     if top in sys.stdlib_module_names and top not in _ARITHMETIC:
         raise ConfigError(
-            f"{path.source} belongs to Python's standard library, which has no parts for experiments",
+            f"{path.source} is part of Python's standard library, which has no components for experiments",
             key="name",
-            expected="a file of yours, as my_file.py:Thing, or an installed package",
+            expected="your own file, as my_file.py:Thing, or an installed package",
         )
 
 
 def _refuse_misfit(found: Builder, text: str, kind: str | None) -> None:
-    """Raise ConfigError when something that a package holds cannot be a part of that kind."""
+    """Raise ConfigError if an object of a package cannot be a component of that kind."""
     if kind is None:
         origin = (getattr(found, "__module__", None) or "").split(".")[0]
         if origin in sys.stdlib_module_names - _ARITHMETIC:
@@ -122,7 +123,7 @@ def _refuse_misfit(found: Builder, text: str, kind: str | None) -> None:
         return
     if not _fits(found, kind):
         raise ConfigError(
-            f"{text} cannot be a part of kind {kind}", key="name", expected=_EXPECTED.get(kind, "")
+            f"{text} cannot be a component of kind {kind}", key="name", expected=_EXPECTED.get(kind, "")
         )
 
 
@@ -135,7 +136,7 @@ def _fits(found: Builder, kind: str) -> bool:
         return True
     try:
         returned = typing.get_type_hints(found).get("return")
-    except Exception:  # an annotation that cannot be evaluated says nothing
+    except Exception:  # ignore annotations that cannot be evaluated
         return False
     return isinstance(returned, type) and (
         issubclass(returned, _CLASSES.get(kind, ())) or _has_methods(returned, kind)
@@ -148,17 +149,17 @@ def _has_methods(cls: type, kind: str) -> bool:
 
 
 def _import_file(file: Path) -> ModuleType:
-    """Import a user's file under its own path as a name; again where it, or what it imports, has changed.
+    """Import a user's file with its path as module name; import it again if it or its imports have changed.
 
-    While it is imported its folder comes first in `sys.path`, as in `python file.py`. The modules that it
-    imports from there are not kept under their short names, which files of other folders may use as well.
+    During the import, its folder is first in `sys.path`, as with `python file.py`. Modules imported from that
+    folder are then removed from `sys.modules`, because files of other folders may use the same names.
     """
     module_name = f"optlab_user:{file}"
     if _belongs_to_python(file):
         raise ConfigError(
             f"{file} belongs to an installation of Python",
             key="name",
-            expected="a file of yours, or package.module:Thing for what an installed package holds",
+            expected="your own file, or package.module:Thing for an installed package",
         )
     if not file.is_file():
         raise ConfigError(
@@ -175,7 +176,7 @@ def _import_file(file: Path) -> ModuleType:
     vars(module)[_SOURCES] = sources
     sys.modules[module_name] = module
     try:
-        # The same numbers whichever run of a process needs the file first.
+        # Random numbers must not depend on which run of a process imports the file first.
         with _folder_first(file.parent, sources), global_stream("import", 0):
             spec.loader.exec_module(module)
     except BaseException as error:
@@ -187,7 +188,7 @@ def _import_file(file: Path) -> ModuleType:
 
 
 def _belongs_to_python(file: Path) -> bool:
-    """Return whether a file is in the library folder of some Python, whose modules go by their names."""
+    """Return whether a file is in the library folder of a Python installation."""
     return any(
         part in ("site-packages", "dist-packages") or (above.startswith("lib") and _LIBRARY.fullmatch(part))
         for path in (file, file.resolve())
@@ -201,14 +202,14 @@ _SOURCES = "__optlab_sources__"
 
 @contextmanager
 def _folder_first(folder: Path, sources: Collection[Path]) -> Iterator[None]:
-    """Let modules of a folder be imported inside the block; forget those of `sources` by name afterwards."""
+    """Allow imports from a folder for the block; remove modules of `sources` from `sys.modules` after it."""
     before = dict(sys.modules)
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        with suppress(ValueError):  # the user's file may have taken it out
+        with suppress(ValueError):  # the user's file may have removed it
             sys.path.remove(str(folder))
         for name, module in list(sys.modules.items()):
             source = getattr(module, "__file__", None)
@@ -223,7 +224,7 @@ def _import_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or f"{name}.".startswith(f"{error.name}."):
             raise ConfigError(
-                f"there is no module {name}", key="name", fix="install it, or say my_file.py:Thing"
+                f"there is no module {name}", key="name", fix="install it, or use my_file.py:Thing"
             ) from error
         raise _import_failure(name, error) from error
     except KeyboardInterrupt:
@@ -233,11 +234,11 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _import_failure(source: str, error: BaseException) -> ConfigError:
-    """Return the error that shows the user's own error and its line."""
+    """Return an error with the user's error and its line."""
     path = split_import_path(f"{source}:_")
     place = place_of(error, path) or source
     return ConfigError(
         f"{source} cannot be imported: it {what_happened(error)} ({place})",
         key="name",
-        fix=f"mend {place}",
+        fix=f"correct {place}",
     )

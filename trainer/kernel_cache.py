@@ -1,6 +1,6 @@
-"""The folder where torch's compiler keeps what it compiles.
+"""The folder of torch's compiler cache.
 
-torch makes this folder when a process builds its first optimizer, whether anything is compiled or not.
+torch creates this folder when a process builds its first optimizer, even if nothing is compiled.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 @cache
 def build_first_optimizer() -> None:
-    """Let torch import what its optimizers need, also where the cache folder cannot be made."""
+    """Build an optimizer, so that torch imports what it needs even if it cannot create the cache folder."""
     if "torch._dynamo" in sys.modules or _problem() is None:
         return
     former = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = os.sep  # it exists; nothing is written before something is compiled
+    os.environ[VARIABLE] = os.sep  # exists, and torch writes nothing before it compiles something
     try:
         torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     finally:
@@ -31,7 +31,7 @@ def build_first_optimizer() -> None:
 
 
 def unwritable() -> str | None:
-    """Return why the compiler cannot keep anything, with the folder's name; None when it can."""
+    """Return why the compiler cannot write its cache, with the name of the folder; None if it can."""
     problem = _problem(writes=True)
     if problem is None:
         return None
@@ -39,7 +39,7 @@ def unwritable() -> str | None:
 
 
 def _problem(*, writes: bool = False) -> str | None:
-    """Return what the system says against the folder; with `writes`, also against a file in it."""
+    """Return the system's error on creating the folder or, with `writes`, a file in it; None if none."""
     folder = os.environ.get(VARIABLE)
     try:
         folder = folder or tempfile.gettempdir()

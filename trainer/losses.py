@@ -1,7 +1,6 @@
-"""Losses, penalties on the weights and the count of right answers.
+"""Losses, penalties on the weights and the number of correct predictions.
 
 A loss builder takes its options and returns `loss(outputs, targets) -> scalar`, the mean over the batch.
-Knows no model and no data set.
 
 Shapes: outputs float [N, K] are logits or real predictions. Targets are one of
     int64 [N]      class numbers
@@ -30,7 +29,7 @@ def cross_entropy(*, label_smoothing: Annotated[float, Field(ge=0, le=1)] = 0.0)
     Source: torch.nn.CrossEntropyLoss.
 
     Args:
-        label_smoothing: share of the target spread evenly over all classes, 0 to 1.
+        label_smoothing: fraction of the target that is distributed uniformly over all classes, 0 to 1.
     """
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -44,8 +43,8 @@ def cross_entropy(*, label_smoothing: Annotated[float, Field(ge=0, le=1)] = 0.0)
 def nll() -> Loss:
     """Return the negative log-likelihood of the target class, -log softmax(outputs)_target.
 
-    Models give logits, so the log-softmax belongs to the loss: this is `cross_entropy` without smoothing,
-    computed in two steps. Takes class targets only.
+    Models return logits, so the loss includes the log-softmax: it is `cross_entropy` without smoothing,
+    computed in two steps. It accepts class targets only.
 
     Source: torch.nn.NLLLoss on torch.nn.LogSoftmax.
     """
@@ -87,7 +86,7 @@ def huber(*, delta: Annotated[float, Field(gt=0)] = 1.0) -> Loss:
     e^2 / 2 where |e| <= delta, delta (|e| - delta / 2) beyond. Source: torch.nn.HuberLoss.
 
     Args:
-        delta: error at which it turns from quadratic to linear, above 0.
+        delta: error at which the loss changes from quadratic to linear, above 0.
     """
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -97,7 +96,7 @@ def huber(*, delta: Annotated[float, Field(gt=0)] = 1.0) -> Loss:
 
 
 def bce_with_logits(*, reduction: Literal["mean", "sum_outputs"] = "mean") -> Loss:
-    """Return the binary cross-entropy of every output by itself; class targets become one-hot rows.
+    """Return the binary cross-entropy of every output; class targets become one-hot rows.
 
     Source: torch.nn.BCEWithLogitsLoss.
 
@@ -117,11 +116,11 @@ def bce_with_logits(*, reduction: Literal["mean", "sum_outputs"] = "mean") -> Lo
 def multi_margin(*, p: Literal[1, 2] = 1, margin: float = 1.0) -> Loss:
     """Return the multi-class hinge loss, sum_k max(0, margin - x_target + x_k)^p / K over k != target.
 
-    Takes class targets only. Source: torch.nn.MultiMarginLoss.
+    It accepts class targets only. Source: torch.nn.MultiMarginLoss.
 
     Args:
         p: power of the hinge, 1 or 2.
-        margin: lead that the right class must have over every other one.
+        margin: required margin of the target class over every other class.
     """
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -132,9 +131,9 @@ def multi_margin(*, p: Literal[1, 2] = 1, margin: float = 1.0) -> Loss:
 
 
 def penalty(parameters: Sequence[Tensor], *, l1: float = 0.0, l2: float = 0.0) -> Tensor:
-    """Return l1 * sum |w| + l2 / 2 * sum w^2 over the parameters given (one or more), with gradient.
+    """Return l1 * sum |w| + l2 / 2 * sum w^2 over one or more parameters; it is differentiable.
 
-    The gradient of the l2 term is l2 * w, so that it equals `weight_decay: l2` of plain SGD.
+    The gradient of the l2 term is l2 * w, as that of `weight_decay: l2` in SGD.
     """
     total = torch.zeros((), dtype=parameters[0].dtype, device=parameters[0].device)
     for weight in parameters:
@@ -146,9 +145,9 @@ def penalty(parameters: Sequence[Tensor], *, l1: float = 0.0, l2: float = 0.0) -
 
 
 def accuracy_count(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return how many samples have their largest output at the target class, as an int64 scalar.
+    """Return the number of samples whose largest output is at the target class, as an int64 scalar.
 
-    Of probability targets [N, K] the most probable class counts. Real targets have no accuracy: do not ask.
+    For probability targets [N, K], the target is the most probable class. Real targets are not supported.
     """
     if targets.is_floating_point():
         assert targets.ndim == 2, "real targets have no accuracy"
@@ -159,17 +158,17 @@ def accuracy_count(outputs: Tensor, targets: Tensor) -> Tensor:
 def _require_classes(name: str, targets: Tensor) -> None:
     if targets.is_floating_point():
         raise ConfigError(
-            f"{name} takes class targets, these are real numbers of shape {list(targets.shape)}",
+            f"{name} takes class targets, got real numbers of shape {list(targets.shape)}",
             key="name",
             expected="int64 class numbers [N]",
-            fix="choose cross_entropy, which takes probabilities too (mixup), or mse for real targets",
+            fix="use cross_entropy, which also takes probabilities (mixup), or mse for real targets",
         )
 
 
 def _require_same_shape(name: str, outputs: Tensor, targets: Tensor) -> None:
     if targets.shape != outputs.shape:
         raise ConfigError(
-            f"{name}: targets of shape {list(targets.shape)} do not fit outputs {list(outputs.shape)}",
+            f"{name}: targets of shape {list(targets.shape)} do not match outputs {list(outputs.shape)}",
             key="name",
             expected=f"class numbers [N], or real targets {list(outputs.shape)}",
         )
@@ -178,7 +177,7 @@ def _require_same_shape(name: str, outputs: Tensor, targets: Tensor) -> None:
 def _real_targets(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
     """Return real targets in the outputs' shape; classes become one-hot rows."""
     if not targets.is_floating_point():
-        # scatter instead of one_hot: it neither waits for the GPU to check the range nor makes int64 rows
+        # scatter, unlike one_hot, neither synchronizes with the GPU to check the range nor creates int64 rows
         return torch.zeros_like(outputs).scatter(1, targets.unsqueeze(1), 1.0)
     if targets.ndim == 1:
         targets = targets.unsqueeze(1)

@@ -1,8 +1,7 @@
-"""Which parameters of a model a pattern means (floor 1, imports torch only).
+"""Select parameters of a model by name, layer class or number of dimensions.
 
-Parameter groups, owners of several optimizers and initialisations all say "these parameters" in the same
-four ways; this is the one place that answers. It changes nothing and raises nothing: an empty answer is
-the caller's to should_prune.
+Parameter groups, the parameters of several optimizers and initializations all use these four conditions. An
+empty result is not an error here; the caller decides.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from torch import nn
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that require gradients, by full dotted name, shared ones once (first name)."""
+    """Return the parameters that require gradients by full dotted name; shared ones have their first name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -25,14 +24,14 @@ def matching(
     ndim: int | None = None,
     min_ndim: int | None = None,
 ) -> list[str]:
-    """Return the names of the trainable parameters for which every given condition holds.
+    """Return the names of the trainable parameters that satisfy every given condition.
 
     Args:
-        model: the module whose parameters are meant.
-        name: shell pattern (`*`, `?`, `[...]`), case-sensitive, on the full dotted name; null = any.
-        kind: shell pattern on the class name of the module that directly owns the parameter; null = any.
-        ndim: exactly so many dimensions; null = any.
-        min_ndim: at least so many dimensions; null = any.
+        model: the module that has the parameters.
+        name: shell pattern (`*`, `?`, `[...]`), case-sensitive, for the full dotted name; None = any.
+        kind: shell pattern for the class name of the module that directly owns the parameter; None = any.
+        ndim: number of dimensions; None = any.
+        min_ndim: minimum number of dimensions; None = any.
 
     Returns:
         Full dotted names in the order of `named_parameters`; empty when nothing matches.

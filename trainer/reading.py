@@ -1,4 +1,4 @@
-"""Reads a file that may be damaged, foreign or made to harm: regular files only, up to a size."""
+"""Read untrusted files safely: only regular files, up to a maximum size."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from trainer.errors import RunError
 
 
 def read_regular(path: Path, limit: int) -> bytes:
-    """Return a file's content.
+    """Return the content of a file.
 
-    Links in the last place of the path are not followed, and a FIFO or a device is never waited for.
+    The file must not be a symbolic link. Reading never blocks on a FIFO or a device.
 
     Args:
         path: the file.
-        limit: most bytes that it may have.
+        limit: maximum size in bytes.
 
     Raises:
-        FileNotFoundError: there is none.
-        RunError: it is no regular file, is too large, or cannot be read.
+        FileNotFoundError: the file does not exist.
+        RunError: the file is not a regular file, is too large, or cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         raise RunError(f"cannot read {path}: {_reason(error)}") from error
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
@@ -38,7 +38,7 @@ def read_regular(path: Path, limit: int) -> bytes:
         if size > limit:
             raise RunError(f"cannot read {path}: it has {size:,} bytes", expected=f"at most {limit:,}")
         try:
-            return file.read(size)  # what a writer appends meanwhile is for the next reader
+            return file.read(size)  # ignore what a writer appends in the meantime
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror}") from error
 
@@ -47,5 +47,5 @@ def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, ValueError):
         return str(error)
     if error.errno == errno.ELOOP:
-        return "it is a symbolic link, and those are not followed"
+        return "it is a symbolic link, and symbolic links are not followed"
     return error.strerror or str(error)

@@ -1,6 +1,6 @@
-"""What a run says about itself: step and evaluation records, the result, and their CSV form.
+"""The records of a run (steps, evaluations, result), and reading and writing them as CSV.
 
-No torch here, so that tables and figures can be made from a run directory in a moment.
+This module does not import torch, so that tables and figures of a run directory are created quickly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FORMAT = 1
 _MOST_TABLE_BYTES = 4 << 30
 _MOST_HEADER_BYTES = 1 << 20
 _MOST_COLUMNS = 20_000  # gradient norms take one per parameter tensor
-_AS_READ = ConfigDict(strict=True, extra="ignore")  # keys of later releases are left out
+_AS_READ = ConfigDict(strict=True, extra="ignore")  # ignore keys of later releases
 
 Status = Literal["running", "completed", "early_stopped", "diverged", "pruned", "interrupted", "failed"]
 Cell = float | int | None
@@ -30,7 +30,7 @@ Cell = float | int | None
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A moment of a run and what was measured there.
+    """The position in a run and the values measured there.
 
     Args:
         step: completed updates.
@@ -38,7 +38,7 @@ class Record:
         samples: training samples seen.
         grad_evals: backward passes so far (LBFGS makes several per step).
         train_seconds: seconds of training so far, without evaluation, logging and checkpoints.
-        values: the measurements by column name; None = not known at this moment.
+        values: the values by column name; None = unknown.
     """
 
     step: int
@@ -57,23 +57,23 @@ class Record:
 
 
 class StepRecord(Record):
-    """One row of steps.csv, made every `log.every` updates.
+    """One row of steps.csv, written every `log.every` steps.
 
-    Its values: `loss` (of this minibatch, before its update), `lr` or `lr.<label>` per parameter group (as
-    used for this update), and by option `grad_norm`, `grad_norm.<parameter>`, `penalty`.
+    Values: `loss` (of this minibatch, before its update), `lr` or `lr.<label>` per parameter group (as used
+    for this update), and optionally `grad_norm`, `grad_norm.<parameter>`, `penalty`.
     """
 
 
 class EvalRecord(Record):
-    """One row of epochs.csv, made at every evaluation; the first is of step 0, before training.
+    """One row of epochs.csv, written at every evaluation; the first is at step 0, before training.
 
-    Its values: `train_loss`, `train_accuracy` (running means since the last evaluation, train mode),
-    `val_loss`, `val_accuracy` (eval mode, the whole split), by option `train_eval_loss` ...
+    Values: `train_loss`, `train_accuracy` (running means since the last evaluation, train mode), `val_loss`,
+    `val_accuracy` (eval mode, the whole split), and optionally `train_eval_loss` ...
     """
 
 
 class CheckpointDue(Record):
-    """A moment at which the state is whole and a checkpoint is due; it has no values."""
+    """A position at which the state is consistent and a checkpoint is due; it has no values."""
 
 
 POSITION_COLUMNS = ("step", "epoch", "samples", "grad_evals", "train_seconds")
@@ -81,7 +81,7 @@ POSITION_COLUMNS = ("step", "epoch", "samples", "grad_evals", "train_seconds")
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """The values of one evaluation, with its place in the run (`summary.json`: `final` and `best`)."""
+    """The values of one evaluation and its position in the run (`summary.json`: `final` and `best`)."""
 
     step: int
     epoch: float
@@ -142,9 +142,9 @@ class RunResult:
 
 
 def format_row(columns: Sequence[str], row: Mapping[str, Cell]) -> str:
-    """Return one CSV line with its newline; a column without a value stays empty.
+    """Return one CSV line with its newline; a column without a value is empty.
 
-    Floats are written in the shortest form that reads back to the same bits.
+    Floats are written in the shortest form from which the same float is read.
     """
     assert set(row) <= set(columns), f"columns are fixed when a run starts: {sorted(set(row) - set(columns))}"
     line = io.StringIO()
@@ -155,17 +155,17 @@ def format_row(columns: Sequence[str], row: Mapping[str, Cell]) -> str:
 
 
 def format_header(columns: Sequence[str]) -> str:
-    """Return the CSV's first line with its newline."""
+    """Return the header line of the CSV with its newline."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(columns)
     return line.getvalue()
 
 
 def read_table(path: Path) -> dict[str, list[float | None]]:
-    """Read steps.csv or epochs.csv into columns; a torn last line (power cut) is left out.
+    """Read the columns of steps.csv or epochs.csv; ignore an incomplete last line (after a power failure).
 
     Raises:
-        RunError: the file is absent, empty, or a whole line does not fit the header.
+        RunError: the file is missing, empty or damaged, or a line does not match the header.
     """
     try:
         content = read_regular(path, _MOST_TABLE_BYTES)
@@ -179,14 +179,14 @@ def read_table(path: Path) -> dict[str, list[float | None]]:
     except csv.Error as error:
         raise RunError(f"{path} is damaged: {error}") from error
     if not lines:
-        raise RunError(f"{path} has no header line", expected="a CSV file that optlab wrote")
+        raise RunError(f"{path} has no header line", expected="a CSV file written by optlab")
     header, *rows = lines
     columns: dict[str, list[float | None]] = {name: [] for name in header}
     if len(columns) < len(header):
-        raise RunError(f"{path} has a column twice", expected="a CSV file that optlab wrote")
+        raise RunError(f"{path} has a duplicate column", expected="a CSV file written by optlab")
     if len(columns) > _MOST_COLUMNS:
         raise RunError(f"{path} has {len(columns):,} columns", expected=f"at most {_MOST_COLUMNS:,}")
-    with suppress(ValueError):  # column by column, twice as fast as looking for the place of an error
+    with suppress(ValueError):  # by column: twice as fast as the loop below, which locates an error
         by_column = zip(header, zip(*rows, strict=True), strict=True) if rows else ()
         return columns | {
             name: [float(cell) if cell else None for cell in cells] for name, cells in by_column
@@ -205,7 +205,7 @@ def read_table(path: Path) -> dict[str, list[float | None]]:
 
 
 def _refuse_foreign(path: Path, content: bytes) -> None:
-    """Refuse what no table of ours is, before lists are made of it: NUL bytes, a header without end."""
+    """Raise RunError, before parsing, for content with NUL bytes or with a too long header."""
     header = content.find(b"\n", 0, _MOST_HEADER_BYTES)
     if header < 0 and len(content) >= _MOST_HEADER_BYTES:
         raise RunError(f"{path} has a header of more than {_MOST_HEADER_BYTES:,} bytes")

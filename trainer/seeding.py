@@ -1,12 +1,12 @@
 """Named, independent streams of random numbers.
 
-One experiment draws from four streams: `init` (initial weights), `batches` (order of the samples),
-`augmentation` and `dropout`. Each is seeded apart, so that changing the optimizer or the augmentation
-changes neither the start nor the order of the batches.
+An experiment draws from four streams: `init` (initial weights), `batches` (order of the samples),
+`augmentation` and `dropout`. Each has its own seed, so changing the optimizer or the augmentation changes
+neither the initial weights nor the order of the batches.
 
-Code may also draw from a process's global generators: torch's, Python's `random` and `numpy.random`. Wherever
-torch's is seeded from a stream, the other two are seeded with it, from the streams `<stream>/python` and
-`<stream>/numpy` of the same seed:
+Code may also draw from the global generators of torch, Python (`random`) and NumPy (`numpy.random`). Whenever
+torch's is seeded from a stream, the other two are seeded from the streams `<stream>/python` and
+`<stream>/numpy` with the same seed:
 
 | what runs | stream | seed |
 | --- | --- | --- |
@@ -32,7 +32,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """The seed of every stream; one number for all is the usual case."""
+    """The seeds of all streams; usually they are equal."""
 
     init: int
     batches: int
@@ -41,14 +41,14 @@ class Seeds:
 
     @classmethod
     def all(cls, seed: int) -> Seeds:
-        """Give every stream the same user-visible seed (the streams still differ, see `stream_seed`)."""
+        """Use the same seed for every stream (the streams still differ, see `stream_seed`)."""
         return cls(seed, seed, seed, seed)
 
 
 def stream_seed(stream: str, seed: int, *counters: int) -> int:
     """Return a 63-bit seed that depends on the stream's name, the seed and the counters (epoch, step ...).
 
-    SHA-256 keeps neighbouring seeds and counters unrelated and is the same on every machine.
+    SHA-256 makes the streams of adjacent seeds and counters independent, and is the same on every machine.
     """
     text = "/".join((stream, str(seed), *map(str, counters)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
@@ -61,9 +61,9 @@ def generator(stream: str, seed: int, *counters: int) -> torch.Generator:
 
 @contextmanager
 def global_stream(stream: str, seed: int) -> Iterator[None]:
-    """Seed the global CPU generators for the block and put their former state back afterwards.
+    """Seed the global CPU generators for the block and restore their state afterwards.
 
-    For code that only draws from the global generators, such as the constructors of `torch.nn` layers.
+    Use it for code that draws only from the global generators, such as the constructors of `torch.nn` layers.
     """
     with preserved():
         torch.default_generator.manual_seed(stream_seed(stream, seed))
@@ -73,7 +73,7 @@ def global_stream(stream: str, seed: int) -> Iterator[None]:
 
 @contextmanager
 def preserved() -> Iterator[None]:
-    """Put the global CPU generators back to their former state after the block."""
+    """Restore the state of the global CPU generators after the block."""
     former = random_state()
     try:
         yield
@@ -110,9 +110,9 @@ def random_state(device: torch.device | None = None) -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any], device: torch.device | None = None) -> None:
-    """Set the global generators to what `random_state` returned; those not in it stay as they are.
+    """Restore the states that `random_state` returned; generators without a state are not changed.
 
-    Checkpoints of earlier releases hold torch's generators alone.
+    Checkpoints of earlier releases have only the states of torch's generators.
     """
     torch.set_rng_state(state["cpu"])
     if "cuda" in state:
@@ -124,12 +124,12 @@ def set_random_state(state: Mapping[str, Any], device: torch.device | None = Non
         _numpy_random.set_state(_as_arrays(state["numpy"]))
 
 
-_numpy_random: Any = numpy.random  # its legacy interface: that of the global generator
+_numpy_random: Any = numpy.random  # the legacy interface, which uses the global generator
 
 
 def _seed_python_and_numpy(stream: str, seed: int) -> None:
     random.seed(stream_seed(f"{stream}/python", seed))
-    # A user's part may have given numpy another kind of global generator, which `numpy.random.seed` refuses.
+    # A user's component may have set another kind of global generator, which `numpy.random.seed` rejects.
     kind = getattr(_numpy_random, _numpy_random.get_state(legacy=False)["bit_generator"])
     fresh = _numpy_random.RandomState(kind(stream_seed(f"{stream}/numpy", seed)))
     _numpy_random.set_state(fresh.get_state(legacy=False))

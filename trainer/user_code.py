@@ -1,6 +1,6 @@
-"""Calls into users' own components: whatever they raise becomes an error that cites their line.
+"""Convert exceptions of users' components to errors with the line of the user's code.
 
-A component is a user's own when the config names it by an import path. Only a Ctrl-C passes as it is.
+A component is a user's if the config names it by an import path. KeyboardInterrupt is not converted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BEFORE_A_RUN = (ConfigError, DataError, RunError)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A line of a user's file, and the function that it is in.
+    """A line of a user's file and the function that contains it.
 
     Args:
         file: path of the file.
@@ -44,14 +44,14 @@ class Place:
 
 @contextmanager
 def user_code(name: str, *, key: str = "name") -> Iterator[None]:
-    """Turn what a user's own component raises inside the block into a ConfigError with its line.
+    """Convert exceptions of a user's component in the block to a ConfigError with the line.
 
-    What a registered component raises passes, for it is ours or torch's; so does a KeyboardInterrupt. Not for
-    a block that yields: closing a generator raises there.
+    Exceptions of registered components and KeyboardInterrupt are passed on. Do not use it for a block that
+    yields: closing a generator raises an exception there.
 
     Args:
-        name: of the component, as the config has it.
-        key: config key to blame, relative to the component.
+        name: name of the component in the config.
+        key: config key of the error, relative to the component.
     """
     path = split_import_path(name)
     try:
@@ -67,10 +67,10 @@ def user_code(name: str, *, key: str = "name") -> Iterator[None]:
 
 @contextmanager
 def running(config: Mapping[str, Any]) -> Iterator[None]:
-    """Turn what is raised inside the block, but our own errors and a Ctrl-C, into a `PartError`.
+    """Convert exceptions in the block to a `PartError`, except our own errors and KeyboardInterrupt.
 
     Args:
-        config: of the experiment that is stepped, evaluated, saved or loaded there.
+        config: the config of the experiment that runs in the block.
     """
     try:
         yield
@@ -81,12 +81,13 @@ def running(config: Mapping[str, Any]) -> Iterator[None]:
 
 
 def as_error(error: BaseException, config: Mapping[str, Any]) -> OptlabError:
-    """Return the error to report for whatever stopped a run while it was going on.
+    """Return the error to report for an exception that stopped a run.
 
     Args:
-        error: what was raised; one of ours stays as it is, unless it says that nothing has run.
-        config: the run's; its own components are named where the error arose outside of them (they returned
-            what torch or the loop cannot use).
+        error: the exception; one of our errors is returned unchanged, unless its type is for errors before a
+            run.
+        config: the config of the run. If the exception arose outside of users' components, the error names
+            them, because one of them may have returned a wrong value.
     """
     if isinstance(error, OptlabError):
         return PartError.of(error.problems) if type(error) in _BEFORE_A_RUN else error
@@ -97,11 +98,11 @@ def as_error(error: BaseException, config: Mapping[str, Any]) -> OptlabError:
 
 
 def while_building(error: BaseException, config: Mapping[str, Any]) -> ConfigError | None:
-    """Return the error to report where an experiment cannot be built; None when no user's code is involved.
+    """Return the error to report if an experiment cannot be built; None if no user's code is involved.
 
     Args:
-        error: what was raised, outside of the blocks of `user_code`.
-        config: the experiment's.
+        error: the exception, raised outside of the blocks of `user_code`.
+        config: the config of the experiment.
     """
     place = place_of(error)
     parts = own_parts(config)
@@ -115,7 +116,7 @@ def while_building(error: BaseException, config: Mapping[str, Any]) -> ConfigErr
 
 
 def own_parts(config: Mapping[str, Any]) -> dict[ImportPath, str]:
-    """Return the users' own components that a config names, each with the key of its first place."""
+    """Return the users' components in a config, each with its first key."""
     found: dict[ImportPath, str] = {}
 
     def walk(value: Any, key: str) -> None:
@@ -139,7 +140,7 @@ def _look_at(config: Mapping[str, Any]) -> str:
 
 
 def what_happened(error: BaseException) -> str:
-    """Return an exception in words: `failed with ValueError: text`, `called sys.exit(3)`."""
+    """Return a description of an exception: `failed with ValueError: text`, `called sys.exit(3)`."""
     if isinstance(error, SystemExit):
         return f"called sys.exit({'' if error.code is None else repr(error.code)})"
     text = first_line(error)
@@ -147,23 +148,23 @@ def what_happened(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's text, escaped; empty when it has none or cannot be written."""
+    """Return the first line of an exception's text, escaped; empty if it has none or `str` fails."""
     try:
         lines = str(error).strip().splitlines()
-    except Exception:  # a user's exception may fail to describe itself
+    except Exception:  # `__str__` of a user's exception may fail
         return ""
     line = lines[0][:_MOST_CHARACTERS] if lines else ""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 def place_of(error: BaseException, path: ImportPath | None = None) -> Place | None:
-    """Return the deepest line of the user's code that an exception passed through; None when there is none.
+    """Return the innermost line of user code in the traceback of an exception; None if there is none.
 
-    Lines of the component's own file come first, then those of other files, then those of installed packages;
-    this package, torch and the standard library do not count.
+    Lines of the component's own file have priority, then those of other files, then those of installed
+    packages. Lines of this package, torch and the standard library are ignored.
 
     Args:
-        error: the exception; its causes count, too.
+        error: the exception; tracebacks of its causes are included.
         path: the component; None = any.
     """
     own = source_file(path) if path else ""
@@ -206,14 +207,14 @@ def _is_in(file: str, folder: str) -> bool:
 
 
 def source_file(path: ImportPath) -> str:
-    """Return the file that a component's import path names; empty when the module is not imported."""
+    """Return the file of a component's import path; empty if the module is not imported."""
     if path.is_file:
         return path.source
     return getattr(sys.modules.get(path.source), "__file__", None) or ""
 
 
 def defined_at(path: ImportPath) -> Place | None:
-    """Return where a component is defined; None when that is not known."""
+    """Return where a component is defined; None if unknown."""
     module = sys.modules.get(f"optlab_user:{path.source}" if path.is_file else path.source)
     thing: Any = getattr(module, path.attribute, None)
     code = getattr(thing, "__code__", None)

@@ -303,7 +303,7 @@ OWN_MODEL = ("name: mlp\n  hidden: [16]", "name: own.py:Net")
 
 @cases(
     Case(
-        "images too small", ("model.name: 3c3d", "at conv2", "data.resize"), overrides=("model={name: 3c3d}",)
+        "images too small", ("model.name: 3c3d", "of conv2", "data.resize"), overrides=("model={name: 3c3d}",)
     ),
     Case(
         "a layer that does not fit",

@@ -81,7 +81,7 @@ def test_dropout_reaches_torchvision_and_is_refused_where_there_is_none() -> Non
     [
         ("resnet19", (3, 32, 32), "did you mean"),
         ("resnet18", (784,), "needs images"),
-        ("resnet18", (2, 32, 32), "takes images of 3 channels, the data have 2"),
+        ("resnet18", (2, 32, 32), "takes images of 3 channels, but the data have 2"),
         ("vit_b_16", (3, 40, 40), "that 16 divides"),
         ("vit_b_16", (3, 32, 48), "square images"),
         ("maxvit_t", (3, 32, 32), "multiples of 224"),

@@ -1,4 +1,4 @@
-"""Plain convolutional networks: the tutorial's cnn, LeNet-5, DeepOBS's 2c2d and 3c3d (room: models)."""
+"""Convolutional networks: the cnn of a PyTorch tutorial, LeNet-5, and 2c2d and 3c3d of DeepOBS."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def cnn(
 ) -> nn.Module:
     """Return 5x5 convolutions, each with 2x2 max pooling, then two linear layers (1024-64-10 on CIFAR-10).
 
-    As the well-known CIFAR-10 tutorial of PyTorch courses has it, there is no activation between the layers
-    (max pooling is the only nonlinearity) unless one is asked for. 145,578 parameters on CIFAR-10.
+    As in a well-known CIFAR-10 tutorial of PyTorch courses, there is no activation between the layers by
+    default (max pooling is the only nonlinearity). 145,578 parameters on CIFAR-10.
 
     Args:
         input_shape: (C, H, W), at least 8 pixels high and wide with three convolutions.
         num_classes: number of logits.
         channels: output channels of each convolution (5x5, padding 2), first to last.
         hidden: units of the hidden linear layer.
-        activation: nonlinearity behind every convolution and the hidden layer; null = none.
+        activation: nonlinearity after every convolution and the hidden layer; null = none.
         dropout: probability of zeroing a hidden unit while training, 0 to below 1.
-        batch_norm: batch normalisation behind every convolution.
+        batch_norm: batch normalization after every convolution.
 
     Raises:
-        ConfigError: no images, or too small for the poolings.
+        ConfigError: the samples are not images, or are too small for the pooling layers.
     """
     depth, height, width = require_images("cnn", input_shape)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -75,20 +75,20 @@ def lenet5(
 ) -> nn.Module:
     """Return LeNet-5 in its usual modern form; 61,706 parameters on 28x28 grey images and ten classes.
 
-    Of LeCun et al., "Gradient-based learning applied to document recognition" (1998), it keeps the layers
-    (6 and 16 maps of 5x5, two 2x2 poolings, 120-84-10) and by default tanh and average pooling; it leaves out
-    the sparse table of connections of C3, the trainable coefficients of the poolings, the scaling of tanh and
-    the radial basis outputs, as all present-day versions do. Modern taste: `activation: relu, pool: max`.
+    From LeCun et al., "Gradient-based learning applied to document recognition" (1998), it has the layers (6
+    and 16 maps of 5x5, two 2x2 poolings, 120-84-10) and, by default, tanh and average pooling. As in all
+    current versions, it does not have the sparse connections of C3, the trainable coefficients of the
+    poolings, the scaled tanh and the radial basis outputs. A common variant is `activation: relu, pool: max`.
 
     Args:
         input_shape: (C, H, W), at least 12 pixels high and wide (16 with padding 0).
         num_classes: number of logits.
         activation: nonlinearity behind every layer but the last.
         pool: average or max pooling.
-        padding: zero pixels around the image, 2 makes 28x28 the paper's 32x32; 0 for images that are 32x32.
+        padding: zero padding of the images: 2 for 28x28 pixels (giving the paper's 32x32), 0 for 32x32.
 
     Raises:
-        ConfigError: no images, or too small for the layers.
+        ConfigError: the samples are not images, or are too small for the layers.
     """
     depth, height, width = require_images("lenet5", input_shape)
     pooling = nn.AvgPool2d if pool == "average" else nn.MaxPool2d
@@ -114,7 +114,7 @@ def deepobs_2c2d(
     """Return DeepOBS's 2c2d: two 5x5 convolutions (32, 64), 2x2 max pooling after each, then 1024 units.
 
     3,274,634 parameters on 28x28 grey images and ten classes. Convolutions and poolings pad as TensorFlow's
-    "same" does. DeepOBS starts it from truncated normal weights (std 0.05) and biases of 0.05; to do so, set
+    "same". DeepOBS initializes weights from a truncated normal (std 0.05) and biases to 0.05; to do so, set
     `init: {weight: {name: trunc_normal_, std: 0.05, a: -0.1, b: 0.1}, bias: {name: constant_, val: 0.05}}`.
 
     Source: github.com/fsschneider/DeepOBS, deepobs/models/pytorch/convnet.py at 7bdf8a8, `Basic2c2d`.
@@ -147,10 +147,9 @@ def deepobs_3c3d(
 ) -> nn.Module:
     """Return DeepOBS's 3c3d: convolutions of 64, 96, 128 channels with 3x3 max pooling, then 512-256.
 
-    895,210 parameters on CIFAR-10. The convolutions are 5x5 and twice 3x3; the first two do not pad, the
-    third and the poolings (stride 2) pad as TensorFlow's "same" does. DeepOBS starts it from Xavier
-    weights (normal for the convolutions, uniform for the linear layers) and zero biases: the config's `init`
-    can do the same.
+    895,210 parameters on CIFAR-10. The convolutions are 5x5, 3x3 and 3x3; the first two do not pad, the
+    third and the poolings (stride 2) pad as TensorFlow's "same". DeepOBS initializes weights with Xavier
+    (normal for the convolutions, uniform for the linear layers) and biases to 0, as a config's `init` can.
 
     Source: github.com/fsschneider/DeepOBS, deepobs/models/pytorch/convnet.py at 7bdf8a8, `Basic3c3d`.
 
@@ -160,7 +159,7 @@ def deepobs_3c3d(
         activation: nonlinearity behind every layer but the last (DeepOBS: relu).
 
     Raises:
-        ConfigError: no images, or too small for the convolutions.
+        ConfigError: the samples are not images, or are too small for the convolutions.
     """
     depth, height, width = require_images("3c3d", input_shape)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -169,8 +168,8 @@ def deepobs_3c3d(
         height, width = height + 2 * padding - kernel + 1, width + 2 * padding - kernel + 1
         require_room("3c3d", f"conv{number}", input_shape, (height, width))
         layers[f"activation{number}"] = activation_layer(activation)
-        # "same" for a window of 3 and stride 2: one pixel on either side of an odd length; for an even one a
-        # single pixel at the end, which is what ceil_mode adds
+        # "same" for a window of 3 and stride 2: an odd length gets one pixel on both sides, an even one
+        # one pixel at the end, which ceil_mode adds
         layers[f"pool{number}"] = nn.MaxPool2d(3, 2, padding=(height % 2, width % 2), ceil_mode=True)
         depth, height, width = out, -(-height // 2), -(-width // 2)
     layers["flatten"] = nn.Flatten()

@@ -1,4 +1,4 @@
-"""Fully connected networks: softmax regression and the multilayer perceptron (room: models)."""
+"""Fully connected networks: softmax regression and the multilayer perceptron."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def mlp(
 ) -> nn.Module:
     """Return a multilayer perceptron on the flattened sample.
 
-    `mlp((1, 28, 28), 10)` is the 784-200-10 network. A hidden layer is linear map, batch norm, activation and
-    dropout, in this order. The linear layers are named `hidden1`, `hidden2` ... `output`, so that
-    `hidden*.weight` matches the hidden matrices.
+    `mlp((1, 28, 28), 10)` is the 784-200-10 network. A hidden layer consists of a linear layer, batch norm,
+    activation and dropout, in this order. The linear layers are named `hidden1`, `hidden2` ... `output`, so
+    that `hidden*.weight` matches the hidden matrices.
 
     Args:
         input_shape: shape of one sample, (C, H, W) or (D,).
         num_classes: number of logits.
         hidden: units of each hidden layer, first to last; empty = none, which is `linear`.
-        activation: nonlinearity behind every hidden layer.
+        activation: nonlinearity after every hidden layer.
         dropout: probability of zeroing a hidden unit while training, 0 to below 1.
-        batch_norm: batch normalisation between each hidden layer and its activation.
+        batch_norm: batch normalization between each hidden layer and its activation.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     width = math.prod(input_shape)

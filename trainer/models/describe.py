@@ -1,8 +1,8 @@
-"""What a network looks like from outside: its layers, and whether it fits the data (room: models).
+"""List the layers of a model, and check that it accepts the samples of a data set.
 
-Both questions are answered by a forward pass of a copy, on torch's meta device where that is possible:
-tensors have shapes there and no numbers. The model itself stays as it is: weights, buffers, attributes and
-generators. The global random number generators are put back.
+Both run a forward pass of a copy, if possible on torch's meta device, where tensors have shapes but no
+values. They do not change the model's weights, buffers, attributes and generators, and restore the state of
+the global random number generators.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainer.seeding import preserved
 from trainer.user_code import place_of, what_happened
 
 BATCH = 2
-"""Samples of the probe: batch normalisation refuses to train on one."""
+"""Batch size of the forward pass: batch normalization cannot train on one sample."""
 
 _COUNTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -33,8 +33,8 @@ class LayerRow:
     Args:
         name: dotted name in the model; empty for the model itself.
         kind: class of the layer, as `Conv2d`.
-        output_shape: of one sample, without N; None when it is not called as a layer, or returns no tensor.
-        parameters: numbers it holds itself (without its children's; shared ones count where they come first).
+        output_shape: of one sample, without N; None if the layer is not called or does not return a tensor.
+        parameters: number of its own parameters, without those of its children; shared ones count once.
     """
 
     name: str
@@ -44,9 +44,9 @@ class LayerRow:
 
 
 def layer_table(model: nn.Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
-    """Return the innermost layers in the model's order, and those around them that own parameters themselves.
+    """Return all layers without children and all layers with own parameters, in the order of the model.
 
-    The rows' parameters add up to the model's. A layer called several times shows its last output.
+    The parameters of the rows add up to those of the model. A layer called several times has its last output.
 
     Raises:
         ConfigError: samples of `input_shape` do not pass through the model; it names the layer.
@@ -66,10 +66,10 @@ def layer_table(model: nn.Module, input_shape: tuple[int, ...]) -> list[LayerRow
 def check_shapes(
     model: nn.Module, input_shape: tuple[int, ...], num_classes: int, *, batch: int = BATCH
 ) -> None:
-    """Check that `batch` samples of `input_shape` become logits [N, num_classes] while training.
+    """Check that the model in training mode returns logits [N, num_classes] for `batch` samples.
 
     Raises:
-        ConfigError: it does not; names the layer, what reached it and what it takes.
+        ConfigError: it does not; the error names the layer, its input and what it accepts.
     """
     output = _probe(model, input_shape, training=True, batch=batch).result
     if not isinstance(output, Tensor):
@@ -77,7 +77,7 @@ def check_shapes(
             f"the model returns a {type(output).__name__}",
             key="name",
             expected=f"one tensor of logits [N, {num_classes}]",
-            fix="wrap the model so that its forward returns the logits alone",
+            fix="wrap the model so that its forward returns only the logits",
         )
     if tuple(output.shape) != (batch, num_classes):
         shape = ", ".join(["N" if output.shape[:1] == (batch,) else "?", *map(str, output.shape[1:])])
@@ -87,10 +87,10 @@ def check_shapes(
 
 
 def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> int | None:
-    """Return how many multiplications by weights a forward pass makes per sample.
+    """Return the number of multiplications by weights per sample in a forward pass.
 
-    None where that is not known: for other layers with matrices than linear and convolutional ones, and for
-    weights of layers that are not called.
+    Return None if it is unknown: if matrices belong to other layers than linear and convolutional ones, or to
+    layers that are not called.
 
     Raises:
         ConfigError: samples of `input_shape` do not pass through the model.
@@ -105,12 +105,13 @@ def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> int | Non
 
 @dataclass(slots=True)
 class _Trace:
-    """What a probing forward pass saw.
+    """The record of a forward pass.
 
     Args:
         outputs: shape of one sample's output by layer.
-        inside: the layers entered and not left, with the shapes that they received.
-        multiplications: by the weights of linear and convolutional layers, of the whole batch.
+        inside: the layers that are being executed, with the shapes of their inputs.
+        multiplications: number of multiplications by the weights of linear and convolutional layers, for the
+            whole batch.
         result: what the model returned.
     """
 
@@ -121,9 +122,9 @@ class _Trace:
 
 
 def materialize(model: nn.Module, input_shape: tuple[int, ...]) -> None:
-    """Give lazy layers (`nn.LazyLinear` ...) their parameters, by one forward pass in evaluation mode.
+    """Initialize lazy layers (`nn.LazyLinear` ...) by one forward pass in evaluation mode.
 
-    Draws their initial values from torch's global generator, as torch does.
+    As in torch, their initial values are drawn from torch's global generator.
 
     Raises:
         ConfigError: samples of `input_shape` do not pass through the model, or it does not call a lazy layer.
@@ -144,14 +145,14 @@ def materialize(model: nn.Module, input_shape: tuple[int, ...]) -> None:
             f"layer {left[-1]} is lazy, and the model's forward function does not call it: its parameters "
             "have no shape",
             key="name",
-            fix="call the layer in forward, or give it its number of inputs (nn.Linear for nn.LazyLinear)",
+            fix="call the layer in forward, or use a layer that is not lazy (nn.Linear for nn.LazyLinear)",
         )
 
 
 def sparse_gradients(model: nn.Module, input_shape: tuple[int, ...]) -> set[str]:
     """Return the names of the parameters whose gradients are sparse (`nn.Embedding(sparse=True)`).
 
-    Found by a backward pass of a copy; where that cannot be made, by the layers' `sparse` attribute.
+    They are found by a backward pass of a copy or, if that fails, by the layers' `sparse` attribute.
     """
     names = {
         f"{prefix}.{name}" if prefix else name
@@ -166,7 +167,7 @@ def sparse_gradients(model: nn.Module, input_shape: tuple[int, ...]) -> set[str]
             output.real.sum().backward()
     except KeyboardInterrupt:
         raise
-    except BaseException:  # what does not work shows in the run
+    except BaseException:  # the run reports the error
         return names
     gradients = {name: parameter.grad for name, parameter in twin.named_parameters()}
     return names | {
@@ -175,9 +176,9 @@ def sparse_gradients(model: nn.Module, input_shape: tuple[int, ...]) -> set[str]
 
 
 def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, batch: int) -> _Trace:
-    """Run a copy's forward pass without numbers; where that fails, with numbers, and then its error counts.
+    """Run the forward pass of a copy on the meta device or, if that fails, on the CPU.
 
-    Code that looks at values cannot run on the meta device, so a refusal there alone proves nothing.
+    Only errors on the CPU are reported: code that depends on values cannot run on the meta device.
     """
     shape = (batch, *input_shape)
     trace = _Trace({}, [])
@@ -202,17 +203,17 @@ def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, ba
 def _forward(
     model: nn.Module, shape: tuple[int, ...], trace: _Trace, *, training: bool, device: str = "cpu"
 ) -> None:
-    # The generators' states are tensors: they are taken outside of the meta device.
+    # The states of generators are tensors, so save them before switching to the meta device.
     with preserved(), torch.device(device), _mode(model, training), _watched(model, trace), torch.no_grad():
         trace.result = model(torch.zeros(shape, dtype=torch.float32))
 
 
 def _copy(model: nn.Module, device: str = "") -> nn.Module:
-    """Return a copy that shares nothing with the model, with parameters and buffers on `device`."""
+    """Return a deep copy of the model, with parameters and buffers on `device` if it is given."""
     memo: dict[int, object] = {}
     for module in model.modules():
         for value in vars(module).values():
-            if isinstance(value, torch.Generator):  # which Python's copy refuses
+            if isinstance(value, torch.Generator):  # not supported by deepcopy
                 memo[id(value)] = value.clone_state()
             elif isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
@@ -226,9 +227,10 @@ def _copy(model: nn.Module, device: str = "") -> nn.Module:
 
 @contextmanager
 def _copied(model: nn.Module) -> Iterator[nn.Module]:
-    """Give a copy for the block; of a model that cannot be copied (it holds a lock, a file) itself.
+    """Provide a copy for the block, or the model itself if it cannot be copied (it has a lock, a file ...).
 
-    Its tensors and the attributes of its modules are put back then, but not what these refer to.
+    In the second case, restore the tensors and the attributes of all modules, but not the objects that these
+    refer to.
     """
     try:
         twin = _copy(model)
@@ -265,7 +267,7 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 
 @contextmanager
 def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Put every module into training or evaluation mode, and each back into its own afterwards."""
+    """Set training or evaluation mode for the block, and restore the mode of every module afterwards."""
     before = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:
@@ -277,7 +279,7 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 @contextmanager
 def _watched(model: nn.Module, trace: _Trace) -> Iterator[None]:
-    """Note in `trace` which layers are entered and left, and with what shapes."""
+    """Record in `trace` which layers run, and the shapes of their inputs and outputs."""
     names = {id(module): name for name, module in model.named_modules()}
 
     def enter(module: nn.Module, inputs: tuple[object, ...]) -> None:
@@ -289,7 +291,7 @@ def _watched(model: nn.Module, trace: _Trace) -> Iterator[None]:
         shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else None
         trace.outputs[names.get(id(module), "?")] = shape
         if type(module) in _COUNTED and isinstance(output, Tensor):
-            # A weight [outputs, ...] is used at every place of the image or sequence that comes out.
+            # A weight [outputs, ...] is used at every position of the output image or sequence.
             weight = module.weight
             assert isinstance(weight, Tensor)
             trace.multiplications += output.numel() // max(len(weight), 1) * weight.numel()
@@ -304,7 +306,7 @@ def _watched(model: nn.Module, trace: _Trace) -> Iterator[None]:
 
 
 def _misfit(input_shape: tuple[int, ...], trace: _Trace, error: BaseException) -> ConfigError:
-    """Return the error that names the innermost layer that was entered and not left."""
+    """Return the error with the name of the innermost layer that was running."""
     name, layer, shapes = trace.inside[-1] if trace.inside else ("", None, [])
     place = f"layer {name} ({type(layer).__name__})" if name else "its forward function"
     received = f", which received {' and '.join(_readable(shape) for shape in shapes)}" if shapes else ""
@@ -314,7 +316,7 @@ def _misfit(input_shape: tuple[int, ...], trace: _Trace, error: BaseException) -
         f"{what_happened(error)}{f' ({line})' if line else ''}",
         key="name",
         expected=_takes(layer),
-        fix="change the images' size (data.resize, data.pad) or choose a model that fits them",
+        fix="change the size of the images (data.resize, data.pad) or choose another model",
     )
 
 
@@ -323,7 +325,7 @@ def _readable(shape: Sequence[int]) -> str:
 
 
 def _takes(layer: nn.Module | None) -> str:
-    """Return the input that a layer of torch takes, in words; empty when that is not known."""
+    """Return a description of the input that a torch layer accepts; empty if unknown."""
     if isinstance(layer, nn.Conv2d):
         height, width = layer.kernel_size
         return f"[N, {layer.in_channels}, H, W], at least {height} x {width} with its padding {layer.padding}"
@@ -332,5 +334,5 @@ def _takes(layer: nn.Module | None) -> str:
     if isinstance(layer, nn.Linear):
         return f"[N, {layer.in_features}]"
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-        return f"{layer.num_features} channels, and more than one value of each"
+        return f"{layer.num_features} channels, and more than one value per channel"
     return ""

@@ -1,7 +1,6 @@
-"""Initial weights by the functions of torch.nn.init, and histograms of weights.
+"""Initialize weights with functions of torch.nn.init, and compute histograms of weights.
 
-Which parameters a rule covers comes in as their names (see `trainer.matching`), what to fill them with as a
-function. Reads no config and builds no model.
+A rule has the names of its parameters (see `trainer.matching`) and the functions that fill them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from trainer.seeding import stream_seed
 from trainer.user_code import place_of, what_happened
 
 Fill = Callable[..., object]
-"""Fills the tensor that is its first argument, in place; torch's take `generator` too."""
+"""A function that fills its first argument, a tensor, in place; those of torch also take `generator`."""
 
 INIT_FUNCTIONS: dict[str, Fill] = {
     name: function
@@ -30,14 +29,14 @@ INIT_FUNCTIONS: dict[str, Fill] = {
 
 @dataclass(frozen=True, slots=True)
 class InitRule:
-    """What the weights and the biases among some parameters are filled with.
+    """The functions that initialize the weights and biases of some parameters.
 
     Args:
-        parameters: names of the parameters it covers; None = all, of which weights only from two dimensions
-            on, so that normalisation layers keep their scales of one.
-        weight: fills the weights, as `partial(INIT_FUNCTIONS["xavier_normal_"], gain=2.0)`; None = as is.
-        bias: fills the biases; None = as is.
-        key: config key of the rule within the section, for errors (`layers.0`); empty for the section itself.
+        parameters: names of the parameters; None = all, except weights with fewer than two dimensions, so
+            that normalization layers keep their scales of 1.
+        weight: fills the weights, as `partial(INIT_FUNCTIONS["xavier_normal_"], gain=2.0)`; None = unchanged.
+        bias: fills the biases; None = unchanged.
+        key: config key of the rule in the section, for errors (`layers.0`); empty for the section itself.
     """
 
     parameters: tuple[str, ...] | None
@@ -48,17 +47,17 @@ class InitRule:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Counts of values between neighbouring edges; one edge more than counts; the last bin is closed."""
+    """Counts of values between adjacent edges. There is one more edge than counts; the last bin is closed."""
 
     edges: list[float]
     counts: list[int]
 
 
 def parameter_role(name: str, parameter: Tensor) -> Literal["weight", "bias", "other"]:
-    """Return what a parameter is: `bias` by its name, else `weight` by its name or from two dimensions on.
+    """Return whether a parameter is a `bias`, a `weight` or `other`, by its name and number of dimensions.
 
-    `bias`, `in_proj_bias` and `bias_hh_l0` are biases; `weight`, `in_proj_weight` and any other tensor of two
-    dimensions or more (class tokens and layer scales too) are weights; the rest is `other`.
+    `bias`, `in_proj_bias` and `bias_hh_l0` are biases. `weight`, `in_proj_weight` and all other tensors with
+    two or more dimensions (also class tokens and layer scales) are weights. The rest is `other`.
     """
     words = name.rpartition(".")[2].split("_")
     if "bias" in words:
@@ -67,15 +66,15 @@ def parameter_role(name: str, parameter: Tensor) -> Literal["weight", "bias", "o
 
 
 def initialize(model: nn.Module, rules: Sequence[InitRule], *, generator: torch.Generator) -> None:
-    """Fill the model's parameters in place, by the first rule that covers each.
+    """Initialize the model's parameters in place; the first rule that contains a parameter applies.
 
-    Parameters are visited in the order of `model.named_parameters()` and draw from `generator` one after the
-    other, so the same generator gives the same start. The model must be on the CPU. A parameter stays as it
-    is where the first rule that covers it has None for its role. What a function draws from torch's global
-    generator follows from the seed of `generator` and the parameter's place.
+    Parameters are initialized in the order of `model.named_parameters()` and draw from `generator`, so the
+    same generator gives the same initial weights. The model must be on the CPU. A parameter is unchanged if
+    its rule has None for its role. Before each function, torch's global generator is seeded from the seed of
+    `generator` and the position of the parameter.
 
     Raises:
-        ConfigError: a rule finds nothing to fill, or a function refuses a parameter (its shape, its options).
+        ConfigError: a rule matches no parameter, or a function rejects a parameter's shape or its options.
     """
     used: set[tuple[int, str]] = set()
     for position, (name, parameter) in enumerate(model.named_parameters()):
@@ -93,21 +92,21 @@ def initialize(model: nn.Module, rules: Sequence[InitRule], *, generator: torch.
             break
     for number, rule in enumerate(rules):
         for role, fill in (("weight", rule.weight), ("bias", rule.bias)):
-            # the rule for all may speak of biases to a model that has none; a pattern that does is a mistake
+            # The rule for all parameters may set biases for a model without any; for a match it is an error.
             if fill is not None and rule.parameters is not None and (number, role) not in used:
                 raise ConfigError(
                     f"the match leaves no {role} to initialise"
                     + (f": it covers {', '.join(rule.parameters)}" if rule.parameters else ""),
                     key=_dotted(rule.key, role),
                     expected=f"a match that covers one of {_names_of_role(model, role)}",
-                    fix="earlier matches win; `optlab show model` lists the layers",
+                    fix="the first match applies; `optlab show model` lists the layers",
                 )
 
 
 def weight_histograms(model: nn.Module, bins: int = 60) -> dict[str, Histogram]:
     """Return a histogram of the finite values of every weight (two dimensions or more) by parameter name.
 
-    The edges run from the smallest to the largest value; all values equal makes a range of one around them.
+    The edges range from the smallest to the largest value; if these are equal, from 0.5 below to 0.5 above.
     """
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim >= 2}
     return {name: _histogram(weight, bins) for name, weight in weights.items()}
@@ -130,7 +129,7 @@ def _fill(
 ) -> None:
     try:
         takes_generator = "generator" in inspect.signature(fill).parameters
-        # sparse_ shuffles with the global generator whatever it is given, and users' functions may draw there
+        # sparse_ always shuffles with the global generator, and users' functions may draw from it
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(stream_seed("init", generator.initial_seed(), position))
             fill(parameter, **({"generator": generator} if takes_generator else {}))
@@ -142,7 +141,7 @@ def _fill(
         raise ConfigError(
             f"cannot initialise {name} of shape {list(parameter.shape)}: {words}",
             key=key,
-            fix="choose another function, or match only the layers that it is for (init.layers)",
+            fix="choose another function, or match only layers that it supports (init.layers)",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What the builders share: activations, option types, and the check that images come in (room: models)."""
+"""Shared by the builders of models: activations, types of options and checks of the input shape."""
 
 from __future__ import annotations
 
@@ -45,47 +45,47 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def activation_layer(name: Activation) -> nn.Module:
-    """Return a new layer with torch's defaults for the named activation; ConfigError for an unknown name."""
+    """Return a new activation layer with torch's defaults; raise ConfigError for an unknown name."""
     if name not in ACTIVATIONS:
         raise unknown_name("activation", name, list(ACTIVATIONS), key="activation")
     return ACTIVATIONS[name]()
 
 
 def require_images(model: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Return (channels, height, width); ConfigError when the samples are not images."""
+    """Return (channels, height, width); raise ConfigError if the samples are not images."""
     if len(input_shape) != 3:
         raise ConfigError(
-            f"{model} needs images, the data have samples of shape {list(input_shape)}",
+            f"{model} needs images, but the samples have shape {list(input_shape)}",
             key="name",
             expected="samples [C, H, W]",
-            fix="choose mlp or linear, which take samples of any shape",
+            fix="choose mlp or linear, which accept samples of any shape",
         )
     channels, height, width = input_shape
     return channels, height, width
 
 
 def require_room(model: str, layer: str, input_shape: tuple[int, ...], size: tuple[int, int]) -> None:
-    """Raise ConfigError when nothing is left of the image behind `layer`, whose output is `size` pixels."""
+    """Raise ConfigError if `size`, the height and width of the output of `layer`, is 0."""
     if min(size) < 1:
         raise ConfigError(
-            f"{model}: images of shape {list(input_shape)} are too small, nothing is left of them at {layer}",
+            f"{model}: images of shape {list(input_shape)} are too small: the output of {layer} is empty",
             key="name",
-            expected=f"images that are at least 1 x 1 pixel behind {layer}",
-            fix="enlarge the images (data.resize or data.pad), or choose a model with fewer poolings",
+            expected=f"images with at least 1 x 1 pixels after {layer}",
+            fix="enlarge the images (data.resize or data.pad), or choose a model with fewer pooling layers",
         )
 
 
 def feed_channels_last(model: nn.Module, input_shape: tuple[int, ...]) -> bool:
-    """Let a convolutional model read its images with the channels innermost; return whether it now does.
+    """Let a convolutional model read images in channels-last memory format; return whether it does.
 
-    oneDNN's convolutions on CPUs take 0.75 of the time that way (three 5x5 convolutions, batch 64), with
-    bfloat16 0.65. Weights keep their layout, so that every optimizer and checkpoint sees them as ever. A
-    model that cannot (it calls `view` on what its convolutions give) is left alone, and so is one whose
-    images have a single channel.
+    In this format, oneDNN's convolutions on CPUs take 0.75 of the time (three 5x5 convolutions, batch 64), or
+    0.65 with bfloat16. Weights keep their layout, so optimizers and checkpoints are not affected. It is not
+    used for a model that fails with it (by calling `view` on the output of a convolution), nor for images
+    with one channel.
 
     Args:
-        model: on a CPU.
-        input_shape: of one sample, (C, H, W) or (D,).
+        model: a model on a CPU.
+        input_shape: the shape of one sample, (C, H, W) or (D,).
     """
     convolves = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
     if not convolves or len(input_shape) != 3 or input_shape[0] == 1:

@@ -1,4 +1,4 @@
-"""Residual networks for small images: ResNet-8/14/20 and ResNet-18 with a 3x3 stem (room: models)."""
+"""Residual networks for small images: ResNet-8/14/20, and ResNet-18 with a 3x3 stem."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ BaseWidth = Annotated[int, Field(ge=1)]
 
 
 class PadShortcut(nn.Module):
-    """He et al.'s option A: every `stride`-th pixel, and zeros for the new channels; without parameters."""
+    """Option A of He et al.: take every `stride`-th pixel and pad new channels with zeros; no parameters."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
-        """Make the map for `channels` that become `out`."""
+        """Create the shortcut from `channels` to `out` channels."""
         super().__init__()
         self.stride = stride
         self.extra = out - channels
@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
     def __init__(
         self, channels: int, out: int, *, stride: int, norm: Norm, shortcut: Shortcut, activation: Activation
     ) -> None:
-        """Make the block; `stride` and `out` may change the shape, which `shortcut` then follows."""
+        """Create the block; `shortcut` is used if `stride` or `out` changes the shape."""
         super().__init__()
         self.conv1 = _conv(channels, out, 3, stride, norm)
         self.norm1 = _norm(out, norm)
@@ -78,9 +78,10 @@ def resnet8(
 ) -> nn.Module:
     """Return the CIFAR residual network of 8 layers (n = 1), of He et al. 2015, section 4.2.
 
-    A 3x3 stem, three stages of n blocks with width, 2 width and 4 width channels (the image halved between),
-    global average pooling, one linear layer. Source: arxiv.org/abs/1512.03385. Weights start
-    as torch starts them; the paper's are `init: {weight: {name: kaiming_normal_, nonlinearity: relu}}`.
+    It has a 3x3 stem, three stages of n blocks with width, 2 width and 4 width channels (the image is halved
+    between stages), global average pooling and one linear layer. Source: arxiv.org/abs/1512.03385. The
+    initial weights are torch's default; for the paper's, use
+    `init: {weight: {name: kaiming_normal_, nonlinearity: relu}}`.
 
     Args:
         input_shape: (C, H, W), of any size.
@@ -234,7 +235,7 @@ def _resnet(
 
 
 def _conv(channels: int, out: int, kernel: int, stride: int, norm: Norm) -> nn.Conv2d:
-    # a bias before a normalisation would be cancelled by it
+    # a bias before a normalization has no effect
     return nn.Conv2d(channels, out, kernel, stride=stride, padding=kernel // 2, bias=norm == "none")
 
 

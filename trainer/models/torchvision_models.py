@@ -1,7 +1,7 @@
-"""The classification models of torchvision, untrained, for images of any size they take (room: models).
+"""The classification models of torchvision, without pretrained weights.
 
-torchvision is imported inside the functions: it costs more than a second. Whether the images are large enough
-for a model is `describe.check_shapes`' to say, which names the layer.
+torchvision is imported inside the functions, because its import takes more than a second.
+`describe.check_shapes` checks whether images are large enough for a model.
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ NAMES: tuple[str, ...] = (
     "wide_resnet101_2",
     "wide_resnet50_2",
 )
-"""What torchvision 0.29 lists, to show names without importing it; `names` asks the one installed."""
+"""The models of torchvision 0.29, to list them without importing it; see `names` for the installed one."""
 
 
 class RepeatChannels(nn.Module):
-    """Feeds grey images to a model for colour ones, three times the same channel."""
+    """Repeats the channel of grey images three times, for a model that takes colour images."""
 
     def __init__(self, model: nn.Module) -> None:
         """Wrap a model that takes images [N, 3, H, W]."""
@@ -127,8 +127,8 @@ def build(
 ) -> nn.Module:
     """Return the torchvision model `name`, untrained, with `num_classes` logits.
 
-    The auxiliary heads of googlenet and inception_v3 are left out, so that every model returns one tensor.
-    Vision transformers and MaxViT are built for the size of the images.
+    googlenet and inception_v3 have no auxiliary heads, so that every model returns one tensor. Vision
+    transformers and MaxViT are built for the size of the images.
 
     Source: docs.pytorch.org/vision/stable/models.html
 
@@ -136,11 +136,11 @@ def build(
         name: a name that torchvision lists, without a prefix.
         input_shape: (3, H, W), or (1, H, W) with `repeat_channels`.
         num_classes: number of logits.
-        repeat_channels: feed grey images three times over, since these models take three channels.
+        repeat_channels: repeat the channel of grey images three times, as the models take three channels.
         dropout: probability of torchvision's `dropout` option, 0 to below 1; null = the model's own.
 
     Raises:
-        ConfigError: unknown name, wrong number of channels, an image size or option that the model refuses.
+        ConfigError: the name is unknown, or the model does not support the image shape or `dropout`.
     """
     import torchvision.models
 
@@ -150,10 +150,10 @@ def build(
     channels, height, width = require_images(f"torchvision.{name}", input_shape)
     if channels != 3 and not (repeat_channels and channels == 1):
         raise ConfigError(
-            f"torchvision.{name} takes images of 3 channels, the data have {channels}",
+            f"torchvision.{name} takes images of 3 channels, but the data have {channels}",
             key="name",
             expected="samples [3, H, W]",
-            fix="set model.repeat_channels=true to feed the grey channel three times"
+            fix="set model.repeat_channels=true to repeat the grey channel three times"
             if channels == 1
             else "",
         )
@@ -161,12 +161,12 @@ def build(
         raise ConfigError("the images have 3 channels already", key="repeat_channels", expected="false")
     options: dict[str, object] = {"num_classes": num_classes}
     if name in ("googlenet", "inception_v3"):
-        # init_weights: torchvision's own default, said aloud because it warns otherwise
+        # init_weights: the default, set explicitly because torchvision warns otherwise
         options |= {"aux_logits": False, "init_weights": True}
     elif name.startswith("vit_"):
         if height != width:
             raise ConfigError(
-                f"torchvision.{name} takes square images, the data have {height} x {width}",
+                f"torchvision.{name} takes square images, but the data have {height} x {width} pixels",
                 key="name",
                 fix="resize or pad the images (data.resize, data.pad)",
             )
@@ -183,7 +183,7 @@ def build(
         raise ConfigError(f"torchvision.{name} has no dropout", key="dropout", expected="null") from error
     except (AssertionError, ValueError) as error:
         raise ConfigError(
-            f"torchvision.{name} refuses images of {height} x {width}: {error}",
+            f"torchvision.{name} does not support images of {height} x {width} pixels: {error}",
             key="name",
             expected=_size_rule(name),
             fix="resize or pad the images (data.resize, data.pad)",
@@ -194,5 +194,5 @@ def build(
 def _size_rule(name: str) -> str:
     if name.startswith("vit_"):
         return f"a height and width that {name.rpartition('_')[2]} divides"
-    # its windows of 7 must tile the image at a 4th, an 8th, a 16th and a 32nd of its size
+    # windows of 7 pixels must tile the image at 1/4, 1/8, 1/16 and 1/32 of its size
     return "a height and width that are multiples of 224"
