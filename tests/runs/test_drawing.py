@@ -13,10 +13,10 @@ import matplotlib
 import pytest
 from command import optlab, train, write_tiny
 
-from trainer.runs import drawing, launch
 from trainer.catalog import load_config
 from trainer.errors import RunError
 from trainer.plots.run import DRAWINGS
+from trainer.runs import drawing, launch
 
 FIGURES = ["loss.png", "loss_logx.png", "accuracy.png", "lr.png"]
 

@@ -15,9 +15,9 @@ from command import optlab, train, write_tiny
 from same_run import differences
 
 from trainer import catalog
+from trainer.records import Record, Status
 from trainer.runs import checkpoint, rundir
 from trainer.runs.recorder import Recorder
-from trainer.records import Record, Status
 
 BASE = [
     "train.epochs=3",
@@ -56,7 +56,7 @@ def check(tmp_path: Path, *overrides: str, code: int = 0, step: int = STOPS_AT) 
     status = rundir.read_status(stopped)
     assert status is not None
     assert status["status"] == "interrupted"
-    done = optlab("resume", stopped, "--quiet", "--json")
+    done = optlab("resume", stopped, "--trust", "--quiet", "--json")  # it is a copy, at another path
     assert done.code == code, done.err
     assert differences(whole, stopped) == []
 

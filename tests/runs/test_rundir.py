@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from command import TINY
 
-from trainer.runs import files, rundir
 from trainer.errors import RunError, StorageError
 from trainer.records import format_header, format_row, read_table
+from trainer.runs import files, rundir
 
 
 def test_a_table_reads_back_to_the_same_bits(tmp_path: Path) -> None:

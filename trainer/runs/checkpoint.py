@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from trainer.errors import RunError, StorageError
-from trainer.runs.files import Guard, make_folder, write_atomically
 from trainer.reading import read_regular
+from trainer.runs.files import Guard, make_folder, write_atomically
 
 FORMAT = 1
 _MOST_BYTES = 1 << 40  # in effect limited by memory; devices and FIFOs are never read

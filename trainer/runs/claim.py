@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO
 from uuid import uuid4
 
-from trainer.runs import run_files
 from trainer.errors import BusyError, RunError
+from trainer.runs import run_files
 from trainer.runs.files import VanishedError, no_follow
 from trainer.runs.run_files import LOCK, STATUS
 

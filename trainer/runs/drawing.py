@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.runs import rundir
 from trainer.errors import first_line
+from trainer.runs import rundir
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer import interrupts
-from trainer.runs import ownership, rundir, runner
-from trainer.training.building import build_experiment
-from trainer.training.loaded_data import LoadedData, load_data
 from trainer.config.identity import (
     Code,
     code_changes,
@@ -21,15 +18,18 @@ from trainer.config.identity import (
     recorded_code,
 )
 from trainer.config.load import Loaded
-from trainer.config.run_id import run_id
 from trainer.config.models import Config
+from trainer.config.run_id import run_id
 from trainer.console import TrainingProgress
-from trainer.runs.drawing import Draw, draw_run
 from trainer.errors import BusyError, RunError
-from trainer.training.experiment import Experiment
 from trainer.plots.titles import title
 from trainer.records import RunResult
+from trainer.runs import ownership, rundir, runner
+from trainer.runs.drawing import Draw, draw_run
 from trainer.schedules import learning_rate
+from trainer.training.building import build_experiment
+from trainer.training.experiment import Experiment
+from trainer.training.loaded_data import LoadedData, load_data
 
 
 @dataclass(frozen=True, slots=True)

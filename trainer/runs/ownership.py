@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from trainer.errors import RunError, StorageError
+from trainer.records import POSITION_COLUMNS
 from trainer.runs import rundir
 from trainer.runs.claim import is_ours
-from trainer.errors import RunError, StorageError
 from trainer.runs.files import kind, make_folder, refused, sync_folder
-from trainer.records import POSITION_COLUMNS
 from trainer.runs.run_files import (
     CHECKPOINTS,
     COMPONENTS,

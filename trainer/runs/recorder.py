@@ -19,12 +19,8 @@ from uuid import uuid4
 
 import torch
 
-from trainer.runs import checkpoint, rundir
 from trainer.console import TrainingProgress, print_note
-from trainer.runs.environment import package_version
 from trainer.errors import RunError, StorageError
-from trainer.training.experiment import Experiment
-from trainer.runs.files import no_follow
 from trainer.models.init import weight_histograms
 from trainer.optimizers.build import state_bytes
 from trainer.records import (
@@ -36,6 +32,10 @@ from trainer.records import (
     Status,
     StepRecord,
 )
+from trainer.runs import checkpoint, rundir
+from trainer.runs.environment import package_version
+from trainer.runs.files import no_follow
+from trainer.training.experiment import Experiment
 from trainer.training.selection import Best, Patience, moment_of
 
 _MOST_OF_MESSAGE = 20_000  # characters; the log has the full message

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from trainer import catalog
-from trainer.runs import checkpoint, launch, ownership, rundir, runner
-from trainer.training.building import build_experiment
-from trainer.training.loaded_data import LoadedData
 from trainer.config.identity import (
     code_changes,
     config_differences,
@@ -27,11 +24,14 @@ from trainer.config.load import Loaded, dump
 from trainer.config.merge import parse_override
 from trainer.config.models import Config
 from trainer.console import TrainingProgress, print_note
+from trainer.errors import BusyError, OptlabError, RunError
+from trainer.runs import checkpoint, launch, ownership, rundir, runner
 from trainer.runs.drawing import Draw, draw_run
 from trainer.runs.environment import environment, origin
-from trainer.errors import BusyError, OptlabError, RunError
-from trainer.training.experiment import Experiment
 from trainer.runs.launch import Launched
+from trainer.training.building import build_experiment
+from trainer.training.experiment import Experiment
+from trainer.training.loaded_data import LoadedData
 from trainer.user_code import running
 
 # Schedule lengths derived from the run's length: compared with the checkpoint, not with the config.

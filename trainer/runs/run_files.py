@@ -15,8 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from pydantic_core import from_json
 
-from trainer.config.yaml_reader import MAX_BYTES
 from trainer.config.models import Config
+from trainer.config.yaml_reader import MAX_BYTES
 from trainer.errors import RunError
 from trainer.reading import read_regular
 from trainer.records import FORMAT, RunResult, Status

@@ -15,20 +15,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from trainer.config.models import Config
+from trainer.errors import RunError
+from trainer.records import RunResult, read_table
 from trainer.runs import run_files
 from trainer.runs.claim import Claim as Claim
 from trainer.runs.claim import LostError as LostError
 from trainer.runs.claim import is_locked as is_locked
 from trainer.runs.claim import locked as locked
-from trainer.config.models import Config
-from trainer.errors import RunError
 from trainer.runs.files import Table as Table
 from trainer.runs.files import VanishedError as VanishedError
 from trainer.runs.files import kind as kind
 from trainer.runs.files import make_folder as make_folder
 from trainer.runs.files import write_atomically as write_atomically
 from trainer.runs.files import write_json as write_json
-from trainer.records import RunResult, read_table
 from trainer.runs.run_files import CHECKPOINTS as CHECKPOINTS
 from trainer.runs.run_files import COMPONENTS as COMPONENTS
 from trainer.runs.run_files import CONFIG as CONFIG

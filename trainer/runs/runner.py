@@ -19,19 +19,19 @@ from typing import Any, TypeGuard
 import torch
 
 from trainer import interrupts
-from trainer.runs import ownership, rundir
-from trainer.training.anomaly import find_anomaly
 from trainer.config.load import dump
 from trainer.console import TrainingProgress
 from trainer.device import sparing_collector
+from trainer.errors import FigureError, RunError, StorageError, first_line
+from trainer.records import EvalRecord, Record, RunResult, Status, StepRecord
+from trainer.runs import ownership, rundir
 from trainer.runs.drawing import Draw, draw_run
 from trainer.runs.environment import environment, origin
-from trainer.errors import FigureError, RunError, StorageError, first_line
-from trainer.training.experiment import Experiment
 from trainer.runs.files import Guard
-from trainer.training.loop import train
 from trainer.runs.recorder import Recorder, RunLog, StatusFile
-from trainer.records import EvalRecord, Record, RunResult, Status, StepRecord
+from trainer.training.anomaly import find_anomaly
+from trainer.training.experiment import Experiment
+from trainer.training.loop import train
 from trainer.user_code import as_error
 
 PruneCheck = Callable[[EvalRecord], bool]
