@@ -586,7 +586,7 @@ def test_usage(arguments: tuple[str, ...]) -> None:
         (("show", "optimiser", "Adam"), "did you mean 'optimizer'?"),
         (("show", "model", "mlp", "hidden=wide"), "a list"),
         (("show", "model", "cnn", "--input", "3,x,3"), "e.g. 3,32,32"),
-        (("show", "model", "3c3d", "--input", "3,8,8"), "at conv2"),
+        (("show", "model", "3c3d", "--input", "3,8,8"), "output of conv2"),
         (("list", "optimizerz"), "did you mean 'optimizer'?"),
         (("plot", "nowhere"), "not a run directory"),
         (("plot", "nowhere", "--format", "bmp"), "png, svg or pdf"),
