@@ -1,16 +1,21 @@
-"""Comparison of two run directories in everything except times and paths."""
+"""Runs cut off in the middle, and comparison of run directories in everything except times and paths."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
+from trainer.records import Record, Status
 from trainer.runs.checkpoint import digest
+from trainer.runs.recorder import Recorder
 
 TIMES = ("_seconds", "_per_second", "peak_memory_bytes")
 
@@ -53,3 +58,19 @@ def differences(one: Path, other: Path) -> list[str]:
             if digest(states[0]["recorder"]) != digest(states[1]["recorder"]):
                 found.append(f"{name}:recorder")
     return found
+
+
+@contextmanager
+def copied_at(step: int, target: Path) -> Iterator[None]:
+    """Copy the run directory right after the row of a step was written, as after a kill."""
+    take: Callable[[Recorder, Record], Status | None] = Recorder.take
+
+    def copying(self: Recorder, record: Record) -> Status | None:
+        outcome = take(self, record)
+        if record.step == step and not target.exists():
+            self._writer.wait()
+            shutil.copytree(self.folder, target)
+        return outcome
+
+    with mock.patch.object(Recorder, "take", copying):
+        yield

@@ -12,8 +12,7 @@ import pytest
 import torch
 import yaml
 from command import optlab, train, write_tiny
-from same_run import differences
-from test_resume import copied_at
+from same_run import copied_at, differences
 
 from trainer import build_experiment, load_config
 from trainer.runs.checkpoint import load_checkpoint, pack

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import yaml
 from command import optlab, train, write_tiny
-from same_run import differences
+from same_run import copied_at, differences
 
 from trainer import catalog
-from trainer.records import Record, Status
 from trainer.runs import checkpoint, rundir
-from trainer.runs.recorder import Recorder
 
 BASE = [
     "train.epochs=3",
@@ -27,22 +22,6 @@ BASE = [
     "model.dropout=0.2",
 ]
 STOPS_AT = 10  # of 21 steps; the last checkpoint is that of step 8, in the middle of the second epoch
-
-
-@contextmanager
-def copied_at(step: int, target: Path) -> Iterator[None]:
-    """Copy the run directory right after the row of a step was written, as after a kill."""
-    take: Callable[[Recorder, Record], Status | None] = Recorder.take
-
-    def copying(self: Recorder, record: Record) -> Status | None:
-        outcome = take(self, record)
-        if record.step == step and not target.exists():
-            self._writer.wait()
-            shutil.copytree(self.folder, target)
-        return outcome
-
-    with mock.patch.object(Recorder, "take", copying):
-        yield
 
 
 def check(tmp_path: Path, *overrides: str, code: int = 0, step: int = STOPS_AT) -> None:
