@@ -137,8 +137,8 @@ def test_what_is_wrong_with_a_run_is_told_by_this_process(tmp_path: Path) -> Non
 
 
 def test_a_run_that_is_killed_leaves_no_process_behind() -> None:
-    code = "import time; from trainer.runs.drawing import _started\n"
-    code += "process = _started(); print(process.pid, flush=True); time.sleep(60)"
+    code = "import time; from trainer.runs.drawing import _start_process\n"
+    code += "process = _start_process(); print(process.pid, flush=True); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout
     child = int(parent.stdout.readline())
