@@ -14,6 +14,7 @@ from same_run import copied_at, differences
 
 from trainer import catalog
 from trainer.runs import checkpoint, rundir
+from trainer.runs.recorder import Recorder
 
 BASE = [
     "train.epochs=3",
