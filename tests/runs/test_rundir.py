@@ -72,7 +72,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_one_writer_at_a_time_and_a_crash_frees_the_lock(tmp_path: Path) -> None:
     code = (
-        "import sys, os; from pathlib import Path; from trainer import rundir\n"
+        "import sys, os; from pathlib import Path; from trainer.runs import rundir\n"
         "with rundir.locked(Path(sys.argv[1])):\n"
         "    print('held', flush=True); sys.stdin.readline(); os._exit(1)\n"
     )
