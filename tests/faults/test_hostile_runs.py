@@ -160,3 +160,34 @@ def test_every_verb_on_a_hostile_run(good: Path, tmp_path: Path, case: str) -> N
     for verb in VERBS:
         world = World(good, tmp_path / verb, case)
         world.check(case, verb, world.do(verb))
+
+
+def sweep_over(good: Path, folder: Path, case: str, *options: str) -> tuple[Done, Path]:
+    """Run a sweep of one run whose directory holds a hostile one."""
+    for name in ("tiny.yaml", "mine.py"):
+        shutil.copy(good / name, folder / name)
+    (folder / "sweep.yaml").write_text("base: tiny.yaml\nname: s\nworkers: 1\naxes: {optimizer.lr: [0.05]}\n")
+    place = folder / "runs" / "s" / "runs" / "lr=0.05,seed=0"
+    outside = folder / "outside"
+    outside.mkdir()
+    (outside / "precious.txt").write_text("the user's")
+    shutil.copytree(good / "run", place)
+    HOSTILE[case](place, outside)
+    return optlab("sweep", folder / "sweep.yaml", "--runs", folder / "runs", "--quiet", *options), outside
+
+
+@pytest.mark.parametrize("case", list(HOSTILE)[::4])
+def test_a_sweep_over_a_hostile_run(good: Path, tmp_path: Path, case: str) -> None:
+    done, outside = sweep_over(good, tmp_path, case, "--dry-run")
+    assert done.code in (0, 1, 2), (case, done)
+    assert "Traceback" not in done.err + done.out, (case, done)
+    assert [path.name for path in outside.rglob("precious.txt")] == ["precious.txt"]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_whole_sweep_over_a_hostile_run(good: Path, tmp_path: Path, case: str) -> None:
+    done, outside = sweep_over(good, tmp_path, case, "--no-figures")
+    assert done.code in (0, 1, 2, 4), (case, done)
+    assert "Traceback" not in done.err + done.out, (case, done)
+    assert (outside / "precious.txt").read_text() == "the user's"
