@@ -26,7 +26,8 @@ class Found:
     """Runs that were found.
 
     Args:
-        runs: finished runs that can be read, ordered by path.
+        runs: finished runs that can be read, ordered by path. Equal sections of their configs are the same
+            objects.
         notes: a sentence for every run that was left out and for every irregularity.
     """
 
@@ -86,9 +87,10 @@ def find(paths: Iterable[str | Path]) -> Found:
             fix="train a model first: optlab train configs/quickstart.yaml",
         )
     runs, notes, pruned = [], [], 0
+    sections: dict[str, dict[str, Any]] = {}
     for place in places:
         try:
-            run = rundir.load_run(place)
+            run = rundir.load_run(place, sections)
         except (OptlabError, UnicodeDecodeError) as error:
             notes.append(f"left out {place}: {_first_line(error)}")
             continue

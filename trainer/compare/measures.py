@@ -128,7 +128,7 @@ def _run_row(group: Group, entry: Entry, targets: Sequence[Target]) -> dict[str,
 def group_rows(frame: pd.DataFrame) -> dict[tuple[str, str], NDArray[np.intp]]:
     """Return the row positions of each problem and group, in one pass over a frame."""
     places: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, key in enumerate(zip(frame["problem"], frame["group"], strict=True)):
+    for place, key in enumerate(zip(frame["problem"].tolist(), frame["group"].tolist(), strict=True)):
         places[key].append(place)
     return {key: np.array(found, dtype=np.intp) for key, found in places.items()}
 

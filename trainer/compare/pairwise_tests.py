@@ -124,9 +124,9 @@ def _by_seed(grouping: Grouping, frame: pd.DataFrame, metric: str) -> dict[str, 
     """
     runs = frame[(frame["status"] == "diverged") | frame[metric].notna()]
     found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for problem, group, seed, value in zip(
-        runs["problem"], runs["group"], runs["seed"], runs[metric], strict=True
-    ):
+    # Lists, because iterating over a text column of pandas takes ten times as long.
+    columns = (runs[name].tolist() for name in ("problem", "group", "seed", metric))
+    for problem, group, seed, value in zip(*columns, strict=True):
         found[problem, group][str(seed)].append(value)
     values: dict[str, dict[str, Values]] = {problem: {} for problem in grouping.problems}
     for one in grouping.groups:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -140,7 +141,7 @@ def load_runs(*paths: str | Path) -> list[Run]:
     found = find(paths)
     for note in found.notes:
         warnings.warn(note, stacklevel=2)
-    return [replace(run, steps=dict(run.steps)) for run in found.runs]
+    return [replace(run, steps=dict(run.steps), config=copy.deepcopy(run.config)) for run in found.runs]
 
 
 def compare_runs(

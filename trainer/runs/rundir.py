@@ -123,8 +123,12 @@ class Run:
     environment: Mapping[str, Any]
 
 
-def load_run(path: str | Path) -> Run:
+def load_run(path: str | Path, known: run_files.Sections | None = None) -> Run:
     """Read a run directory; the run may be finished or still running.
+
+    Args:
+        path: the run directory.
+        known: makes runs share what their configs have in common; see `read_config`.
 
     Raises:
         RunError: `path` is not a run directory, or one of its files is damaged (the message names it).
@@ -135,7 +139,7 @@ def load_run(path: str | Path) -> Run:
     return Run(
         path=folder,
         status=status,
-        config=read_config(place),
+        config=read_config(place, known),
         steps=_rows(place / STEPS),
         epochs=_rows(place / EPOCHS),
         result=read_result(place),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -91,9 +92,18 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     estimate, n = float(found.mean()), found.size
     if n == 1:
         return Interval(estimate, None, None, 1, confidence, "Student t", ONE_SEED)
-    half = float(stats.t.isf((1 - confidence) / 2, n - 1)) * float(found.std(ddof=1)) / math.sqrt(n)
+    half = t_upper_quantile((1 - confidence) / 2, n - 1) * float(found.std(ddof=1)) / math.sqrt(n)
     note = f"all {n} values are equal" if np.ptp(found) == 0 else ""
     return Interval(estimate, estimate - half, estimate + half, n, confidence, "Student t", note)
+
+
+@lru_cache(maxsize=1024)
+def t_upper_quantile(share: float, df: float) -> float:
+    """Return the value that Student's t with so many degrees of freedom exceeds with a probability.
+
+    Remembered, because a call of scipy's takes 0.1 ms, and a comparison of 2,000 groups asks 26,000 times.
+    """
+    return float(stats.t.isf(share, df))
 
 
 def bootstrap_interval(
