@@ -46,3 +46,50 @@ def test_steps_are_read_when_they_are_asked_for(write_run: Any, tmp_path: Path) 
     assert isinstance(whole.steps, dict)
     assert run.steps.get("lr") == whole.steps["lr"]
     assert run.steps.get("absent") is None
+
+
+ODD_LINES = (
+    "seed: 5\n",
+    "note: 'open\n",
+    "note: {a: 1\n",
+    "note: &a [1]\nlater: *a\n",
+    "note: 1\r...\nlater: 2\n",
+    "note: 1\x85later: 2\n",
+    "---\nlater: 2\n",
+    "...\n",
+    "# remark\n",
+    "<<: {later: 2}\n",
+)
+
+
+@pytest.mark.parametrize("lines", ODD_LINES)
+def test_a_config_reads_the_same_with_known_sections_and_alone(
+    write_run: Any, tmp_path: Path, lines: str
+) -> None:
+    from trainer.errors import RunError
+    from trainer.runs.run_files import Sections, read_config
+
+    def outcome(known: Sections | None) -> Any:
+        try:
+            return read_config(odd, known)
+        except RunError as error:
+            return str(error)
+
+    write_run("x/a")
+    odd = write_run("x/b")
+    known: Sections = {}
+    read_config(tmp_path / "x/a", known)
+    with open(odd / "config.yaml", "a", encoding="utf-8", newline="") as file:
+        file.write(lines)
+    assert outcome(known) == outcome(None)
+    assert outcome(known) == outcome(None)  # with its own sections known too
+
+
+def test_loaded_runs_share_no_config(write_run: Any, tmp_path: Path) -> None:
+    from trainer import load_runs
+
+    write_run("x/a", seed=0)
+    write_run("x/b", seed=1)
+    first, second = load_runs(tmp_path / "x")
+    assert first.config["optimizer"] == second.config["optimizer"]
+    assert first.config["optimizer"] is not second.config["optimizer"]
