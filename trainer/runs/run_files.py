@@ -311,6 +311,8 @@ def _join_sections(content: bytes, known: Sections) -> dict[str, Any] | None:
                 if not isinstance(found, dict):
                     return None
                 known[section] = found
+            if found.keys() & config.keys():
+                return None
             config.update(found)
     except (ValueError, RecursionError, OverflowError, yaml.YAMLError):
         return None
