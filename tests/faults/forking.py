@@ -175,6 +175,9 @@ def resident(pid: int) -> int:
 
 
 def serve() -> None:
+    # The tests may have been started in the background or with nohup, which ignore these.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     # One run here warms up what every fork would else do again: imports, option models, torch's first calls.
     with tempfile.TemporaryDirectory() as folder:
         optlab("train", write_tiny(Path(folder)), "--run-dir", Path(folder) / "run", "--quiet")
