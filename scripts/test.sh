@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Set up .venv with the development tools, check style and types, and run the tests.
-# Further arguments are passed to pytest: scripts/test.sh tests/config -k merge; -n 2 runs two tests at a time.
+# Further arguments are passed to pytest: scripts/test.sh tests/config -k merge
+# Without arguments as many tests run at a time as there are cores, at most four.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh dev
@@ -8,4 +9,8 @@ source scripts/setup.sh dev
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"
+if [ $# -eq 0 ]; then
+  set -- --numprocesses=auto --maxprocesses=4 --dist=worksteal
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # else each process uses all cores
+fi
 exec "$venv/bin/python" -m pytest "$@"
