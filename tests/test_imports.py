@@ -85,6 +85,7 @@ def test_a_config_runs_no_command_in_any_verb(tmp_path: Path, key: str) -> None:
         done = optlab(*command)
         assert done.code == 2, (command, done.out)
         assert "standard library" in done.err, done.err
+        assert "executes" not in done.err, done.err
         assert not marker.exists()
     assert not (tmp_path / "run").exists()
 

@@ -10,6 +10,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -179,7 +180,13 @@ def named_code(*values: Any) -> list[str]:
         values: components, options or values of an axis.
     """
     paths = (split_import_path(text) for value in values for text in _texts(value))
-    return list(dict.fromkeys(path.source for path in paths if path is not None))
+    named = [path for path in paths if path is not None]
+    return list(dict.fromkeys(path.source for path in named if path.is_file or not _is_standard(path.source)))
+
+
+def _is_standard(module: str) -> bool:
+    """Return whether a module belongs to Python's standard library, which is refused or only computes."""
+    return module.split(".")[0] in sys.stdlib_module_names
 
 
 def components_in(config: Any) -> list[Any]:
