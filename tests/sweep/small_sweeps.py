@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from trainer.cli import sweeping
+from trainer.cli.options import OutputOptions
+from trainer.cli.sweep import SweepOptions
 
 BASE = """\
 data: {name: digits, limit: 200, val_size: 200, batch_size: 20}
@@ -31,9 +33,9 @@ def write(folder: Path, sweep: Any, base: str = BASE) -> Path:
 
 def run(file: Path, *overrides: str, runs: Path, **options: Any) -> int:
     """Run a sweep from this process, with its own workers; return the exit code."""
-    given: dict[str, Any] = {"workers": 1, "only": [], "shard": None, "dry_run": False, "fail_fast": False}
-    given |= {"force": False, "quiet": False, "as_json": False, "figures": False}
-    return sweeping.sweep(file, overrides, runs=runs, **(given | options))
+    output = OutputOptions(as_json=options.pop("as_json", False))
+    given: dict[str, Any] = {"workers": 1, "figures": False}
+    return sweeping.sweep(file, overrides, runs, SweepOptions(**given | options), output)
 
 
 def results(folder: Path) -> list[dict[str, str]]:

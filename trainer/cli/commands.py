@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from trainer import catalog, console, interrupts
+from trainer.cli.options import ExistingRun, OutputOptions, RunFolder
 from trainer.config.identity import components_in, named_code
 from trainer.config.json_schema import json_schema
 from trainer.config.load import dump, read
@@ -54,19 +55,14 @@ EXIT_CODES = {"completed": 0, "early_stopped": 0, "diverged": 3}
 def train(
     config: Path,
     overrides: Sequence[str],
+    where: RunFolder,
+    existing: ExistingRun,
+    output: OutputOptions,
     *,
-    runs: Path,
-    run_dir: Path | None,
-    force: bool,
-    skip_existing: bool,
-    resume: bool,
-    wait: bool,
     dry_run: bool,
-    quiet: bool,
-    as_json: bool,
 ) -> int:
     """Train and return the exit code."""
-    if force + skip_existing + resume > 1:
+    if existing.force + existing.skip + existing.resume > 1:
         raise ConfigError(
             "--force, --skip-existing and --resume are mutually exclusive", expected="at most one of them"
         )
@@ -75,28 +71,27 @@ def train(
         announce_code(*components_in(draft.tree.data))
     with drawing.beside(draft.wants_figures() and not dry_run) as draw:
         loaded = catalog.check_config(draft)  # torch imports its compiler here
-        shown = run_dir or launch.folder_for(loaded, overrides, runs)
+        shown = where.run_dir or launch.folder_for(loaded, overrides, where.runs)
         folder = shown.absolute()  # a component may change the working directory
-        ownership.refuse_root(folder, runs)
+        ownership.refuse_root(folder, where.runs)
         if dry_run:
             _dry_run(build_experiment(loaded), shown)
             return 0
-        with launch.shown(quiet) as progress:
-            if resume:
+        with launch.shown(output.quiet) as progress:
+            if existing.resume:
                 done = resume_or_train(loaded, overrides, folder, progress=progress, draw=draw)
+            elif not (existing.skip or existing.wait):
+                done = launch.launch(loaded, folder, force=existing.force, progress=progress, draw=draw)
             else:
                 try:
-                    if skip_existing or wait:
-                        done = train_or_resume(
-                            loaded, overrides, folder, wait=wait, progress=progress, draw=draw
-                        )
-                    else:
-                        done = launch.launch(loaded, folder, force=force, progress=progress, draw=draw)
+                    done = train_or_resume(
+                        loaded, overrides, folder, wait=existing.wait, progress=progress, draw=draw
+                    )
                 except BusyError:
-                    if not skip_existing:
+                    if not existing.skip:
                         raise
-                    return _leave_busy(shown, as_json=as_json)
-    return finish(replace(done, folder=shown), as_json=as_json)
+                    return _leave_busy(shown, as_json=output.as_json)
+    return finish(replace(done, folder=shown), as_json=output.as_json)
 
 
 def _leave_busy(folder: Path, *, as_json: bool) -> int:

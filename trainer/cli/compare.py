@@ -2,12 +2,110 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from trainer.cli import completion
+
+
+@dataclass(frozen=True)
+class AnalysisOptions:
+    """How runs are grouped and tested."""
+
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Group by this key only, e.g. optimizer.name. Can be repeated."),
+    ] = None
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC=X",
+            help="Measure the time to reach this value, e.g. val_accuracy=0.95. Can be repeated.",
+        ),
+    ] = None
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Result to test and to rank settings by, e.g. val_loss (default: test, else validation).",
+            metavar="RESULT",
+        ),
+    ] = None
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GROUP", help="Compare all groups with this one: fewer pairs, narrower intervals."
+        ),
+    ] = None
+    bootstrap: Annotated[
+        bool,
+        typer.Option(
+            "--bootstrap",
+            help="Use bootstrap intervals for paired differences. With few seeds their coverage is too low.",
+        ),
+    ] = False
+    confidence: Annotated[
+        float, typer.Option(help="Level of each group's interval; joint level of all difference intervals.")
+    ] = 0.95
+
+
+@dataclass(frozen=True)
+class LineOptions:
+    """How the curves of the groups are drawn."""
+
+    x: Annotated[str, typer.Option("--x", help="The x axis: step, epoch, samples or seconds.")] = "step"
+    scale: Annotated[
+        str | None,
+        typer.Option(help="semilogy, semilogx, linear or loglog (default: semilogy for losses)."),
+    ] = None
+    centre: Annotated[str, typer.Option(help="Line of each group: mean or median.")] = "mean"
+    band: Annotated[
+        str, typer.Option(help="Band around it: min-max, std, quantiles, t, bootstrap or none.")
+    ] = "min-max"
+    smooth: Annotated[bool, typer.Option(help="Smooth minibatch losses.")] = True
+    multiples: Annotated[
+        bool | None,
+        typer.Option("--multiples/--overlay", help="One panel per group (default: above 7 groups)."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How the settings of a search are compared."""
+
+    within: Annotated[
+        float,
+        typer.Option(metavar="PERCENT", help="Sensitivity: a setting is good within this share of the best."),
+    ] = 5.0
+    random: Annotated[
+        bool, typer.Option("--random", help="Treat the runs as a random search and draw its budget curve.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class FigureFiles:
+    """Where figures are written, and their format."""
+
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="A folder for all figures and tables, or one file: png svg pdf, csv md tex json.",
+        ),
+    ] = None
+    figure: Annotated[
+        str | None, typer.Option(help="The figure to write to a single file, e.g. val_loss.", metavar="NAME")
+    ] = None
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="Format of the figures in a folder: png, svg or pdf. Can be repeated."),
+    ] = None
+    style: Annotated[str, typer.Option(help="screen, slides, paper or print (grey).")] = "screen"
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Figure size in inches, e.g. 7x4.")] = None
 
 
 def compare(
@@ -18,79 +116,11 @@ def compare(
             autocompletion=completion.run_dirs,
         ),
     ],
-    by: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY", help="Group by this key only, e.g. optimizer.name. Can be repeated."),
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="METRIC=X",
-            help="Measure the time to reach this value, e.g. val_accuracy=0.95. Can be repeated.",
-        ),
-    ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            help="Result to test and to rank settings by, e.g. val_loss (default: test, else validation).",
-            metavar="RESULT",
-        ),
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="GROUP", help="Compare all groups with this one: fewer pairs, narrower intervals."
-        ),
-    ] = None,
-    bootstrap: Annotated[
-        bool,
-        typer.Option(
-            "--bootstrap",
-            help="Use bootstrap intervals for paired differences. With few seeds their coverage is too low.",
-        ),
-    ] = False,
-    confidence: Annotated[
-        float, typer.Option(help="Level of each group's interval; joint level of all difference intervals.")
-    ] = 0.95,
-    x: Annotated[str, typer.Option("--x", help="The x axis: step, epoch, samples or seconds.")] = "step",
-    scale: Annotated[
-        str | None,
-        typer.Option(help="semilogy, semilogx, linear or loglog (default: semilogy for losses)."),
-    ] = None,
-    centre: Annotated[str, typer.Option(help="Line of each group: mean or median.")] = "mean",
-    band: Annotated[
-        str, typer.Option(help="Band around it: min-max, std, quantiles, t, bootstrap or none.")
-    ] = "min-max",
-    smooth: Annotated[bool, typer.Option(help="Smooth minibatch losses.")] = True,
-    multiples: Annotated[
-        bool | None,
-        typer.Option("--multiples/--overlay", help="One panel per group (default: above 7 groups)."),
-    ] = None,
-    within: Annotated[
-        float,
-        typer.Option(metavar="PERCENT", help="Sensitivity: a setting is good within this share of the best."),
-    ] = 5.0,
-    random: Annotated[
-        bool, typer.Option("--random", help="Treat the runs as a random search and draw its budget curve.")
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="PATH",
-            help="A folder for all figures and tables, or one file: png svg pdf, csv md tex json.",
-        ),
-    ] = None,
-    figure: Annotated[
-        str | None, typer.Option(help="The figure to write to a single file, e.g. val_loss.", metavar="NAME")
-    ] = None,
-    formats: Annotated[
-        list[str] | None,
-        typer.Option("--format", help="Format of the figures in a folder: png, svg or pdf. Can be repeated."),
-    ] = None,
-    style: Annotated[str, typer.Option(help="screen, slides, paper or print (grey).")] = "screen",
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Figure size in inches, e.g. 7x4.")] = None,
+    *,
+    analysis: AnalysisOptions,
+    lines: LineOptions,
+    search: SearchOptions,
+    files: FigureFiles,
     table: Annotated[str, typer.Option(help="Table on stdout: text, markdown, csv, latex or json.")] = "text",
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")] = False,
 ) -> None:
@@ -108,12 +138,7 @@ def compare(
         optlab compare runs --by optimizer.name --x seconds -o adam.pdf --figure val_accuracy --style paper
 
         optlab compare runs/lr_sweep --table latex > table.tex
-    """  # fmt: skip
+    """
     from trainer.cli import comparison
 
-    comparison.compare(
-        runs, output=output, figure=figure, formats=formats or ["png"], size=size, table=table,
-        as_json=as_json, x=x, scale=scale, centre=centre, band=band, within=within, by=by or [],
-        targets=target or [], metric=metric, against=against, bootstrap=bootstrap, confidence=confidence,
-        random_search=random, smooth=smooth, multiples=multiples, style=style,
-    )  # fmt: skip
+    comparison.compare(runs, analysis, lines, search, files, table=table, as_json=as_json)

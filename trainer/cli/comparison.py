@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from trainer import console
+from trainer.cli.compare import AnalysisOptions, FigureFiles, LineOptions, SearchOptions
 from trainer.compare import Comparison, compare_runs
 from trainer.compare.table import caption, render_table, sections
 from trainer.console import Column
@@ -27,22 +28,24 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 def compare(
     runs: Sequence[str],
+    analysis: AnalysisOptions,
+    lines: LineOptions,
+    search: SearchOptions,
+    files: FigureFiles,
     *,
-    output: Path | None,
-    figure: str | None,
-    formats: Sequence[str],
-    size: str | None,
     table: str,
     as_json: bool,
-    x: str,
-    scale: str | None,
-    centre: str,
-    band: str,
-    within: float,
-    **options: Any,
 ) -> None:
-    """Compare runs and print the results. `options` are passed to `compare_runs`."""
-    chosen = {"--x": x, "--scale": scale, "--centre": centre, "--band": band, "--table": table}
+    """Compare runs and print the results."""
+    output, formats = files.output, files.formats or ["png"]
+    band = lines.band
+    chosen = {
+        "--x": lines.x,
+        "--scale": lines.scale,
+        "--centre": lines.centre,
+        "--band": band,
+        "--table": table,
+    }
     for option, value in chosen.items():
         if value is not None and value not in CHOICES[option]:
             raise unknown_name("choice", value, CHOICES[option], key=option)
@@ -57,23 +60,34 @@ def compare(
             key="--output",
             expected=f"a folder, or .{', .'.join(known)}",
         )
-    if centre == "median" and band == "t":
+    if lines.centre == "median" and band == "t":
         raise ConfigError(
             "a Student t band requires the mean",
             key="--band",
             fix="use --band bootstrap or --centre mean",
         )
-    options |= {"x": x, "scale": scale, "centre": centre}
-    options["band"] = None if band == "none" else band.replace("-", "_")
     found = compare_runs(
         list(runs),
+        by=analysis.by or [],
+        targets=analysis.target or [],
+        metric=analysis.metric,
+        against=analysis.against,
+        bootstrap=analysis.bootstrap,
+        confidence=analysis.confidence,
+        within=_within(search.within),
+        random_search=search.random,
         draw=output is not None and ending not in TABLES,
-        within=_within(within),
-        size=_size(size) if size else None,
-        **options,
+        x=cast(Any, lines.x),  # checked above
+        scale=cast(Any, lines.scale),
+        centre=cast(Any, lines.centre),
+        band=None if band == "none" else cast(Any, band.replace("-", "_")),
+        smooth=lines.smooth,
+        multiples=lines.multiples,
+        style=files.style,
+        size=_size(files.size) if files.size else None,
     )
     if output is not None:
-        _write(found, output, ending, figure, formats)
+        _write(found, output, ending, files.figure, formats)
     if as_json or table == "json":
         console.print_json(found.as_dict())
     elif table == "text":

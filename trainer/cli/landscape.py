@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import console
+from trainer.cli.options import DescentOptions, LandscapeFiles
 from trainer.console import Column
 from trainer.errors import ConfigError
 from trainer.landscape.figures import animate_landscape, draw_landscape, one_per_step, render_landscape
@@ -18,27 +19,15 @@ LOWEST, HIGHEST = 1e-4, 10.0
 FORMATS = (".png", ".svg", ".pdf")
 
 
-def landscape(
-    problem: str,
-    optimizers: str,
-    *,
-    steps: int,
-    start: str | None,
-    lr: float | None,
-    tune: bool,
-    trials: int,
-    output: Path | None,
-    runs: Path,
-    animate: bool,
-    as_json: bool,
-) -> None:
+def landscape(problem: str, descent: DescentOptions, files: LandscapeFiles, *, as_json: bool) -> None:
     """Run the optimizers on a surface, write the figures, print how close each came to a minimum."""
     name, surface = find_surface(problem)
-    contestants = parse_contestants(optimizers)
-    where = surface.start if start is None else _point(start)
+    contestants = parse_contestants(descent.optimizers)
+    where = surface.start if descent.start is None else _point(descent.start)
+    steps, lr = descent.steps, descent.lr
     _check_lr(lr)
-    figure_path, gif_path = _paths(output or runs / "landscapes", name)
-    rates = learning_rates(LOWEST, HIGHEST, trials) if tune and lr is None else []
+    figure_path, gif_path = _paths(files.output or files.runs / "landscapes", name)
+    rates = learning_rates(LOWEST, HIGHEST, descent.trials) if descent.tune and lr is None else []
     descents = race(surface, contestants, steps=steps, start=where, lr=lr, rates=rates)
     shown = name.replace("_", " ")
     unit = "steps" if one_per_step(descents) else "gradients"
@@ -48,7 +37,7 @@ def landscape(
     figure = draw_landscape(surface, descents, heading)
     rundir.write_atomically(figure_path, render_landscape(figure, figure_path.suffix.removeprefix(".")))
     written = [figure_path]
-    if animate:
+    if files.animate:
         rundir.write_atomically(gif_path, animate_landscape(surface, descents, heading))
         written.append(gif_path)
     rows = [_row(one, surface) for one in descents]

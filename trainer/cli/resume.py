@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.cli.commands import announce_code, finish
+from trainer.cli.options import OutputOptions
 from trainer.config.identity import components_in
 from trainer.config.load import read
 from trainer.runs import drawing, launch, ownership, rundir
 from trainer.runs.resume import resume as go_on
 
 
-def resume(run: Path, overrides: Sequence[str], *, trust: bool, quiet: bool, as_json: bool) -> int:
+def resume(run: Path, overrides: Sequence[str], output: OutputOptions, *, trust: bool) -> int:
     """Resume a run and return the exit code."""
     ownership.require_run(run)
     saved = run / rundir.CONFIG
@@ -22,7 +23,7 @@ def resume(run: Path, overrides: Sequence[str], *, trust: bool, quiet: bool, as_
         draft = read(saved, overrides)
         wanted = draft.wants_figures()
         announce_code(*components_in(draft.tree.data))
-    with launch.shown(quiet) as progress, drawing.beside(wanted) as draw:
+    with launch.shown(output.quiet) as progress, drawing.beside(wanted) as draw:
         # A component may change the working directory.
         done = go_on(run.absolute(), overrides, trust=trust, progress=progress, draw=draw)
-    return finish(replace(done, folder=run), as_json=as_json)
+    return finish(replace(done, folder=run), as_json=output.as_json)

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from trainer.cli import completion
+from trainer.cli.options import RUNS, OutputOptions, RunsFolder
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Which runs of a sweep to train and how."""
+
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Worker processes (default: as in the sweep file, else one per core).", min=1),
+    ] = None
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Run only this variant. Can be repeated.", metavar="VARIANT"),
+    ] = None
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Run the I-th of N parts of the grid, e.g. in a job array.", metavar="I/N"),
+    ] = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the runs, the budget of each variant and an estimate.")
+    ] = False
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing runs of another config.")] = False
+    figures: Annotated[
+        bool, typer.Option("--figures/--no-figures", help="Compare the runs at the end and draw figures.")
+    ] = True
 
 
 def sweep(
@@ -23,34 +51,10 @@ def sweep(
             autocompletion=completion.overrides,
         ),
     ] = None,
-    runs: Annotated[
-        Path,
-        typer.Option("--runs", envvar="OPTLAB_RUNS", help="Directory that holds all runs.", metavar="DIR"),
-    ] = Path("runs"),
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Worker processes (default: as in the sweep file, else one per core).", min=1),
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="Run only this variant. Can be repeated.", metavar="VARIANT"),
-    ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(help="Run the I-th of N parts of the grid, e.g. in a job array.", metavar="I/N"),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the runs, the budget of each variant and an estimate.")
-    ] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite existing runs of another config.")
-    ] = False,
-    figures: Annotated[
-        bool, typer.Option("--figures/--no-figures", help="Compare the runs at the end and draw figures.")
-    ] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    runs: RunsFolder = RUNS,
+    *,
+    options: SweepOptions,
+    output: OutputOptions,
 ) -> None:
     """Train many runs in parallel: variants, a grid or a search, seeds, with equal budgets.
 
@@ -71,19 +75,4 @@ def sweep(
     """
     from trainer.cli import sweeping
 
-    raise typer.Exit(
-        sweeping.sweep(
-            file,
-            overrides or [],
-            runs=runs,
-            workers=workers,
-            only=only or [],
-            shard=shard,
-            dry_run=dry_run,
-            fail_fast=fail_fast,
-            force=force,
-            figures=figures,
-            quiet=quiet,
-            as_json=as_json,
-        )
-    )
+    raise typer.Exit(sweeping.sweep(file, overrides or [], runs, options, output))

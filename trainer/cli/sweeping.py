@@ -11,7 +11,9 @@ from typing import Any
 
 from trainer import console
 from trainer.cli.commands import announce_code
+from trainer.cli.options import OutputOptions
 from trainer.cli.runs import SHARDS, SWEEP_COLUMNS
+from trainer.cli.sweep import SweepOptions
 from trainer.cli.sweep_plan import dry_run_of
 from trainer.compare import compare_runs
 from trainer.compare.table import caption, render_table, with_half_width
@@ -32,50 +34,42 @@ MOST_COMPARED = 400
 
 
 def sweep(
-    file: Path,
-    overrides: Sequence[str],
-    *,
-    runs: Path,
-    workers: int | None,
-    only: Sequence[str],
-    shard: str | None,
-    dry_run: bool,
-    fail_fast: bool,
-    force: bool,
-    figures: bool,
-    quiet: bool,
-    as_json: bool,
+    file: Path, overrides: Sequence[str], runs: Path, options: SweepOptions, output: OutputOptions
 ) -> int:
     """Run a sweep, or print its plan with `dry_run`. Return the exit code."""
     read = read_sweep(file, overrides)
-    options = Options(workers, _known(only, read), _parts(shard, read), fail_fast)
+    shard = _parts(options.shard, read)
+    settings = Options(options.workers, _known(options.only or [], read), shard, options.fail_fast)
     check_budgets(read)
     shown = runs / read.config.name
     root = shown.absolute()  # a component may change the working directory
-    suffix = "" if options.shard is None else f"-{options.shard[0]}-of-{options.shard[1]}"
+    suffix = "" if shard is None else f"-{shard[0]}-of-{shard[1]}"
     shared_data = SharedData(root / f"{DATA}{suffix}")
-    if dry_run:
+    if options.dry_run:
         announce_code(*(part for variant in read.variants.values() for part in _parts_of(variant)))
     infos = check_variants(read, shared_data)
     for note in shared_data.notes():
         console.print_note(note)
     objective = resolve_objective(read, infos)
-    if dry_run:
-        dry_run_of(read, shown, infos, shared_data, options, as_json=as_json)
+    if options.dry_run:
+        dry_run_of(read, shown, infos, shared_data, settings, as_json=output.as_json)
         return 0
     rundir.prepare_root(root)
     with ExitStack() as stack:
         stack.enter_context(_alone(root, root if not suffix else root / SHARDS / suffix[1:]))
         shared_data.clear()
         stack.callback(shared_data.clear)
-        display = stack.enter_context(SweepProgress(quiet=quiet))
-        runner = SweepRunner(read, root, infos, objective, shared_data, options, _Shown(display), force=force)
-        runner.fit(force=force)
+        display = stack.enter_context(SweepProgress(quiet=output.quiet))
+        shown_in = _Shown(display)
+        runner = SweepRunner(
+            read, root, infos, objective, shared_data, settings, shown_in, force=options.force
+        )
+        runner.fit(force=options.force)
         code = runner.run()
         summary = runner.write_files()
-    if figures and code in (0, 4) and not suffix:
+    if options.figures and code in (0, 4) and not suffix:
         _compare(shown, summary["runs"]["done"])
-    if as_json:
+    if output.as_json:
         console.print_json({"sweep": str(shown)} | summary)
     else:
         with console.results_are_kept():

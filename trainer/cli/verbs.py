@@ -5,7 +5,7 @@ The functions import their implementations, because importing torch would slow d
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,19 @@ from trainer import streams
 from trainer.cli import compare as compare_verb
 from trainer.cli import completion
 from trainer.cli import sweep as sweep_verb
+from trainer.cli.options import (
+    RUNS,
+    AsJson,
+    ConfigFile,
+    DescentOptions,
+    ExistingRun,
+    LandscapeFiles,
+    OutputOptions,
+    Overrides,
+    RunFolder,
+    RunsFolder,
+    expand_options,
+)
 
 
 class Verb(TyperCommand):
@@ -37,53 +50,24 @@ app = typer.Typer(
     epilog="Start with: optlab train configs/quickstart.yaml",
 )
 
-verb = partial(app.command, cls=Verb)
 
-ConfigFile = Annotated[
-    Path, typer.Argument(help="The experiment's YAML file.", autocompletion=completion.config_files)
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...",
-        help="Overrides with YAML values: optimizer.lr=0.1 scheduler=null model.hidden=[100,50]",
-        autocompletion=completion.overrides,
-    ),
-]
-Runs = Annotated[
-    Path, typer.Option("--runs", envvar="OPTLAB_RUNS", help="Directory that holds all runs.", metavar="DIR")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-RUNS = Path("runs")
+def verb(name: str | None = None, *, panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a verb, listed in a panel of the help."""
+    register = app.command(name, cls=Verb, rich_help_panel=panel)
+    return lambda function: register(expand_options(function))
 
 
-@verb(rich_help_panel="Train")
+@verb(panel="Train")
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
-    runs: Runs = RUNS,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="Exact path of the run directory.", metavar="DIR")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing run.")] = False,
-    skip_existing: Annotated[
-        bool,
-        typer.Option(
-            "--skip-existing", help="Skip a finished run of the same config; resume an interrupted one."
-        ),
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Resume an existing run from its last checkpoint.")
-    ] = False,
-    wait: Annotated[
-        bool,
-        typer.Option("--wait", help="Wait for a process that trains this run, then act as --skip-existing."),
-    ] = False,
+    *,
+    folder: RunFolder,
+    existing: ExistingRun,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config, groups, steps and an estimate.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
-    as_json: AsJson = False,
+    output: OutputOptions,
 ) -> None:
     """Train one experiment and write a run directory.
 
@@ -100,24 +84,10 @@ def train(
     """
     from trainer.cli import commands
 
-    raise typer.Exit(
-        commands.train(
-            config,
-            overrides or [],
-            runs=runs,
-            run_dir=run_dir,
-            force=force,
-            skip_existing=skip_existing,
-            resume=resume,
-            wait=wait,
-            dry_run=dry_run,
-            quiet=quiet,
-            as_json=as_json,
-        )
-    )
+    raise typer.Exit(commands.train(config, overrides or [], folder, existing, output, dry_run=dry_run))
 
 
-@verb(rich_help_panel="Train")
+@verb(panel="Train")
 def resume(
     run: Annotated[Path, typer.Argument(help="A run directory.", autocompletion=completion.run_dirs)],
     overrides: Annotated[
@@ -128,8 +98,8 @@ def resume(
         bool,
         typer.Option("--trust", help="Execute the user code of a run from another user, host or path."),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
-    as_json: AsJson = False,
+    *,
+    output: OutputOptions,
 ) -> None:
     """Resume a run from its last checkpoint. The result equals that of an uninterrupted run, bit for bit.
 
@@ -143,13 +113,13 @@ def resume(
     """
     from trainer.cli.resume import resume as run_resume
 
-    raise typer.Exit(run_resume(run, overrides or [], trust=trust, quiet=quiet, as_json=as_json))
+    raise typer.Exit(run_resume(run, overrides or [], output, trust=trust))
 
 
-verb(rich_help_panel="Train")(sweep_verb.sweep)
+verb(panel="Train")(sweep_verb.sweep)
 
 
-@verb(rich_help_panel="Train")
+@verb(panel="Train")
 def validate(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a config without training: names, options, shapes, parameter groups. Downloads nothing.
 
@@ -166,7 +136,7 @@ def validate(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = 
     commands.validate(config, overrides or [], as_json=as_json)
 
 
-@verb(rich_help_panel="Train")
+@verb(panel="Train")
 def prepare(
     name: Annotated[str, typer.Argument(help="Name of a data set.", autocompletion=completion.datasets)],
     options: Annotated[
@@ -190,7 +160,7 @@ def prepare(
     commands.prepare(name, options or [])
 
 
-@verb(rich_help_panel="Look")
+@verb(panel="Look")
 def plot(
     run: Annotated[list[Path], typer.Argument(help="Run directories.", autocompletion=completion.run_dirs)],
     formats: Annotated[
@@ -210,15 +180,15 @@ def plot(
     commands.plot(run, formats or ["png"])
 
 
-verb(rich_help_panel="Look")(compare_verb.compare)
+verb(panel="Look")(compare_verb.compare)
 
 
-@verb(name="runs", rich_help_panel="Look")
+@verb("runs", panel="Look")
 def list_runs(
     folders: Annotated[
         list[Path] | None, typer.Argument(help="Folders to search (default: the directory of all runs).")
     ] = None,
-    runs: Runs = RUNS,
+    runs: RunsFolder = RUNS,
     sort: Annotated[
         str, typer.Option(help="Column to sort by; prefix it with - for descending.", metavar="COLUMN")
     ] = "run",
@@ -239,7 +209,7 @@ def list_runs(
     runs_table.list_runs(folders or [runs], sort=sort, as_json=as_json)
 
 
-@verb(name="list", rich_help_panel="Look")
+@verb("list", panel="Look")
 def list_components(
     kind: Annotated[
         str | None,
@@ -260,7 +230,7 @@ def list_components(
     commands.list_components(kind, as_json=as_json)
 
 
-@verb(rich_help_panel="Look")
+@verb(panel="Look")
 def show(
     kind: Annotated[
         str, typer.Argument(help="dataset, augmentation, model, init, loss, optimizer or scheduler.")
@@ -295,7 +265,7 @@ def show(
     commands.show(kind, name, options or [], shape=shape, classes=classes, as_json=as_json)
 
 
-@verb(name="landscape", rich_help_panel="Look")
+@verb("landscape", panel="Look")
 def watch_landscape(
     problem: Annotated[
         str,
@@ -303,37 +273,9 @@ def watch_landscape(
             help="rosenbrock, beale, himmelblau, rastrigin, booth, three_hump_camel or quadratic."
         ),
     ],
-    optimizers: Annotated[
-        str, typer.Option(help="Optimizers with options: SGD,SGD:momentum=0.9,Adam", metavar="NAME,NAME")
-    ] = "SGD,SGD:momentum=0.9,RMSprop,Adam",
-    steps: Annotated[
-        int,
-        typer.Option(
-            help="Budget of each optimizer in gradient evaluations (one per step; LBFGS uses several).",
-            min=1,
-            max=100_000,
-        ),
-    ] = 300,
-    start: Annotated[
-        str | None, typer.Option(help="Starting point (default: the problem's own).", metavar="X,Y")
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Use this learning rate for all optimizers, without tuning.")
-    ] = None,
-    tune: Annotated[
-        bool, typer.Option("--tune/--no-tune", help="Tune each optimizer's learning rate or use its default.")
-    ] = True,
-    trials: Annotated[
-        int, typer.Option(help="Number of learning rates to try per optimizer.", min=2, max=1000)
-    ] = 20,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="A folder, or a file for the figure (png, svg, pdf).", metavar="PATH"
-        ),
-    ] = None,
-    animate: Annotated[bool, typer.Option("--gif/--no-gif", help="Also write an animation.")] = True,
-    runs: Runs = RUNS,
+    *,
+    descent: DescentOptions,
+    files: LandscapeFiles,
     as_json: AsJson = False,
 ) -> None:
     """Draw the paths of optimizers on a surface of two parameters: a contour figure and an animated GIF.
@@ -350,22 +292,10 @@ def watch_landscape(
     """
     from trainer.cli import landscape
 
-    landscape.landscape(
-        problem,
-        optimizers,
-        steps=steps,
-        start=start,
-        lr=lr,
-        tune=tune,
-        trials=trials,
-        output=output,
-        runs=runs,
-        animate=animate,
-        as_json=as_json,
-    )
+    landscape.landscape(problem, descent, files, as_json=as_json)
 
 
-@verb(rich_help_panel="Help")
+@verb(panel="Help")
 def bench(
     root: Annotated[
         Path | None, typer.Option(help="Folder of MNIST (default: OPTLAB_DATA).", metavar="DIR")
@@ -404,7 +334,7 @@ def bench(
     run_bench(root, setting, output=output, as_json=as_json)
 
 
-@verb(rich_help_panel="Help")
+@verb(panel="Help")
 def schema(
     output: Annotated[
         Path | None,
@@ -424,8 +354,8 @@ def schema(
     commands.schema(output)
 
 
-@verb(rich_help_panel="Help")
-def doctor(runs: Runs = RUNS, as_json: AsJson = False) -> None:
+@verb(panel="Help")
+def doctor(runs: RunsFolder = RUNS, as_json: AsJson = False) -> None:
     """Print versions, devices, threads, data sets on disk, the cache and write access.
 
     Examples:

@@ -1,0 +1,139 @@
+"""Options of the verbs, grouped in dataclasses, and their expansion into parameters that Typer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trainer.cli import completion
+
+ConfigFile = Annotated[
+    Path, typer.Argument(help="The experiment's YAML file.", autocompletion=completion.config_files)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Overrides with YAML values: optimizer.lr=0.1 scheduler=null model.hidden=[100,50]",
+        autocompletion=completion.overrides,
+    ),
+]
+RunsFolder = Annotated[
+    Path, typer.Option("--runs", envvar="OPTLAB_RUNS", help="Directory that holds all runs.", metavar="DIR")
+]
+RUNS = Path("runs")
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What a verb that trains prints."""
+
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False
+    as_json: AsJson = False
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run is written."""
+
+    runs: RunsFolder = RUNS
+    run_dir: Annotated[Path | None, typer.Option(help="Exact path of the run directory.", metavar="DIR")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class ExistingRun:
+    """What to do if the run directory contains a run already, or another process writes to it."""
+
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing run.")] = False
+    skip: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing", help="Skip a finished run of the same config; resume an interrupted one."
+        ),
+    ] = False
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume an existing run from its last checkpoint.")
+    ] = False
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Wait for a process that trains this run, then act as --skip-existing."),
+    ] = False
+
+
+@dataclass(frozen=True)
+class DescentOptions:
+    """The optimizers of a landscape, their budget and their learning rates."""
+
+    optimizers: Annotated[
+        str, typer.Option(help="Optimizers with options: SGD,SGD:momentum=0.9,Adam", metavar="NAME,NAME")
+    ] = "SGD,SGD:momentum=0.9,RMSprop,Adam"
+    steps: Annotated[
+        int,
+        typer.Option(
+            help="Budget of each optimizer in gradient evaluations (one per step; LBFGS uses several).",
+            min=1,
+            max=100_000,
+        ),
+    ] = 300
+    start: Annotated[
+        str | None, typer.Option(help="Starting point (default: the problem's own).", metavar="X,Y")
+    ] = None
+    lr: Annotated[
+        float | None, typer.Option(help="Use this learning rate for all optimizers, without tuning.")
+    ] = None
+    tune: Annotated[
+        bool, typer.Option("--tune/--no-tune", help="Tune each optimizer's learning rate or use its default.")
+    ] = True
+    trials: Annotated[
+        int, typer.Option(help="Number of learning rates to try per optimizer.", min=2, max=1000)
+    ] = 20
+
+
+@dataclass(frozen=True)
+class LandscapeFiles:
+    """Where the figures of a landscape are written."""
+
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="A folder, or a file for the figure (png, svg, pdf).", metavar="PATH"
+        ),
+    ] = None
+    animate: Annotated[bool, typer.Option("--gif/--no-gif", help="Also write an animation.")] = True
+    runs: RunsFolder = RUNS
+
+
+def expand_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a function for Typer that has the fields of dataclass parameters as its own parameters.
+
+    Typer declares one option per parameter of `inspect.signature`, which a function can state itself in
+    `__signature__`. The returned function builds the dataclasses from Typer's values and calls `function`.
+    """
+    groups: dict[str, tuple[Callable[..., Any], list[str]]] = {}
+    parameters: list[Parameter] = []
+    for parameter in signature(function, eval_str=True).parameters.values():
+        expanded = [parameter]
+        if isinstance(kind := parameter.annotation, type) and is_dataclass(kind):
+            expanded = list(signature(kind, eval_str=True).parameters.values())
+            groups[parameter.name] = (kind, [field.name for field in expanded])
+        parameters += [each.replace(kind=Parameter.KEYWORD_ONLY) for each in expanded]
+
+    @wraps(function)
+    def call(**values: Any) -> None:
+        built = {
+            group: kind(**{name: values.pop(name) for name in names})
+            for group, (kind, names) in groups.items()
+        }
+        function(**values, **built)
+
+    call.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return call
