@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.config import yaml_reader as positions
+from trainer.config import yaml_reader
 from trainer.config.yaml_reader import MAX_BYTES, MAX_DEPTH, Origin, Tree, parse, read_file
 from trainer.errors import ConfigError
 
@@ -110,6 +110,9 @@ def test_aliases_are_values_of_their_own() -> None:
         ("a: 1\nb: \0", "x.yaml:2: there is a NUL character"),
         ("a: &a [*a]", "*a refers to itself"),
         ("a: *b", "there is no anchor &b above"),
+        ("a: &b 1\nc: &b 2", "x.yaml:2: the anchor &b is already set in line 1"),
+        ("a: {!!merge b: {c: 1}}", "'b' is not a !!merge"),
+        ("a: {<<: !mine [{c: 1}]}", "unknown tag '!mine'"),
         ("? [1]\n: 2", "cannot be a key"),
         ("a: 1\n---\nb: 2", "x.yaml:2: a second document"),
         ("a:\n\tb: 1", "indent with spaces"),
@@ -211,7 +214,7 @@ def test_a_pipe_is_read_to_a_bound_and_not_waited_for_without_end(
 ) -> None:
     with pytest.raises(ConfigError, match="larger than 1 MiB"):
         written_to_a_pipe(folder, *[bytes(1 << 16)] * 40)
-    monkeypatch.setattr(positions, "PIPE_SECONDS", 0.01)
+    monkeypatch.setattr(yaml_reader, "PIPE_SECONDS", 0.01)
     with pytest.raises(ConfigError, match="no data arrived through this pipe"):
         read_file(folder / "pipe")
 

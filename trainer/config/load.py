@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from trainer.config import validation_errors as messages
-from trainer.config import yaml_reader as positions
+from trainer.config import yaml_reader
 from trainer.config.component_paths import Slot, find_components, spell_out
 from trainer.config.merge import read_layers
 from trainer.config.models import Config, GroupConfig, SeedConfig
@@ -175,8 +175,8 @@ def from_mapping(
 
 
 def _plain_input(value: Any, path: KeyPath) -> Any:
-    if len(path) > positions.MAX_DEPTH:
-        raise ConfigError(f"values are nested more than {positions.MAX_DEPTH} deep", key=str(path[0]))
+    if len(path) > yaml_reader.MAX_DEPTH:
+        raise ConfigError(f"values are nested more than {yaml_reader.MAX_DEPTH} deep", key=str(path[0]))
     if isinstance(value, Mapping):
         return {key: _plain_input(item, (*path, key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -427,8 +427,8 @@ def _write_text(dumper: _Dumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _write_text)
 
 # Quote text that our reader reads as a number; PyYAML quotes only what its own reader reads as one.
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", positions.FLOAT, list("-+.0123456789"))
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", positions.INT, list("-+0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", yaml_reader.FLOAT, list("-+.0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", yaml_reader.INT, list("-+0123456789"))
 
 
 def dump(config: Config) -> str:

@@ -1,23 +1,23 @@
 """Read YAML text as plain Python values, with the location of every key and list item.
 
-The reader processes the events of PyYAML's parser itself: events have line numbers, the result contains
-only plain values, and depth and size are checked while reading, before aliases are expanded, so a hostile
-file is rejected early.
+PyYAML composes the nodes, which have line numbers. Depth, size and aliases are checked before, on the events
+of its parser, because composing is recursive. What aliases add is counted while nodes are converted to plain
+values, so a hostile file is rejected early.
 
 Scalars follow YAML 1.2, not 1.1: `1e-3` is a number, `yes`, `no`, `on` and `off` are strings, `012` is 12.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
 import select
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -39,7 +39,31 @@ BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)\Z")
 NULL = re.compile(r"(~|null|Null|NULL|)\Z")
 
 _TAG = "tag:yaml.org,2002:"
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_MERGE = _TAG + "merge"
+_PATTERNS = {"null": NULL, "bool": BOOL, "int": INT, "float": FLOAT, "merge": re.compile(r"<<\Z")}
+_FIRST = {
+    "null": ["~", "n", "N", ""],
+    "bool": "tTfF",
+    "int": "-+0123456789",
+    "float": "-+.0123456789",
+    "merge": "<",
+}
+_KINDS = {
+    "scalar": {_TAG + kind: kind for kind in ("str", *_PATTERNS)},
+    "sequence": {_TAG + "seq": "list"},
+    "mapping": {_TAG + "map": "dict"},
+}
+_PyYAMLLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_PyYAMLLoader):  # type: ignore[misc]
+    """PyYAML's loader with the plain scalars of YAML 1.2."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+for _kind, _pattern in _PATTERNS.items():
+    _Loader.add_implicit_resolver(_TAG + _kind, _pattern, _FIRST[_kind])
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +104,6 @@ class Tree:
 
     data: Any
     positions: dict[KeyPath, Position] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Node:
-    """A YAML node; `size` and `height` are those of its subtree with aliases expanded."""
-
-    line: int
-    scalar: Any = None
-    items: list[_Node] | None = None
-    pairs: list[tuple[_Node, _Node]] | None = None
-    size: int = 1
-    height: int = 1
-    is_merge: bool = False
 
 
 def display_name(path: Path) -> str:
@@ -178,160 +189,159 @@ def parse(text: str, origin: Origin) -> Tree:
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise ConfigError("there is a NUL character", where=str(Position(origin, line)), expected="YAML text")
+    reader = _Reader(origin)
     try:
-        root = _compose(text, origin)
+        reader.check(text)
+        root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        _refuse_depth(text, origin)
-        raise _syntax_error(error, text, origin) from error
+        mark: Any = error.problem_mark or error.context_mark
+        with suppress(yaml.YAMLError):  # the parser reads ahead and may reach its own depth limit first
+            reader.check(text[: mark.index])
+        raise _syntax_error(error, Position(origin, mark.line + 1), text) from error
     except (yaml.YAMLError, UnicodeError) as error:
         raise ConfigError(f"this is not YAML: {error}", where=origin.name, expected="YAML text") from error
-    tree = Tree(None, {(): Position(origin, root.line)})
-    tree.data = _construct(root, (), tree.positions, origin)
-    return tree
+    if root is None:
+        return Tree(None, {(): Position(origin, 1)})
+    reader.positions[()] = reader.position(root)
+    return Tree(reader.convert(root, ()), reader.positions)
 
 
 def _too_large(name: str) -> ConfigError:
     return ConfigError("the file is larger than 1 MiB", where=name, expected="a config of at most 1 MiB")
 
 
-def _refuse_depth(text: str, origin: Origin) -> None:
-    """Raise ConfigError if a text that the parser rejected is nested too deeply; otherwise return.
-
-    The parser reads ahead after an opening bracket and has its own limit in some releases, so it can reject a
-    text before its first event. Therefore parse only the text up to the first bracket beyond our limit.
-    """
-    depth = 0
-    for bracket in re.finditer(r"[\[\]{}]", text):
-        depth += 1 if bracket.group() in "[{" else -1
-        if depth > MAX_DEPTH:
-            with contextlib.suppress(yaml.YAMLError):  # the brackets were in quoted text or in a comment
-                _compose(text[: bracket.end()], origin)
-            return
-
-
-def _syntax_error(error: yaml.MarkedYAMLError, text: str, origin: Origin) -> ConfigError:
-    mark = error.problem_mark or error.context_mark
-    number = getattr(mark, "line", -1)
-    where = str(Position(origin, number + 1))
+def _syntax_error(error: yaml.MarkedYAMLError, position: Position, text: str) -> ConfigError:
     what = " ".join(part for part in (error.context, error.problem) if part)
-    lines = text.split("\n")
-    tabbed = 0 <= number < len(lines) and lines[number].lstrip(" ").startswith("\t")
+    tabbed = "".join(text.split("\n")[position.line - 1 : position.line]).lstrip(" ").startswith("\t")
     fix = "indent with spaces, not with tabs" if tabbed else ""
-    return ConfigError(f"this is not YAML: {what}", where=where, fix=fix)
+    return ConfigError(f"this is not YAML: {what}", where=str(position), fix=fix)
 
 
-def _compose(text: str, origin: Origin) -> _Node:
-    """Build the node tree from the parser's events, and check depth and size."""
-    anchors: dict[str, _Node | None] = {}
-    open_nodes: list[tuple[_Node, str | None]] = []
-    waiting_keys: list[_Node | None] = []
-    root: _Node | None = None
-    documents = 0
+class _Reader:
+    """Checks the events of one text and converts its nodes to plain values with positions."""
 
-    def refuse(what: str, line: int, expected: str = "") -> ConfigError:
-        return ConfigError(what, where=str(Position(origin, line)), expected=expected)
+    def __init__(self, origin: Origin) -> None:
+        self.positions: dict[KeyPath, Position] = {}
+        self._origin = origin
+        self._count = 0
 
-    def place(node: _Node, line: int) -> None:
-        """Add a finished node to the innermost open collection."""
-        nonlocal root
-        if len(open_nodes) + node.height > MAX_DEPTH:
-            raise refuse(f"values are nested more than {MAX_DEPTH} deep", line)
-        if not open_nodes:
-            root = node
-            return
-        parent, _ = open_nodes[-1]
-        parent.size += node.size
-        parent.height = max(parent.height, node.height + 1)
-        if parent.size > MAX_NODES:
-            raise refuse(f"there are more than {MAX_NODES} values (aliases expanded)", line)
-        if parent.items is not None:
-            parent.items.append(node)
-        elif parent.pairs is not None:
-            key = waiting_keys[-1]
-            if key is None:
-                waiting_keys[-1] = node
-            else:
-                parent.pairs.append((key, node))
-                waiting_keys[-1] = None
+    def position(self, item: Any) -> Position:
+        """Return the position of an event or a node."""
+        return Position(self._origin, item.start_mark.line + 1)
 
-    events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
-    for event in events:
-        line = event.start_mark.line + 1
-        if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-            if documents > 1:
-                raise refuse("a second document starts here", line, "one document")
-        elif isinstance(event, yaml.AliasEvent):
-            anchor = str(event.anchor)
-            target = anchors.get(anchor)
-            if target is None:
-                what = (
-                    f"*{anchor} refers to itself"
-                    if anchor in anchors
-                    else f"there is no anchor &{anchor} above"
-                )
-                raise refuse(what, line, "" if anchor in anchors else "an alias of an anchor above it")
-            place(target, line)
-        elif isinstance(event, yaml.ScalarEvent):
-            node = _scalar(event, line, refuse)
-            if event.anchor:
-                anchors[event.anchor] = node
-            place(node, line)
-        elif isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):
-            is_list = isinstance(event, yaml.SequenceStartEvent)
-            if event.tag not in (None, "!", _TAG + ("seq" if is_list else "map")):
-                raise refuse(f"unknown tag {event.tag!r}", line, "plain values without tags")
-            if len(open_nodes) >= MAX_DEPTH:
-                raise refuse(f"values are nested more than {MAX_DEPTH} deep", line)
-            node = _Node(line, items=[]) if is_list else _Node(line, pairs=[])
-            if event.anchor:
-                anchors[event.anchor] = None
-            open_nodes.append((node, event.anchor))
-            waiting_keys.append(None)
-        elif isinstance(event, yaml.SequenceEndEvent | yaml.MappingEndEvent):
-            node, opened_anchor = open_nodes.pop()
-            waiting_keys.pop()
-            if opened_anchor:
-                anchors[opened_anchor] = node
-            place(node, node.line)
-    return root or _Node(1)
+    def _error(self, item: Any, what: str, expected: str = "", fix: str = "") -> ConfigError:
+        return ConfigError(what, where=str(self.position(item)), expected=expected, fix=fix)
 
+    def _too_large(self, item: Any, count: int) -> ConfigError:
+        if count > MAX_NODES:
+            return self._error(item, f"there are more than {MAX_NODES} values (aliases expanded)")
+        return self._error(item, f"values are nested more than {MAX_DEPTH} deep")
 
-def _scalar(event: Any, line: int, refuse: Any) -> _Node:
-    text: str = event.value
-    tag = event.tag
-    if "\0" in text:  # not allowed in file names and arguments
-        raise refuse("there is a NUL character", line, "text without \\0")
-    if max(len(text), len(tag or "")) > MAX_TEXT:  # error messages show the text
-        raise refuse(f"a text has more than {MAX_TEXT:,} characters", line)
-    if tag in (None, "!"):
-        if not event.implicit[0]:
-            return _Node(line, text)
-        if text == "<<":
-            return _Node(line, text, is_merge=True)
-        kind = _implicit_kind(text)
-    else:
-        kind = tag.removeprefix(_TAG)
-        pattern = {"float": FLOAT, "int": INT, "bool": BOOL, "null": NULL}.get(kind)
-        if not tag.startswith(_TAG) or (kind != "str" and pattern is None):
-            raise refuse(f"unknown tag {tag!r}", line, "plain values without tags")
-        if pattern and not pattern.match(text):
-            raise refuse(f"{text!r} is not a !!{kind}", line)
-    if kind == "str":
-        return _Node(line, text)
-    if len(text) > 400:
-        raise refuse("this number has more than 400 characters", line)
-    return _Node(line, _number(kind, text))
+    def check(self, text: str) -> None:
+        """Check that a text is a single document, small and flat enough, with an anchor for every alias."""
+        documents = nodes = 0
+        anchors: dict[str, Any] = {}
+        parents: list[str | None] = []  # the anchors of the collections around the event
+        event: Any
+        for event in yaml.parse(text, Loader=_Loader):
+            if isinstance(event, yaml.NodeEvent):
+                nodes += 1
+                if nodes > MAX_NODES or len(parents) >= MAX_DEPTH:
+                    raise self._too_large(event, nodes)
+                name = event.anchor
+                if isinstance(event, yaml.AliasEvent):
+                    if name in parents:
+                        raise self._error(event, f"*{name} refers to itself")
+                    if name not in anchors:
+                        expected = "an alias of an anchor above it"
+                        raise self._error(event, f"there is no anchor &{name} above", expected)
+                elif name in anchors:
+                    raise self._duplicate(event, f"the anchor &{name}", anchors[name])
+                elif name:
+                    anchors[name] = event
+                if isinstance(event, yaml.CollectionStartEvent):
+                    parents.append(name)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                parents.pop()
+            elif isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise self._error(event, "a second document starts here", "one document")
 
+    def convert(self, node: Any, path: KeyPath) -> Any:
+        """Convert a node to plain values; every alias becomes a copy."""
+        self._count += 1
+        if self._count > MAX_NODES or len(path) >= MAX_DEPTH:
+            raise self._too_large(node, self._count)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node)
+        if self._kind(node) == "list":
+            for index, item in enumerate(node.value):
+                self.positions[*path, index] = self.position(item)
+            return [self.convert(item, (*path, index)) for index, item in enumerate(node.value)]
+        data: dict[Hashable, Any] = {}
+        for key, (key_node, value) in self._entries(node, len(path) + 1).items():
+            self.positions[*path, key] = self.position(key_node)
+            data[key] = self.convert(value, (*path, key))
+        return data
 
-def _implicit_kind(text: str) -> str:
-    if NULL.match(text):
-        return "null"
-    if BOOL.match(text):
-        return "bool"
-    if INT.match(text):
-        return "int"
-    return "float" if FLOAT.match(text) else "str"
+    def _entries(self, node: Any, depth: int) -> dict[Hashable, tuple[Any, Any]]:
+        """Return the nodes of a mapping by key; `<<` adds keys that the mapping itself lacks."""
+        self._kind(node)
+        self._count += len(node.value)
+        if self._count > MAX_NODES or depth > MAX_DEPTH:
+            raise self._too_large(node, self._count)
+        own: dict[Hashable, tuple[Any, Any]] = {}
+        inherited: dict[Hashable, tuple[Any, Any]] = {}
+        merge = None
+        for key_node, value in node.value:
+            if key_node.tag == _MERGE and key_node.value == "<<":
+                if merge:
+                    raise self._duplicate(key_node, "the key '<<'", merge)
+                merge = key_node
+                for parent in value.value if self._kind(value) == "list" else [value]:
+                    if not isinstance(parent, yaml.MappingNode):
+                        expected = "an alias of a mapping, as `<<: *name`"
+                        raise self._error(key_node, "`<<` merges mappings only", expected)
+                    inherited = {**self._entries(parent, depth + 1), **inherited}
+                continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self._error(key_node, "a list or a mapping cannot be a key", "a name or a number")
+            key = self._scalar(key_node)
+            if isinstance(key, float) and math.isnan(key):
+                raise self._error(key_node, "NaN cannot be a key", "a name or a number")
+            if key in own:
+                raise self._duplicate(key_node, f"the key {key!r}", own[key][0])
+            own[key] = (key_node, value)
+        return {**inherited, **own}
+
+    def _duplicate(self, item: Any, what: str, first: Any) -> ConfigError:
+        line = self.position(first).line
+        return self._error(item, f"{what} is already set in line {line}", fix="keep one of them")
+
+    def _scalar(self, node: Any) -> Any:
+        text: str = node.value
+        if "\0" in text:  # not allowed in file names and arguments
+            raise self._error(node, "there is a NUL character", "text without \\0")
+        if len(text) > MAX_TEXT or len(node.tag) > MAX_TEXT:  # error messages show the text
+            raise self._error(node, f"a text has more than {MAX_TEXT:,} characters")
+        kind = self._kind(node)
+        if kind == "str":
+            return text
+        if not _PATTERNS[kind].match(text):
+            raise self._error(node, f"{text!r} is not a !!{kind}")
+        if kind == "merge":  # `<<` that is not a key
+            return text
+        if len(text) > 400:
+            raise self._error(node, "this number has more than 400 characters")
+        return _number(kind, text)
+
+    def _kind(self, node: Any) -> str:
+        """Return the type of a node; raise ConfigError for a tag that YAML's core schema lacks."""
+        kind = _KINDS[node.id].get(node.tag)
+        if kind is None:
+            raise self._error(node, f"unknown tag {node.tag!r}", "plain values without tags")
+        return kind
 
 
 def _number(kind: str, text: str) -> Any:
@@ -342,60 +352,3 @@ def _number(kind: str, text: str) -> Any:
     if kind == "int":
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     return float(text.replace(".", "") if text[-1:].isalpha() else text)
-
-
-def _construct(node: _Node, path: KeyPath, positions: dict[KeyPath, Position], origin: Origin) -> Any:
-    """Convert nodes to plain values; every alias becomes a copy."""
-    if node.items is not None:
-        for index, item in enumerate(node.items):
-            positions[(*path, index)] = Position(origin, item.line)
-        return [_construct(item, (*path, index), positions, origin) for index, item in enumerate(node.items)]
-    if node.pairs is not None:
-        data: dict[Hashable, Any] = {}
-        for key, (line, value) in _entries(node, origin).items():
-            positions[(*path, key)] = Position(origin, line)
-            data[key] = _construct(value, (*path, key), positions, origin)
-        return data
-    return node.scalar
-
-
-def _entries(node: _Node, origin: Origin) -> Mapping[Hashable, tuple[int, _Node]]:
-    """Return a mapping's keys with their lines and values; `<<` adds keys that the mapping itself lacks."""
-    own: dict[Hashable, tuple[int, _Node]] = {}
-    inherited: dict[Hashable, tuple[int, _Node]] = {}
-    merged_at = 0
-    for key_node, value in node.pairs or ():
-        where = str(Position(origin, key_node.line))
-        if key_node.is_merge:
-            if merged_at:
-                raise _duplicate("<<", merged_at, where)
-            merged_at = key_node.line
-            for parent in _parents(value, where):
-                inherited = {**_entries(parent, origin), **inherited}
-            continue
-        key = key_node.scalar
-        if key_node.items is not None or key_node.pairs is not None:
-            raise ConfigError(
-                "a list or a mapping cannot be a key", where=where, expected="a name or a number"
-            )
-        if isinstance(key, float) and math.isnan(key):
-            raise ConfigError("NaN cannot be a key", where=where, expected="a name or a number")
-        if key in own:
-            raise _duplicate(key, own[key][0], where)
-        own[key] = (key_node.line, value)
-    return {**inherited, **own}
-
-
-def _duplicate(key: object, first_line: int, where: str) -> ConfigError:
-    return ConfigError(
-        f"the key {key!r} is already set in line {first_line}", where=where, fix="keep one of them"
-    )
-
-
-def _parents(value: _Node, where: str) -> Iterator[_Node]:
-    for parent in [value] if value.items is None else value.items:
-        if parent.pairs is None:
-            raise ConfigError(
-                "`<<` merges mappings only", where=where, expected="an alias of a mapping, as `<<: *name`"
-            )
-        yield parent
