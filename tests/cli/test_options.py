@@ -7,8 +7,9 @@ from inspect import signature
 from typing import Annotated
 
 import typer
-from trainer.cli.options import expand_options
 from typer.testing import CliRunner
+
+from trainer.cli.options import expand_options
 
 
 @dataclass(frozen=True)
