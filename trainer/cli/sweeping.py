@@ -19,7 +19,8 @@ from trainer.compare import compare_runs
 from trainer.compare.table import caption, render_table, with_half_width
 from trainer.config.identity import components_in
 from trainer.config.merge import parse_override
-from trainer.console import Column, SweepProgress
+from trainer.console import Column
+from trainer.console.sweep import SweepProgress
 from trainer.errors import BusyError, ConfigError, FigureError, first_line, unknown_name
 from trainer.runs import rundir
 from trainer.sweep.file import read_sweep

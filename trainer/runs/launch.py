@@ -20,7 +20,7 @@ from trainer.config.identity import (
 from trainer.config.load import Loaded
 from trainer.config.models import Config
 from trainer.config.run_id import run_id
-from trainer.console import TrainingProgress
+from trainer.console.training import TrainingProgress
 from trainer.errors import BusyError, RunError
 from trainer.plots.titles import title
 from trainer.records import RunResult

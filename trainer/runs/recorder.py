@@ -19,7 +19,8 @@ from uuid import uuid4
 
 import torch
 
-from trainer.console import TrainingProgress, print_note
+from trainer.console import print_note
+from trainer.console.training import TrainingProgress
 from trainer.errors import RunError, StorageError
 from trainer.models.init import weight_histograms
 from trainer.optimizers.build import state_bytes

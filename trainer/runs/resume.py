@@ -23,7 +23,8 @@ from trainer.config.identity import (
 from trainer.config.load import Loaded, dump
 from trainer.config.merge import parse_override
 from trainer.config.models import Config
-from trainer.console import TrainingProgress, print_note
+from trainer.console import print_note
+from trainer.console.training import TrainingProgress
 from trainer.errors import BusyError, OptlabError, RunError
 from trainer.runs import checkpoint, launch, ownership, rundir, runner
 from trainer.runs.drawing import Draw, draw_run

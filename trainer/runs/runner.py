@@ -20,7 +20,7 @@ import torch
 
 from trainer import interrupts
 from trainer.config.load import dump
-from trainer.console import TrainingProgress
+from trainer.console.training import TrainingProgress
 from trainer.device import sparing_collector
 from trainer.errors import FigureError, RunError, StorageError, first_line
 from trainer.records import EvalRecord, Record, RunResult, Status, StepRecord

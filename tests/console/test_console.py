@@ -14,8 +14,6 @@ import pytest
 
 from trainer.console import (
     Column,
-    TimeLeft,
-    TrainingProgress,
     clean,
     format_cell,
     format_seconds,
@@ -26,6 +24,7 @@ from trainer.console import (
     print_text,
     table,
 )
+from trainer.console.training import TrainingProgress
 from trainer.errors import ConfigError, OptlabError, Problem
 from trainer.records import EvalRecord, Moment, RunResult, StepRecord
 
@@ -313,15 +312,17 @@ def test_without_validation_its_columns_are_left_out() -> None:
     assert lines[3].split() == ["1", "10", "2.000e-07", "0.1"]
 
 
-@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
 def test_on_a_terminal_nothing_is_wider_than_it(width: Callable[[int], None], columns: int) -> None:
     width(columns)
     terminal = Terminal()
     run_through(terminal)
     shown = plain(terminal.getvalue().replace("\r", "\n")).splitlines()
     assert max(map(len, shown)) <= columns
-    evaluations = [line for line in shown if "87.50%" in line and line.rstrip().endswith(".0")]
+    evaluations = [line for line in shown if "87.50%" in line and "epoch" not in line]
     assert len(evaluations) == 4
+    titles = next(line for line in shown if line.split()[:1] == ["epoch"])
+    assert ("step" in titles, "val acc" in titles) == (columns > 40, True)
     assert any("/300 steps" in line for line in shown)
     assert "\x1b[?25h" in terminal.getvalue(), "the cursor comes back"
 
@@ -356,62 +357,16 @@ def test_the_result_goes_to_stdout_and_the_progress_to_stderr(capsys: pytest.Cap
     assert said.err == "mlp\n"
 
 
-# Time left
-
-
-def feed(
-    left: TimeLeft, steps: int, *, start: int = 0, step_seconds: float = 0.1, eval_seconds: float = 2.0
+@pytest.mark.parametrize(("steps", "seconds"), [(300, None), (None, 3.0), (10**6, 3.0)])
+def test_the_time_left_follows_the_steps_or_the_budget_of_seconds(
+    width: Callable[[int], None], steps: int | None, seconds: float | None
 ) -> None:
-    """Make `steps` steps, an evaluation after every hundredth."""
-    now, train = 0.0, 0.0
-    left.add(now, start, train, evaluation=True)
-    for step in range(start + 1, start + steps + 1):
-        now += step_seconds
-        train += step_seconds
-        left.add(now, step, train, evaluation=False)
-        if step % 100 == 0:
-            now += eval_seconds
-            left.add(now, step, train, evaluation=True)
-
-
-def test_time_left_is_unknown_at_first() -> None:
-    left = TimeLeft(1000, None)
-    assert str(left) == "-:--"
-    left.add(0.0, 0, 0.0, evaluation=True)
-    assert left.seconds is None
-
-
-@pytest.mark.parametrize("start", [0, 5000])
-def test_time_left_includes_the_evaluations(start: int) -> None:
-    left = TimeLeft(start + 1000, None)
-    feed(left, 500, start=start)
-    # 500 steps of 0.1 s and 5 evaluations of 2 s.
-    assert left.seconds == pytest.approx(60.0)
-    assert str(left) == "1:00"
-
-
-def test_time_left_is_a_lower_bound_until_an_evaluation_was_seen() -> None:
-    left = TimeLeft(1000, None)
-    feed(left, 50)
-    assert left.seconds == pytest.approx(95.0)
-    assert str(left) == ">1:35"
-
-
-def test_time_left_follows_the_recent_pace() -> None:
-    left = TimeLeft(2000, None)
-    left.add(0.0, 0, 0.0, evaluation=True)
-    for step in range(1, 101):
-        left.add(step * 1.0, step, step * 1.0, evaluation=False)
-    for step in range(1, 501):
-        left.add(100 + step * 0.1, 100 + step, 100 + step * 0.1, evaluation=False)
-    assert left.seconds == pytest.approx(140.0)
-
-
-def test_a_budget_of_seconds_bounds_the_time_left() -> None:
-    left = TimeLeft(None, 100.0)
-    feed(left, 500)
-    # 50 s of training remain, and with them 5 evaluations of 2 s.
-    assert left.seconds == pytest.approx(60.0)
-    tight = TimeLeft(10_000, 60.0)
-    feed(tight, 500)
-    assert tight.seconds == pytest.approx(12.0)
+    width(80)
+    terminal = Terminal()
+    now = 0.0
+    with TrainingProgress(file=terminal, clock=lambda: now) as progress:
+        progress.start("mlp", steps, 100, seconds)
+        for step in range(251):
+            now = step / 100
+            progress.update(StepRecord(step, step / 100, step, step, now, {"loss": 0.5, "lr": 0.01}))
+    assert "left 00:01" in plain(terminal.getvalue())

@@ -1,0 +1,49 @@
+"""The result of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from trainer.console.formatting import format_cell, format_percent, format_rate, format_seconds
+from trainer.console.output import print_pairs
+from trainer.records import RunResult
+
+
+def print_result(result: RunResult, run_dir: Path, *, file: TextIO | None = None) -> None:
+    """Print the result of a run: the last, best and test measurements, the cost, and the run directory."""
+    pairs: dict[str, Any] = {
+        "status": result.status + (f": {result.message}" if result.message else ""),
+        "trained": f"{result.epochs:.4g} epochs, {_count(result.steps, 'step')} in "
+        f"{format_seconds(result.train_seconds)} of training, {format_seconds(result.total_seconds)} in all",
+    }
+    if result.steps_per_second is not None and result.samples_per_second is not None:
+        steps, samples = format_rate(result.steps_per_second), format_rate(result.samples_per_second)
+        pairs["speed"] = f"{steps} steps/s, {samples} samples/s"
+    if result.final:
+        pairs["final"] = _measurements(result.final.values)
+    if result.best:
+        chosen = f" (epoch {result.best.epoch:.4g}, by {result.best_metric})" if result.best_metric else ""
+        pairs["best"] = _measurements(result.best.values) + chosen
+    if result.test:
+        numbers = {
+            key: value for key, value in result.test.items() if not isinstance(value, str) and key != "step"
+        }
+        pairs["test"] = _measurements(numbers)
+        if checkpoint := result.test.get("checkpoint"):
+            pairs["test"] += f" (at the {checkpoint} checkpoint)"
+    print_pairs("", {**pairs, "run": str(run_dir)}, file=file)
+
+
+def _measurements(values: Mapping[str, Any]) -> str:
+    said = []
+    for key, value in values.items():
+        if value is not None:
+            shown = format_percent(value) if key.endswith("accuracy") else format_cell(value, ".4g")
+            said.append(f"{key.replace('_', ' ')} {shown}")
+    return ", ".join(said)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

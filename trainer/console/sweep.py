@@ -1,0 +1,87 @@
+"""The progress of a sweep: lines, and on a terminal a table below them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Self, TextIO
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from trainer import streams
+from trainer.console.formatting import clean, format_cell, indent_lines, one_line
+from trainer.console.output import REDRAW_SECONDS, is_terminal, make_console, print_line
+from trainer.console.tables import Column
+
+
+class SweepProgress:
+    """Shows the progress of a sweep: lines, and on a terminal a table below them. A context manager.
+
+    Args:
+        file: output stream; default: stderr.
+        quiet: show notes only.
+    """
+
+    def __init__(self, *, file: TextIO | None = None, quiet: bool = False) -> None:
+        """Show nothing yet."""
+        self._file = streams.lenient(file or sys.stderr)
+        self._console = make_console(self._file)
+        self._live: Live | None = None
+        self._quiet = quiet
+        self._drawn = 0.0
+
+    def __enter__(self) -> Self:
+        """Start the progress display."""
+        if not self._quiet and is_terminal(self._file):
+            self._live = Live(
+                console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Remove the table."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def line(self, text: str) -> None:
+        """Print a line, unless quiet."""
+        if not self._quiet:
+            print_line(self._console, Text(indent_lines(clean(text))))
+
+    def note(self, text: str) -> None:
+        """Print a note, quiet or not."""
+        print_line(self._console, Text(indent_lines(clean(text))))
+
+    def update(
+        self, columns: Sequence[Column], rows: Iterable[Sequence[Any]], done: int, total: int, tail: str
+    ) -> None:
+        """Redraw the table and a bar of `done` out of `total` with the text `tail` beside it."""
+        if self._live is None or time.monotonic() - self._drawn < REDRAW_SECONDS:
+            return
+        self._drawn = time.monotonic()
+        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for column in columns:
+            grid.add_column(
+                Text(one_line(column.title)), justify=column.align, no_wrap=True, overflow="ellipsis"
+            )
+        shown = list(rows)
+        room = max(self._console.height - 4, 1)
+        for row in shown[:room]:
+            cells = zip(columns, row, strict=True)
+            grid.add_row(*(Text(format_cell(cell, column.spec)) for column, cell in cells))
+        more = [Text(f"... and {len(shown) - room} more", style="dim")] if len(shown) > room else []
+        bar = ProgressBar(
+            total=max(total, 1), completed=done, width=max(self._console.width - len(tail) - 2, 5)
+        )
+        below = Table.grid(padding=(0, 2, 0, 0))
+        below.add_column(no_wrap=True)
+        below.add_column(no_wrap=True)
+        below.add_row(bar, Text(one_line(tail)))
+        self._live.update(Group(grid, *more, below), refresh=True)
