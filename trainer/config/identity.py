@@ -167,9 +167,9 @@ def import_paths(config: Config) -> list[str]:
         components += [part for target in targets for part in (target.weight, target.bias) if part]
     texts = [component.name for component in components]
     for component in components:
-        texts += _texts(component.options)
+        texts += texts_in(component.options)
     for optimizer in config.optimizer:
-        texts += [text for group in optimizer.groups for text in _texts(group.options)]
+        texts += [text for group in optimizer.groups for text in texts_in(group.options)]
     return [text for text in dict.fromkeys(texts) if split_import_path(text)]
 
 
@@ -179,7 +179,7 @@ def named_code(*values: Any) -> list[str]:
     Args:
         values: components, options or values of an axis.
     """
-    paths = (split_import_path(text) for value in values for text in _texts(value))
+    paths = (split_import_path(text) for value in values for text in texts_in(value))
     named = [path for path in paths if path is not None]
     return list(dict.fromkeys(path.source for path in named if path.is_file or not _is_standard(path.source)))
 
@@ -194,15 +194,16 @@ def components_in(config: Any) -> list[Any]:
     return [component for _, _, component in find_components(config)]
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_in(value: Any) -> Iterator[str]:
+    """Yield the strings of a plain value, except keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _texts(item)
+            yield from texts_in(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _texts(item)
+            yield from texts_in(item)
 
 
 def source_files(file: Path) -> list[Path]:

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 
 from trainer.config import validation_errors as messages
 from trainer.config.component_paths import spell_out
-from trainer.config.merge import Override, merge, parse_override, read_layers
+from trainer.config.merge import Override, merge, read_layers
 from trainer.config.overrides import apply_overrides, contradictions, gives
-from trainer.config.paths import absolute_path
+from trainer.config.paths import absolute_import_path, absolute_path
 from trainer.config.yaml_reader import KeyPath, Position, Tree, read_file
 from trainer.errors import ConfigError, OptlabError, Problem, nearest
+from trainer.sweep.command_line import is_sweep, read_overrides, sweep_of
 from trainer.sweep.models import (
     NAME,
     RESERVED_NAMES,
@@ -32,18 +33,21 @@ from trainer.sweep.space import Axis, parse_axis
 
 
 def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
-    """Read a sweep file.
+    """Read a sweep file, or make a sweep of a config whose axes and seeds are given as overrides.
 
     Args:
         path: the file.
         overrides: of the keys of the sweep (`trials=20`, `axes.optimizer.lr=[0.1,1]`) or of the config of
-            every variant (`train.epochs=1`).
+            every variant (`train.epochs=1`; several values make an axis: `optimizer.lr=0.1,1`).
 
     Raises:
         ConfigError: the file is invalid; the error names the line.
     """
-    tree = read_file(path)
-    config_overrides = _apply_own(tree, overrides)
+    tree, given = read_file(path), read_overrides(overrides)
+    if not is_sweep(tree):
+        tree = sweep_of(path, tree, given)
+    config_overrides = _apply_own(tree, given)
+    _make_paths_absolute(tree)
     places = {".".join(map(str, key)): str(position) for key, position in tree.positions.items()}
     variants_data = tree.data.pop("variants", None)
     axes_data = tree.data.pop("axes", None)
@@ -69,11 +73,11 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     return sweep
 
 
-def _apply_own(tree: Tree, overrides: Sequence[str]) -> list[Override]:
+def _apply_own(tree: Tree, overrides: Sequence[Override]) -> list[Override]:
     """Apply the overrides of the keys of the sweep to its tree; return the overrides of the configs."""
     rest: list[Override] = []
     own: list[tuple[Override, KeyPath, Any]] = []
-    for override in map(parse_override, sorted(overrides)):
+    for override in overrides:
         head, *below = override.key
         if head in ("variants", "base", "format"):
             raise ConfigError(
@@ -119,6 +123,45 @@ def _set_own(tree: Tree, override: Override, path: KeyPath, value: Any) -> None:
         )
     tree.data[head] = {**(whole or {}), path[1]: value}
     tree.positions[path if head == "axes" else (head,)] = override.position
+
+
+def _make_paths_absolute(tree: Tree) -> None:
+    """Make paths in axes and dotted keys absolute, from the folder of the file or the working directory."""
+    common, variants = (_mapping(tree.data.get(key)) for key in ("axes", "variants"))
+    for key, value in common.items():
+        common[key] = _absolute(str(key), value, _folder(tree, ("axes", key)))
+    for name, overlay in variants.items():
+        path: KeyPath = ("variants", name)
+        for key, value in _mapping(overlay).items():
+            if key == "axes":
+                for axis, item in _mapping(value).items():
+                    value[axis] = _absolute(str(axis), item, _folder(tree, (*path, key, axis)))
+            elif "." in str(key):
+                overlay[key] = _absolute(str(key), value, _folder(tree, (*path, key)))
+
+
+def _mapping(value: Any) -> dict[Hashable, Any]:
+    """Return the value if it is a mapping; any other value is reported when it is read."""
+    return value if isinstance(value, dict) else {}
+
+
+def _folder(tree: Tree, path: KeyPath) -> Path:
+    position = tree.positions.get(path) or tree.positions.get(path[:1])
+    return position.origin.folder if position else Path.cwd()
+
+
+def _absolute(key: str, value: Any, folder: Path) -> Any:
+    """Return the value of a dotted key with absolute import paths, and for `data` absolute paths of files."""
+    if isinstance(value, dict):
+        return {name: _absolute(f"{key}.{name}", item, folder) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_absolute(key, item, folder) for item in value]
+    if not isinstance(value, str):
+        return value
+    parts = key.split(".")
+    if parts[0] == "data" and {"path", "root"} & set(parts):
+        return absolute_path(value, folder)
+    return absolute_import_path(value, folder)
 
 
 def _check_settings(tree: Tree, places: Mapping[str, str]) -> SweepConfig:

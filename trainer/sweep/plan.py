@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from trainer import catalog
-from trainer.config.identity import Code, code_of, config_differences
+from trainer.config.identity import Code, code_of, config_differences, texts_in
 from trainer.config.load import Loaded, dump
 from trainer.config.models import DataConfig, SeedConfig
 from trainer.config.overrides import gives
@@ -365,7 +365,7 @@ class ExistingRuns:
         """Return the code of the components of a run, as of the first call."""
         variant = self._sweep.variants[spec.variant]
         chooses = {
-            key: value for key, value in spec.values.items() if any(map(split_import_path, _texts(value)))
+            key: value for key, value in spec.values.items() if any(map(split_import_path, texts_in(value)))
         }
         key = value_text([variant.name, chooses])
         if key not in self._code:
@@ -395,10 +395,6 @@ class ExistingRuns:
             return environment_differences(spec.folder, self.code(spec), self._digest(spec))
         config = load_run_config(self._sweep, spec).config
         return run_differences(spec.folder, config, self.code(spec), self._digest(spec))
-
-
-def _texts(value: Any) -> list[str]:
-    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
 
 
 def _known_variants(root: Path, infos: Mapping[str, VariantInfo]) -> set[str]:

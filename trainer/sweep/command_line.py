@@ -1,0 +1,112 @@
+"""Axes and seeds on the command line: `optlab sweep adam.yaml optimizer.lr=1e-2,1e-3 seed=0..4`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from trainer.config.merge import Override, parse_override
+from trainer.config.yaml_reader import Origin, Position, Tree, parse
+from trainer.errors import ConfigError, OptlabError, Problem
+from trainer.sweep.models import SweepConfig
+
+MOST_IN_RANGE = 100_000
+_RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})\Z")
+_SEEDS = ("seeds", "final_seeds")
+_OWN = {"variants", "axes", *SweepConfig.model_fields} - {"format", "base", "name"}
+
+
+def is_sweep(tree: Tree) -> bool:
+    """Return whether a file has a key of a sweep: `variants`, `axes`, `seeds`, `trials` ..."""
+    return bool(_OWN & tree.data.keys())
+
+
+def sweep_of(config: Path, tree: Tree, overrides: Sequence[Override]) -> Tree:
+    """Return the sweep of a config over the axes and seeds of the command line.
+
+    Its name is the name of the config and the last parts of the keys that vary: `adam-lr`.
+
+    Args:
+        config: the file of the config.
+        tree: its content.
+        overrides: as returned by `read_overrides`.
+
+    Raises:
+        ConfigError: the overrides have neither axes nor seeds.
+    """
+    varied = [override.key[-1] for override in overrides if override.key[0] == "axes"]
+    varied += ["seeds" for override in overrides if override.key == ("seeds",) and not varied]
+    if not varied:
+        raise ConfigError(
+            f"{config} is the config of one run, and nothing is varied",
+            expected="a sweep file, or a config with several values for a key",
+            fix=f"for example: optlab sweep {config} optimizer.lr=0.1,0.01 seed=0..4; "
+            f"to train it once: optlab train {config}",
+        )
+    own_name = str(tree.data.get("name", config.stem))
+    name = "-".join(re.sub(r"[^A-Za-z0-9._+-]", "_", part) for part in (own_name, *varied))
+    where = Position(Origin(str(config), config.absolute().parent, lines=False))
+    return Tree({"base": str(config.absolute()), "name": name}, {("base",): where, ("name",): where})
+
+
+def read_overrides(texts: Sequence[str]) -> list[Override]:
+    """Parse overrides of a sweep; a key with several values becomes an axis, and `seed` becomes `seeds`.
+
+    Values are separated by commas outside quotes and brackets; `0..4` stands for 0, 1, 2, 3, 4.
+
+    Raises:
+        ConfigError: the problems of all overrides.
+    """
+    overrides: list[Override] = []
+    problems: list[Problem] = []
+    for text in sorted(texts):
+        try:
+            overrides.append(_read_override(text))
+        except OptlabError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError.of(problems)
+    return overrides
+
+
+def _read_override(text: str) -> Override:
+    key, _, value = text.partition("=")
+    path = tuple(part.strip() for part in key.split("."))
+    takes_values = path[0] in _SEEDS or path[0] not in {"variants", "axes", *SweepConfig.model_fields}
+    items = _items(value) if takes_values else []
+    is_seed = path == ("seed",)
+    several = len(items) > 1 or any(isinstance(item, str) and _RANGE.match(item) for item in items)
+    if not several and not is_seed:
+        return parse_override(text)
+    values = list(chain.from_iterable(_expanded(item, key, text) for item in items))
+    if path[0] in _SEEDS:
+        return Override(text, path, values)
+    return Override(text, ("seeds",) if is_seed else ("axes", *path), values)
+
+
+def _items(text: str) -> list[Any]:
+    """Return the values between the commas of a text, read as a YAML list; empty if it is not one."""
+    try:
+        items = parse(f"[{text}]", Origin("", Path.cwd(), lines=False)).data
+    except OptlabError:
+        return []
+    return items if isinstance(items, list) else []
+
+
+def _expanded(item: Any, key: str, text: str) -> Sequence[Any]:
+    """Return the integers of a range, or the item."""
+    match = _RANGE.match(item) if isinstance(item, str) else None
+    if match is None:
+        return [item]
+    low, high = int(match[1]), int(match[2])
+    if not low <= high < low + MOST_IN_RANGE:
+        raise ConfigError(
+            f"{item} is not a valid range",
+            key=key,
+            where=f"override {text!r}",
+            expected=f"LOW..HIGH, at most {MOST_IN_RANGE:,} integers",
+        )
+    return range(low, high + 1)
