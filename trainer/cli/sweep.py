@@ -40,14 +40,17 @@ class SweepOptions:
 
 def sweep(
     file: Annotated[
-        Path, typer.Argument(help="The sweep's YAML file.", autocompletion=completion.config_files)
+        Path,
+        typer.Argument(
+            help="The sweep's YAML file, or the config of one run.", autocompletion=completion.config_files
+        ),
     ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="Overrides of the sweep (trials=20 seeds=3 axes.optimizer.lr=[0.1,1]) or of every config "
-            "(train.epochs=1 data.root=DIR).",
+            help="Axes (optimizer.lr=0.1,0.01 seed=0..4), settings of the sweep (trials=20 final_seeds=3) or "
+            "overrides of every config (train.epochs=1 data.root=DIR).",
             autocompletion=completion.overrides,
         ),
     ] = None,
@@ -58,6 +61,9 @@ def sweep(
 ) -> None:
     """Train many runs in parallel: variants, a grid or a search, seeds, with equal budgets.
 
+    Several values for a key make an axis: separate them by commas, or write 0..4 for 0,1,2,3,4. Brackets and
+    quotes are those of YAML: model.hidden=[100,50],[20]. The sweep's folder contains the sweep.yaml of it.
+
     Rerun the command after a crash or Ctrl-C: finished runs are kept, interrupted ones are resumed.
 
     Exit codes: 0 done, 2 invalid file or usage, 4 some runs failed, 130 interrupted, 143 terminated,
@@ -66,6 +72,8 @@ def sweep(
     Examples:
 
         optlab sweep configs/sweeps/quick.yaml
+
+        optlab sweep configs/quickstart.yaml optimizer.lr=0.1,0.01,0.001 seed=0..4 --workers 2
 
         optlab sweep configs/sweeps/optimizers.yaml data.root=/data --dry-run
 
