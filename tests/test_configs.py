@@ -17,7 +17,8 @@ from trainer.training.loaded_data import LoadedData
 from trainer.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/lessons").glob("*.yaml")])
+FOLDERS = (ROOT / "configs", ROOT / "configs/lessons", ROOT / "configs/init")
+FILES = sorted(file for folder in FOLDERS for file in folder.glob("*.yaml") if file.stem != "sweep")
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 PROMISED = {
     *("quickstart", "mnist_mlp", "sgd", "sgd_momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"),

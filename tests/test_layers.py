@@ -19,8 +19,9 @@ LAYERS = [
     {"catalog", "imports", "console"},
     {"training", "statistics", "plots"},
     {"runs"},
-    {"compare", "sweep", "landscape", "bench"},
+    {"compare", "sweep", "landscape", "bench", "lessons"},
     {"cli"},
+    {"__main__"},
 ]
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 PARTS = LAYERS[2]

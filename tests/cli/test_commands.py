@@ -235,7 +235,7 @@ def test_completion(tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch)
     write_tiny(tmp_path / "configs", TINY)
     (tmp_path / "configs/notes.txt").write_text("")
     monkeypatch.chdir(tmp_path)
-    assert list(completion.config_files("c")) == ["configs/"]
+    assert list(completion.config_files("co")) == ["configs/"]
     assert list(completion.config_files("configs/")) == ["configs/tiny.yaml"]
     assert list(completion.overrides("optimizer.name=Adam")) == [
         f"optimizer.name={name}" for name in ("Adam", "AdamW", "Adamax")

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
-from collections.abc import Iterator
+import runpy
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from command import optlab
 from PIL import Image
 
 from trainer import catalog
+from trainer.lessons import training
+from trainer.lessons.table import LESSONS, changed_by_quick
 from trainer.runs import launch, rundir
 from trainer.training.building import build_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "scripts" / "lessons"
 CONFIGS = ROOT / "configs" / "lessons"
-MODULES = ("table", "training", "figures", "readme")
-
-
-@pytest.fixture(scope="module")
-def lessons() -> Iterator[ModuleType]:
-    """The main module of the script; modules of its folder are imported by name, as when it is run."""
-    sys.path.insert(0, str(SCRIPT))
-    spec = importlib.util.spec_from_file_location("lessons_main", SCRIPT / "__main__.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(SCRIPT))
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 def train(config: str, folder: Path, *overrides: str) -> rundir.Run:
@@ -49,24 +32,22 @@ def losses(run: rundir.Run) -> np.ndarray:
     return np.array(run.steps["loss"], dtype=np.float64)
 
 
-def test_there_are_fifteen_and_every_config_serves_one(lessons: ModuleType) -> None:
-    assert [lesson.number for lesson in lessons.LESSONS] == list(range(1, 16))
-    used = {run.config for lesson in lessons.LESSONS for run in lesson.runs}
+def test_there_are_fifteen_and_every_config_serves_one() -> None:
+    assert [lesson.number for lesson in LESSONS] == list(range(1, 16))
+    used = {run.config for lesson in LESSONS for run in lesson.runs}
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == used | {"base"}
-    for lesson in lessons.LESSONS:
+    for lesson in LESSONS:
         labels = [run.label for run in lesson.runs]
         assert len(set(labels)) == len(labels)
 
 
-def test_every_run_fits_its_config_and_has_a_directory_of_its_own(
-    lessons: ModuleType, tmp_path: Path
-) -> None:
+def test_every_run_fits_its_config_and_has_a_directory_of_its_own(tmp_path: Path) -> None:
     built = set()
     for quick in (False, True):
         folders = []
-        for lesson in lessons.LESSONS:
+        for lesson in LESSONS:
             for run in lesson.runs:
-                job = sys.modules["training"].job_of(lesson, run, quick=quick, runs=tmp_path)
+                job = training.job_of(lesson, run, quick=quick, runs=tmp_path)
                 loaded = catalog.load_config(job.config, job.overrides)
                 folders.append(launch.folder_for(loaded, run.overrides, tmp_path))
                 if quick and run.config not in built:
@@ -82,9 +63,10 @@ def test_every_config_says_what_to_look_at() -> None:
         assert path.stem == "base" or "Lesson" in comment[0], path
 
 
-def test_the_readme_is_the_table_and_its_pictures_are_there(lessons: ModuleType) -> None:
+def test_the_readme_is_the_table_and_its_pictures_are_there() -> None:
     text = (CONFIGS / "README.md").read_text(encoding="utf-8")
-    assert text == sys.modules["readme"].text(), "write it with: python scripts/lessons --readme"
+    wanted = runpy.run_path(str(ROOT / "scripts/lessons_readme.py"))["text"]()
+    assert text == wanted, "write it with: python scripts/lessons_readme.py"
     pictures = [CONFIGS / name for name in re.findall(r'src="(figures/[^"]+)"', text)]
     assert len(pictures) == 15
     sizes = [path.stat().st_size for path in pictures]
@@ -137,31 +119,29 @@ def test_lesson_15_a_tenth_of_the_work_makes_the_same_step(tmp_path: Path) -> No
 
 
 def test_the_command_draws_and_goes_on_where_it_stopped(
-    lessons: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All kinds of panels, on a few steps.
-    training = sys.modules["training"]
     monkeypatch.setattr(training, "EXECUTION", (*training.EXECUTION, "train.epochs=0.8"))
-    command = ["lessons", "--quick", "--only", "11,12,14", "--jobs", "1", "--runs", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", command)
-    assert lessons.main() == 0
-    drawn = capsys.readouterr().out.split()
-    assert [Path(path).name[:2] for path in drawn] == ["11", "12", "14"]
+    options = ("--quick", "--jobs", "1", "--runs", tmp_path)
+    done = optlab("lessons", "11", "12", "14", *options)
+    assert done.code == 0, done.err
+    drawn = [Path(path) for path in done.out.split()]
+    assert [path.name[:2] for path in drawn] == ["11", "12", "14"]
     for path in drawn:
+        assert path.parent == tmp_path / "lessons-quick" / "figures"
         assert Image.open(path).size[0] > 900
     # As after a power cut: one run half done, the others finished.
     broken = next(folder for folder in rundir.find_runs([tmp_path]) if "amsgrad" in folder.name)
     (broken / rundir.STATUS).write_text('{"format": 1, "status": "running"}', encoding="utf-8")
-    command[3] = "14"
-    assert lessons.main() == 0
-    said = capsys.readouterr()
-    assert said.err.count("there already") == len(lessons.LESSONS[13].runs) - 1
-    assert said.out.split() == drawn[2:]
+    done = optlab("lessons", "14", *options, "--json")
+    assert done.err.count("there already") == len(LESSONS[13].runs) - 1
+    assert done.json == [str(drawn[2])]
 
 
-def test_a_quick_figure_says_what_was_changed(lessons: ModuleType) -> None:
-    said = [lessons.changed_by_quick(lesson) for lesson in lessons.LESSONS]
-    for words, lesson in zip(said, lessons.LESSONS, strict=True):
+def test_a_quick_figure_says_what_was_changed() -> None:
+    said = [changed_by_quick(lesson) for lesson in LESSONS]
+    for words, lesson in zip(said, LESSONS, strict=True):
         for override in (*lesson.quick, *(text for run in lesson.runs for text in run.quick)):
             key, _, value = override.partition("=")
             assert key.startswith("log.") or f"{key.partition('.')[2]} {value}" in words
@@ -170,22 +150,20 @@ def test_a_quick_figure_says_what_was_changed(lessons: ModuleType) -> None:
     )
 
 
-def test_a_failed_run_costs_its_figure_alone(
-    lessons: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_run_costs_its_figure_alone(tmp_path: Path) -> None:
     absent = tmp_path / "absent.npz"
-    command = ["lessons", "--only", "13", "--jobs", "1", "--runs", str(tmp_path), "--cifar-npz", str(absent)]
-    monkeypatch.setattr(sys, "argv", command)
-    assert lessons.main() == 1
-    said = capsys.readouterr()
-    assert "there is no file" in said.err
-    assert "no figure for lesson 13" in said.err
-    assert said.out == ""
+    done = optlab("lessons", "13", "--jobs", "1", "--runs", tmp_path, "--cifar-npz", absent)
+    assert done.code == 1
+    assert "there is no file" in done.err
+    assert "no figure for lesson 13" in done.err
+    assert done.out == ""
 
 
-@pytest.mark.parametrize("options", [["--only", "16"], ["--only", "x"], ["--jobs", "0"]])
-def test_wrong_options_are_refused(
-    options: list[str], lessons: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["lessons", *options])
-    assert lessons.main() == 2
+@pytest.mark.parametrize("options", [["16"], ["x"], ["--jobs", "0"]])
+def test_wrong_options_are_refused(options: list[str]) -> None:
+    assert optlab("lessons", *options).code == 2
+
+
+def test_the_list_has_every_lesson() -> None:
+    assert [lesson["number"] for lesson in optlab("lessons", "--list", "--json").json] == list(range(1, 16))
+    assert "Momentum, dampening, Nesterov" in optlab("lessons", "4", "--list").out

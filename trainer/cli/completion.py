@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from trainer.config import packaged
 from trainer.config.models import Config, DataConfig, LogConfig, Section, TrainConfig
 
 _SECTIONS: dict[str, type[Section]] = {"train": TrainConfig, "log": LogConfig, "data": DataConfig}
@@ -26,12 +27,19 @@ def _paths(incomplete: str) -> Iterator[Path]:
 
 
 def config_files(incomplete: str) -> Iterator[str]:
-    """Yield YAML files and folders that start with `incomplete`."""
+    """Yield YAML files, folders and packaged configs that start with `incomplete`."""
     for path in _paths(incomplete):
         if path.is_dir():
             yield f"{path}/"
         elif path.suffix in (".yaml", ".yml"):
             yield str(path)
+    yield from (name for name in packaged.names("config", "lesson") if name.startswith(incomplete))
+
+
+def sweep_files(incomplete: str) -> Iterator[str]:
+    """Yield packaged sweeps, and what `config_files` yields."""
+    yield from (name for name in packaged.names("sweep") if name.startswith(incomplete))
+    yield from config_files(incomplete)
 
 
 def run_dirs(incomplete: str) -> Iterator[str]:

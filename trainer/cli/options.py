@@ -14,7 +14,11 @@ import typer
 from trainer.cli import completion
 
 ConfigFile = Annotated[
-    Path, typer.Argument(help="The experiment's YAML file.", autocompletion=completion.config_files)
+    Path,
+    typer.Argument(
+        help="The experiment's YAML file, or the name of a packaged config (optlab init --list).",
+        autocompletion=completion.config_files,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

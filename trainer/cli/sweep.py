@@ -42,7 +42,8 @@ def sweep(
     file: Annotated[
         Path,
         typer.Argument(
-            help="The sweep's YAML file, or the config of one run.", autocompletion=completion.config_files
+            help="The YAML file of a sweep or of one run, or the name of a packaged one (optlab init --list).",
+            autocompletion=completion.sweep_files,
         ),
     ],
     overrides: Annotated[
@@ -71,15 +72,15 @@ def sweep(
 
     Examples:
 
-        optlab sweep configs/sweeps/quick.yaml
+        optlab sweep quick
 
-        optlab sweep configs/quickstart.yaml optimizer.lr=0.1,0.01,0.001 seed=0..4 --workers 2
+        optlab sweep quickstart optimizer.lr=0.1,0.01,0.001 seed=0..4 --workers 2
 
-        optlab sweep configs/sweeps/optimizers.yaml data.root=/data --dry-run
+        optlab sweep optimizers data.root=/data --dry-run
 
-        optlab sweep configs/sweeps/optimizers.yaml --only adam --workers 2
+        optlab sweep optimizers --only adam --workers 2
 
-        optlab sweep configs/sweeps/optimizers.yaml --shard $SLURM_ARRAY_TASK_ID/8
+        optlab sweep optimizers --shard $SLURM_ARRAY_TASK_ID/8
     """
     from trainer.cli import sweeping
 

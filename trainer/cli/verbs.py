@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 
 from trainer import streams
 from trainer.cli import compare as compare_verb
-from trainer.cli import completion
+from trainer.cli import completion, init, lessons
 from trainer.cli import sweep as sweep_verb
 from trainer.cli.options import (
     RUNS,
@@ -42,19 +42,41 @@ class Verb(TyperCommand):
 
 app = typer.Typer(
     name="optlab",
-    help="Train small neural networks and compare optimizers honestly: YAML in, a run directory out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with: optlab train configs/quickstart.yaml",
+    epilog="Start with: optlab train quickstart, or optlab init to write a first set of configs",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"optlab {version('optlab')}")
+        except PackageNotFoundError:
+            typer.echo("optlab, not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train small neural networks and compare optimizers honestly: YAML in, a run directory out."""
 
 
 def verb(name: str | None = None, *, panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a verb, listed in a panel of the help."""
     register = app.command(name, cls=Verb, rich_help_panel=panel)
     return lambda function: register(expand_options(function))
+
+
+verb(panel="Start")(init.init)
 
 
 @verb(panel="Train")
@@ -76,11 +98,11 @@ def train(
 
     Examples:
 
-        optlab train configs/quickstart.yaml
+        optlab train quickstart
 
-        optlab train configs/sgd_momentum.yaml optimizer.lr=0.1 train.epochs=1 seed=3
+        optlab train sgd_momentum optimizer.lr=0.1 train.epochs=1 seed=3
 
-        for lr in 1 .1 .01; do optlab train configs/sgd.yaml optimizer.lr=$lr --skip-existing; done
+        for lr in 1 .1 .01; do optlab train sgd optimizer.lr=$lr --skip-existing; done
     """
     from trainer.cli import commands
 
@@ -127,9 +149,9 @@ def validate(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = 
 
     Examples:
 
-        optlab validate configs/adam.yaml
+        optlab validate adam
 
-        optlab validate configs/adam.yaml optimizer.lr=-1
+        optlab validate adam optimizer.lr=-1
     """
     from trainer.cli import commands
 
@@ -181,6 +203,7 @@ def plot(
 
 
 verb(panel="Look")(compare_verb.compare)
+verb(panel="Train")(lessons.lessons)
 
 
 @verb("runs", panel="Look")

@@ -84,7 +84,7 @@ def find(paths: Iterable[str | Path]) -> Found:
         raise RunError(
             f"no runs in {', '.join(map(str, folders))}",
             expected="run directories, or folders that contain some",
-            fix="train a model first: optlab train configs/quickstart.yaml",
+            fix="train a model first: optlab train quickstart",
         )
     runs, notes, pruned = [], [], 0
     sections: dict[str, dict[str, Any]] = {}

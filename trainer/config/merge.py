@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.config import packaged
 from trainer.config.component_paths import SECTIONS, Slot, slot_at, spell_out
 from trainer.config.paths import absolute_path
 from trainer.config.yaml_reader import KeyPath, Origin, Position, Tree, display_name, parse, read_file
@@ -58,7 +59,7 @@ def read_layers(path: Path) -> Tree:
     """
     layers: list[Tree] = []
     seen: list[Path] = []
-    following: Path | None = path
+    following: Path | None = packaged.find(path)
     while following is not None:
         tree = read_file(following)
         seen.append(_real(following))
@@ -86,25 +87,41 @@ def _base_of(tree: Tree, path: Path, seen: Sequence[Path]) -> Path | None:
         raise ConfigError(
             f"got {base!r}", key="base", where=where, expected="one YAML file, as `base: mnist_mlp.yaml`"
         )
-    file = Path(absolute_path(base, path.absolute().parent))
+    file = base_file(base, path.absolute().parent, where)
+    try:
+        real = _real(file)
+    except (OSError, RuntimeError):
+        real = file
+    if real in seen:
+        circle = " -> ".join(display_name(item) for item in [*seen[seen.index(real) :], real])
+        raise ConfigError(f"the bases form a cycle: {circle}", key="base", where=where)
+    return file
+
+
+def base_file(base: str, folder: Path, where: str) -> Path:
+    """Return the file that `base` names: a path, relative to `folder`, or a packaged config (`optlab:NAME`).
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if base.startswith(packaged.PREFIX):
+        return packaged.packaged(base, key="base", where=where)
+    file = Path(absolute_path(base, folder))
     try:
         known = file.is_file()
         siblings = [] if known else [item.name for item in file.parent.iterdir()]
-        real = _real(file)
     except (OSError, ValueError, RuntimeError):
-        known, siblings, real = False, [], file
+        known, siblings = False, []
     if not known:
         guess = nearest(file.name, siblings)
         raise ConfigError(
             f"there is no file {display_name(file)}",
             key="base",
             where=where,
-            expected="a file; relative paths start at the folder of the file that names it",
+            expected="a file, relative to the folder of the file that names it, or a packaged config, as "
+            "`optlab:mnist_mlp`",
             fix=f"did you mean {guess!r}?" if guess else "",
         )
-    if real in seen:
-        circle = " -> ".join(display_name(item) for item in [*seen[seen.index(real) :], real])
-        raise ConfigError(f"the bases form a cycle: {circle}", key="base", where=where)
     return file
 
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from trainer.config import packaged
 from trainer.config import validation_errors as messages
 from trainer.config.component_paths import spell_out
-from trainer.config.merge import Override, merge, read_layers
+from trainer.config.merge import Override, base_file, merge, read_layers
 from trainer.config.overrides import apply_overrides, contradictions, gives
 from trainer.config.paths import absolute_import_path, absolute_path
 from trainer.config.yaml_reader import KeyPath, Position, Tree, read_file
-from trainer.errors import ConfigError, OptlabError, Problem, nearest
+from trainer.errors import ConfigError, OptlabError, Problem
 from trainer.sweep.command_line import is_sweep, read_overrides, sweep_of
 from trainer.sweep.models import (
     NAME,
@@ -43,6 +44,7 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     Raises:
         ConfigError: the file is invalid; the error names the line.
     """
+    path = packaged.find(path)
     tree, given = read_file(path), read_overrides(overrides)
     if not is_sweep(tree):
         tree = sweep_of(path, tree, given)
@@ -186,17 +188,7 @@ def _nearest_place(path: KeyPath, places: Mapping[str, str]) -> str:
 def _read_base(config: SweepConfig, path: Path, places: Mapping[str, str]) -> Tree:
     if config.base is None:
         return Tree({}, {})
-    file = Path(absolute_path(config.base, path.absolute().parent))
-    if not file.is_file():
-        near = nearest(file.name, [item.name for item in file.parent.glob("*.yaml")])
-        raise ConfigError(
-            f"file {config.base} does not exist",
-            key="base",
-            where=places.get("base", ""),
-            expected="the path of a config, relative to the sweep file",
-            fix=f"did you mean {near!r}?" if near else "",
-        )
-    return read_layers(file)
+    return read_layers(base_file(config.base, path.absolute().parent, places.get("base", "")))
 
 
 def _plain_name(base: Tree) -> str:

@@ -1,11 +1,12 @@
-"""Writes configs/lessons/README.md from the table of lessons."""
+"""Write configs/lessons/README.md from the table of lessons: python scripts/lessons_readme.py."""
 
 from __future__ import annotations
 
-from table import LESSONS, Lesson, Run
-from training import CONFIGS
+from pathlib import Path
 
-README = CONFIGS / "README.md"
+from trainer.lessons.table import LESSONS, Lesson, Run
+
+README = Path(__file__).resolve().parents[1] / "configs" / "lessons" / "README.md"
 
 HEAD = """\
 # Lessons
@@ -14,12 +15,14 @@ Fifteen small experiments on `torch.optim`. Each is a few lines of YAML that ext
 the 784-200-10 network on MNIST. One command trains the missing runs and draws all figures:
 
 ```sh
-scripts/regenerate_plots.sh --quick   # scikit-learn's 8x8 digits, about two minutes, no download
-scripts/regenerate_plots.sh           # MNIST (OPTLAB_DATA), and CIFAR-10 for lesson 13
+optlab lessons --quick   # scikit-learn's 8x8 digits, about two minutes, no download
+optlab lessons           # MNIST (OPTLAB_DATA), and CIFAR-10 for lesson 13
 ```
 
-Rerun the command after an interruption: finished runs are not trained again. `--only 4,7` selects lessons,
-`--help` lists all options. The commands for single runs are at the end of this page.
+Runs and figures are written to `runs/lessons-quick` and `runs/lessons`. Rerun the command after an
+interruption: finished runs are not trained again. `optlab lessons 4 7` selects lessons, `--help` lists all
+options. The commands for single runs are at the end of this page. They work in any folder, because the
+configs are part of the package.
 
 Every run here has one seed. This shows what an option does. It does not show which optimizer is better: that
 requires a tuned learning rate and several seeds for each optimizer.
@@ -36,27 +39,21 @@ def text() -> str:
 
 
 def _row(lesson: Lesson) -> str:
-    picture = f'<img src="figures/{lesson.name}.png" alt="{_heading(lesson)}" width="460">'
-    return f"| {lesson.number} | **{_heading(lesson)}.** {lesson.look} | {picture} |"
+    picture = f'<img src="figures/{lesson.name}.png" alt="{lesson.heading}" width="460">'
+    return f"| {lesson.number} | **{lesson.heading}.** {lesson.look} | {picture} |"
 
 
 def _runs(lesson: Lesson) -> str:
     commands = "\n".join(_command(run) for run in lesson.runs if not run.repeats)
     again = sum(bool(run.repeats) for run in lesson.runs)
-    said = f" (the script trains {again} more, with other seeds, for the times)" if again else ""
-    return f"{lesson.number}. {_heading(lesson)}{said}:\n\n```sh\n{commands}\n```"
-
-
-def _heading(lesson: Lesson) -> str:
-    words = lesson.title.partition(": ")[2]
-    return words if words.startswith("torch") else words[0].upper() + words[1:]
+    said = f" (`optlab lessons` trains {again} more, with other seeds, for the times)" if again else ""
+    return f"{lesson.number}. {lesson.heading}{said}:\n\n```sh\n{commands}\n```"
 
 
 def _command(run: Run) -> str:
     overrides = [f"'{text}'" if set(text) & set("{}[]* ") else text for text in run.overrides]
-    return " ".join(["optlab train", f"configs/lessons/{run.config}.yaml", *overrides])
+    return " ".join(["optlab train", run.config, *overrides])
 
 
-def write() -> None:
-    """Overwrite configs/lessons/README.md."""
+if __name__ == "__main__":
     README.write_text(text(), encoding="utf-8")

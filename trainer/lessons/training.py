@@ -9,9 +9,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from table import DIGITS, Lesson, Run
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lessons"
+from trainer.config import packaged
+from trainer.lessons.table import DIGITS, Lesson, Run
 
 # Small networks train fastest on one thread each; the plots setting does not change a run's numbers.
 EXECUTION = ("train.threads=1", "log.plots=[]")
@@ -37,7 +36,7 @@ class Job:
     @property
     def config(self) -> Path:
         """The path of the config."""
-        return CONFIGS / f"{self.run.config}.yaml"
+        return packaged.names("lesson")[self.run.config]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Done:
 def job_of(
     lesson: Lesson, run: Run, *, quick: bool, runs: Path, cifar: tuple[str, ...] = (), force: bool = False
 ) -> Job:
-    """Return the job of one run. It uses the same run directory as `optlab train` with its overrides."""
+    """Return the job of one run. Its directory is that of `optlab train --runs` with its overrides."""
     elsewhere = cifar if lesson.data == "cifar" else ()
     scale = (*DIGITS, *lesson.quick, *run.quick) if quick else elsewhere
     # If the lesson and the run set the same key, the run's value is used.

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from table import Curves, Difference, Lesson, Panel, StepTimes, TrainVal, Weights
 
+from trainer.lessons.table import Curves, Difference, Lesson, Panel, StepTimes, TrainVal, Weights
 from trainer.plots.style import COLOURS, LINES, Array, Line, format_axis, limits, render, settings, smooth
 from trainer.plots.titles import title as run_title
 from trainer.runs import rundir

@@ -121,6 +121,12 @@ class Lesson:
     alone: bool = False
     data: Literal["mnist", "cifar"] = "mnist"
 
+    @property
+    def heading(self) -> str:
+        """The title without the lesson's number."""
+        words = self.title.partition(": ")[2]
+        return words if words.startswith("torch") else words[0].upper() + words[1:]
+
 
 def changed_by_quick(lesson: Lesson) -> str:
     """Return a description of what `--quick` changes in the configs, except data and logging."""

@@ -1,0 +1,9 @@
+"""Adds configs/ to the wheel as trainer/examples; everything else is in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["trainer*"]), "trainer.examples"],
+    package_dir={"trainer.examples": "configs"},
+    package_data={"trainer.examples": ["*.yaml", "*/*.yaml", "init/*.py"]},
+)

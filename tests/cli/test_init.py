@@ -1,0 +1,58 @@
+"""`optlab init`, `--version` and `python -m trainer`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from command import optlab
+
+from trainer.catalog import load_config
+from trainer.config import packaged
+
+
+def test_init_writes_a_set_that_works_and_changes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = optlab("init", "new/folder", "--json")
+    assert done.code == 0, done.err
+    files = [Path(each["file"]) for each in done.json]
+    assert {file.name for file in files} == {
+        *("quickstart.yaml", "mnist.yaml", "sweep.yaml", "my_optimizer.py", "my_optimizer.yaml")
+    }
+    folder = files[0].parent
+    (folder / "mnist.yaml").write_text("name: mine\n")
+    (folder / "sweep.yaml").unlink()
+    again = {Path(each["file"]).name: each["state"] for each in optlab("init", folder, "--json").json}
+    assert {name for name, state in again.items() if state == "written"} == {"sweep.yaml"}
+    assert (folder / "mnist.yaml").read_text() == "name: mine\n"
+    assert optlab("validate", folder / "my_optimizer.yaml").code == 0
+    assert optlab("sweep", folder / "sweep.yaml", "--dry-run", "--json").json["new_runs"] == 33
+    trained = optlab("train", folder / "my_optimizer.yaml", "train.epochs=1", "--quiet", "--json")
+    assert trained.json["status"] == "completed"
+    assert load_config(folder / "quickstart.yaml").config == load_config(Path("optlab:quickstart")).config
+
+
+def test_init_refuses_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = optlab("init", tmp_path / "file")
+    assert done.code == 2
+    assert "not a folder" in done.err
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_the_list_has_every_packaged_config() -> None:
+    listed = optlab("init", "--list", "--json").json
+    assert [each["name"] for each in listed] == list(packaged.names())
+    assert all(each["description"] for each in listed)
+    assert "quickstart" in optlab("init", "--list").out
+
+
+def test_the_version_and_the_module() -> None:
+    assert optlab("--version").out == f"optlab {metadata.version('optlab')}\n"
+    command = [sys.executable, "-m", "trainer", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.startswith("optlab ")

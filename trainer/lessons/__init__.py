@@ -1,0 +1,1 @@
+"""The lessons: fifteen small experiments on `torch.optim`, each with a figure."""
