@@ -42,7 +42,7 @@ def sweep(
     file: Annotated[
         Path,
         typer.Argument(
-            help="The YAML file of a sweep or of one run, or the name of a packaged one (optlab init --list).",
+            help="The YAML file of a sweep or of one run, or a packaged name (optlab init --list).",
             autocompletion=completion.sweep_files,
         ),
     ],
