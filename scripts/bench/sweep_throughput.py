@@ -35,14 +35,15 @@ def train_list(config: Path, folder: Path, seeds: list[int], gate: Any, out: Any
     """Train seeds one after the other in this process, from the moment that everybody is ready."""
     from trainer.catalog import load_config
     from trainer.runs import launch
+    from trainer.runs.options import RunOptions
     from trainer.training.loaded_data import load_data
 
-    loaded_data = load_data(load_config(config))
-    launch.launch(load_config(config, ["seed=999"]), folder / "warm", loaded_data=loaded_data)
+    options = RunOptions(loaded_data=load_data(load_config(config)))
+    launch.launch(load_config(config, ["seed=999"]), folder / "warm", options)
     gate.wait()
     began = time.perf_counter()
     for seed in seeds:
-        launch.launch(load_config(config, [f"seed={seed}"]), folder / f"seed={seed}", loaded_data=loaded_data)
+        launch.launch(load_config(config, [f"seed={seed}"]), folder / f"seed={seed}", options)
     out.put(time.perf_counter() - began)
 
 

@@ -17,6 +17,7 @@ from trainer.catalog import load_config
 from trainer.errors import RunError
 from trainer.plots.run import DRAWINGS
 from trainer.runs import drawing, launch
+from trainer.runs.options import RunOptions
 
 FIGURES = ["loss.png", "loss_logx.png", "accuracy.png", "lr.png"]
 
@@ -99,7 +100,7 @@ def test_whatever_fails_in_drawing_a_run_is_completed(tmp_path: Path) -> None:
         raise ImportError("no backend")
 
     loaded = load_config(write_tiny(tmp_path), ["log.plots=[png]"])
-    assert launch.launch(loaded, tmp_path / "run", draw=draw).result.status == "completed"
+    assert launch.launch(loaded, tmp_path / "run", RunOptions(draw=draw)).result.status == "completed"
     assert "no figure could be drawn: ImportError: no backend" in (tmp_path / "run/train.log").read_text()
 
 

@@ -154,7 +154,7 @@ def _build_loop(name: str, root: Path | None, setting: Setting, folder: Path) ->
         path.write_text(task.config(str(source)), encoding="utf-8")
         experiment = build_experiment(catalog.load_config(path, overrides))
         note = experiment.compile() or ""
-        fell_back = experiment.compile_seconds is not None and not experiment.is_compiled()
+        fell_back = experiment.compilation.requested and not experiment.engine.ready
         return _trained(experiment, folder), note, fell_back
     return _others(setting)[name](task, source, folder), "", False
 
@@ -184,7 +184,7 @@ def images_per_epoch(root: Path | None, setting: Setting) -> int:
 
 def _trained(experiment: Experiment, folder: Path) -> Run:
     """Return optlab's own loop, which writes its records to a table as in a run."""
-    table = rundir.Table(folder / "steps.csv", [*POSITION_COLUMNS, *experiment.step_columns()])
+    table = rundir.Table(folder / "steps.csv", [*POSITION_COLUMNS, *experiment.records.step_columns()])
     records = train(experiment)
     next(records), next(records)  # the evaluation before the first step, and its checkpoint
 

@@ -39,14 +39,16 @@ from trainer.errors import (
     unknown_name,
 )
 from trainer.models.describe import layer_table
+from trainer.optimizers.build import describe_implementations
 from trainer.records import RunResult
 from trainer.runs import drawing, launch, ownership, rundir, runner
 from trainer.runs.environment import compare_with_lock, environment
-from trainer.runs.resume import resume_or_train, train_or_resume
+from trainer.runs.options import RunOptions
+from trainer.runs.resume import resume as resume_run
+from trainer.runs.resume import train_or_resume
 from trainer.seeding import global_stream
 from trainer.training.builders import make_model
-from trainer.training.building import build_experiment
-from trainer.training.experiment import Experiment
+from trainer.training.building import RunSetup, set_up_run
 from trainer.user_code import running
 
 EXIT_CODES = {"completed": 0, "early_stopped": 0, "diverged": 3}
@@ -75,22 +77,21 @@ def train(
         folder = shown.absolute()  # a component may change the working directory
         ownership.refuse_root(folder, where.runs)
         if dry_run:
-            _dry_run(build_experiment(loaded), shown)
+            _dry_run(set_up_run(loaded), shown)
             return 0
         with launch.shown(output.quiet) as progress:
-            if existing.resume:
-                done = resume_or_train(loaded, overrides, folder, progress=progress, draw=draw)
-            elif not (existing.skip or existing.wait):
-                done = launch.launch(loaded, folder, force=existing.force, progress=progress, draw=draw)
-            else:
-                try:
-                    done = train_or_resume(
-                        loaded, overrides, folder, wait=existing.wait, progress=progress, draw=draw
-                    )
-                except BusyError:
-                    if not existing.skip:
-                        raise
-                    return _leave_busy(shown, as_json=output.as_json)
+            options = RunOptions(progress=progress, wait=existing.wait, draw=draw)
+            try:
+                if existing.resume and rundir.read_status(folder) is not None:
+                    done = resume_run(folder, overrides, options, loaded=loaded)
+                elif existing.skip or (existing.wait and not existing.force):
+                    done = train_or_resume(loaded, overrides, folder, options)
+                else:
+                    done = launch.launch(loaded, folder, options, force=existing.force)
+            except BusyError:
+                if not existing.skip:
+                    raise
+                return _leave_busy(shown, as_json=output.as_json)
     return finish(replace(done, folder=shown), as_json=output.as_json)
 
 
@@ -122,9 +123,10 @@ def _exit_code(result: RunResult) -> int:
     return EXIT_CODES.get(result.status, 1)
 
 
-def _dry_run(experiment: Experiment, folder: Path) -> None:
+def _dry_run(setup: RunSetup, folder: Path) -> None:
     """Print what a run would do, and a time estimate from one second of its first steps."""
-    console.print_text(dump(experiment.config))
+    console.print_text(dump(setup.config))
+    experiment = setup.experiment
     plan, batches = experiment.plan, experiment.batches
     pairs = {
         "run directory": str(folder),
@@ -132,19 +134,21 @@ def _dry_run(experiment: Experiment, folder: Path) -> None:
         "batches per epoch": f"{batches.batches_per_epoch:,}",
         "samples per epoch": f"{batches.samples_per_epoch:,}",
         "steps": f"{plan.steps:,}" if plan.steps is not None else f"as many as fit into {plan.seconds:g} s",
-        "estimate": _estimate(experiment),
+        "estimate": _estimate(setup),
     }
     console.print_pairs("# plan", pairs)
-    for line in [*launch.describe_groups(experiment), *experiment.describe_implementations()]:
+    implementations = describe_implementations(experiment.state.optimizers.values())
+    for line in [*launch.describe_groups(setup), *implementations]:
         console.print_text(line)
 
 
-def _estimate(experiment: Experiment) -> str:
+def _estimate(setup: RunSetup) -> str:
+    experiment = setup.experiment
     steps = experiment.plan.steps
     if steps is None:
         return f"{experiment.plan.seconds:g} s of training, plus the evaluations"
     began, done = time.perf_counter(), 0
-    with running(experiment.config.model_dump()):
+    with running(setup.config.model_dump()):
         for batches in islice(experiment.remaining_batches(), 200):
             experiment.engine.step(batches)
             done += 1
@@ -158,11 +162,11 @@ def validate(config: Path, overrides: Sequence[str], *, as_json: bool) -> None:
     """Check a config without downloading data."""
     draft = read(config, overrides)
     announce_code(*components_in(draft.tree.data))
-    experiment = build_experiment(catalog.check_config(draft), download=False)
+    setup = set_up_run(catalog.check_config(draft), download=False)
     if as_json:
-        console.print_json({"valid": True, "config": experiment.config.model_dump()})
+        console.print_json({"valid": True, "config": setup.config.model_dump()})
     else:
-        console.print_text(f"{config}: valid; {experiment.plan.steps} steps")
+        console.print_text(f"{config}: valid; {setup.experiment.plan.steps} steps")
 
 
 def announce_code(*values: Any) -> None:

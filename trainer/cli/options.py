@@ -69,7 +69,9 @@ class ExistingRun:
     ] = False
     wait: Annotated[
         bool,
-        typer.Option("--wait", help="Wait for a process that trains this run, then act as --skip-existing."),
+        typer.Option(
+            "--wait", help="Wait for a process that trains this run; alone, also skip it if it is finished."
+        ),
     ] = False
 
 

@@ -11,7 +11,8 @@ from trainer.cli.options import OutputOptions
 from trainer.config.identity import components_in
 from trainer.config.load import read
 from trainer.runs import drawing, launch, ownership, rundir
-from trainer.runs.resume import resume as go_on
+from trainer.runs.options import RunOptions
+from trainer.runs.resume import resume as resume_run
 
 
 def resume(run: Path, overrides: Sequence[str], output: OutputOptions, *, trust: bool) -> int:
@@ -24,6 +25,7 @@ def resume(run: Path, overrides: Sequence[str], output: OutputOptions, *, trust:
         wanted = draft.wants_figures()
         announce_code(*components_in(draft.tree.data))
     with launch.shown(output.quiet) as progress, drawing.beside(wanted) as draw:
+        options = RunOptions(progress=progress, draw=draw)
         # A component may change the working directory.
-        done = go_on(run.absolute(), overrides, trust=trust, progress=progress, draw=draw)
+        done = resume_run(run.absolute(), overrides, options, trust=trust)
     return finish(replace(done, folder=run), as_json=output.as_json)

@@ -204,6 +204,11 @@ def resolve_implementation(
     return {name: chosen[name] for name in known}
 
 
+def describe_implementations(optimizers: Iterable[Optimizer]) -> list[str]:
+    """Return a line for each torch implementation that optimizers use."""
+    return list(dict.fromkeys(line for line in map(describe_implementation, optimizers) if line is not None))
+
+
 def describe_implementation(optimizer: Optimizer) -> str | None:
     """Return a description of the torch implementation that an optimizer uses; None if it has only one.
 

@@ -25,11 +25,10 @@ from trainer.errors import BusyError, RunError
 from trainer.plots.titles import title
 from trainer.records import RunResult
 from trainer.runs import ownership, rundir, runner
-from trainer.runs.drawing import Draw, draw_run
+from trainer.runs.options import DEFAULTS, RunOptions
 from trainer.schedules import learning_rate
-from trainer.training.building import build_experiment
-from trainer.training.experiment import Experiment
-from trainer.training.loaded_data import LoadedData, load_data
+from trainer.training.building import RunSetup, set_up_run
+from trainer.training.loaded_data import load_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,51 +54,45 @@ def folder_for(loaded: Loaded, overrides: Sequence[str], runs: Path) -> Path:
 def launch(
     loaded: Loaded,
     folder: Path,
+    options: RunOptions = DEFAULTS,
     *,
     force: bool = False,
     skip_existing: bool = False,
-    wait: bool = False,
-    progress: TrainingProgress | None = None,
-    loaded_data: LoadedData | None = None,
-    should_prune: runner.PruneCheck | None = None,
-    draw: Draw = draw_run,
 ) -> Launched:
     """Train a config in a directory.
 
     Args:
         loaded: the config.
         folder: the run directory; created after all checks have passed.
+        options: see `RunOptions`.
         force: replace an existing run; its files are deleted once the new run has started.
         skip_existing: if the directory contains a finished run of the same config, return its result.
-        wait: wait for another process that writes to the directory (with `skip_existing`).
-        progress: progress display; None = quiet.
-        loaded_data: the data of the config; None = load it.
-        should_prune, draw: see `runner.run`.
 
     Raises:
         ConfigError, DataError: the experiment is invalid; nothing was written.
-        BusyError: another process writes to the directory, and `wait` is false.
+        BusyError: another process writes to the directory, and `options.wait` is false.
         RunError: the directory contains another run or cannot be written.
     """
     ownership.refuse_foreign(folder)
+    loaded_data, wait = options.loaded_data, options.wait
     if not force:
         if skip_existing and loaded_data is None and rundir.is_finished(folder):
             loaded_data = load_data(loaded)  # needed to compare the data of the finished run
         digest = loaded_data.dataset.digest if loaded_data else None
         if found := _existing(loaded, folder, skip_existing, busy=wait, data_digest=digest):
             return Launched(folder, found, skipped=True)
-    experiment = build_experiment(loaded, loaded_data=loaded_data)
+    setup = set_up_run(loaded, loaded_data=loaded_data)
     interrupts.check()  # torch's imports may have swallowed the signal; nothing has been written yet
     rundir.prepare_root(folder.parent)
     with rundir.locked(folder, wait=wait) as claim:
         # Another process may have trained the run while this one was building it.
         if not force and (
-            found := _existing(loaded, folder, skip_existing, busy=True, data_digest=experiment.data_digest)
+            found := _existing(loaded, folder, skip_existing, busy=True, data_digest=setup.data_digest)
         ):
             return Launched(folder, found, skipped=True)
-        if progress:
-            announce(experiment, progress)
-        result = runner.run(experiment, claim, progress=progress, should_prune=should_prune, draw=draw)
+        if options.progress:
+            announce(setup, options.progress)
+        result = runner.run(setup, claim, options)
     return Launched(folder, result, skipped=False)
 
 
@@ -172,23 +165,23 @@ def environment_differences(folder: Path, code: Code, data_digest: str | None) -
     return lines if data_digest is None else lines + data_difference(recorded, data_digest)
 
 
-def announce(experiment: Experiment, progress: TrainingProgress) -> None:
+def announce(setup: RunSetup, progress: TrainingProgress) -> None:
     """Show what is trained: the title of the experiment, its notes and its parameter groups."""
-    plan = experiment.plan
-    steps_per_epoch = experiment.batches.batches_per_epoch / plan.accumulate
-    progress.start(title(experiment.config.model_dump()), plan.steps, steps_per_epoch, plan.seconds)
-    for note in experiment.notes:
+    plan = setup.experiment.plan
+    steps_per_epoch = setup.experiment.batches.batches_per_epoch / plan.accumulate
+    progress.start(title(setup.config.model_dump()), plan.steps, steps_per_epoch, plan.seconds)
+    for note in setup.notes:
         progress.note(note)
-    if sum(len(groups) for groups in experiment.groups.values()) > 1:
-        for line in describe_groups(experiment):
+    if sum(len(groups) for groups in setup.groups.values()) > 1:
+        for line in describe_groups(setup):
             progress.note(line)
 
 
-def describe_groups(experiment: Experiment) -> list[str]:
+def describe_groups(setup: RunSetup) -> list[str]:
     """Return a line per parameter group: optimizer, group, tensors, parameters, learning rate, options."""
     lines = []
-    for label, optimizer in experiment.optimizers.items():
-        described, groups = experiment.groups[label], optimizer.param_groups
+    for label, optimizer in setup.experiment.state.optimizers.items():
+        described, groups = setup.groups[label], optimizer.param_groups
         if len(described) != len(groups):
             lines.append(f"group {label}: the optimizer made {len(groups)} groups of its own")
             continue

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import torch
 
+from trainer.config.models import EarlyStopping
 from trainer.console import print_note
 from trainer.console.training import TrainingProgress
 from trainer.errors import RunError, StorageError
@@ -49,16 +50,30 @@ class Recorder:
         experiment: the experiment.
         claim: the run directory, locked by this process.
         log: the log of the run.
+        select: the metric that selects the best checkpoint; None = there is no best checkpoint.
+        early_stopping: the rule that stops the run early; None = no early stopping.
+        max_loss: loss above which the run counts as diverged; None = only NaN and infinity do.
+        histograms: whether to write histograms of the weights at every evaluation.
     """
 
-    def __init__(self, experiment: Experiment, claim: rundir.Claim, log: RunLog) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        claim: rundir.Claim,
+        log: RunLog,
+        *,
+        select: str | None,
+        early_stopping: EarlyStopping | None,
+        max_loss: float | None,
+        histograms: bool,
+    ) -> None:
         self.experiment = experiment
         self.folder = claim.folder
         self._guard = claim.check
-        train_config = experiment.config.train
-        has_val = experiment.splits.val is not None
-        self.best = Best(experiment.select_metric()) if has_val else None
-        self.patience = Patience(train_config.early_stopping) if train_config.early_stopping else None
+        self.best = Best(select) if select else None
+        self.patience = Patience(early_stopping) if early_stopping else None
+        self._max_loss = max_loss
+        self._writes_histograms = histograms
         self.final: EvalRecord | None = None
         self.outcome: Status | None = None
         self.total_seconds = 0.0
@@ -89,7 +104,7 @@ class Recorder:
 
     def open(self, stack: ExitStack) -> None:
         """Open the tables; `stack` closes them."""
-        columns = self.experiment.step_columns(), self.experiment.eval_columns()
+        columns = self.experiment.records.step_columns(), self.experiment.eval_columns()
         self._steps = self._table(rundir.STEPS, columns[0])
         stack.callback(self._steps.close)
         self._epochs = self._table(rundir.EPOCHS, columns[1])
@@ -107,7 +122,7 @@ class Recorder:
     def _take(self, record: Record) -> Status | None:
         if isinstance(record, StepRecord):
             self._append(self._steps, record)
-            bad = self.experiment.anomaly is not None or self._is_bad(record.values["loss"])
+            bad = self.experiment.state.nonfinite is not None or self._is_bad(record.values["loss"])
             return "diverged" if bad else None
         if isinstance(record, EvalRecord):
             return self._take_evaluation(record)
@@ -117,7 +132,7 @@ class Recorder:
     def _take_evaluation(self, record: EvalRecord) -> Status | None:
         self._append(self._epochs, record)
         self.final = record
-        if self.experiment.config.log.histograms:
+        if self._writes_histograms:
             self._write_histograms(record)
         if any(self._is_bad(value) for name, value in record.values.items() if name.endswith("loss")):
             return "diverged"
@@ -139,8 +154,9 @@ class Recorder:
         return self.folder / rundir.CHECKPOINTS / name
 
     def _is_bad(self, loss: float | None) -> bool:
-        bound = self.experiment.config.train.max_loss
-        return loss is not None and (not math.isfinite(loss) or (bound is not None and loss > bound))
+        if loss is None:
+            return False
+        return not math.isfinite(loss) or (self._max_loss is not None and loss > self._max_loss)
 
     def _write_histograms(self, record: EvalRecord) -> None:
         layers = {
@@ -235,10 +251,8 @@ class Recorder:
         """Return the wall-clock seconds of the run so far, including those before it was resumed."""
         return self.total_seconds + time.monotonic() - self._began
 
-    def read_test(self, status: Status) -> dict[str, float | int | str | None] | None:
+    def read_test(self) -> dict[str, float | int | str | None]:
         """Measure the test split once: at the best checkpoint on validation, or without one at the end."""
-        if self.experiment.config.train.test == "never" or status not in ("completed", "early_stopped"):
-            return None
         step, chosen = self.experiment.progress.step, "final"
         if self.best and self.best.moment:
             path = self._path(checkpoint.BEST)
@@ -256,9 +270,9 @@ class Recorder:
         self, status: Status, test: Mapping[str, float | int | str | None] | None, message: str
     ) -> RunResult:
         """Return the result of the run."""
-        now = self.experiment.progress
-        seconds = self.experiment.clock.elapsed
-        position = self.experiment.make_record(CheckpointDue)
+        experiment, state = self.experiment, self.experiment.state
+        now, seconds = state.progress, state.clock.elapsed
+        position = experiment.records.make(CheckpointDue)
         return RunResult(
             status=status,
             steps=now.step,
@@ -272,12 +286,12 @@ class Recorder:
             test=test,
             steps_per_second=now.step / seconds if now.step else None,
             samples_per_second=now.samples / seconds if now.step else None,
-            peak_memory_bytes=peak_memory_bytes(self.experiment.device),
-            optimizer_state_bytes=state_bytes(self.experiment.optimizers.values()),
-            parameters=sum(p.numel() for p in self.experiment.model.parameters() if p.requires_grad),
+            peak_memory_bytes=peak_memory_bytes(state.device),
+            optimizer_state_bytes=state_bytes(state.optimizers.values()),
+            parameters=sum(p.numel() for p in state.model.parameters() if p.requires_grad),
             best_metric=self.best.metric if self.best else None,
-            engine=self.experiment.engine_used(),
-            compile_seconds=self.experiment.compile_seconds,
+            engine=experiment.compilation.engine_used(),
+            compile_seconds=experiment.compilation.seconds,
             message=message,
         )
 

@@ -24,15 +24,13 @@ from trainer.config.load import Loaded, dump
 from trainer.config.merge import parse_override
 from trainer.config.models import Config
 from trainer.console import print_note
-from trainer.console.training import TrainingProgress
 from trainer.errors import BusyError, OptlabError, RunError
 from trainer.runs import checkpoint, launch, ownership, rundir, runner
-from trainer.runs.drawing import Draw, draw_run
 from trainer.runs.environment import environment, origin
 from trainer.runs.launch import Launched
-from trainer.training.building import build_experiment
+from trainer.runs.options import DEFAULTS, RunOptions
+from trainer.training.building import RunSetup, set_up_run
 from trainer.training.experiment import Experiment
-from trainer.training.loaded_data import LoadedData
 from trainer.user_code import running
 
 # Schedule lengths derived from the run's length: compared with the checkpoint, not with the config.
@@ -46,32 +44,38 @@ class UnreadableError(RunError):
 def resume(
     folder: Path,
     overrides: Sequence[str] = (),
+    options: RunOptions = DEFAULTS,
     *,
+    loaded: Loaded | None = None,
     trust: bool = False,
-    progress: TrainingProgress | None = None,
-    draw: Draw = draw_run,
 ) -> Launched:
-    """Resume the run in a directory.
+    """Resume the run in a directory; skip it if it is finished.
 
     Args:
         folder: the run directory.
         overrides: changes that do not affect past steps, such as `train.epochs=20`.
-        trust: execute the files and packages that are named in a run directory made elsewhere.
-        progress: progress display; None = quiet.
-        draw: see `runner.run`.
+        options: see `RunOptions`.
+        loaded: the config that the run is expected to have, with the overrides; settings that were not
+            overridden and that do not affect its numbers keep the resolved values of the run. None = use the
+            config of the run.
+        trust: execute the files and packages that are named in a run directory made elsewhere; with `loaded`,
+            only those that it names are executed.
 
     Raises:
-        RunError: there is no run, another process writes it, no checkpoint can be read, or a change would
-            affect past steps.
+        BusyError: another process writes to the directory, and `options.wait` is false.
+        RunError: there is no run, no checkpoint can be read, or a change would affect past steps.
         ConfigError, DataError: the experiment is not valid any more.
     """
     ownership.require_run(folder)
     ownership.recover(folder)
     saved = rundir.load_config(folder)
-    if not trust:
-        _refuse_untrusted_code(folder, import_paths(saved))
-    loaded = catalog.load_config(folder / rundir.CONFIG, overrides)
-    return _continue_run(loaded, saved, folder, progress, draw=draw)
+    if loaded is not None:
+        loaded = replace(loaded, config=_execute_as(saved, loaded.config, overrides))
+    else:
+        if not trust:
+            _refuse_untrusted_code(folder, import_paths(saved))
+        loaded = catalog.load_config(folder / rundir.CONFIG, overrides)
+    return _continue_run(loaded, folder, options)
 
 
 def _refuse_untrusted_code(folder: Path, names: Sequence[str]) -> None:
@@ -89,60 +93,14 @@ def _refuse_untrusted_code(folder: Path, names: Sequence[str]) -> None:
     )
 
 
-def resume_or_train(
-    loaded: Loaded,
-    overrides: Sequence[str],
-    folder: Path,
-    *,
-    progress: TrainingProgress | None = None,
-    loaded_data: LoadedData | None = None,
-    should_prune: runner.PruneCheck | None = None,
-    draw: Draw = draw_run,
-) -> Launched:
-    """Resume the run of a config in a directory, or start it; skip it if it is finished.
-
-    Args:
-        loaded: the config.
-        overrides: as given on the command line; settings not given keep the resolved values of the run.
-        folder: the run directory.
-        progress: progress display; None = quiet.
-        loaded_data, should_prune, draw: see `launch.launch`.
-
-    Raises:
-        As `resume` and `launch.launch`.
-    """
-    if rundir.read_status(folder) is None:
-        return launch.launch(
-            loaded, folder, progress=progress, loaded_data=loaded_data, should_prune=should_prune, draw=draw
-        )
-    ownership.refuse_foreign(folder)
-    ownership.require_run(folder)
-    ownership.recover(folder)
-    saved = rundir.load_config(folder)
-    here = replace(loaded, config=_execute_as(saved, loaded.config, overrides))
-    return _continue_run(here, saved, folder, progress, loaded_data, should_prune, draw=draw)
-
-
-def train_or_resume(
-    loaded: Loaded,
-    overrides: Sequence[str],
-    folder: Path,
-    *,
-    wait: bool = False,
-    progress: TrainingProgress | None = None,
-    loaded_data: LoadedData | None = None,
-    should_prune: runner.PruneCheck | None = None,
-    draw: Draw = draw_run,
-) -> Launched:
+def train_or_resume(loaded: Loaded, overrides: Sequence[str], folder: Path, options: RunOptions) -> Launched:
     """Train a config in a directory; skip a finished run of it and resume an interrupted one.
 
     Args:
         loaded: the config.
         overrides: as given on the command line.
         folder: the run directory.
-        wait: wait for another process that writes to the directory.
-        progress: progress display; None = quiet.
-        loaded_data, should_prune, draw: see `launch.launch`.
+        options: see `RunOptions`.
 
     Raises:
         RunError: the directory contains a run with another config, code or data.
@@ -150,32 +108,16 @@ def train_or_resume(
     """
     status = rundir.read_status(folder)
     if status is not None and status["status"] in ("interrupted", "failed"):
-        launch.refuse_another_run(loaded, folder, loaded_data.dataset.digest if loaded_data else None)
+        data = options.loaded_data
+        launch.refuse_another_run(loaded, folder, data.dataset.digest if data else None)
         try:
-            return resume_or_train(
-                loaded,
-                overrides,
-                folder,
-                progress=progress,
-                loaded_data=loaded_data,
-                should_prune=should_prune,
-                draw=draw,
-            )
+            return resume(folder, overrides, replace(options, wait=False), loaded=loaded)
         except UnreadableError as error:
-            (progress.note if progress else print_note)(f"training from the start: {error}")
+            (options.progress.note if options.progress else print_note)(f"training from the start: {error}")
         except BusyError:  # another process has resumed it
-            if not wait:
+            if not options.wait:
                 raise
-    return launch.launch(
-        loaded,
-        folder,
-        skip_existing=True,
-        wait=wait,
-        progress=progress,
-        loaded_data=loaded_data,
-        should_prune=should_prune,
-        draw=draw,
-    )
+    return launch.launch(loaded, folder, options, skip_existing=True)
 
 
 def _execute_as(saved: Config, wanted: Config, overrides: Sequence[str]) -> Config:
@@ -194,65 +136,54 @@ def _execute_as(saved: Config, wanted: Config, overrides: Sequence[str]) -> Conf
     return Config.model_validate(fields)
 
 
-def _continue_run(
-    loaded: Loaded,
-    saved: Config,
-    folder: Path,
-    progress: TrainingProgress | None,
-    loaded_data: LoadedData | None = None,
-    should_prune: runner.PruneCheck | None = None,
-    *,
-    draw: Draw,
-) -> Launched:
-    status = rundir.read_status(folder) or {"status": "interrupted"}
-    with rundir.locked(folder) as claim:
+def _continue_run(loaded: Loaded, folder: Path, options: RunOptions) -> Launched:
+    with rundir.locked(folder, wait=options.wait) as claim:
+        status = rundir.read_status(folder) or {"status": "interrupted"}
         if status["status"] == "diverged":
             raise RunError(
                 f"{folder} has diverged: {status.get('message', '')}",
                 fix="a diverged run cannot be resumed: train a new run with other settings",
             )
         ownership.remove_leftovers(folder)
-        experiment = build_experiment(loaded, loaded_data=loaded_data)
-        _refuse_changes(saved, experiment)
-        changed = saved.model_dump() != experiment.config.model_dump()
+        saved = rundir.load_config(folder)
+        setup = set_up_run(loaded, loaded_data=options.loaded_data)
+        config, experiment = setup.config, setup.experiment
+        _refuse_changes(saved, config)
+        changed = saved.model_dump() != config.model_dump()
         around = rundir.read_environment(folder)
         if around:
-            _refuse_other_data(folder, around, experiment)
-            notes = _environment_note(around, experiment)
+            _refuse_other_data(folder, around, setup)
+            notes = _environment_note(around, setup)
         else:
             notes = [f"{rundir.ENVIRONMENT} is missing: code and data are not compared"]
         finished = status["status"] in rundir.FINISHED and not changed
         if finished and (result := rundir.read_result(folder)):
             return Launched(folder, result, skipped=True)
-        with running(experiment.config.model_dump()):
-            recorder, found = _restore(folder, experiment)
+        with running(config.model_dump()):
+            recorder, found = _restore(folder, setup)
         notes += found
         if recorder is None:
             message = "no step was saved: starting at step 0"
         else:
-            _refuse_end(folder, status, experiment, recorder)
+            _refuse_end(folder, status, setup, recorder)
             position = experiment.progress
             message = f"resuming after step {position.step} (epoch {position.epoch}, batch {position.batch})"
             notes += _final_evaluation_note(status, experiment)
-        if progress:
-            launch.announce(experiment, progress)
+        if options.progress:
+            launch.announce(setup, options.progress)
         if recorder is not None:
             if changed:
-                rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config), guard=claim.check)
+                rundir.write_atomically(folder / rundir.CONFIG, dump(config), guard=claim.check)
             _record_resumption(folder, around, experiment)
         start = runner.Start(recorder, [*notes, message])
-        done = runner.run(
-            experiment, claim, progress=progress, start=start, should_prune=should_prune, draw=draw
-        )
+        done = runner.run(setup, claim, options, start=start)
     return Launched(folder, done, skipped=False)
 
 
-def _refuse_changes(saved: Config, experiment: Experiment) -> None:
+def _refuse_changes(saved: Config, wanted: Config) -> None:
     """Raise RunError if a setting changed that past steps depend on."""
-    old, new = saved.model_dump(), experiment.config.model_dump()
-    changed = [
-        key for key in config_differences(old, new, "resume") if not _is_free(key, saved, experiment.config)
-    ]
+    old, new = saved.model_dump(), wanted.model_dump()
+    changed = [key for key in config_differences(old, new, "resume") if not _is_free(key, saved, wanted)]
     if changed:
         raise RunError(
             "these changes would affect past steps of the run:\n    "
@@ -271,22 +202,22 @@ def _is_free(key: str, old: Config, new: Config) -> bool:
     return rule is None or (key.endswith(".patience") and rule.patience >= former.patience)
 
 
-def _refuse_other_data(folder: Path, around: Mapping[str, Any], experiment: Experiment) -> None:
+def _refuse_other_data(folder: Path, around: Mapping[str, Any], setup: RunSetup) -> None:
     """Raise RunError if the data set or one of the user's own files has changed since the run started."""
     former = recorded_code(around)
-    lines = code_changes(former, experiment.code)
+    lines = code_changes(former, setup.code)
     if lines:
         copies = [
             str(folder / part["copy"])
             for part in around.get("components") or ()
-            if experiment.code.files.get(part["source"]) != part["sha256"]
+            if setup.code.files.get(part["source"]) != part["sha256"]
         ]
         where = f" (copies in {', '.join(copies)})" if copies else ""
         raise RunError(
             "the code of the run's components has changed since it started:\n    " + "\n    ".join(lines),
             fix=f"restore the former code{where}, or train a new run",
         )
-    if data_difference(around, experiment.data_digest):
+    if data_difference(around, setup.data_digest):
         raise RunError(
             "the data set is not the one that the run started with",
             key="data",
@@ -295,13 +226,13 @@ def _refuse_other_data(folder: Path, around: Mapping[str, Any], experiment: Expe
         )
 
 
-def _environment_note(around: Mapping[str, Any], experiment: Experiment) -> list[str]:
+def _environment_note(around: Mapping[str, Any], setup: RunSetup) -> list[str]:
     """Return a note on changes that may cause different rounding: versions, machine, threads."""
     now = environment()
     former = {**around.get("versions", {}), "processor": around.get("machine", {}).get("processor")}
     present = {**now["versions"], "processor": now["machine"]["processor"]}
     former |= {"device": around.get("device"), "threads": around.get("threads")}
-    present |= {"device": str(experiment.device), "threads": experiment.config.train.threads}
+    present |= {"device": setup.config.train.device, "threads": setup.config.train.threads}
     other = [
         f"{name} {former[name]} -> {present[name]}"
         for name in ("python", "torch", "numpy", "processor", "device", "threads")
@@ -310,7 +241,7 @@ def _environment_note(around: Mapping[str, Any], experiment: Experiment) -> list
     return [f"results may differ in rounding from an uninterrupted run: {', '.join(other)}"] if other else []
 
 
-def _restore(folder: Path, experiment: Experiment) -> tuple[Mapping[str, Any] | None, list[str]]:
+def _restore(folder: Path, setup: RunSetup) -> tuple[Mapping[str, Any] | None, list[str]]:
     """Load the newest readable checkpoint; return the state of the recorder, and notes.
 
     The state is None if no step was saved, so that the run starts at step 0.
@@ -327,8 +258,8 @@ def _restore(folder: Path, experiment: Experiment) -> tuple[Mapping[str, Any] | 
             if state["experiment"]["progress"]["step"] == 0:
                 return None, [str(trouble) for trouble in troubles]
             _check_tables(folder, state["recorder"]["tables"], path)
-            _refuse_other_lengths(state["experiment"]["schedules"], experiment)
-            experiment.load_state_dict(state["experiment"])
+            _refuse_other_lengths(state["experiment"]["schedules"], setup)
+            setup.experiment.load_state_dict(state["experiment"])
         except checkpoint.DamagedError as error:
             troubles.append(error)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -359,10 +290,10 @@ def _check_tables(folder: Path, sizes: Mapping[str, int], path: Path) -> None:
             raise checkpoint.DamagedError(f"{table} has fewer rows than when {path.name} was saved")
 
 
-def _refuse_other_lengths(states: Sequence[Mapping[str, Any]], experiment: Experiment) -> None:
+def _refuse_other_lengths(states: Sequence[Mapping[str, Any]], setup: RunSetup) -> None:
     """Raise RunError if a schedule length derived from the run's length has changed."""
-    several = len(experiment.config.scheduler) > 1
-    for live, former in zip(experiment.schedules, states, strict=False):
+    several = len(setup.config.scheduler) > 1
+    for live, former in zip(setup.experiment.state.schedules, states, strict=False):
         before, now = dict(_lengths(former)), dict(_lengths(live.state_dict()))
         for key, value in before.items():
             if now.get(key) == value:
@@ -385,18 +316,19 @@ def _lengths(state: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
 
 
 def _refuse_end(
-    folder: Path, status: Mapping[str, Any], experiment: Experiment, recorder: Mapping[str, Any]
+    folder: Path, status: Mapping[str, Any], setup: RunSetup, recorder: Mapping[str, Any]
 ) -> None:
     """Raise RunError if a resumed run would stop immediately or is past its new end."""
+    experiment = setup.experiment
     step, end = experiment.progress.step, experiment.plan.steps
-    if end is not None and (end < step or (end == step and not experiment.is_complete())):
+    if end is not None and (end < step or (end == step and not experiment.state.ended)):
         raise RunError(
             f"{folder} is already at step {step}, and the run would end at step {end}",
             fix="set a larger number of steps or epochs, or train a new run",
         )
-    if experiment.is_complete():
+    if experiment.state.ended:
         return
-    rule = experiment.config.train.early_stopping
+    rule = setup.config.train.early_stopping
     if status["status"] == "early_stopped" and rule and recorder["patience"]["waited"] >= rule.patience:
         raise RunError(
             f"{folder} stopped early: {status.get('message', '')}",
@@ -406,10 +338,10 @@ def _refuse_end(
 
 def _final_evaluation_note(status: Mapping[str, Any], experiment: Experiment) -> list[str]:
     """Return a note on the former final evaluation, if the run is extended beyond it."""
-    step = experiment.progress.step
-    if experiment.is_complete() or status["status"] not in rundir.FINISHED or experiment.evaluation_due():
+    step, state = experiment.progress.step, experiment.state
+    if state.ended or status["status"] not in rundir.FINISHED or experiment.evaluation_due():
         return []
-    if experiment.is_evaluated_off_rhythm():  # the checkpoint before it could not be written
+    if 0 < step == state.evaluated_at:  # the checkpoint before it could not be written
         return [
             f"keeping the former final evaluation at step {step}, which an uninterrupted run would not have"
         ]
@@ -430,7 +362,7 @@ def _restore_best(folder: Path, best: Mapping[str, Any] | None) -> None:
 
 def _record_resumption(folder: Path, around: Mapping[str, Any], experiment: Experiment) -> None:
     """Add the step and the environment of this resumption to environment.json."""
-    now = environment() | {"step": experiment.progress.step, "device": str(experiment.device)}
+    now = environment() | {"step": experiment.progress.step, "device": str(experiment.state.device)}
     del now["format"]
     resumed = [*around.get("resumed", []), now]
     rundir.write_json(folder / rundir.ENVIRONMENT, {**around, "origin": origin(folder), "resumed": resumed})

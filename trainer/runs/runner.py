@@ -6,10 +6,11 @@ interrupted or failed. The loop does not depend on this module.
 
 from __future__ import annotations
 
+import inspect
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +21,21 @@ import torch
 
 from trainer import interrupts
 from trainer.config.load import dump
-from trainer.console.training import TrainingProgress
 from trainer.device import sparing_collector
 from trainer.errors import FigureError, RunError, StorageError, first_line
+from trainer.optimizers.build import describe_implementations
 from trainer.records import EvalRecord, Record, RunResult, Status, StepRecord
 from trainer.runs import ownership, rundir
 from trainer.runs.drawing import Draw, draw_run
 from trainer.runs.environment import environment, origin
 from trainer.runs.files import Guard
+from trainer.runs.options import RunOptions
 from trainer.runs.recorder import Recorder, RunLog, StatusFile
-from trainer.training.anomaly import find_anomaly
+from trainer.training.building import RunSetup
+from trainer.training.check_finite import find_nonfinite
 from trainer.training.experiment import Experiment
 from trainer.training.loop import train
 from trainer.user_code import as_error
-
-PruneCheck = Callable[[EvalRecord], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,45 +52,49 @@ class Start:
 
 
 def run(
-    experiment: Experiment,
+    setup: RunSetup,
     claim: rundir.Claim,
+    options: RunOptions,
     *,
-    progress: TrainingProgress | None = None,
     start: Start | None = None,
-    should_prune: PruneCheck | None = None,
-    draw: Draw = draw_run,
 ) -> RunResult:
     """Train an experiment in a run directory that this process has locked.
 
     Args:
-        experiment: newly built, or restored from a checkpoint.
+        setup: newly built, or with an experiment that was restored from a checkpoint.
         claim: the run directory, locked by this process. A new run replaces an existing one.
-        progress: progress display; None = quiet.
+        options: see `RunOptions`.
         start: starting point of a resumed run; None = the run is new.
-        should_prune: called after every evaluation except the first and last; true stops the run as pruned.
-        draw: draws the figures at the end.
 
     Raises:
         StorageError: a file cannot be written; files written before stay readable.
     """
-    folder = claim.folder
+    folder, config, experiment = claim.folder, setup.config, setup.experiment
     goes_on = start is not None and start.recorder is not None
-    log = RunLog(claim, progress)
+    log = RunLog(claim, options.progress)
     status = StatusFile(claim, new=not goes_on)
-    recorder = Recorder(experiment, claim, log)
+    recorder = Recorder(
+        experiment,
+        claim,
+        log,
+        select=setup.select_metric() if experiment.splits.val is not None else None,
+        early_stopping=config.train.early_stopping,
+        max_loss=config.train.max_loss,
+        histograms=config.log.histograms,
+    )
     with stop_on_signals(experiment) as received:
         if start is not None and start.recorder is not None:
             recorder.restore(start.recorder, rundir.read_histograms(folder))
         else:
             opening = ownership.make_opening(folder, status.uuid)
-            write_opening(experiment, opening, origin(folder))
+            write_opening(setup, opening, origin(folder))
             ownership.settle_opening(opening)
         status.write("running")
         ownership.complete_opening(folder)  # deletes the files of a former run
         (folder / rundir.SUMMARY).unlink(missing_ok=True)  # exists if the run is extended
         for note in start.notes if start else ():
             log.note(note)
-        for line in experiment.describe_implementations():
+        for line in describe_implementations(experiment.state.optimizers.values()):
             log.write(line)
         try:
             with ExitStack() as stack:
@@ -97,21 +102,22 @@ def run(
                 if words := experiment.compile():
                     log.note(words)
                 with sparing_collector():
-                    outcome = _follow(experiment, recorder, log, progress, should_prune)
+                    outcome = _follow(experiment, recorder, log, options)
                 if outcome == "interrupted":
                     message = f"{signal.Signals(received[0]).name} after step {experiment.progress.step}"
                 else:
                     message = _reason(outcome, recorder)
                 recorder.finish()
-            if words := experiment.describe_checks():
+            if words := experiment.compilation.describe_checks():
                 log.write(words)
-            test = recorder.read_test(outcome)
+            reads_test = config.train.test != "never" and outcome in ("completed", "early_stopped")
+            test = recorder.read_test() if reads_test else None
             result = recorder.result(outcome, test, message)
             rundir.write_json(folder / rundir.SUMMARY, result.as_dict(), guard=claim.check)
-            _draw(folder, experiment.config.log.plots, draw, log, claim.check)
+            _draw(folder, config.log.plots, options.draw, log, claim.check)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            failure = None if interrupted else as_error(error, experiment.config.model_dump())
+            failure = None if interrupted else as_error(error, config.model_dump())
             words = str(failure or "interrupted twice")
             if failure is not None and failure is not error:
                 log.write("".join(traceback.format_exception(error)))
@@ -126,15 +132,10 @@ def run(
     return result
 
 
-def _follow(
-    experiment: Experiment,
-    recorder: Recorder,
-    log: RunLog,
-    progress: TrainingProgress | None,
-    should_prune: PruneCheck | None,
-) -> Status:
+def _follow(experiment: Experiment, recorder: Recorder, log: RunLog, options: RunOptions) -> Status:
     """Process the records of the loop until it ends or a record ends it; return the outcome."""
     outcome = recorder.outcome  # set if the run was killed between its last step and its end
+    progress, should_prune = options.progress, options.should_prune
     records = train(experiment)
     for record in records if outcome is None else ():
         outcome = recorder.take(record)
@@ -153,14 +154,14 @@ def _follow(
         recorder.take(record)
         log.evaluation(record)
         _log_messages(experiment, log)
-    return outcome or ("completed" if experiment.is_complete() else "interrupted")
+    return outcome or ("completed" if experiment.state.ended else "interrupted")
 
 
 def _log_messages(experiment: Experiment, log: RunLog) -> None:
     """Log the messages of the experiment, for example that it falls back to eager steps."""
-    for message in experiment.messages:
+    for message in experiment.compilation.messages:
         log.note(message)
-    experiment.messages.clear()
+    experiment.compilation.messages.clear()
 
 
 def _may_be_pruned(record: Record, experiment: Experiment) -> TypeGuard[EvalRecord]:
@@ -168,12 +169,13 @@ def _may_be_pruned(record: Record, experiment: Experiment) -> TypeGuard[EvalReco
 
 
 def _reason(outcome: Status, recorder: Recorder) -> str:
-    step = recorder.experiment.progress.step
+    experiment = recorder.experiment
+    step = experiment.progress.step
     if outcome == "diverged":
-        if recorder.experiment.anomaly:
-            return f"step {step}: {recorder.experiment.anomaly}"
-        if recorder.experiment.config.train.detect_anomaly:  # an evaluation found it
-            weights = find_anomaly(torch.zeros(()), [], recorder.experiment.model, gradients=False)
+        if experiment.state.nonfinite:
+            return f"step {step}: {experiment.state.nonfinite}"
+        if experiment.check_finite:  # an evaluation found it
+            weights = find_nonfinite(torch.zeros(()), [], experiment.model, gradients=False)
             reason = "the evaluation loss is not finite or above its bound"
             return f"step {step}: {reason}{'; ' + weights if weights else ''}"
         return f"the loss was not finite or above its bound at step {step}"
@@ -185,28 +187,45 @@ def _reason(outcome: Status, recorder: Recorder) -> str:
     return ""
 
 
-def write_opening(experiment: Experiment, folder: Path, made_by: Mapping[str, str]) -> None:
+def write_opening(setup: RunSetup, folder: Path, made_by: Mapping[str, str]) -> None:
     """Write the files that exist before the first step: config, environment and component files.
 
     Args:
-        experiment: the experiment.
+        setup: the experiment and what identifies it.
         folder: folder for these files; see `ownership`.
         made_by: `environment.origin` of the run directory.
     """
-    rundir.write_atomically(folder / rundir.CONFIG, dump(experiment.config))
+    rundir.write_atomically(folder / rundir.CONFIG, dump(setup.config))
     around = environment() | {"origin": dict(made_by)}
-    around["device"] = str(experiment.device)
+    around["device"] = setup.config.train.device
     around["threads"] = torch.get_num_threads()
     around["data"] = {
-        "name": experiment.config.data.name,
-        "sha256": experiment.data_digest,
-        "input_shape": list(experiment.splits.train.inputs.shape[1:]),
-        "num_classes": experiment.num_classes,
+        "name": setup.config.data.name,
+        "sha256": setup.data_digest,
+        "input_shape": list(setup.experiment.splits.train.inputs.shape[1:]),
+        "num_classes": setup.num_classes,
     }
-    around["optimizer_defaults"] = experiment.optimizer_defaults()
-    around["packages"] = dict(experiment.code.packages)
-    around["components"] = rundir.copy_components(folder, experiment.code.files)
+    around["optimizer_defaults"] = _optimizer_defaults(setup)
+    around["packages"] = dict(setup.code.packages)
+    around["components"] = rundir.copy_components(folder, setup.code.files)
     rundir.write_json(folder / rundir.ENVIRONMENT, around)
+
+
+def _optimizer_defaults(setup: RunSetup) -> dict[str, dict[str, Any]]:
+    """Return each optimizer's default options by config name, so that titles can omit default values."""
+    found = {}
+    optimizers = setup.experiment.state.optimizers.values()
+    for config, optimizer in zip(setup.config.optimizer, optimizers, strict=True):
+        parameters = inspect.signature(type(optimizer)).parameters.values()
+        found[config.name] = {p.name: p.default for p in parameters if _is_plain(p.default)}
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value consists of plain JSON types, as every default that a config can state."""
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +304,7 @@ def stop_on_signals(experiment: Experiment) -> Iterator[list[int]]:
         numbers.append(signal.SIGHUP)
     interrupts.check()
     former = {number: signal.signal(number, handle) for number in numbers}
-    former[signal.SIGCONT] = signal.signal(signal.SIGCONT, lambda *_: experiment.clock.skip_stop())
+    former[signal.SIGCONT] = signal.signal(signal.SIGCONT, lambda *_: experiment.state.clock.skip_stop())
     try:
         yield received
     finally:

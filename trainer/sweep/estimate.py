@@ -62,7 +62,7 @@ def measure(sweep: Sweep, spec: RunSpec, infos: VariantInfo, shared_data: Shared
 
 
 def _seconds_of(experiment: Experiment, act: Callable[[], object]) -> float:
-    clock = Clock(experiment.device)  # synchronizes with the GPU
+    clock = Clock(experiment.state.device)  # synchronizes with the GPU
     clock.start()
     act()
     return clock.stop()
@@ -70,7 +70,7 @@ def _seconds_of(experiment: Experiment, act: Callable[[], object]) -> float:
 
 def _seconds_of_a_step(experiment: Experiment) -> float:
     """Return the mean duration of a few steps after the first one, which includes one-time costs."""
-    batches, clock, done = experiment.remaining_batches(), Clock(experiment.device), 0
+    batches, clock, done = experiment.remaining_batches(), Clock(experiment.state.device), 0
     first = _seconds_of(experiment, lambda: experiment.engine.step(next(batches)))
     clock.start()
     for batch in islice(batches, MOST_STEPS):

@@ -13,6 +13,7 @@ from trainer.config.load import Loaded
 from trainer.errors import BusyError, OptlabError, RunError
 from trainer.records import EvalRecord, read_table
 from trainer.runs import launch, rundir
+from trainer.runs.options import RunOptions
 from trainer.runs.resume import train_or_resume
 from trainer.sweep import process_state
 from trainer.sweep.models import Variant, load_variant
@@ -63,9 +64,8 @@ class Trainer:
             raise RunError("code changed while the sweep was running:\n    " + "\n    ".join(changed))
         loaded_data = self._loaded_data(task.loaded_data)
         should_prune = PruneCheck(self._pipe, task.prune_metric, task.folder) if task.prune_metric else None
-        return train_or_resume(
-            loaded, task.overrides, task.folder, loaded_data=loaded_data, should_prune=should_prune
-        )
+        options = RunOptions(loaded_data=loaded_data, should_prune=should_prune)
+        return train_or_resume(loaded, task.overrides, task.folder, options)
 
     def _loaded_data(self, path: Path | None) -> LoadedData | None:
         if path is None:

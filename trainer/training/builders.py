@@ -34,9 +34,9 @@ from trainer.optimizers.groups import Group, GroupSpec, assign_groups, assign_ow
 from trainer.optimizers.rules import refuse
 from trainer.schedules import Schedule, ScheduleSpec, build_schedule
 from trainer.seeding import generator, global_stream
-from trainer.training.experiment import Plan
 from trainer.training.locate import located, prefixed
 from trainer.training.preflight import check_parameters
+from trainer.training.timetable import Plan
 from trainer.user_code import user_code
 
 

@@ -1,9 +1,10 @@
-"""Build an experiment from a config."""
+"""Build an experiment from a config, with what identifies and describes it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,12 +12,9 @@ from torch import nn
 from torch.amp import GradScaler
 
 from trainer import catalog
-from trainer.config.identity import code_of
+from trainer.config.identity import Code, code_of
 from trainer.config.load import Loaded
-from trainer.config.models import (
-    Config,
-    DataConfig,
-)
+from trainer.config.models import Config, DataConfig
 from trainer.data.batches import Batches, eval_batches
 from trainer.data.dataset import Dataset, Splits, data_root
 from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
@@ -25,6 +23,7 @@ from trainer.errors import OptlabError
 from trainer.models.describe import multiplications
 from trainer.models.layers import feed_channels_last
 from trainer.optimizers.build import needs_closure
+from trainer.optimizers.groups import Group
 from trainer.seeding import seed_dropout, seed_globals
 from trainer.training.builders import (
     build_augmentation,
@@ -34,19 +33,55 @@ from trainer.training.builders import (
     build_penalty,
     build_schedules,
 )
+from trainer.training.compilation import Compilation
 from trainer.training.engines.choice import PAYS_AFTER_STEPS, compiler, engine_class
-from trainer.training.experiment import Experiment, Plan
+from trainer.training.evaluation import RunningMean
+from trainer.training.experiment import Experiment
 from trainer.training.loaded_data import LoadedData, load_data
 from trainer.training.locate import located
 from trainer.training.preflight import check_last_batch, check_metrics, check_probabilities, try_loss
-from trainer.training.timetable import Interval, run_length
+from trainer.training.record_maker import RecordMaker
+from trainer.training.state import TrainingState
+from trainer.training.timetable import Interval, Plan, run_length
 from trainer.user_code import user_code, while_building
+
+
+@dataclass(frozen=True, slots=True)
+class RunSetup:
+    """An experiment, and what identifies and describes it in its run directory.
+
+    Args:
+        config: the resolved config: no value is `auto`, and defaults are filled in.
+        experiment: the experiment.
+        code: the users' files and the packages that the config's components come from.
+        data_digest: SHA-256 of the content of the data set.
+        num_classes: number of outputs of the model.
+        groups: parameter groups by optimizer label.
+        notes: lines for the log.
+    """
+
+    config: Config
+    experiment: Experiment
+    code: Code
+    data_digest: str
+    num_classes: int
+    groups: Mapping[str, Sequence[Group]]
+    notes: Sequence[str]
+
+    def select_metric(self) -> str:
+        """Return the metric that selects the best checkpoint."""
+        return self.config.train.select or ("val_accuracy" if self.experiment.classes else "val_loss")
 
 
 def build_experiment(
     loaded: Loaded, *, download: bool = True, loaded_data: LoadedData | None = None
 ) -> Experiment:
-    """Build an experiment. Its config is resolved: no value is `auto`, and defaults are filled in.
+    """Build the experiment of a config; see `set_up_run`."""
+    return set_up_run(loaded, download=download, loaded_data=loaded_data).experiment
+
+
+def set_up_run(loaded: Loaded, *, download: bool = True, loaded_data: LoadedData | None = None) -> RunSetup:
+    """Build the experiment of a config, and resolve the config.
 
     Seeds the global generators (torch's, `random`, `numpy.random`) and sets torch's thread count. Dropout and
     users' components draw from these generators during training, so train one experiment before you build the
@@ -61,7 +96,7 @@ def build_experiment(
         ConfigError, DataError: the parts do not fit together; the error gives the place in the config.
     """
     try:
-        return _build_experiment(loaded, download=download, loaded_data=loaded_data)
+        return _set_up_run(loaded, download=download, loaded_data=loaded_data)
     except (OptlabError, KeyboardInterrupt):
         raise
     except BaseException as error:
@@ -72,7 +107,7 @@ def build_experiment(
             raise failure from error
 
 
-def _build_experiment(loaded: Loaded, *, download: bool, loaded_data: LoadedData | None) -> Experiment:
+def _set_up_run(loaded: Loaded, *, download: bool, loaded_data: LoadedData | None) -> RunSetup:
     config = loaded.config
     seed_globals("construction", config.seed.init)
     with located(loaded):
@@ -129,30 +164,47 @@ def _build_experiment(loaded: Loaded, *, download: bool, loaded_data: LoadedData
         zero_grad=config.train.zero_grad == "every_step",
     )
     seed_dropout(config.seed.dropout)
-    experiment = Experiment(
-        config=_resolved(config, device, implementations, engine_name),
+    state = TrainingState(
         device=device,
+        model=model,
+        optimizers=optimizers,
+        schedules=schedules,
+        scaler=scaler,
+        keeps_gradients=config.train.zero_grad == "never",
+        mean=RunningMean(classes=dataset.class_names is not None),
+        clock=Clock(device),
+    )
+    experiment = Experiment(
         splits=splits,
-        data_digest=dataset.digest,
-        code=code_of(config),
         batches=batches,
         evaluate_on=_evaluation(config, splits, prepare, device),
-        model=model,
         loss=loss,
-        classes=dataset.class_names is not None,
-        num_classes=dataset.num_classes,
-        optimizers=optimizers,
-        groups=groups,
-        schedules=schedules,
-        engine=engine,
-        scaler=scaler,
         autocast=precision,
+        classes=dataset.class_names is not None,
+        engine=engine,
+        compilation=Compilation(engine, state, requested=engine_name == "compiled"),
         plan=plan,
-        clock=Clock(device),
-        notes=[*loaded.notes, *dataset.notes],
+        check_finite=config.train.detect_anomaly,
+        eval_train=config.train.eval_train,
+        state=state,
+        records=RecordMaker(
+            state,
+            batches.batches_per_epoch,
+            groups,
+            penalty=model_penalty is not None,
+            gradients=config.log.gradients,
+        ),
     )
     check_metrics(loaded, experiment)
-    return experiment
+    return RunSetup(
+        config=_resolved(config, device, implementations, engine_name),
+        experiment=experiment,
+        code=code_of(config),
+        data_digest=dataset.digest,
+        num_classes=dataset.num_classes,
+        groups=groups,
+        notes=[*loaded.notes, *dataset.notes],
+    )
 
 
 def _prepare_machine(config: Config) -> torch.device:

@@ -22,32 +22,33 @@ def train(run: Experiment) -> Generator[Record]:
             an uninterrupted run. If the last evaluation is not a scheduled one, the state is saved before
             it, because an extended run does not evaluate at that step.
     """
+    clock = run.state.clock
     if run.progress.step == 0:
         yield run.evaluate()
-        yield run.make_record(CheckpointDue)
+        yield run.records.make(CheckpointDue)
 
     run.compile()  # does nothing for an eager engine
-    run.clock.start()
+    clock.start()
     while not run.finished():
         for batches in run.remaining_batches():
             output = run.engine.step(batches, measure=run.measures_next())  # forward, backward, update
             due = run.advance(batches, output)
-            record = run.log(output) if due.log else None
+            record = run.records.make_step(output) if due.log else None
             run.step_schedules()
 
             if record:
-                with run.clock.paused():
+                with clock.paused():
                     yield record
             if due.evaluation:
-                with run.clock.paused():
+                with clock.paused():
                     yield run.evaluate()
             if due.checkpoint:
-                with run.clock.paused():
-                    yield run.make_record(CheckpointDue)
+                with clock.paused():
+                    yield run.records.make(CheckpointDue)
             if run.finished():
                 break
-    run.clock.stop()
+    clock.stop()
 
     if run.last_evaluation_due():
-        yield run.make_record(CheckpointDue)
+        yield run.records.make(CheckpointDue)
         yield run.evaluate()

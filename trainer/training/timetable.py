@@ -36,6 +36,43 @@ class Interval:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The length of a run and the intervals of its actions, in steps.
+
+    Args:
+        steps: length; None if only `seconds` ends the run.
+        seconds: budget of training time; None = no budget.
+        accumulate: batches per step.
+        log, evaluate: intervals of the rows in steps.csv and epochs.csv.
+        checkpoint: interval of checkpoints; None = at every evaluation, unless checkpoint_seconds is set.
+        checkpoint_seconds: training seconds between checkpoints; None = use `checkpoint`.
+    """
+
+    steps: int | None
+    seconds: float | None
+    accumulate: int
+    log: Interval
+    evaluate: Interval
+    checkpoint: Interval | None
+    checkpoint_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The actions that are due after a step.
+
+    Args:
+        log: log the step.
+        evaluation: evaluate the model.
+        checkpoint: save the state.
+    """
+
+    log: bool = False
+    evaluation: bool = False
+    checkpoint: bool = False
+
+
 def run_length(*, epochs: float | None, steps: int | None, steps_per_epoch: int) -> int | None:
     """Return the length of a run in steps, at least 1; None if only a time budget ends the run."""
     if steps is not None:

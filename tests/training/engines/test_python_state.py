@@ -158,7 +158,7 @@ def test_a_resumed_run_stays_eager_where_compiled_steps_had_stopped_agreeing(tmp
     experiment.load_state_dict(state | {"eager_from": 3})
     assert experiment.compile() == "the steps run eager, as they did from step 3 on"
     assert experiment.compile() is None
-    assert experiment.engine_used() == "compiled until step 3"
+    assert experiment.compilation.engine_used() == "compiled until step 3"
     older = {key: value for key, value in state.items() if key != "eager_from"}
     experiment.load_state_dict(older)
-    assert experiment.engine_used() == "eager"
+    assert experiment.compilation.engine_used() == "eager"

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from trainer.data.batches import Batch
 
 
-def find_anomaly(loss: Tensor, batches: Sequence[Batch], model: nn.Module, *, gradients: bool) -> str | None:
+def find_nonfinite(
+    loss: Tensor, batches: Sequence[Batch], model: nn.Module, *, gradients: bool
+) -> str | None:
     """Describe the NaN and infinite values after a step: loss, batch, first gradient, first weight.
 
     Args:

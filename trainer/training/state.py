@@ -1,0 +1,112 @@
+"""The state of a run: everything that changes during training and that a checkpoint saves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from trainer.device import Clock
+from trainer.schedules import Schedule
+from trainer.seeding import random_state, set_random_state
+from trainer.training.evaluation import RunningMean
+
+
+@dataclass(slots=True)
+class Progress:
+    """Progress of a run.
+
+    Args:
+        step: completed updates.
+        epoch: completed epochs.
+        batch: completed batches of the current epoch.
+        samples: training samples seen.
+        grad_evals: backward passes made.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    samples: int = 0
+    grad_evals: int = 0
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """The state of a run. A run that continues from a saved state equals an uninterrupted one bit for bit.
+
+    The random generators belong to the state as well; they are global.
+
+    Args:
+        device: device of the model.
+        model, optimizers, schedules, scaler: the trained objects; optimizers by label.
+        keeps_gradients: whether gradients accumulate over all steps and therefore belong to the state.
+        mean: loss and metrics of the training batches since the last evaluation.
+        clock: training time.
+        ended: whether the run has reached its length.
+        evaluated_at: step of the last evaluation.
+        saved_seconds: training seconds when a checkpoint was last due by training time.
+        nonfinite: the NaN and infinite values of the last step, if they are checked; they end the run.
+        eager_from: step at which a compiled run changed to eager steps; None = it did not.
+    """
+
+    device: torch.device
+    model: nn.Module
+    optimizers: Mapping[str, Optimizer]
+    schedules: Sequence[Schedule]
+    scaler: GradScaler | None
+    keeps_gradients: bool
+    mean: RunningMean
+    clock: Clock
+    progress: Progress = field(default_factory=Progress)
+    ended: bool = False
+    evaluated_at: int | None = None
+    saved_seconds: float = 0.0
+    nonfinite: str | None = None
+    eager_from: int | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as tensors and plain values, from which another process can resume."""
+        parameters = self.model.named_parameters() if self.keeps_gradients else ()
+        return {
+            "progress": asdict(self.progress),
+            "train_seconds": self.clock.read(),
+            "evaluated_at": self.evaluated_at,
+            "ended": self.ended,
+            "anomaly": self.nonfinite,
+            "eager_from": self.eager_from,
+            "model": self.model.state_dict(),
+            "optimizers": {label: optimizer.state_dict() for label, optimizer in self.optimizers.items()},
+            "schedules": [schedule.state_dict() for schedule in self.schedules],
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "mean": self.mean.state_dict(),
+            "gradients": {name: p.grad for name, p in parameters if p.grad is not None},
+            "random": random_state(self.device),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load a state returned by `state_dict` of a run with the same config."""
+        self.progress = Progress(**state["progress"])
+        self.clock.elapsed = self.saved_seconds = state["train_seconds"]
+        self.evaluated_at = state["evaluated_at"]
+        self.ended = state["ended"]
+        self.nonfinite = state["anomaly"]
+        self.eager_from = state.get("eager_from")  # absent from checkpoints of earlier releases
+        self.model.load_state_dict(state["model"])
+        for label, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][label])
+        for schedule, schedule_state in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(schedule_state)
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.mean.load_state_dict(state["mean"])
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        for name, gradient in state["gradients"].items():
+            self.model.get_parameter(name).grad = gradient.to(self.device, copy=True)
+        set_random_state(state["random"], self.device)
