@@ -17,6 +17,7 @@ from same_run import copied_at, differences
 from trainer import build_experiment, load_config
 from trainer.runs.checkpoint import load_checkpoint, pack
 from trainer.seeding import preserved, random_state, seed_globals, set_random_state
+from trainer.training.building import set_up_run
 
 PARTS = Path(__file__).with_name("drawing_parts.py")
 DRAWING = [
@@ -96,7 +97,7 @@ def test_a_data_set_draws_the_same_for_every_seed(tmp_path: Path) -> None:
     for seed in (0, 1):
         disturb()
         data = f"data={{name: '{tmp_path}/data.py:shifted', batch_size: 32}}"
-        found.add(build_experiment(load_config(config, [data, f"seed={seed}"])).data_digest)
+        found.add(set_up_run(load_config(config, [data, f"seed={seed}"])).data_digest)
     assert len(found) == 1
 
 
