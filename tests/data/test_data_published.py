@@ -5,12 +5,14 @@ from __future__ import annotations
 import bz2
 import pickle
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from published_files import KNOWN_SHAPES, cifar_files, svhn_file, svhn_files, usps_files, usps_text
 
 from trainer.data import download, file_readers
@@ -201,6 +203,20 @@ def _whole_again(root: Path) -> None:
     assert not (raw / "train-images-idx3-ubyte").exists(), "torchvision would take the half file as whole"
     raw.rmdir()
     mnist_files(root)
+
+
+def test_a_download_waits_for_another_process_and_uses_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Path] = []
+    monkeypatch.setattr(download, "torchvision_class", lambda cls: lambda root, download: calls.append(root))
+    with FileLock(tmp_path / ".mnist.lock"):
+        waiting = ThreadPoolExecutor().submit(mnist, root=str(tmp_path))
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.2)
+        mnist_files(tmp_path)
+    assert len(waiting.result(timeout=30).train) == 5
+    assert calls == []
 
 
 def test_a_root_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import socket
@@ -52,10 +51,12 @@ def fetch(
         return
     if not download:
         raise _not_there(name, absent, "and data.download is false")
+    from filelock import FileLock  # takes 30 ms to import, and only downloads need it
+
     staging = folder / f".{name}.download"
     try:
         staging.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(folder / f".{name}.lock"), _network_timeout(30):
+        with FileLock(folder / f".{name}.lock"), _network_timeout(30):
             if all(file.is_file() for file in files):  # another process has downloaded them in the meantime
                 return
             for file in files:  # torchvision verifies archives, but assumes that other files are complete
@@ -87,14 +88,6 @@ def _not_there(name: str, absent: Sequence[Path], why: str) -> DataError:
         fix=f"run `optlab prepare {name}` with network access, or set data.root (or OPTLAB_DATA) to a folder "
         "that has it, or use data.name=digits, which needs no download",
     )
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock for the block; the system releases it if the process ends."""
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

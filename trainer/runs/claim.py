@@ -3,6 +3,9 @@
 The lock is an flock on the file `lock`; a crash releases it. If someone deletes that file, a second process
 can lock the directory. The holder therefore checks before every write that it still owns the run: the path
 of the lock is still the file that it locked, and status.json still names it as the writer.
+
+filelock would replace only the calls of flock: it has no shared lock for `is_locked`, does not check that
+`lock` was written by optlab, and does not check during a run that the path is still the locked file.
 """
 
 from __future__ import annotations
