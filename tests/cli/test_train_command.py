@@ -637,3 +637,16 @@ def test_a_failure_in_the_middle_is_recorded(config: Path, tmp_path: Path, monke
     assert "no more" in status["message"]
     assert "Traceback" in (tmp_path / "run/train.log").read_text()
     assert column(tmp_path / "run/steps.csv", "step") == ["1", "2"]
+
+
+def test_train_ends_with_its_figures_and_a_command_to_go_on_with(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = optlab("train", config, "log.plots=[png]")
+    assert "figures  runs/tiny/seed=0/plots" in first.out
+    assert first.err.endswith(f"train it with another seed: optlab train {config} 'log.plots=[png]' seed=1\n")
+    second = optlab("train", config, "seed=1")
+    assert "figures" not in second.out
+    assert second.err.endswith("compare it with the runs beside it: optlab compare runs/tiny\n")
+    assert "optlab" not in optlab("train", config, "seed=2", "--quiet").err

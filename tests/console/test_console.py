@@ -19,10 +19,12 @@ from trainer.console import (
     format_seconds,
     print_error,
     print_json,
+    print_note,
     print_pairs,
     print_result,
     print_text,
     table,
+    waiting,
 )
 from trainer.console.training import TrainingProgress
 from trainer.errors import ConfigError, OptlabError, Problem
@@ -370,3 +372,66 @@ def test_the_time_left_follows_the_steps_or_the_budget_of_seconds(
             now = step / 100
             progress.update(StepRecord(step, step / 100, step, step, now, {"loss": 0.5, "lr": 0.01}))
     assert "left 00:01" in plain(terminal.getvalue())
+
+
+# Narrow terminals, and what a command waits for
+
+
+RUNS = [Column("run", min_width=12, keep_end=True), Column("status"), Column("loss", "right", omit=1)]
+RUN = "runs/digits/a-long-name/lr=0.1,seed=0"
+
+
+@pytest.mark.parametrize(
+    ("columns", "line", "omitted"),
+    [
+        (80, f"{RUN} completed 0.25", []),
+        (40, "...g-name/lr=0.1,seed=0 completed 0.25", []),
+        (26, "...r=0.1,seed=0 completed", ["loss"]),
+    ],
+)
+def test_a_narrow_terminal_shows_the_end_of_paths_and_leaves_columns_out(
+    width: Callable[[int], None], columns: int, line: str, omitted: list[str]
+) -> None:
+    width(columns)
+    terminal = Terminal()
+    assert table(RUNS, [[RUN, "completed", 0.25]], file=terminal) == omitted
+    shown = plain(terminal.getvalue()).splitlines()
+    assert max(map(len, shown)) <= columns
+    assert len(shown) == 2
+    assert shown[1].split() == line.split()
+    wide = Terminal()
+    assert table(RUNS, [[RUN, "completed", 0.25]], wide=True, file=wide) == []
+    assert wide.getvalue().splitlines()[1].split() == [RUN, "completed", "0.25"]
+
+
+def test_a_note_wraps_between_words_and_its_command_does_not(
+    monkeypatch: pytest.MonkeyPatch, width: Callable[[int], None]
+) -> None:
+    width(30)
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    print_note("the differences are not significant", command="optlab compare runs/a runs/b --target x=1")
+    print_note("next:", command="optlab runs")
+    assert [line.rstrip() for line in terminal.getvalue().splitlines()] == [
+        "the differences are not",
+        "significant",
+        "    optlab compare runs/a runs/b --target x=1",
+        "next: optlab runs",
+    ]
+
+
+def test_what_a_command_waits_for_is_shown_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, width: Callable[[int], None]
+) -> None:
+    width(80)
+
+    def shown(file: io.StringIO, *, quiet: bool = False) -> str:
+        with waiting("Loading", quiet=quiet, file=file):
+            during = file.getvalue()
+        return during + "|" + file.getvalue()[len(during) :]
+
+    assert shown(Terminal()) == "Loading ...|\r\x1b[K"
+    assert shown(Terminal(), quiet=True) == "|"
+    assert shown(io.StringIO()) == "|"
+    monkeypatch.setenv("TERM", "dumb")
+    assert shown(Terminal()) == "Loading ...\n|"

@@ -11,6 +11,7 @@ from pathlib import Path
 from trainer.bench import loops
 from trainer.bench.loops import BARE, JAX, Loop
 from trainer.bench.task import LOG_EVERY, Setting
+from trainer.console import waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,12 @@ def measure(root: Path | None, setting: Setting) -> list[Row]:
     running: dict[str, Loop] = {}
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            for name in loops.names(setting):
-                folder = Path(tempfile.mkdtemp(dir=temporary))
-                running[name] = Loop(name, root, setting, folder)
-            for loop in running.values():
-                loop.wait()
+            with waiting("Starting the loops"):
+                for name in loops.names(setting):
+                    folder = Path(tempfile.mkdtemp(dir=temporary))
+                    running[name] = Loop(name, root, setting, folder)
+                for loop in running.values():
+                    loop.wait()
             times = _rounds(running, steps, setting.rounds)
         finally:
             for loop in running.values():
@@ -97,7 +99,8 @@ def _rounds(running: Mapping[str, Loop], steps: int, rounds: int) -> dict[str, l
     times: dict[str, list[float]] = {name: [] for name in running}
     for number in range(rounds + 1):
         for name, loop in running.items():
-            seconds = loop.run(steps)
+            with waiting(f"Round {number} of {rounds}: {name}" if number else f"Warming up: {name}"):
+                seconds = loop.run(steps)
             if number:  # the first round is a warm-up (JAX compiles, caches fill)
                 times[name].append(seconds / steps * 1e6)
     return times

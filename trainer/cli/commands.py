@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from trainer import catalog, console, interrupts
-from trainer.cli.options import ExistingRun, OutputOptions, RunFolder
+from trainer.cli.options import RUNS, ExistingRun, OutputOptions, RunFolder
 from trainer.config.identity import components_in, named_code
 from trainer.config.json_schema import json_schema
 from trainer.config.load import dump, read
@@ -72,7 +72,8 @@ def train(
     if dry_run:
         announce_code(*components_in(draft.tree.data))
     with drawing.beside(draft.wants_figures() and not dry_run) as draw:
-        loaded = catalog.check_config(draft)  # torch imports its compiler here
+        with console.waiting("Checking the config", quiet=output.quiet):
+            loaded = catalog.check_config(draft)  # torch imports its compiler here
         shown = where.run_dir or launch.folder_for(loaded, overrides, where.runs)
         folder = shown.absolute()  # a component may change the working directory
         ownership.refuse_root(folder, where.runs)
@@ -92,7 +93,25 @@ def train(
                 if not existing.skip:
                     raise
                 return _leave_busy(shown, as_json=output.as_json)
-    return finish(replace(done, folder=shown), as_json=output.as_json)
+    code = finish(replace(done, folder=shown), as_json=output.as_json)
+    if code == 0 and not (where.run_dir or output.quiet or output.as_json):
+        _print_next_command(config, overrides, where.runs, loaded.config.seed.init + 1, shown)
+    return code
+
+
+def _print_next_command(
+    config: Path, overrides: Sequence[str], runs: Path, next_seed: int, folder: Path
+) -> None:
+    """Print the command that compares a run with those beside it, or that trains a second one."""
+    beside = (path / rundir.STATUS for path in folder.parent.iterdir() if path.name != folder.name)
+    if any(status.is_file() for status in beside):
+        note, words = "compare it with the runs beside it:", ["compare", str(folder.parent)]
+    else:
+        place = [] if runs == RUNS else ["--runs", str(runs)]
+        kept = [text for text in overrides if not text.startswith("seed")]
+        note = "train it with another seed:"
+        words = ["train", str(config), *kept, f"seed={next_seed}", *place]
+    console.print_note(note, command=shlex.join(["optlab", *words]))
 
 
 def _leave_busy(folder: Path, *, as_json: bool) -> int:
@@ -111,9 +130,11 @@ def finish(done: launch.Launched, *, as_json: bool) -> int:
         console.print_json({"run": str(done.folder), "skipped": done.skipped} | done.result.as_dict())
     else:
         with console.results_are_kept():
-            console.print_result(done.result, done.folder)
+            figures = done.folder / rundir.PLOTS
+            drawn = figures.is_dir() and any(figures.iterdir())
+            console.print_result(done.result, done.folder, figures=figures if drawn else None)
     if done.result.status == "interrupted":
-        console.print_note(f"resume with: optlab resume {shlex.quote(str(done.folder))}")
+        console.print_note("resume with:", command=f"optlab resume {shlex.quote(str(done.folder))}")
     return _exit_code(done.result)
 
 
@@ -148,7 +169,7 @@ def _estimate(setup: RunSetup) -> str:
     if steps is None:
         return f"{experiment.plan.seconds:g} s of training, plus the evaluations"
     began, done = time.perf_counter(), 0
-    with running(setup.config.model_dump()):
+    with console.waiting("Measuring steps"), running(setup.config.model_dump()):
         for batches in islice(experiment.remaining_batches(), 200):
             experiment.engine.step(batches)
             done += 1
@@ -162,7 +183,8 @@ def validate(config: Path, overrides: Sequence[str], *, as_json: bool) -> None:
     """Check a config without downloading data."""
     draft = read(config, overrides)
     announce_code(*components_in(draft.tree.data))
-    setup = set_up_run(catalog.check_config(draft), download=False)
+    with console.waiting("Checking the config"):
+        setup = set_up_run(catalog.check_config(draft), download=False)
     if as_json:
         console.print_json({"valid": True, "config": setup.config.model_dump()})
     else:
@@ -179,7 +201,8 @@ def prepare(name: str, options: Sequence[str]) -> None:
     """Download and check a data set; cache it decoded if decoding takes time."""
     if name not in catalog.DATASETS:
         raise unknown_name("data set", name, list(catalog.DATASETS))
-    dataset = catalog.DATASETS[name](**_options("dataset", name, options))
+    with console.waiting(f"Preparing {name}"):
+        dataset = catalog.DATASETS[name](**_options("dataset", name, options))
     pairs = {
         "train": f"{len(dataset.train):,} samples",
         "test": f"{len(dataset.test):,} samples",
@@ -212,7 +235,8 @@ def plot(folders: Sequence[Path], formats: Sequence[str]) -> None:
     problems = []
     for folder in folders:
         ownership.require_run(folder)
-        figures = runner.draw_figures(folder, list(formats))
+        with console.waiting(f"Drawing the figures of {folder}"):
+            figures = runner.draw_figures(folder, list(formats))
         for path in figures.paths:
             console.print_text(console.one_line(str(path)))
         problems += [Problem(words, where=str(folder)) for words in figures.failures]
@@ -374,7 +398,8 @@ def doctor(runs: Path, *, as_json: bool) -> None:
         "CUDA devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "default device": "cuda:0" if torch.cuda.is_available() else "cpu",
     }
-    found["data"] = {"folder": str(data_root(None))} | _data_found()
+    with console.waiting("Reading the data sets on disk"):
+        found["data"] = {"folder": str(data_root(None))} | _data_found()
     found["cache"] = _cache_found()
     try:
         # `doctor` creates no folder: it checks the nearest existing parent.

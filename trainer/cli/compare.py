@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from trainer.cli import completion
+from trainer.console import waiting
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ def compare(
 
         optlab compare runs/lr_sweep --table latex > table.tex
     """
-    from trainer.cli import comparison
+    with waiting("Loading the statistics"):
+        from trainer.cli import comparison
 
     comparison.compare(runs, analysis, lines, search, files, table=table, as_json=as_json)

@@ -66,26 +66,27 @@ def compare(
             key="--band",
             fix="use --band bootstrap or --centre mean",
         )
-    found = compare_runs(
-        list(runs),
-        by=analysis.by or [],
-        targets=analysis.target or [],
-        metric=analysis.metric,
-        against=analysis.against,
-        bootstrap=analysis.bootstrap,
-        confidence=analysis.confidence,
-        within=_within(search.within),
-        random_search=search.random,
-        draw=output is not None and ending not in TABLES,
-        x=cast(Any, lines.x),  # checked above
-        scale=cast(Any, lines.scale),
-        centre=cast(Any, lines.centre),
-        band=None if band == "none" else cast(Any, band.replace("-", "_")),
-        smooth=lines.smooth,
-        multiples=lines.multiples,
-        style=files.style,
-        size=_size(files.size) if files.size else None,
-    )
+    with console.waiting("Comparing the runs"):
+        found = compare_runs(
+            list(runs),
+            by=analysis.by or [],
+            targets=analysis.target or [],
+            metric=analysis.metric,
+            against=analysis.against,
+            bootstrap=analysis.bootstrap,
+            confidence=analysis.confidence,
+            within=_within(search.within),
+            random_search=search.random,
+            draw=output is not None and ending not in TABLES,
+            x=cast(Any, lines.x),  # checked above
+            scale=cast(Any, lines.scale),
+            centre=cast(Any, lines.centre),
+            band=None if band == "none" else cast(Any, band.replace("-", "_")),
+            smooth=lines.smooth,
+            multiples=lines.multiples,
+            style=files.style,
+            size=_size(files.size) if files.size else None,
+        )
     if output is not None:
         _write(found, output, ending, files.figure, formats)
     if as_json or table == "json":

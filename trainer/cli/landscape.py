@@ -28,17 +28,20 @@ def landscape(problem: str, descent: DescentOptions, files: LandscapeFiles, *, a
     _check_lr(lr)
     figure_path, gif_path = _paths(files.output or files.runs / "landscapes", name)
     rates = learning_rates(LOWEST, HIGHEST, descent.trials) if descent.tune and lr is None else []
-    descents = race(surface, contestants, steps=steps, start=where, lr=lr, rates=rates)
+    with console.waiting("Running the optimizers"):
+        descents = race(surface, contestants, steps=steps, start=where, lr=lr, rates=rates)
     shown = name.replace("_", " ")
     unit = "steps" if one_per_step(descents) else "gradients"
     heading = f"{shown}: {surface.about} · {steps:,} {unit} each from ({where[0]:g}, {where[1]:g})"
     heading += f"\n{budget(descents, lr)}"
     rundir.prepare_root(figure_path.parent)
-    figure = draw_landscape(surface, descents, heading)
-    rundir.write_atomically(figure_path, render_landscape(figure, figure_path.suffix.removeprefix(".")))
+    with console.waiting("Drawing the figure"):
+        figure = draw_landscape(surface, descents, heading)
+        rundir.write_atomically(figure_path, render_landscape(figure, figure_path.suffix.removeprefix(".")))
     written = [figure_path]
     if files.animate:
-        rundir.write_atomically(gif_path, animate_landscape(surface, descents, heading))
+        with console.waiting("Drawing the animation"):
+            rundir.write_atomically(gif_path, animate_landscape(surface, descents, heading))
         written.append(gif_path)
     rows = [_row(one, surface) for one in descents]
     if as_json:

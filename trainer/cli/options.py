@@ -32,6 +32,7 @@ RunsFolder = Annotated[
     Path, typer.Option("--runs", envvar="OPTLAB_RUNS", help="Directory that holds all runs.", metavar="DIR")
 ]
 RUNS = Path("runs")
+LOADING = "Loading PyTorch"
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 

@@ -26,20 +26,20 @@ SWEEP_COLUMNS = (
     Column("best so far"),
 )
 UNREADABLE = "unreadable"
-REASON_COLUMN = Column("reason")
+REASON_COLUMN = Column("reason", min_width=20)
 RUN_COLUMNS = (
-    Column("run"),
+    Column("run", min_width=24, keep_end=True),
     Column("status"),
-    Column("epochs", "right", ".4g"),
-    Column("train_loss", "right", ".4g"),
-    Column("val_loss", "right", ".4g"),
-    Column("val_accuracy", "right", ".4f"),
-    Column("test_accuracy", "right", ".4f"),
-    Column("seconds", "right", ".1f"),
+    Column("epochs", "right", ".4g", omit=4),
+    Column("train_loss", "right", ".4g", omit=5),
+    Column("val_loss", "right", ".4g", omit=3),
+    Column("val_accuracy", "right", ".4f", omit=1),
+    Column("test_accuracy", "right", ".4f", omit=2),
+    Column("seconds", "right", ".1f", omit=6),
 )
 
 
-def list_runs(folders: Sequence[Path], *, sort: str, as_json: bool) -> None:
+def list_runs(folders: Sequence[Path], *, sort: str, wide: bool, as_json: bool) -> None:
     """Print one row per run. A run whose files cannot be read has the status `unreadable` and a reason."""
     titles = [column.title for column in RUN_COLUMNS]
     column = sort.removeprefix("-")
@@ -60,7 +60,9 @@ def list_runs(folders: Sequence[Path], *, sort: str, as_json: bool) -> None:
     else:
         shown = [*titles, *(["reason"] if any(row["reason"] for row in rows) else [])]
         columns = [*RUN_COLUMNS, REASON_COLUMN][: len(shown)]
-        console.table(columns, [[row[title] for title in shown] for row in rows])
+        omitted = console.table(columns, [[row[title] for title in shown] for row in rows], wide=wide)
+        if omitted:
+            console.print_note(f"--wide also shows {', '.join(omitted)}")
 
 
 def _run_row(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from trainer.cli import completion
-from trainer.cli.options import RUNS, OutputOptions, RunsFolder
+from trainer.cli.options import LOADING, RUNS, OutputOptions, RunsFolder
+from trainer.console import waiting
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def sweep(
 
         optlab sweep optimizers --shard $SLURM_ARRAY_TASK_ID/8
     """
-    from trainer.cli import sweeping
+    with waiting(LOADING, quiet=output.quiet):
+        from trainer.cli import sweeping
 
     raise typer.Exit(sweeping.sweep(file, overrides or [], runs, options, output))

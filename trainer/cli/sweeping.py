@@ -48,7 +48,8 @@ def sweep(
     shared_data = SharedData(root / f"{DATA}{suffix}")
     if options.dry_run:
         announce_code(*(part for variant in read.variants.values() for part in _parts_of(variant)))
-    infos = check_variants(read, shared_data)
+    with console.waiting("Checking the variants", quiet=output.quiet):
+        infos = check_variants(read, shared_data)
     for note in shared_data.notes():
         console.print_note(note)
     objective = resolve_objective(read, infos)
@@ -69,7 +70,10 @@ def sweep(
         code = runner.run()
         summary = runner.write_files()
     if options.figures and code in (0, 4) and not suffix:
-        _compare(shown, summary["runs"]["done"])
+        with console.waiting("Comparing the runs", quiet=output.quiet):
+            compared = _compare(shown, summary["runs"]["done"])
+        for note in compared:
+            console.print_note(note)
     if output.as_json:
         console.print_json({"sweep": str(shown)} | summary)
     else:
@@ -98,12 +102,12 @@ def _alone(root: Path, folder: Path) -> Iterator[None]:
         yield
 
 
-def _compare(root: Path, runs: int) -> None:
-    """Write a comparison of the runs to the sweep's folder: figures, and the table in Markdown."""
+def _compare(root: Path, runs: int) -> list[str]:
+    """Write figures and a table in Markdown to the sweep's folder. Return notes for the user."""
     if runs > MOST_COMPARED:
-        console.print_note(f"{runs} runs are too many to compare; use: optlab compare {root}/final -o FOLDER")
-        return
+        return [f"{runs} runs are too many to compare; use: optlab compare {root}/final -o FOLDER"]
     folder = root / COMPARISON
+    notes = []
     try:
         found = compare_runs(root)
         rundir.make_folder(folder)
@@ -111,13 +115,11 @@ def _compare(root: Path, runs: int) -> None:
         rundir.write_atomically(folder / "table.md", table.rstrip() + "\n")
         found.save(folder, ["png"])
     except FigureError as error:
-        console.print_note(f"warning: {error}")
+        notes.append(f"warning: {error}")
     except Exception as error:  # a failed comparison does not fail the sweep
-        console.print_note(f"no comparison: {first_line(error)}")
-        return
-    for note in found.notes:
-        console.print_note(f"note: {note}")
-    console.print_note(f"figures and tables are in {folder}")
+        return [f"no comparison: {first_line(error)}"]
+    notes += [f"note: {note}" for note in found.notes]
+    return [*notes, f"figures and tables are in {folder}"]
 
 
 def _known(only: Sequence[str], read: Sweep) -> Sequence[str]:

@@ -17,6 +17,7 @@ from trainer.cli import compare as compare_verb
 from trainer.cli import completion, init, lessons
 from trainer.cli import sweep as sweep_verb
 from trainer.cli.options import (
+    LOADING,
     RUNS,
     AsJson,
     ConfigFile,
@@ -29,6 +30,7 @@ from trainer.cli.options import (
     RunsFolder,
     expand_options,
 )
+from trainer.console import waiting
 
 
 class Verb(TyperCommand):
@@ -104,7 +106,8 @@ def train(
 
         for lr in 1 .1 .01; do optlab train sgd optimizer.lr=$lr --skip-existing; done
     """
-    from trainer.cli import commands
+    with waiting(LOADING, quiet=output.quiet):
+        from trainer.cli import commands
 
     raise typer.Exit(commands.train(config, overrides or [], folder, existing, output, dry_run=dry_run))
 
@@ -133,7 +136,8 @@ def resume(
 
         optlab resume runs/quickstart/seed=0 train.epochs=40
     """
-    from trainer.cli.resume import resume as run_resume
+    with waiting(LOADING, quiet=output.quiet):
+        from trainer.cli.resume import resume as run_resume
 
     raise typer.Exit(run_resume(run, overrides or [], output, trust=trust))
 
@@ -153,7 +157,8 @@ def validate(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = 
 
         optlab validate adam optimizer.lr=-1
     """
-    from trainer.cli import commands
+    with waiting(LOADING):
+        from trainer.cli import commands
 
     commands.validate(config, overrides or [], as_json=as_json)
 
@@ -177,7 +182,8 @@ def prepare(
 
         optlab prepare emnist split=letters root=/data
     """
-    from trainer.cli import commands
+    with waiting(LOADING):
+        from trainer.cli import commands
 
     commands.prepare(name, options or [])
 
@@ -197,7 +203,8 @@ def plot(
 
         optlab plot runs/quickstart/seed=0 --format svg --format pdf
     """
-    from trainer.cli import commands
+    with waiting(LOADING):
+        from trainer.cli import commands
 
     commands.plot(run, formats or ["png"])
 
@@ -215,6 +222,9 @@ def list_runs(
     sort: Annotated[
         str, typer.Option(help="Column to sort by; prefix it with - for descending.", metavar="COLUMN")
     ] = "run",
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Show all columns and whole paths, however narrow the terminal.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List runs with their status and results.
@@ -229,7 +239,7 @@ def list_runs(
     """
     from trainer.cli import runs as runs_table
 
-    runs_table.list_runs(folders or [runs], sort=sort, as_json=as_json)
+    runs_table.list_runs(folders or [runs], sort=sort, wide=wide, as_json=as_json)
 
 
 @verb("list", panel="Look")
@@ -248,7 +258,8 @@ def list_components(
 
         optlab list optimizer
     """
-    from trainer.cli import commands
+    with waiting(LOADING):
+        from trainer.cli import commands
 
     commands.list_components(kind, as_json=as_json)
 
@@ -283,7 +294,8 @@ def show(
 
         optlab show model mlp hidden=[100,100] --input 3,32,32
     """
-    from trainer.cli import commands
+    with waiting(LOADING):
+        from trainer.cli import commands
 
     commands.show(kind, name, options or [], shape=shape, classes=classes, as_json=as_json)
 
@@ -313,7 +325,8 @@ def watch_landscape(
 
         optlab landscape quadratic --lr 0.01 -o slides/quadratic.svg --no-gif
     """
-    from trainer.cli import landscape
+    with waiting(LOADING):
+        from trainer.cli import landscape
 
     landscape.landscape(problem, descent, files, as_json=as_json)
 
@@ -350,8 +363,9 @@ def bench(
 
         optlab bench --model cnn --steps 60
     """
-    from trainer.bench.task import Setting
-    from trainer.cli.bench import bench as run_bench
+    with waiting(LOADING):
+        from trainer.bench.task import Setting
+        from trainer.cli.bench import bench as run_bench
 
     setting = Setting(model, optimizer, batch_size, steps, rounds, threads)
     run_bench(root, setting, output=output, as_json=as_json)
@@ -372,7 +386,8 @@ def schema(
 
         optlab schema -o optlab.schema.json
     """
-    from trainer.cli import commands
+    with waiting(LOADING):
+        from trainer.cli import commands
 
     commands.schema(output)
 
@@ -385,6 +400,7 @@ def doctor(runs: RunsFolder = RUNS, as_json: AsJson = False) -> None:
 
         optlab doctor
     """
-    from trainer.cli import commands
+    with waiting(LOADING):
+        from trainer.cli import commands
 
     commands.doctor(runs, as_json=as_json)

@@ -13,6 +13,7 @@ from trainer.console.output import (
     print_pairs,
     print_text,
     results_are_kept,
+    waiting,
 )
 from trainer.console.result import print_result
 from trainer.console.tables import Column, table
@@ -31,4 +32,5 @@ __all__ = [
     "print_text",
     "results_are_kept",
     "table",
+    "waiting",
 ]

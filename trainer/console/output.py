@@ -39,9 +39,32 @@ def print_json(value: Any, *, file: TextIO | None = None) -> None:
         raise OutputError(error.reason) from error
 
 
-def print_note(text: str) -> None:
-    """Print a note on stderr."""
-    print_text(indent_lines(text), file=streams.lenient(sys.stderr))
+def print_note(text: str, *, command: str = "") -> None:
+    """Print a note on stderr. A command after it is never wrapped, so that it can be copied."""
+    file = streams.lenient(sys.stderr)
+    console = make_console(file)
+    words = indent_lines(clean(text))
+    if command and console.is_terminal and len(words) + len(command) + 1 > console.width:
+        print_line(console, Text(words))
+        print_text(f"    {command}", file=file)
+    else:
+        print_line(console, Text(f"{words} {command}" if command else words))
+
+
+@contextmanager
+def waiting(what: str, *, quiet: bool = False, file: TextIO | None = None) -> Iterator[None]:
+    """Show on stderr, if it is a terminal, what the block does; the line disappears when it ends."""
+    file = streams.lenient(file or sys.stderr)
+    if quiet or not file.isatty():
+        yield
+        return
+    redraw = is_terminal(file)
+    write(f"{what} ..." + ("" if redraw else "\n"), file)
+    try:
+        yield
+    finally:
+        if redraw:
+            write("\r\x1b[K", file)  # to the start of the line, and erase it
 
 
 @contextmanager

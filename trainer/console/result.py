@@ -11,8 +11,10 @@ from trainer.console.output import print_pairs
 from trainer.records import RunResult
 
 
-def print_result(result: RunResult, run_dir: Path, *, file: TextIO | None = None) -> None:
-    """Print the result of a run: the last, best and test measurements, the cost, and the run directory."""
+def print_result(
+    result: RunResult, run_dir: Path, *, figures: Path | None = None, file: TextIO | None = None
+) -> None:
+    """Print the result of a run: the last, best and test measurements, the cost, the directories."""
     pairs: dict[str, Any] = {
         "status": result.status + (f": {result.message}" if result.message else ""),
         "trained": f"{result.epochs:.4g} epochs, {_count(result.steps, 'step')} in "
@@ -33,7 +35,10 @@ def print_result(result: RunResult, run_dir: Path, *, file: TextIO | None = None
         pairs["test"] = _measurements(numbers)
         if checkpoint := result.test.get("checkpoint"):
             pairs["test"] += f" (at the {checkpoint} checkpoint)"
-    print_pairs("", {**pairs, "run": str(run_dir)}, file=file)
+    pairs["run"] = str(run_dir)
+    if figures:
+        pairs["figures"] = str(figures)
+    print_pairs("", pairs, file=file)
 
 
 def _measurements(values: Mapping[str, Any]) -> str:

@@ -38,10 +38,11 @@ class SweepProgress:
     def __enter__(self) -> Self:
         """Start the progress display."""
         if not self._quiet and is_terminal(self._file):
+            waiting = Text("Starting the workers ...", style="dim")
             self._live = Live(
-                console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
+                waiting, console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
             )
-            self._live.start()
+            self._live.start(refresh=True)
         return self
 
     def __exit__(self, *error: object) -> None:

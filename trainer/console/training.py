@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -20,7 +21,7 @@ from trainer.console.formatting import (
     indent_lines,
     one_line,
 )
-from trainer.console.output import REDRAW_SECONDS, is_terminal, make_console, print_line
+from trainer.console.output import REDRAW_SECONDS, is_terminal, make_console, print_line, waiting
 from trainer.records import EvalRecord, StepRecord
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class TrainingProgress:
         self._file = streams.lenient(file or sys.stderr)
         self._clock = clock
         self._console = make_console(self._file)
+        self._preparing = ExitStack()
         self._live: Live | None = None
         self._bar: Progress | None = None
         self._fields: list[_Field] | None = None
@@ -71,11 +73,13 @@ class TrainingProgress:
         self._val_accuracy: float | None = None
 
     def __enter__(self) -> Self:
-        """Return self; `start` shows the progress."""
+        """Show that the run is being prepared; `start` shows the progress."""
+        self._preparing.enter_context(waiting("Preparing the run", file=self._file))
         return self
 
     def __exit__(self, *error: object) -> None:
         """Remove the bar, however the run ended."""
+        self._preparing.close()
         if self._live:
             self._live.stop()
             self._live = None
@@ -98,6 +102,7 @@ class TrainingProgress:
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._seconds_budget = seconds_budget
+        self._preparing.close()
         print_line(self._console, Text(one_line(title), style="bold"))
         if is_terminal(self._file):
             self._start_bar()
@@ -138,8 +143,14 @@ class TrainingProgress:
             self._drawn = now
             self._draw(record)
 
+    def waiting_for(self, what: str) -> None:
+        """Show on a terminal what the run does until the next record arrives or the display ends."""
+        if self._live:
+            self._live.update(Text(f"{what} ...", style="dim", no_wrap=True), refresh=True)
+
     def note(self, text: str) -> None:
         """Print a note above the bar."""
+        self._preparing.close()
         print_line(self._console, Text(indent_lines(clean(text))))
 
     def _print_evaluation(self, record: EvalRecord) -> None:

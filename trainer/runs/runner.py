@@ -99,6 +99,8 @@ def run(
         try:
             with ExitStack() as stack:
                 recorder.open(stack)
+                if options.progress:
+                    options.progress.waiting_for("Compiling the steps, evaluating before training")
                 if words := experiment.compile():
                     log.note(words)
                 with sparing_collector():
@@ -108,6 +110,8 @@ def run(
                 else:
                     message = _reason(outcome, recorder)
                 recorder.finish()
+            if options.progress:
+                options.progress.waiting_for("Testing, drawing the figures")
             if words := experiment.compilation.describe_checks():
                 log.write(words)
             reads_test = config.train.test != "never" and outcome in ("completed", "early_stopped")
