@@ -113,7 +113,7 @@ def test_every_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: 
         ["data.augment=[random_rotation, {name: cutout, size: 3}]"],
         ["train.early_stopping={patience: 4, min_delta: 0.5}", "train.eval_every={steps: 3}"],
         ["train.eval_every={steps: 3}", "train.eval_train=true"],
-        ["train.checkpoint_every=null", "train.eval_every={steps: 4}", "train.detect_anomaly=true"],
+        ["train.checkpoint_every=null", "train.eval_every={steps: 4}", "train.check_finite=true"],
         ["train.epochs=null", "train.steps=19"],
         ["seed={init: 1, batches: 2, augmentation: 3, dropout: 4}", "model.batch_norm=true"],
         ["data.val_size=0", "train.test=never"],

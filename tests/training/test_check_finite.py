@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from command import optlab, write_tiny
 
-WATCH = ["train.detect_anomaly=true", "log.every=1000", "--quiet", "--json"]
+WATCH = ["train.check_finite=true", "log.every=1000", "--quiet", "--json"]
 
 
 def diverged(tmp_path: Path, *overrides: str) -> tuple[int, str]:
@@ -61,7 +61,7 @@ def test_nan_in_the_data(tmp_path: Path) -> None:
 def test_a_sound_run_is_left_alone(tmp_path: Path, precision: str) -> None:
     config = write_tiny(tmp_path)
     watched, plain = tmp_path / "watched", tmp_path / "plain"
-    for folder, options in ((watched, ["train.detect_anomaly=true"]), (plain, [])):
+    for folder, options in ((watched, ["train.check_finite=true"]), (plain, [])):
         done = optlab(
             "train", config, f"train.precision={precision}", *options, "--quiet", "--run-dir", folder
         )

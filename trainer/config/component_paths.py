@@ -17,6 +17,7 @@ from trainer.config.models import (
     SchedulerConfig,
     SeedConfig,
 )
+from trainer.config.renamed_keys import rename_keys
 from trainer.config.yaml_reader import KeyPath, Tree
 
 
@@ -86,7 +87,11 @@ def _walk(value: Any, pattern: tuple[str, ...], path: KeyPath) -> Iterator[tuple
 
 
 def spell_out(tree: Tree) -> None:
-    """Expand short forms in place: `model: mlp` to `{name: mlp}`, `seed: 3` to four seeds."""
+    """Expand short forms in place: `model: mlp` to `{name: mlp}`, `seed: 3` to four seeds.
+
+    The keys of a saved config get their current names.
+    """
+    rename_keys(tree.data, tree.positions)
     for slot in SLOTS:
         for path, value in list(_walk(tree.data, slot.pattern, ())):
             if isinstance(value, str):

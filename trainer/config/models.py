@@ -393,7 +393,7 @@ class TrainConfig(Section):
     test: Annotated[Literal["end", "never"], MayDiffer(group=True, resume=True)] = Field(
         "end", description="When to evaluate the test split: once at the `end`, or `never`."
     )
-    detect_anomaly: Annotated[bool, MayDiffer(resume=True)] = Field(
+    check_finite: Annotated[bool, MayDiffer(resume=True)] = Field(
         False,
         description="Check the loss, batch, gradients and weights for NaN and infinity after every step; "
         "stop the run at the first one and report its parameter.",

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic_core import from_json
 
 from trainer.config.models import Config
+from trainer.config.renamed_keys import rename_keys
 from trainer.config.yaml_reader import MAX_BYTES
 from trainer.errors import RunError
 from trainer.reading import read_regular
@@ -278,6 +279,7 @@ def read_config(path: Path, known: Sections | None = None) -> dict[str, Any]:
         raise RunError(f"{place} is damaged: it is not a mapping")
     if config.get("format", FORMAT) != FORMAT:
         refuse_format(place, config["format"], None)
+    rename_keys(config)
     try:
         Config.model_validate(config)
     except ValidationError as error:

@@ -184,7 +184,7 @@ def _set_up_run(loaded: Loaded, *, download: bool, loaded_data: LoadedData | Non
         engine=engine,
         compilation=Compilation(engine, state, requested=engine_name == "compiled"),
         plan=plan,
-        check_finite=config.train.detect_anomaly,
+        check_finite=config.train.check_finite,
         eval_train=config.train.eval_train,
         state=state,
         records=RecordMaker(
