@@ -94,6 +94,16 @@ def test_no_two_rooms_of_a_layer_import_each_other() -> None:
     assert {(one, other) for one, other in pairs if one < other and (other, one) in pairs} == set()
 
 
+def test_no_two_modules_of_the_sweep_import_each_other() -> None:
+    found = {path.stem: imported_modules(path) for path in (TRAINER / "sweep").glob("*.py")}
+    imported = {
+        name: {other for other in found if any(f"{one}.".startswith(f"sweep.{other}.") for one in modules)}
+        for name, modules in found.items()
+    }
+    assert "messages" in imported["pool"]
+    assert [(one, other) for one in found for other in imported[one] if one in imported[other]] == []
+
+
 def test_the_loop_imports_the_experiment_and_the_records_alone() -> None:
     found = {name.rpartition(".")[0] for name in imported_modules(TRAINER / "training" / "loop.py")}
     assert found == {"training.experiment", "records"}

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any
 
+from trainer.sweep.messages import Question, Reply, Task
 from trainer.sweep.models import Variant
-from trainer.sweep.worker import Question, Reply, Task, work
+from trainer.sweep.worker import work
 
 
 @dataclass(frozen=True, slots=True)

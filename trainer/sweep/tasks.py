@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from trainer.device import usable_cores
+from trainer.sweep.messages import Task
 from trainer.sweep.models import Sweep
 from trainer.sweep.plan import ExistingRuns, RunSpec, SharedData, VariantInfo, extras, load_run_config
-from trainer.sweep.worker import Task
 
 
 def worker_slots(

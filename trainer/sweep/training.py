@@ -16,9 +16,9 @@ from trainer.runs import launch, rundir
 from trainer.runs.options import RunOptions
 from trainer.runs.resume import train_or_resume
 from trainer.sweep import process_state
+from trainer.sweep.messages import Question, Reply, Task
 from trainer.sweep.models import Variant, load_variant
 from trainer.sweep.plan import open_shared_data
-from trainer.sweep.worker import Question, Reply, Task
 from trainer.training.loaded_data import LoadedData
 
 

@@ -8,64 +8,16 @@ import signal
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
 
 from trainer import streams
-from trainer.config.identity import Code
-from trainer.records import RunResult, Status
 from trainer.sweep.models import Variant
 
 # During training the garbage collector ignores older objects, so a model in a reference cycle could stay in
 # memory long after its run. A collection takes 0.2 s.
 _RUNS_PER_COLLECTION = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One run to train.
-
-    Args:
-        variant: name of its variant.
-        values, seed, overrides: changes to the config of the variant.
-        folder: the run directory.
-        code: the code of the components of the run when the sweep started.
-        loaded_data: file with its data; None = load it.
-        prune_metric: metric to send to the parent after every evaluation for pruning; None = no pruning.
-    """
-
-    variant: str
-    values: Mapping[str, Any]
-    seed: int
-    overrides: list[str]
-    folder: Path
-    code: Code
-    loaded_data: Path | None = None
-    prune_metric: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The outcome of a task: status, result if any, and error message.
-
-    Status `running` means that another process trains the run.
-    """
-
-    status: Status
-    result: RunResult | None
-    message: str = ""
-    skipped: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Asks the parent whether to prune the run; `values` are all evaluations so far."""
-
-    values: list[float] = field(default_factory=list)
 
 
 def work(pipe: Connection, variants: Mapping[str, Variant]) -> None:
