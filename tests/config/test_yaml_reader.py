@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.config import yaml_reader
-from trainer.config.yaml_reader import MAX_BYTES, MAX_DEPTH, Origin, Tree, parse, read_file
+from trainer.config.yaml_reader import MAX_BYTES, MAX_DEPTH, Origin, Tree, parse, read_file, refuse_deep
 from trainer.errors import ConfigError
 
 HERE = Origin("x.yaml", Path("/somewhere"))
@@ -142,6 +142,21 @@ def test_deep_and_large_texts_are_refused_early() -> None:
     value("[" * MAX_DEPTH + "]" * MAX_DEPTH)
     assert "nested" not in refusal(f"a: '{'[' * 2 * MAX_DEPTH}'\nb: [")
     assert value(f"'{'[' * 2 * MAX_DEPTH}'") == "[" * 2 * MAX_DEPTH
+
+
+def test_deep_texts_are_refused_before_they_are_loaded() -> None:
+    for deep in (
+        "[" * 100_000,
+        "{a: " * 1_000,
+        "- " * 50_000 + "x",
+        "? " * 500,
+        "[" * 200 + "\n" + "[" * 900,
+    ):
+        with pytest.raises(yaml.YAMLError):
+            refuse_deep(deep.encode())
+    flat = "a: [" + "[1], " * 2_000 + "]\n" + "b: '" + "-" * 500 + "'\n"
+    for shallow in (flat, "[" * 40 + "]" * 40, "a:\n b:\n  - c\n", " " * 500 + "a: 1"):
+        refuse_deep(shallow.encode())
 
 
 def test_alias_bombs_are_counted_not_expanded() -> None:

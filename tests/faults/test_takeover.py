@@ -14,7 +14,9 @@ from forks import Forks
 from same_run import differences
 from test_disk import Disk
 
-from trainer.runs import rundir
+from trainer.catalog import load_config
+from trainer.errors import OptlabError
+from trainer.runs import launch, rundir
 
 OPTIONS = ["train.epochs=3", "train.checkpoint_every={steps: 2}", "log.every=1", "--quiet", "--run-dir"]
 
@@ -129,7 +131,8 @@ def test_a_name_stays_below_the_folder_of_runs(tmp_path: Path, name: str) -> Non
 
 
 def test_a_run_directory_of_a_hopeless_name(tmp_path: Path) -> None:
-    for name in ("x" * 300, "a\0b"):
-        done = optlab("train", write_tiny(tmp_path), "--quiet", "--run-dir", f"{tmp_path}/{name}")
-        assert done.code == 2, done
-        assert "Traceback" not in done.err
+    done = optlab("train", write_tiny(tmp_path), "--quiet", "--run-dir", f"{tmp_path}/{'x' * 300}")
+    assert done.code == 2, done
+    assert "Traceback" not in done.err
+    with pytest.raises(OptlabError):  # no command line can contain a NUL character, but a program's text can
+        launch.launch(load_config(write_tiny(tmp_path)), Path(f"{tmp_path}/a\0b"))

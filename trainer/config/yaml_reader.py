@@ -29,6 +29,10 @@ MAX_NODES = 20_000
 MAX_TEXT = 5_000
 PIPE_SECONDS = 10.0
 
+# A text with fewer brackets and shorter indentations cannot be nested deeply.
+_FEW_BRACKETS = 1_000
+_LONG_INDENTATION = re.compile(rb"^[ ?:-]{400}", re.MULTILINE)
+
 KeyPath = tuple[Hashable, ...]
 
 FLOAT = re.compile(
@@ -204,6 +208,17 @@ def parse(text: str, origin: Origin) -> Tree:
         return Tree(None, {(): Position(origin, 1)})
     reader.positions[()] = reader.position(root)
     return Tree(reader.convert(root, ()), reader.positions)
+
+
+def refuse_deep(content: bytes) -> None:
+    """Raise yaml.YAMLError if a text is nested so deeply that PyYAML before 6.0.4 overflows the stack."""
+    if content.count(b"[") + content.count(b"{") < _FEW_BRACKETS and not _LONG_INDENTATION.search(content):
+        return
+    depth = 0
+    for event in yaml.parse(content, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"values are nested more than {MAX_DEPTH} deep")
 
 
 def _too_large(name: str) -> ConfigError:

@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from trainer.config.models import Config
 from trainer.config.renamed_keys import rename_keys
-from trainer.config.yaml_reader import MAX_BYTES
+from trainer.config.yaml_reader import MAX_BYTES, refuse_deep
 from trainer.errors import RunError
 from trainer.reading import read_regular
 from trainer.records import FORMAT, RunResult, Status
@@ -264,6 +264,7 @@ def read_config(path: Path, known: Sections | None = None) -> dict[str, Any]:
     place = path / CONFIG
     try:
         content = read_regular(place, MAX_BYTES)
+        refuse_deep(content)
         config = None if known is None else _join_sections(content, known)
         if config is None:
             config = yaml.load(content, Loader=_ConfigLoader)

@@ -406,7 +406,16 @@ def _known_variants(root: Path, infos: Mapping[str, VariantInfo]) -> set[str]:
             for name, found in infos.items()
             if name in former and not config_differences(_without_axes(former[name]), found.config, "skip")
         }
-    except (OSError, RunError, yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+    except (
+        OSError,
+        RunError,
+        RecursionError,
+        ValueError,
+        yaml.YAMLError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):
         return set()
 
 
