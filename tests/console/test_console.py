@@ -26,6 +26,7 @@ from trainer.console import (
     table,
     waiting,
 )
+from trainer.console.sweep import SweepProgress
 from trainer.console.training import TrainingProgress
 from trainer.errors import ConfigError, OptlabError, Problem
 from trainer.records import EvalRecord, Moment, RunResult, StepRecord
@@ -402,6 +403,29 @@ def test_a_narrow_terminal_shows_the_end_of_paths_and_leaves_columns_out(
     wide = Terminal()
     assert table(RUNS, [[RUN, "completed", 0.25]], wide=True, file=wide) == []
     assert wide.getvalue().splitlines()[1].split() == [RUN, "completed", "0.25"]
+
+
+def test_a_terminal_too_narrow_for_the_numbers_shows_pairs(width: Callable[[int], None]) -> None:
+    width(20)
+    terminal = Terminal()
+    columns = [Column("group"), *(Column(name, "right") for name in ("final loss", "best loss"))]
+    assert table(columns, [["SGD", 0.25, 0.5]], file=terminal) == []
+    assert [line.rstrip() for line in plain(terminal.getvalue()).splitlines()] == [
+        "SGD",
+        "  final loss  0.25",
+        "  best loss   0.5",
+    ]
+
+
+def test_the_table_of_a_sweep_keeps_its_numbers_and_cuts_its_text(width: Callable[[int], None]) -> None:
+    width(40)
+    terminal = Terminal()
+    columns = [Column("variant"), Column("done", "right"), Column("failed", "right", omit=1), Column("best")]
+    with SweepProgress(file=terminal) as progress:
+        progress.update(columns, [["momentum", 12, 0, "val_accuracy 0.98 at lr=0.1"]], 12, 30, "12/30 runs")
+    shown = [line.rstrip() for line in plain(terminal.getvalue()).splitlines()]
+    assert "variant   done  failed  best" in shown
+    assert "momentum    12       0  val_accuracy ..." in shown
 
 
 def test_a_note_wraps_between_words_and_its_command_does_not(

@@ -164,13 +164,13 @@ def _print(found: Comparison) -> None:
         said += "\ntimes: median over all runs; inf if at least half of them did not reach the target"
     if bool(found.groups["overhead_ms"].isna().any()):
         said += "\noverhead: - if there is no run of plain SGD (momentum 0) under the same conditions"
-    console.print_text(said)
+    console.print_sentence(said)
     if found.grouping.problems != ("",) and not len(found.differences):
-        console.print_text("no test: no two groups have the same problem")
+        console.print_sentence("no test: no two groups have the same problem")
     lines = found.verdict_lines()
     for place, line in enumerate(lines):
-        console.print_text(("" if place else "\n") + console.clean(line))
+        console.print_sentence(("" if place else "\n") + line)
     if found.tuning_lines:
-        console.print_text(console.clean(f"\nSensitivity ({found.selection})"))
+        console.print_sentence(f"\nSensitivity ({found.selection})")
         for line in found.tuning_lines:
-            console.print_text(console.clean(line))
+            console.print_sentence(line)

@@ -17,11 +17,11 @@ SHARDS = ".shards"
 _MOST_PROGRESS_BYTES = 16 << 20
 SWEEP_COLUMNS = (
     Column("variant"),
-    Column("running", "right"),
+    Column("running", "right", omit=4),
     Column("done", "right"),
-    Column("diverged", "right"),
-    Column("pruned", "right"),
-    Column("failed", "right"),
+    Column("diverged", "right", omit=2),
+    Column("pruned", "right", omit=3),
+    Column("failed", "right", omit=1),
     Column("of", "right"),
     Column("best so far"),
 )

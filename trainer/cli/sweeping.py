@@ -218,9 +218,9 @@ def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
     used = [i for i, column in enumerate(columns) if i < 4 or any(row[i] is not None for row in rows)]
     console.table([columns[i] for i in used], [[row[i] for i in used] for row in rows])
     if any(row[6] is not None for row in rows):
-        console.print_text(caption(CONFIDENCE, overhead=False))
+        console.print_sentence(caption(CONFIDENCE, overhead=False))
     for text in advice:
-        console.print_text(text)
+        console.print_sentence(text)
     counts = summary["runs"]
     told = f"{counts['done']} of {counts['planned']} runs, {counts['failed']} failed"
     console.print_text(f"{summary['status']}: {told}; {root}")

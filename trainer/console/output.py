@@ -25,6 +25,11 @@ def print_text(text: str, *, file: TextIO | None = None) -> None:
     write(clean(text if text.endswith("\n") else text + "\n"), file or streams.results())
 
 
+def print_sentence(text: str) -> None:
+    """Print text on stdout; on a terminal it is wrapped between words."""
+    print_line(make_console(streams.results()), Text(clean(text)))
+
+
 def print_json(value: Any, *, file: TextIO | None = None) -> None:
     """Print a value as indented JSON. NaN and infinities become null.
 

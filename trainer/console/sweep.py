@@ -16,7 +16,7 @@ from rich.text import Text
 from trainer import streams
 from trainer.console.formatting import clean, format_cell, indent_lines, one_line
 from trainer.console.output import REDRAW_SECONDS, is_terminal, make_console, print_line
-from trainer.console.tables import Column
+from trainer.console.tables import Column, fitted_grid
 
 
 class SweepProgress:
@@ -67,16 +67,12 @@ class SweepProgress:
         if self._live is None or time.monotonic() - self._drawn < REDRAW_SECONDS:
             return
         self._drawn = time.monotonic()
-        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for column in columns:
-            grid.add_column(
-                Text(one_line(column.title)), justify=column.align, no_wrap=True, overflow="ellipsis"
-            )
         shown = list(rows)
         room = max(self._console.height - 4, 1)
-        for row in shown[:room]:
-            cells = zip(columns, row, strict=True)
-            grid.add_row(*(Text(format_cell(cell, column.spec)) for column, cell in cells))
+        cells = [
+            [format_cell(cell, c.spec) for c, cell in zip(columns, row, strict=True)] for row in shown[:room]
+        ]
+        grid, _ = fitted_grid(columns, cells, self._console.width, wrap=False)
         more = [Text(f"... and {len(shown) - room} more", style="dim")] if len(shown) > room else []
         bar = ProgressBar(
             total=max(total, 1), completed=done, width=max(self._console.width - len(tail) - 2, 5)
@@ -85,4 +81,4 @@ class SweepProgress:
         below.add_column(no_wrap=True)
         below.add_column(no_wrap=True)
         below.add_row(bar, Text(one_line(tail)))
-        self._live.update(Group(grid, *more, below), refresh=True)
+        self._live.update(Group(grid or "", *more, below), refresh=True)
