@@ -75,6 +75,10 @@ class DataError(OptlabError):
     exit_code = 2
 
 
+class AbsentDataError(DataError):
+    """A data set that can be downloaded is not on disk."""
+
+
 class PartError(OptlabError):
     """A component failed during a run."""
 

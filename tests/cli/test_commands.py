@@ -86,6 +86,17 @@ def test_validate(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["tiny.yaml"]
 
 
+def test_validate_without_the_data_says_what_it_did_not_check(tmp_path: Path) -> None:
+    config = write_tiny(tmp_path, TINY.replace("name: digits", "name: mnist\n  root: nowhere"))
+    done = optlab("validate", config)
+    assert (done.code, done.out) == (0, f"{config}: valid\n")
+    assert "not checked, because mnist is not on disk: data, shapes of the model" in done.err
+    assert "data" in optlab("validate", config, "--json").json["unchecked"]
+    assert optlab("validate", config, "--data").code == 2
+    assert optlab("validate", config, "optimizer.lr=-1").code == 2
+    assert os.listdir(tmp_path) == ["tiny.yaml"]
+
+
 @pytest.mark.parametrize("kind", [None, *REGISTRIES])
 def test_list(kind: str | None) -> None:
     arguments = ("list",) if kind is None else ("list", kind)

@@ -31,7 +31,7 @@ def test_init_writes_a_set_that_works_and_changes_no_file(
     assert {name for name, state in again.items() if state == "written"} == {"sweep.yaml"}
     assert (folder / "mnist.yaml").read_text() == "name: mine\n"
     assert optlab("validate", folder / "my_optimizer.yaml").code == 0
-    assert optlab("sweep", folder / "sweep.yaml", "--dry-run", "--json").json["new_runs"] == 33
+    assert optlab("sweep", folder / "sweep.yaml", "--dry-run", "--json").json["new_runs"] == 45
     trained = optlab("train", folder / "my_optimizer.yaml", "train.epochs=1", "--quiet", "--json")
     assert trained.json["status"] == "completed"
     assert load_config(folder / "quickstart.yaml").config == load_config(Path("optlab:quickstart")).config

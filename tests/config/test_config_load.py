@@ -514,11 +514,10 @@ def test_the_json_schema_knows_every_component_and_section(components: Component
     definitions = schema["$defs"]
     assert set(schema["properties"]) == {*Config.model_fields, "base"}
     for kind, names in components.names.items():
-        objects = [part for part in definitions[kind]["anyOf"] if part.get("type") == "object"]
-        titles = [part["title"] for part in objects]
-        assert titles[: len(names)] == list(names)
-        assert definitions[kind]["anyOf"][0] == {"enum": list(names)}
-    sgd = next(part for part in definitions["optimizer"]["anyOf"] if part.get("title") == "SGD")
+        cases = definitions[kind]["else"]["allOf"]
+        assert [case["then"]["title"] for case in cases] == list(names)
+        assert definitions[f"{kind}.name"]["else"] == {"enum": list(names)}
+    sgd = definitions["optimizer"]["else"]["allOf"][list(components.names["optimizer"]).index("SGD")]["then"]
     assert sgd["properties"]["lr"]["description"] == "learning rate"
     assert {"name", "lr", "momentum", "nesterov", "label", "match", "groups"} == set(sgd["properties"])
     references = {part.split('"')[0] for part in text.split("#/$defs/")[1:]}
@@ -536,6 +535,13 @@ def test_run_ids_tell_the_overrides_and_the_seed() -> None:
     assert run_id([], SeedConfig(augmentation=1)) == "seed=0-0-1-0"
     name = run_id(["name=x", "model.activation=a/b c:d"], seeds)
     assert name == "activation=a%2Fb%20c%3Ad,seed=0"
+    whole = "optimizer={name: SGD, lr: 1e-1, groups: [{match: '*.bias', lr: 0}]}"
+    assert run_id([whole], seeds).startswith("optimizer=SGD,groups=[{match%3A%2A.bias,lr%3A0}],lr=0.1,")
+    assert run_id(["optimizer=SGD", "optimizer.lr=0.1"], seeds) == "optimizer=SGD,lr=0.1,seed=0"
+    assert run_id(["optimizer={name: SGD, lr: 0.1}"], seeds) == "optimizer=SGD,lr=0.1,seed=0"
+    assert run_id(["train={epochs: 3, threads: 1}", "init.weight={name: zeros_}"], seeds) == (
+        "weight=zeros_,epochs=3,seed=0"
+    )
     long = run_id([f"model.hidden={list(range(90))}"], seeds)
     assert len(long) <= 120
     assert long.endswith(",seed=0")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import bz2
 import pickle
 import struct
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from trainer.data.torchvision_sets import (
     svhn,
     usps,
 )
-from trainer.errors import DataError
+from trainer.errors import AbsentDataError, DataError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (5, 28, 28), dtype=np.uint8)
@@ -172,12 +174,16 @@ def test_a_download_moves_into_place_when_it_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "torchvision_class", lambda cls: Downloads)
-    root = tmp_path / "new" / "root"
+    root = tmp_path / "root"
+    with pytest.raises(DataError, match="create it to download into it"):
+        mnist(root=str(root))
+    assert not root.exists()
+    root.mkdir()
     dataset = mnist(root=str(root))
     assert len(dataset.train) == 5
     assert mnist(root=str(root)).digest == dataset.digest
     assert Downloads.calls == 1
-    assert not (root / ".mnist.download").exists()
+    assert [path.name for path in root.iterdir()] == ["MNIST"]
 
 
 def test_a_failed_download_is_one_clear_error_and_leaves_nothing_in_place(
@@ -196,6 +202,52 @@ def test_a_failed_download_is_one_clear_error_and_leaves_nothing_in_place(
     assert not (tmp_path / "MNIST").exists()
     monkeypatch.setattr(download, "torchvision_class", lambda cls: lambda root, download: _whole_again(root))
     assert len(mnist(root=str(tmp_path)).train) == 5
+
+
+def test_a_download_without_network_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(root: Path, *, download: bool) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(download, "torchvision_class", lambda cls: fail)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("OPTLAB_DATA", raising=False)
+    with pytest.raises(AbsentDataError, match="Network is unreachable"):
+        mnist()
+    assert not (tmp_path / "optlab/data").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(AbsentDataError):
+        mnist(root=str(tmp_path / "mine"))
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_downloads_wait_for_one_another_and_remove_their_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    order: list[int] = []
+
+    def hold(number: int) -> None:
+        with download._one_at_a_time(path):
+            order.append(number)
+            time.sleep(0.02)
+            order.append(number)
+
+    threads = [threading.Thread(target=hold, args=[number]) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert order[::2] == order[1::2]
+    assert sorted(order[::2]) == list(range(6))
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("points_at", ["MNIST/raw", "MNIST", ".", ".."])
+def test_a_root_at_or_above_the_folder_of_a_data_set_is_understood(points_at: str, tmp_path: Path) -> None:
+    root = tmp_path / "above" / "root"
+    mnist_files(root)
+    dataset = mnist(root=str((root / points_at).resolve()), download=False)
+    assert len(dataset.train) == 5
 
 
 def _whole_again(root: Path) -> None:

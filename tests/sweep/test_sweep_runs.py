@@ -62,6 +62,21 @@ def times(root: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in root.glob("**/*seed=*/status.json")}
 
 
+def test_a_sweep_compares_its_own_runs(tmp_path: Path) -> None:
+    axes = {"optimizer": [{"name": "SGD", "lr": 0.1}, {"name": "Adam"}]}
+    file = write(tmp_path, {"base": "base.yaml", "name": "s", "axes": axes})
+    other = optlab(
+        "train", tmp_path / "base.yaml", "name=s", "data.batch_size=40", "--runs", tmp_path / "runs"
+    )
+    assert other.code == 0, other.err
+    assert run(file, runs=tmp_path / "runs", figures=True) == 0
+    names = sorted(path.parent.name for path in (tmp_path / "runs/s").glob("*/*/status.json"))
+    assert names == ["optimizer=Adam,seed=0", "optimizer=SGD,lr=0.1,seed=0"]
+    table = (tmp_path / "runs/s/comparison/table.md").read_text()
+    assert "Adam" in table
+    assert "40" not in table
+
+
 def test_a_sweep_leaves_its_runs_tables_and_winners(done: tuple[Path, Path]) -> None:
     _, root = done
     assert (root / "sgd" / "lr=0.1,seed=0" / "summary.json").exists()

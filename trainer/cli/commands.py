@@ -30,6 +30,7 @@ from trainer.console import Column
 from trainer.data.cache import cache_folder
 from trainer.data.dataset import data_root
 from trainer.errors import (
+    AbsentDataError,
     BusyError,
     ConfigError,
     FigureError,
@@ -47,6 +48,7 @@ from trainer.runs.options import RunOptions
 from trainer.runs.resume import resume as resume_run
 from trainer.runs.resume import train_or_resume
 from trainer.seeding import global_stream
+from trainer.sweep.json_schema import sweep_schema
 from trainer.training.builders import make_model
 from trainer.training.building import RunSetup, set_up_run
 from trainer.user_code import running
@@ -179,16 +181,29 @@ def _estimate(setup: RunSetup) -> str:
     return f"{console.format_seconds(seconds)} of training (from {done} measured steps)"
 
 
-def validate(config: Path, overrides: Sequence[str], *, as_json: bool) -> None:
-    """Check a config without downloading data."""
+def validate(config: Path, overrides: Sequence[str], *, require_data: bool, as_json: bool) -> None:
+    """Check a config without downloading data; with absent data, only what does not depend on them."""
     draft = read(config, overrides)
     announce_code(*components_in(draft.tree.data))
+    extent, unchecked = "", []
     with console.waiting("Checking the config"):
-        setup = set_up_run(catalog.check_config(draft), download=False)
+        loaded = catalog.check_config(draft)
+        try:
+            setup = set_up_run(loaded, download=False)
+            resolved, extent = setup.config, f"; {setup.experiment.plan.steps} steps"
+        except AbsentDataError:
+            if require_data:
+                raise
+            resolved = loaded.config
+            unchecked = ["data", "shapes of the model", "parameter groups", "length of the schedules"]
     if as_json:
-        console.print_json({"valid": True, "config": setup.config.model_dump()})
-    else:
-        console.print_text(f"{config}: valid; {setup.experiment.plan.steps} steps")
+        console.print_json({"valid": True, "unchecked": unchecked, "config": resolved.model_dump()})
+        return
+    console.print_text(f"{config}: valid{extent}")
+    if unchecked:
+        name = resolved.data.name
+        console.print_note(f"not checked, because {name} is not on disk: {', '.join(unchecked)}")
+        console.print_note(f"to check them as well: optlab prepare {name}, then optlab validate --data")
 
 
 def announce_code(*values: Any) -> None:
@@ -379,9 +394,10 @@ def _shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def schema(output: Path | None) -> None:
-    """Write the JSON Schema of a config."""
-    text = json.dumps(json_schema(catalog.COMPONENTS), indent=2) + "\n"
+def schema(output: Path | None, *, sweep: bool) -> None:
+    """Write the JSON Schema of configs or of sweeps."""
+    make = sweep_schema if sweep else json_schema
+    text = json.dumps(make(catalog.COMPONENTS), indent=2) + "\n"
     if output is None:
         console.print_text(text)
         return

@@ -12,6 +12,7 @@ from trainer.config.identity import components_in
 from trainer.config.load import read
 from trainer.runs import drawing, launch, ownership, rundir
 from trainer.runs.options import RunOptions
+from trainer.runs.rename import rename_extended
 from trainer.runs.resume import resume as resume_run
 
 
@@ -24,8 +25,9 @@ def resume(run: Path, overrides: Sequence[str], output: OutputOptions, *, trust:
         draft = read(saved, overrides)
         wanted = draft.wants_figures()
         announce_code(*components_in(draft.tree.data))
+    whole = run.absolute()  # a component may change the working directory
     with launch.shown(output.quiet) as progress, drawing.beside(wanted) as draw:
         options = RunOptions(progress=progress, draw=draw)
-        # A component may change the working directory.
-        done = resume_run(run.absolute(), overrides, options, trust=trust)
-    return finish(replace(done, folder=run), as_json=output.as_json)
+        done = resume_run(whole, overrides, options, trust=trust)
+    shown = run if done.skipped else run.parent / rename_extended(whole).name
+    return finish(replace(done, folder=shown), as_json=output.as_json)

@@ -24,7 +24,7 @@ from trainer.console.sweep import SweepProgress
 from trainer.errors import BusyError, ConfigError, FigureError, first_line, unknown_name
 from trainer.runs import rundir
 from trainer.sweep.file import read_sweep
-from trainer.sweep.models import Sweep, Variant
+from trainer.sweep.models import FINAL, Sweep, Variant
 from trainer.sweep.plan import DATA, SharedData, check_budgets, check_variants, resolve_objective
 from trainer.sweep.progress import Display, Finished, SweepState
 from trainer.sweep.results import CONFIDENCE
@@ -71,7 +71,7 @@ def sweep(
         summary = runner.write_files()
     if options.figures and code in (0, 4) and not suffix:
         with console.waiting("Comparing the runs", quiet=output.quiet):
-            compared = _compare(shown, summary["runs"]["done"])
+            compared = _compare(shown, list(read.variants), summary["runs"]["done"])
         for note in compared:
             console.print_note(note)
     if output.as_json:
@@ -102,14 +102,18 @@ def _alone(root: Path, folder: Path) -> Iterator[None]:
         yield
 
 
-def _compare(root: Path, runs: int) -> list[str]:
-    """Write figures and a table in Markdown to the sweep's folder. Return notes for the user."""
+def _compare(root: Path, variants: Sequence[str], runs: int) -> list[str]:
+    """Write figures and a table of the sweep's runs in Markdown to its folder. Return notes for the user.
+
+    Other runs in the same folder, of a config with the name of the sweep, are left out.
+    """
     if runs > MOST_COMPARED:
         return [f"{runs} runs are too many to compare; use: optlab compare {root}/final -o FOLDER"]
     folder = root / COMPARISON
     notes = []
     try:
-        found = compare_runs(root)
+        places = [place / name for place in (root, root / FINAL) for name in variants]
+        found = compare_runs([place for place in places if place.is_dir()])
         rundir.make_folder(folder)
         table = render_table(found.groups, found.targets, "markdown")
         rundir.write_atomically(folder / "table.md", table.rstrip() + "\n")

@@ -5,7 +5,7 @@ The functions import their implementations, because importing torch would slow d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,15 +31,42 @@ from trainer.cli.options import (
     expand_options,
 )
 from trainer.console import waiting
+from trainer.errors import ConfigError
 
 
 class Verb(TyperCommand):
     """A command during which `print` writes to stderr, so that stdout has only results."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; answer a config key that is given as an option with the override."""
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # typer exports no name for NoSuchOption
+            option = str(getattr(error, "option_name", ""))
+            if type(error).__name__ == "NoSuchOption" and "overrides" in (each.name for each in self.params):
+                _refuse_option(option, given)
+            raise
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         with streams.components_print_to_stderr():
             return super().invoke(ctx)
+
+
+def _refuse_option(option: str, arguments: Sequence[str]) -> None:
+    """Raise ConfigError if an unknown option is a key of the config, as in `--lr 0.1` and `--epochs=3`."""
+    from trainer.config.suggestions import option_as_override
+
+    at = next(i for i, text in enumerate(arguments) if text.partition("=")[0] == option)
+    value = arguments[at].partition("=")[2] or next(iter(arguments[at + 1 : at + 2]), None)
+    if override := option_as_override(option, value):
+        raise ConfigError(
+            f"there is no option {option}",
+            where="command line",
+            expected="config keys as KEY=VALUE",
+            fix=f"did you mean {override}?",
+        )
 
 
 app = typer.Typer(
@@ -146,8 +173,17 @@ verb(panel="Train")(sweep_verb.sweep)
 
 
 @verb(panel="Train")
-def validate(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def validate(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    require_data: Annotated[
+        bool, typer.Option("--data", help="Exit with an error if the data set is not on disk.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check a config without training: names, options, shapes, parameter groups. Downloads nothing.
+
+    If the data set is not on disk, what depends on it is not checked, and a note says so.
 
     Python files and packages named in the config are printed, then imported, which executes them.
 
@@ -160,7 +196,7 @@ def validate(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = 
     with waiting(LOADING):
         from trainer.cli import commands
 
-    commands.validate(config, overrides or [], as_json=as_json)
+    commands.validate(config, overrides or [], require_data=require_data, as_json=as_json)
 
 
 @verb(panel="Train")
@@ -373,23 +409,27 @@ def bench(
 
 @verb(panel="Help")
 def schema(
+    sweep: Annotated[bool, typer.Option("--sweep", help="The schema of sweeps.")] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File to write (default: stdout).", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of a config. Editors use it for completion and checks.
+    """Print the JSON Schema of configs. Editors use it for completion and checks.
 
-    Add `# yaml-language-server: $schema=optlab.schema.json` as the first line of a config.
+    Add `# yaml-language-server: $schema=optlab.schema.json` as the first line of a config, or see
+    docs/editors.md.
 
     Examples:
 
         optlab schema -o optlab.schema.json
+
+        optlab schema --sweep -o optlab.sweep.schema.json
     """
     with waiting(LOADING):
         from trainer.cli import commands
 
-    commands.schema(output)
+    commands.schema(output, sweep=sweep)
 
 
 @verb(panel="Help")

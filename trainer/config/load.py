@@ -11,7 +11,7 @@ import copy
 import enum
 import numbers
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,10 +20,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from trainer.config import suggestions, yaml_reader
 from trainer.config import validation_errors as messages
-from trainer.config import yaml_reader
 from trainer.config.component_paths import Slot, find_components, spell_out
-from trainer.config.merge import read_layers
+from trainer.config.merge import read_layers, value_at
 from trainer.config.models import Config, GroupConfig, SeedConfig
 from trainer.config.overrides import apply_overrides
 from trainer.config.paths import absolute_import_path, absolute_path
@@ -242,15 +242,17 @@ def _check(tree: Tree, components: Components) -> Config:
     if len(slots) > MAX_COMPONENTS:
         found.add(slots[-1][1], Problem(f"there are more than {MAX_COMPONENTS} components"))
         raise ConfigError.of(found.in_order())
+    option_names: dict[str, list[str]] = {}
     for slot, path, value in slots:
-        _check_component(slot, path, value, found, checked, components)
+        option_names[_address(path, value)] = _check_component(slot, path, value, found, checked, components)
     data = checked.built(tree.data, ())
     config: Config | None = None
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
         for path, problem in messages.explain(error, data, Config):
-            found.add(_as_written(tree, path), problem)
+            path = _as_written(tree, path)
+            found.add(path, _with_hint(problem, path, found, option_names))
     if found.problems or config is None:
         raise ConfigError.of(found.in_order())
     return config
@@ -283,8 +285,8 @@ def _check_component(
     found: _Found,
     checked: _Checked,
     components: Components,
-) -> None:
-    """Validate a component's options against the model of its builder."""
+) -> list[str]:
+    """Validate a component's options against the model of its builder; return their names."""
     own_keys = slot.own_keys()
     own: dict[Hashable, Any] = {key: item for key, item in value.items() if key in own_keys}
     given = {key: item for key, item in value.items() if key not in own_keys}
@@ -304,7 +306,7 @@ def _check_component(
             )
     name = value.get("name")
     if not isinstance(name, str):
-        return  # the second pass reports it
+        return []  # the second pass reports it
     name = _absolute_name(name, found.position((*path, "name")))
     own["name"] = name
     checked.components[path]["name"] = name
@@ -315,13 +317,13 @@ def _check_component(
     except OptlabError as error:
         for problem in error.problems:
             found.add((*path, "name"), problem)
-        return
+        return []
     reserved = (*own_keys, "options")
     clash = [key for key, info in model.model_fields.items() if key in reserved and info.is_required()]
     if clash:
         what = f"{name} has a required parameter {', '.join(clash)}, which is a structural key of the config"
         found.add((*path, "name"), Problem(what, fix="rename that parameter"))
-        return
+        return []
     options = _check_options(model, given, path, found, siblings=own_keys)
     checked.components[path]["options"] = options
     if components.check and (options or not given):
@@ -333,6 +335,35 @@ def _check_component(
     for group_path, group_given in group_paths:
         complete = _check_options(model, {**options, **group_given}, group_path, found, keys=group_given)
         checked.components[group_path]["options"] = {k: v for k, v in complete.items() if k in group_given}
+    return list(model.model_fields)
+
+
+def _address(path: KeyPath, component: Mapping[Hashable, Any]) -> str:
+    """Return the dotted path of a component; an item of a list is addressed by its label or its name."""
+    parts = list(path)
+    if isinstance(parts[-1], int) and len(parts) == 2:
+        parts[-1] = component.get("label") or component.get("name") or parts[-1]
+    return ".".join(map(str, parts))
+
+
+def _with_hint(
+    problem: Problem, path: KeyPath, found: _Found, option_names: Mapping[str, Sequence[str]]
+) -> Problem:
+    """Return a problem of the config's structure with what the user most likely meant."""
+    if path == ("seed",) and not isinstance(found.tree.data["seed"], dict):
+        streams = ", ".join(SeedConfig.model_fields)
+        return replace(problem, expected=f"a whole number, or a mapping of {streams}")
+    misplaced = len(path) == 1 and path[0] not in Config.model_fields
+    if len(path) == 2 and path[0] in suggestions.SECTIONS:
+        misplaced = path[1] not in suggestions.SECTIONS[str(path[0])].model_fields
+    if not misplaced:
+        return problem
+    names = dict(sorted(option_names.items(), key=lambda item: not item[0].startswith("optimizer")))
+    key = suggestions.full_key(str(path[-1]), names, exact=bool(problem.fix) or len(path) > 1)
+    if key is None:
+        return problem
+    value = value_at(found.tree.data, path)
+    return replace(problem, fix=suggestions.did_you_mean(key, value, found.position(path)))
 
 
 def _absolute_name(name: str, position: Position | None) -> str:

@@ -62,6 +62,7 @@ def read_layers(path: Path) -> Tree:
     following: Path | None = packaged.find(path)
     while following is not None:
         tree = read_file(following)
+        _refuse_sweep(tree, following)
         seen.append(_real(following))
         spell_out(tree)
         layers.append(tree)
@@ -70,6 +71,17 @@ def read_layers(path: Path) -> Tree:
     while layers:
         merged = merge(merged, layers.pop())
     return merged
+
+
+def _refuse_sweep(tree: Tree, path: Path) -> None:
+    """Raise ConfigError if a file has keys that only a sweep has."""
+    for key in ("variants", "axes", "final_seeds"):
+        if key in tree.data:
+            raise ConfigError(
+                f"this is a sweep, and not the config of one run: it has {key!r}",
+                where=str(tree.positions[(key,)]),
+                fix=f"run it with: optlab sweep {path}",
+            )
 
 
 def _real(path: Path) -> Path:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.config.component_paths import slot_at
 from trainer.config.identity import may_differ
-from trainer.config.merge import Override, parse_override
+from trainer.config.merge import parse_override
 from trainer.config.models import SeedConfig
 from trainer.config.paths import split_import_path
 from trainer.errors import OptlabError
@@ -22,25 +23,26 @@ def run_id(overrides: Sequence[str], seed: SeedConfig, *, texts: Mapping[str, st
     """Return the name of a run's directory.
 
     The name has the last part of every overridden key, or as many parts as are needed to be unique. The seed
-    comes last (four numbers if the streams differ). Characters that are special to file systems or shells
-    are percent-encoded. A name of more than 120 characters is truncated and gets a hash of the full name.
-    Keys marked with `MayDiffer.name` are omitted.
+    comes last (four numbers if the streams differ). A whole component is named by its parts:
+    `optimizer={name: SGD, lr: 0.1}` gives `optimizer=SGD,lr=0.1`. Characters that are special to file systems
+    or shells are percent-encoded. A name of more than 120 characters is truncated and gets a hash of the full
+    name. Keys marked with `MayDiffer.name` are omitted.
 
     Args:
         overrides: as given on the command line; the last one of a key applies.
         seed: the run's seeds.
         texts: values as text, by dotted key, for keys that are never omitted: the axes of a sweep.
     """
-    chosen = {
-        override.key: override
-        for override in map(parse_override, overrides)
-        if ".".join(override.key) in (texts or {}) or _names_the_run(override)
-    }
+    texts = texts or {}
+    chosen: dict[tuple[str, ...], str] = {}
+    for override in map(parse_override, overrides):
+        if text := texts.get(".".join(override.key)):
+            chosen[override.key] = text
+        else:
+            values = _parts(override.key, override.value)
+            chosen |= {key: value_name(value) for key, value in values.items() if _names_the_run(key)}
     labels = _shortest(list(chosen))
-    parts = [
-        f"{labels[key]}={(texts or {}).get('.'.join(key)) or value_name(override.value)}"
-        for key, override in sorted(chosen.items())
-    ]
+    parts = [f"{labels[key]}={text}" for key, text in sorted(chosen.items())]
     streams = list(seed.model_dump().values())
     parts.append("seed=" + (str(streams[0]) if len(set(streams)) == 1 else "-".join(map(str, streams))))
     name = _UNSAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), ",".join(parts))
@@ -62,7 +64,8 @@ def value_names(key: str, values: Sequence[Any]) -> list[str]:
     """
     is_path = key == "data.path"
     names = [
-        Path(value).name if is_path and isinstance(value, str) else value_name(value) for value in values
+        Path(value).name if is_path and isinstance(value, str) else _axis_value_name(value)
+        for value in values
     ]
     return [
         f"{name}~{hashlib.sha256(repr(value).encode()).hexdigest()[:6]}" if names.count(name) > 1 else name
@@ -70,8 +73,23 @@ def value_names(key: str, values: Sequence[Any]) -> list[str]:
     ]
 
 
-def _names_the_run(override: Override) -> bool:
-    return override.key[0] not in ("seed", "name") and not may_differ(".".join(override.key), "name")
+def _axis_value_name(value: Any) -> str:
+    """Return the name of a value; of a component its name and its options, as `SGD,lr=0.1`."""
+    if not isinstance(value, Mapping) or "name" not in value:
+        return value_name(value)
+    options = [f"{key}={value_name(item)}" for key, item in value.items() if key != "name"]
+    return ",".join([value_name(value["name"]), *options])
+
+
+def _parts(key: tuple[str, ...], value: Any) -> dict[tuple[str, ...], Any]:
+    """Return the values of a whole section or component by key; the name of a component has its key."""
+    if not isinstance(value, Mapping) or not (len(key) == 1 or slot_at(key)):
+        return {key: value}
+    return {key if part == "name" else (*key, str(part)): item for part, item in value.items()}
+
+
+def _names_the_run(key: tuple[str, ...]) -> bool:
+    return key[0] not in ("seed", "name") and not may_differ(".".join(key), "name")
 
 
 def _shortest(keys: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:

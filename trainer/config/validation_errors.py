@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from trainer.config.renamed_keys import CURRENT_NAMES
+from trainer.config.suggestions import nearest_key
 from trainer.config.yaml_reader import KeyPath
 from trainer.errors import Problem, nearest
 
@@ -123,7 +124,7 @@ def _unknown_key(path: KeyPath, data: Any, model: type[BaseModel], siblings: Seq
     if len(path) == 1:
         choices = [*choices, *siblings]
     renamed = CURRENT_NAMES.get((str(path[0]), str(path[-1]))) if len(path) == 2 else None
-    guess = renamed[-1] if renamed else nearest(str(path[-1]), choices)
+    guess = renamed[-1] if renamed else nearest_key(str(path[-1]), choices)
     return Problem(
         f"unknown key {path[-1]!r}",
         expected=f"one of {', '.join(choices)}" if choices else "no keys",

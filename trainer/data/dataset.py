@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -112,6 +113,29 @@ def data_root(root: str | Path | None) -> Path:
     if chosen:
         return Path(chosen).expanduser()
     return user_cache() / "data"
+
+
+def folder_with(inside: str, root: str | Path | None) -> Path:
+    """Return the folder that has, or is to have, a data set's own folder in it.
+
+    It is `data_root(root)`; but a root that points at the data set's folder, into it, or at a folder with a
+    single subfolder that has it, is understood.
+
+    Args:
+        inside: the data set's folder, as `MNIST/raw`.
+        root: as in `data_root`.
+    """
+    folder, parts = data_root(root), Path(inside).parts
+    with suppress(OSError):
+        if (folder / inside).is_dir():
+            return folder
+        for count in range(len(parts), 0, -1):
+            if folder.parts[-count:] == parts[:count]:
+                return folder.parents[count - 1]
+        below = list(folder.glob(f"[!.]*/{inside}"))
+        if len(below) == 1:
+            return below[0].parents[len(parts) - 1]
+    return folder
 
 
 def user_cache() -> Path:

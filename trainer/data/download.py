@@ -6,12 +6,12 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from trainer.data.dataset import data_root
-from trainer.errors import DataError
+from trainer.data.dataset import user_cache
+from trainer.errors import AbsentDataError
 
 
 def torchvision_class(cls: str) -> Any:
@@ -24,44 +24,45 @@ def torchvision_class(cls: str) -> Any:
 def fetch(
     name: str,
     cls: str,
-    root: str | Path | None,
+    folder: Path,
     download: bool,
     files: Sequence[Path],
     calls: Sequence[dict[str, Any]],
 ) -> None:
     """Download missing files with torchvision, which verifies checksums and shows progress on stderr.
 
-    Files are downloaded to `<root>/.<name>.download` and moved when all are complete. Therefore an
-    interrupted download leaves no incomplete file in `root`, and a second call reuses complete archives.
+    Files are downloaded to `<folder>/.<name>.download` and moved when all are complete. Therefore an
+    interrupted download leaves no incomplete file in `folder`, and a second call reuses complete archives.
 
     Args:
         name: name of the data set in the config.
         cls: its class in torchvision.datasets.
-        root: the user's folder; None = the default one.
+        folder: the folder of downloaded data sets. Only the default one is created if it does not exist.
         download: whether downloading is allowed.
         files: the required files.
         calls: arguments of the class, one call for each part that it downloads.
 
     Raises:
-        DataError: a file is missing and cannot be downloaded.
+        AbsentDataError: a file is missing and cannot be downloaded.
     """
-    folder = data_root(root)
     absent = [file for file in files if not file.is_file()]
     if not absent:
         return
     if not download:
         raise _not_there(name, absent, "and data.download is false")
-    from filelock import FileLock  # takes 30 ms to import, and only downloads need it
-
     staging = folder / f".{name}.download"
+    is_new = not folder.exists()
+    if is_new and folder != user_cache() / "data":  # perhaps a mistyped data.root
+        raise _not_there(name, absent, f"and {folder} does not exist: create it to download into it")
     try:
-        staging.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{name}.lock"), _network_timeout(30):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(folder / f".{name}.lock"), _network_timeout(30):
             if all(file.is_file() for file in files):  # another process has downloaded them in the meantime
                 return
             for file in files:  # torchvision verifies archives, but assumes that other files are complete
                 (staging / file.relative_to(folder)).unlink(missing_ok=True)
             try:
+                staging.mkdir(exist_ok=True)
                 for arguments in calls:
                     torchvision_class(cls)(staging, download=True, **arguments)
             except BaseException:
@@ -74,6 +75,9 @@ def fetch(
                 os.replace(source, target)
             shutil.rmtree(staging, ignore_errors=True)
     except Exception as error:  # urllib, tarfile, zipfile, lzma and sockets raise different errors
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
         reason = (str(error).strip() or repr(error)).splitlines()[-1]
         raise _not_there(name, absent, f"and downloading failed: {reason}") from error
     absent = [file for file in files if not file.is_file()]
@@ -81,13 +85,28 @@ def fetch(
         raise _not_there(name, absent, "even after downloading")
 
 
-def _not_there(name: str, absent: Sequence[Path], why: str) -> DataError:
-    return DataError(
+def _not_there(name: str, absent: Sequence[Path], why: str) -> AbsentDataError:
+    return AbsentDataError(
         f"{name} is not on disk ({absent[0]} is missing), {why}",
         key="name",
         fix=f"run `optlab prepare {name}` with network access, or set data.root (or OPTLAB_DATA) to a folder "
         "that has it, or use data.name=digits, which needs no download",
     )
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file for the block, then remove the file.
+
+    filelock locks the present file if the one that it waited for was removed.
+    """
+    from filelock import FileLock  # takes 30 ms to import, and only downloads need it
+
+    with FileLock(path):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

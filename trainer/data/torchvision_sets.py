@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.cache import cached
-from trainer.data.dataset import Dataset, Split, check_labels, data_root, make_dataset
+from trainer.data.dataset import Dataset, Split, check_labels, data_root, folder_with, make_dataset
 from trainer.data.download import fetch, torchvision_class
 from trainer.data.file_readers import (
     AGAIN,
@@ -104,12 +104,13 @@ def emnist(
         download: download missing files (one archive of 0.5 GB for all splits).
     """
     classes = _EMNIST_CLASSES[split]
-    raw = data_root(root) / "EMNIST" / "raw"
+    folder = folder_with("EMNIST/raw", root)
+    raw = folder / "EMNIST" / "raw"
     files = {
         part: [raw / f"emnist-{split}-{part}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
         for part in ("train", "test")
     }
-    fetch("emnist", "EMNIST", root, download, [*files["train"], *files["test"]], [{"split": split}])
+    fetch("emnist", "EMNIST", folder, download, [*files["train"], *files["test"]], [{"split": split}])
 
     def read(part: str) -> Split:
         images, labels = files[part]
@@ -132,12 +133,13 @@ def qmnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
         root: folder that holds QMNIST/raw; null = $OPTLAB_DATA, else ~/.cache/optlab/data.
         download: download missing files.
     """
-    raw = data_root(root) / "QMNIST" / "raw"
+    folder = folder_with("QMNIST/raw", root)
+    raw = folder / "QMNIST" / "raw"
     files = {
         part: [raw / f"qmnist-{part}-{kind}" for kind in ("images-idx3-ubyte", "labels-idx2-int")]
         for part in _PARTS
     }
-    fetch("qmnist", "QMNIST", root, download, [*files["train"], *files["test"]], _BOTH)
+    fetch("qmnist", "QMNIST", folder, download, [*files["train"], *files["test"]], _BOTH)
 
     def read(part: str) -> Split:
         images, labels = files[part]
@@ -180,7 +182,7 @@ def svhn(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     """
     folder = data_root(root)
     files = {part: folder / f"{part}_32x32.mat" for part in _PARTS}
-    fetch("svhn", "SVHN", root, download, list(files.values()), [{"split": part} for part in _PARTS])
+    fetch("svhn", "SVHN", folder, download, list(files.values()), [{"split": part} for part in _PARTS])
 
     def decode() -> Dataset:
         sums = {entry[1]: entry[2] for entry in torchvision_class("SVHN").split_list.values()}
@@ -200,7 +202,7 @@ def usps(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     """
     folder = data_root(root)
     files = [folder / "usps.bz2", folder / "usps.t.bz2"]
-    fetch("usps", "USPS", root, download, files, _BOTH)
+    fetch("usps", "USPS", folder, download, files, _BOTH)
 
     def decode() -> Dataset:
         for _, file_name, md5 in torchvision_class("USPS").split_list.values():
@@ -217,12 +219,13 @@ _BOTH: list[dict[str, Any]] = [{"train": True}, {"train": False}]
 def _mnist_like(
     name: str, cls: str, classes: Sequence[str], root: str | Path | None, download: bool
 ) -> Dataset:
-    raw = data_root(root) / cls / "raw"
+    folder = folder_with(f"{cls}/raw", root)
+    raw = folder / cls / "raw"
     files = {
         part: [raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"]
         for part, prefix in (("train", "train"), ("test", "t10k"))
     }
-    fetch(name, cls, root, download, [*files["train"], *files["test"]], [{}])
+    fetch(name, cls, folder, download, [*files["train"], *files["test"]], [{}])
 
     def read(part: str) -> Split:
         images, labels = files[part]
@@ -272,9 +275,10 @@ _CIFAR100 = _Cifar(
 
 
 def _cifar(name: str, kind: _Cifar, root: str | Path | None, download: bool) -> Dataset:
-    folder = data_root(root) / kind.folder
+    home = folder_with(kind.folder, root)
+    folder = home / kind.folder
     files = [folder / file for file in (*kind.train, kind.test, kind.meta)]
-    fetch(name, kind.cls, root, download, files, [{}])
+    fetch(name, kind.cls, home, download, files, [{}])
 
     def decode() -> Dataset:
         source = torchvision_class(kind.cls)
