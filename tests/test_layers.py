@@ -15,7 +15,7 @@ TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 LAYERS = [
     {"errors", "seeding", "device", "matching", "reading", "streams", "interrupts", "kernel_cache"},
     {"config", "records", "user_code"},
-    {"data", "models", "optimizers", "schedules", "losses", "problems"},
+    {"data", "models", "optimizers", "schedules", "losses", "metrics", "problems"},
     {"catalog", "imports", "console"},
     {"training", "statistics", "plots"},
     {"runs"},

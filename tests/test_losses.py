@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from trainer import losses
 from trainer.errors import ConfigError
-from trainer.losses import Loss, accuracy_count, penalty
+from trainer.losses import Loss, penalty
 
 CLASSES = torch.tensor([2, 0, 1, 2])
 
@@ -148,11 +148,3 @@ def test_l2_penalty_equals_weight_decay_of_sgd() -> None:
     decayed.grad = torch.zeros(2)
     torch.optim.SGD([decayed], lr=0.1, weight_decay=0.3).step()
     torch.testing.assert_close(penalised, decayed)
-
-
-def test_accuracy_counts_the_largest_output() -> None:
-    out = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 5.0, 1.0]])
-    right = accuracy_count(out, CLASSES)
-    assert (right.item(), right.dtype, right.shape) == (1, torch.int64, ())
-    assert accuracy_count(out, torch.tensor([1, 0, 2, 1])).item() == 4
-    assert accuracy_count(out, one_hot()).item() == 1

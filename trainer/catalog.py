@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from torch.optim import Optimizer
 
-from trainer import losses, schedules
+from trainer import losses, metrics, schedules
 from trainer.config import validation_errors as messages
 from trainer.config.component_paths import SLOTS
 from trainer.config.load import Components, Draft, Loaded, check, load
@@ -89,6 +89,16 @@ LOSSES: Mapping[str, Builder] = {
     "multi_margin": losses.multi_margin,
 }
 
+METRICS: Mapping[str, Builder] = {
+    "accuracy": metrics.accuracy,
+    "top5_accuracy": metrics.top5_accuracy,
+    "error_rate": metrics.error_rate,
+    "mse": metrics.mse,
+    "rmse": metrics.rmse,
+    "mae": metrics.mae,
+    "r2": metrics.r2,
+}
+
 REGISTRIES: Mapping[str, Mapping[str, Builder]] = {
     "dataset": DATASETS,
     "augmentation": AUGMENTATIONS,
@@ -97,6 +107,7 @@ REGISTRIES: Mapping[str, Mapping[str, Builder]] = {
     "loss": LOSSES,
     "optimizer": torch_optimizers() | SCRATCH,
     "scheduler": schedules.SCHEDULES,
+    "metric": METRICS,
 }
 
 # Arguments that optlab passes to a builder, which therefore are not options of the config.
@@ -110,7 +121,7 @@ _CONTEXT = (
     "input_shape",
     "num_classes",
     "progress",
-    # Arguments of a loss, if a user's function is the loss itself.
+    # Arguments of a loss or a metric, if a user's function is the loss or the metric itself.
     "outputs",
     "logits",
     "input",

@@ -28,6 +28,7 @@ from trainer.config.identity import file_digest, source_files
 from trainer.config.paths import ImportPath, split_import_path
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError
+from trainer.metrics import Metric
 from trainer.seeding import global_stream
 from trainer.user_code import place_of, user_code, what_happened
 
@@ -42,12 +43,14 @@ _CLASSES: dict[str, tuple[type, ...]] = {
     "optimizer": (Optimizer,),
     "scheduler": (LRScheduler,),
     "dataset": (Dataset,),
+    "metric": (Metric,),
 }
 
 # Parameters that show which kind of component a function builds.
 _PARAMETERS = {
     "model": {"input_shape", "num_classes"},
     "loss": {"target", "targets"},
+    "metric": {"target", "targets"},
     "scheduler": {"optimizer"},
     "init": {"tensor"},
     "augmentation": {"images", "inputs"},
@@ -57,6 +60,7 @@ _EXPECTED = {
     "model": "a torch.nn.Module class, or a function with a parameter input_shape or num_classes, or with a "
     "module as its annotated return type",
     "loss": "a torch.nn.Module class, or a function of (outputs, targets)",
+    "metric": "a trainer.metrics.Metric, or a function of (outputs, targets)",
     "optimizer": "a subclass of torch.optim.Optimizer",
     "scheduler": "a subclass of LRScheduler, or a function that takes optimizer",
     "dataset": "a function with trainer.data.dataset.Dataset as its annotated return type",
@@ -131,7 +135,7 @@ def _fits(found: Builder, kind: str) -> bool:
     if isinstance(found, type):
         return issubclass(found, _CLASSES.get(kind, ())) or _has_methods(found, kind)
     if not inspect.isfunction(found):
-        return False
+        return kind == "metric" and isinstance(found, Metric)
     if set(inspect.signature(found).parameters) & _PARAMETERS.get(kind, set()):
         return True
     try:

@@ -1,4 +1,4 @@
-"""Losses, penalties on the weights and the number of correct predictions.
+"""Losses and penalties on the weights.
 
 A loss builder takes its options and returns `loss(outputs, targets) -> scalar`, the mean over the batch.
 
@@ -142,17 +142,6 @@ def penalty(parameters: Sequence[Tensor], *, l1: float = 0.0, l2: float = 0.0) -
         if l2:
             total = total + 0.5 * l2 * weight.square().sum()
     return total
-
-
-def accuracy_count(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the number of samples whose largest output is at the target class, as an int64 scalar.
-
-    For probability targets [N, K], the target is the most probable class. Real targets are not supported.
-    """
-    if targets.is_floating_point():
-        assert targets.ndim == 2, "real targets have no accuracy"
-        targets = targets.argmax(dim=1)
-    return (outputs.argmax(dim=1) == targets).sum()
 
 
 def _require_classes(name: str, targets: Tensor) -> None:

@@ -13,6 +13,7 @@ from trainer.config.models import (
     Component,
     DataConfig,
     LossConfig,
+    MetricConfig,
     OptimizerConfig,
     SchedulerConfig,
     SeedConfig,
@@ -53,6 +54,7 @@ SLOTS = (
     Slot(("optimizer", "*"), "optimizer", OptimizerConfig),
     Slot(("scheduler",), "scheduler", SchedulerConfig),
     Slot(("scheduler", "*"), "scheduler", SchedulerConfig),
+    Slot(("train", "metrics", "*"), "metric", MetricConfig),
 )
 
 # Mappings that are merged key by key. Every other mapping (a match, an interval, mean and std, the value of

@@ -161,7 +161,7 @@ def file_digest(path: Path) -> str:
 def import_paths(config: Config) -> list[str]:
     """Return the unique import paths in a config: names of components, and options that name functions."""
     components: list[Component] = [config.data, *config.data.augment, config.model, config.loss]
-    components += [*config.optimizer, *config.scheduler]
+    components += [*config.optimizer, *config.scheduler, *config.train.metrics]
     if config.init:
         targets = [config.init, *config.init.layers]
         components += [part for target in targets for part in (target.weight, target.bias) if part]

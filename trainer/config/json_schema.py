@@ -47,6 +47,8 @@ def json_schema(components: Components) -> Schema:
     properties = schema["properties"]
     for key, kind in (("data", "dataset"), ("model", "model"), ("loss", "loss")):
         properties[key] = _described(properties[key], {"$ref": f"#/$defs/{kind}"})
+    metrics = {"type": "array", "items": _ref("metric")}
+    refer(definitions["TrainConfig"]["properties"], "metrics", {"anyOf": [{"type": "null"}, metrics]})
     for section in ("InitConfig", "LayerInit"):
         for key in ("weight", "bias"):
             refer(definitions[section]["properties"], key, {"anyOf": [{"type": "null"}, _ref("init")]})

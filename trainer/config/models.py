@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 FORMAT: Literal[1] = 1
 
@@ -295,7 +303,17 @@ class EarlyStopping(Section):
         0.0, description="Minimum change that counts as an improvement."
     )
     mode: Literal["min", "max"] | None = Field(
-        None, description="Whether a lower or a higher value is better; null = max for accuracy, else min."
+        None, description="Whether a lower or a higher value is better; null = that of the metric."
+    )
+
+
+class MetricConfig(Component):
+    """A metric."""
+
+    mode: Literal["min", "max"] | None = Field(
+        None,
+        description="For your own function: whether a lower or a higher value is better; null = the metric "
+        "states it.",
     )
 
 
@@ -375,6 +393,11 @@ class TrainConfig(Section):
     eval_every: Every = Field(
         Every(epochs=1), description="Interval between evaluations: a number of epochs, or {steps: N}."
     )
+    metrics: Annotated[list[MetricConfig], RECORDS] = Field(
+        default_factory=list,
+        description="Metrics to measure in addition to those of the data (accuracy, if the targets are "
+        "classes); null = none.",
+    )
     eval_train: Annotated[bool, MayDiffer(group=True)] = Field(
         False, description="Also evaluate the training split in eval mode (train_eval_loss ...)."
     )
@@ -383,7 +406,8 @@ class TrainConfig(Section):
     )
     select: str | None = Field(
         None,
-        description="Metric that selects the best checkpoint; null = val_accuracy, else val_loss.",
+        description="Metric that selects the best checkpoint: a column of epochs.csv; null = val_accuracy if "
+        "the targets are classes, else val_loss.",
     )
     checkpoint_every: Annotated[CheckpointEvery | None, SAVING] = Field(
         None,
@@ -401,6 +425,11 @@ class TrainConfig(Section):
     max_loss: Amount | None = Field(
         None, description="Loss above which a run counts as diverged; null = only NaN and infinity do."
     )
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _none_added(cls, value: Any) -> Any:
+        return [] if value is None else value
 
     @model_validator(mode="after")
     def _has_a_length(self) -> Self:

@@ -23,6 +23,7 @@ from trainer.config.models import EarlyStopping
 from trainer.console import print_note
 from trainer.console.training import TrainingProgress
 from trainer.errors import RunError, StorageError
+from trainer.metrics import find, metric_name
 from trainer.models.init import weight_histograms
 from trainer.optimizers.build import state_bytes
 from trainer.records import (
@@ -70,8 +71,11 @@ class Recorder:
         self.experiment = experiment
         self.folder = claim.folder
         self._guard = claim.check
-        self.best = Best(select) if select else None
-        self.patience = Patience(early_stopping) if early_stopping else None
+        self.best = Best(select, find(select, experiment.metrics).mode) if select else None
+        self.patience = None
+        if early_stopping:
+            mode = early_stopping.mode or find(early_stopping.metric, experiment.metrics).mode
+            self.patience = Patience(early_stopping, mode)
         self._max_loss = max_loss
         self._writes_histograms = histograms
         self.final: EvalRecord | None = None
@@ -134,7 +138,7 @@ class Recorder:
         self.final = record
         if self._writes_histograms:
             self._write_histograms(record)
-        if any(self._is_bad(value) for name, value in record.values.items() if name.endswith("loss")):
+        if any(self._is_bad(value) for name, value in record.values.items() if metric_name(name) == "loss"):
             return "diverged"
         if self.best and self.best.update(record):
             # Written together with the next last.pt, so that it is rarely newer. If last.pt of this step is

@@ -10,16 +10,25 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import from_json
 
 from trainer.config.models import Config
 from trainer.config.renamed_keys import rename_keys
 from trainer.config.yaml_reader import MAX_BYTES, refuse_deep
-from trainer.errors import RunError
+from trainer.errors import ConfigError, RunError
+from trainer.metrics import described
 from trainer.reading import read_regular
 from trainer.records import FORMAT, RunResult, Status
 
@@ -95,6 +104,14 @@ class _Data(_AsRead):
     num_classes: int | None = None
 
 
+def _check_metric(fields: dict[str, Any]) -> dict[str, Any]:
+    try:
+        described(fields)
+    except ConfigError as error:
+        raise ValueError(error.problems[0].what) from error
+    return fields
+
+
 class EnvironmentFields(_AsRead):
     """environment.json: the keys that are read back."""
 
@@ -104,6 +121,7 @@ class EnvironmentFields(_AsRead):
     device: str | None = None
     threads: int | None = None
     data: _Data | None = None
+    metrics: list[Annotated[dict[str, Any], AfterValidator(_check_metric)]] = []
     optimizer_defaults: dict[str, dict[str, Any]] | None = None
     components: list[ComponentCopy] = []
     resumed: list[dict[str, Any]] = []

@@ -209,6 +209,7 @@ def write_opening(setup: RunSetup, folder: Path, made_by: Mapping[str, str]) -> 
         "input_shape": list(setup.experiment.splits.train.inputs.shape[1:]),
         "num_classes": setup.num_classes,
     }
+    around["metrics"] = [metric.description() for metric in setup.experiment.metrics]
     around["optimizer_defaults"] = _optimizer_defaults(setup)
     around["packages"] = dict(setup.code.packages)
     around["components"] = rundir.copy_components(folder, setup.code.files)

@@ -42,6 +42,7 @@ class ScheduleSpec:
         interval: unit of all its counts.
         warmup: intervals of linear warm-up before it starts; 0 = none.
         monitor: metric of ReduceLROnPlateau; None = the default. None for other schedules.
+        higher_is_better: whether higher values of `monitor` are better.
         until: in a list, the interval of the run at which the next schedule starts.
     """
 
@@ -51,6 +52,7 @@ class ScheduleSpec:
     interval: Literal["epoch", "step"] = "epoch"
     warmup: int = 0
     monitor: str | None = None
+    higher_is_better: bool = False
     until: int | None = None
 
 
@@ -207,7 +209,7 @@ def _sequence_problems(specs: Sequence[ScheduleSpec], length: int | None) -> lis
                     fix="leave it out; only ReduceLROnPlateau uses a metric",
                 )
             )
-        if _is_plateau(spec) and "accuracy" in (spec.monitor or "") and spec.options.get("mode") != "max":
+        if _is_plateau(spec) and spec.higher_is_better and spec.options.get("mode") != "max":
             problems.append(
                 Problem(
                     f"mode 'min' would lower the learning rate whenever {spec.monitor} improves",

@@ -20,8 +20,9 @@ from trainer.config.merge import parse_override
 from trainer.config.models import Count, Section, Seed
 from trainer.config.yaml_reader import Tree
 from trainer.errors import ConfigError, OptlabError, Problem
+from trainer.metrics import find
 from trainer.sweep.space import Axis
-from trainer.training.selection import SelectionRule, better_direction
+from trainer.training.selection import SelectionRule
 
 Strategy = Literal["grid", "random", "qmc", "tpe", "gp"]
 FINAL = "final"
@@ -51,14 +52,14 @@ class Objective(Section):
 
     metric: str = Field("val_accuracy", description="A validation column of epochs.csv.")
     mode: Literal["min", "max"] | None = Field(
-        None, description="null = max for accuracies, min for all others."
+        None, description="`max` if a higher value is better, else `min`; null = that of the metric."
     )
     over_seeds: Literal["mean", "median"] = Field("mean", description="Summary of a setting over its seeds.")
 
     @property
     def direction(self) -> Literal["min", "max"]:
-        """The mode, or the default of the metric."""
-        return self.mode or better_direction(self.metric)
+        """The mode, or that of the metric; `plan` states the mode of a user's own metric."""
+        return self.mode or find(self.metric).mode
 
     @property
     def rule(self) -> SelectionRule:

@@ -24,6 +24,7 @@ from trainer.config.paths import split_import_path
 from trainer.config.run_id import run_id, value_name, value_names
 from trainer.data.dataset import Dataset, Split, Splits
 from trainer.errors import ConfigError, OptlabError, Problem, RunError
+from trainer.metrics import BUILT_IN, Metric, find, leading, metric_name
 from trainer.reading import read_regular
 from trainer.runs import rundir
 from trainer.runs.launch import environment_differences, run_differences
@@ -83,13 +84,13 @@ class VariantInfo:
         config: its resolved config, with the first value of every axis and the first seed.
         columns: the columns of its evaluations.
         evaluations: number of evaluations, without the one before training.
-        classes: whether accuracies are measured.
+        metrics: what it measures beside the loss.
     """
 
     config: Mapping[str, Any]
     columns: Sequence[str]
     evaluations: int
-    classes: bool
+    metrics: Sequence[Metric]
 
 
 def spec_for(
@@ -275,7 +276,7 @@ def _infos(sweep: Sweep, variant: Variant, values: Mapping[str, Any], experiment
     steps = plan.steps or 0
     due = sum(1 for step in range(1, min(steps, 100_000) + 1) if plan.evaluate.due(step) or step == steps)
     return VariantInfo(
-        yaml.safe_load(dump(config)), experiment.eval_columns(), due if steps else 2, experiment.classes
+        yaml.safe_load(dump(config)), experiment.eval_columns(), due if steps else 2, experiment.metrics
     )
 
 
@@ -302,19 +303,19 @@ def resolve_objective(sweep: Sweep, infos: Mapping[str, VariantInfo]) -> Objecti
     """
     objective = sweep.config.objective
     if objective is None:
-        classes = all(found.classes for found in infos.values())
-        objective = Objective(metric="val_accuracy" if classes else "val_loss")
+        measured = [{metric.name for metric in found.metrics} for found in infos.values()]
+        objective = Objective(metric=f"val_{leading(set.intersection(*measured))}")
     lacking = [name for name, found in infos.items() if objective.metric not in found.columns]
     if lacking:
         wanted = sweep.config.objective or sweep.config.strategy != "grid" or sweep.final_seeds
         if not wanted:
             return None
-        measured = [name for name in infos[lacking[0]].columns if name.startswith("val_")]
+        known = [name for name in infos[lacking[0]].columns if name.startswith("val_")]
         raise ConfigError(
             f"{lacking[0]} does not measure {objective.metric}",
             key="objective.metric",
             where=sweep.where("objective.metric"),
-            expected=f"one of {', '.join(measured)}" if measured else "",
+            expected=f"one of {', '.join(known)}" if known else "",
             fix="set data.val_size: 0.1 in the base to choose settings on a validation split",
         )
     if sweep.config.prune in ("median", "hyperband"):
@@ -326,6 +327,16 @@ def resolve_objective(sweep: Sweep, infos: Mapping[str, VariantInfo]) -> Objecti
                 where=sweep.where("prune"),
                 fix="use prune: null, or set train.eval_every: {steps: ..} in the base",
             )
+    if objective.mode is None and metric_name(objective.metric) not in BUILT_IN:
+        metrics = [find(objective.metric, found.metrics) for found in infos.values()]
+        if len({metric.mode for metric in metrics}) > 1:
+            raise ConfigError(
+                f"the variants disagree on whether a higher {objective.metric} is better",
+                key="objective.mode",
+                where=sweep.where("objective"),
+                fix="set objective: {metric: .., mode: max}, or min",
+            )
+        return objective.model_copy(update={"mode": metrics[0].mode})
     return objective
 
 

@@ -18,6 +18,7 @@ from trainer.config.models import (
     Config,
     InitConfig,
     Match,
+    MetricConfig,
     OptimizerConfig,
     SchedulerConfig,
 )
@@ -27,6 +28,7 @@ from trainer.device import PRECISIONS
 from trainer.errors import ConfigError, OptlabError
 from trainer.losses import Loss, penalty
 from trainer.matching import matching, trainable
+from trainer.metrics import BUILT_IN, RESERVED_NAMES, Metric, find, of_function, of_targets
 from trainer.models.describe import check_shapes, materialize, sparse_gradients
 from trainer.models.init import InitRule, initialize
 from trainer.optimizers.build import build_optimizer, kinds_of, resolve_implementation
@@ -35,7 +37,7 @@ from trainer.optimizers.rules import refuse
 from trainer.schedules import Schedule, ScheduleSpec, build_schedule
 from trainer.seeding import generator, global_stream
 from trainer.training.locate import located, prefixed
-from trainer.training.preflight import check_parameters
+from trainer.training.preflight import check_parameters, try_metric
 from trainer.training.timetable import Plan
 from trainer.user_code import user_code
 
@@ -107,6 +109,80 @@ def build_loss(component: Component) -> Loss:
             expected="a function of (outputs, targets), or a builder that returns one",
         )
     return loss
+
+
+def build_metrics(
+    components: Sequence[MetricConfig], targets: Sequence[Tensor], num_classes: int, *, classes: bool
+) -> tuple[Metric, ...]:
+    """Return the metrics of the data, then those of the config; keys of errors are relative to the list.
+
+    Args:
+        components: the metrics of the config.
+        targets: targets of some samples, as in training and as in evaluation; every metric is tried on them.
+        num_classes: number of outputs.
+        classes: whether the targets are classes.
+    """
+    found = list(of_targets(classes=classes))
+    for number, component in enumerate(components):
+        try:
+            metric, adds_up = _build_metric(component)
+            _check_metric(metric, component, found, classes=classes)
+            with user_code(component.name):
+                for one in targets:
+                    try_metric(metric, one, num_classes, adds_up=adds_up)
+        except OptlabError as error:
+            raise type(error).of(prefixed(problem, str(number)) for problem in error.problems) from error
+        if metric not in found:
+            found.append(metric)
+    return tuple(found)
+
+
+def _build_metric(component: MetricConfig) -> tuple[Metric, bool]:
+    """Return a metric, and whether its sums over batches add up, as those of a `Metric` have to.
+
+    A user's function of (outputs, targets) is used directly, with its options bound.
+    """
+    if component.name in BUILT_IN:
+        return BUILT_IN[component.name], True
+    builder = catalog.find("metric", component.name)
+    options = catalog.arguments("metric", component.name, component.options)
+    if isinstance(builder, Metric):
+        return builder, True
+    with user_code(component.name):
+        if not {"target", "targets"} & set(inspect.signature(builder).parameters):
+            metric = builder(**options)
+            if isinstance(metric, Metric) and metric.sums is not None:
+                return metric, True
+            raise ConfigError(
+                f"{component.name} returned a {type(metric).__name__}",
+                key="name",
+                expected="a Metric with `sums`, or a function of (outputs, targets)",
+            )
+    if component.mode is None:
+        raise ConfigError(
+            f"{component.name} is a function, which does not say whether higher or lower values are better",
+            key="mode",
+            fix=f"write {{name: {component.name.rpartition('/')[2]}, mode: max}}, or min",
+        )
+    name = component.name.rpartition(":")[2]
+    return of_function(name, component.mode, partial(builder, **options)), False
+
+
+def _check_metric(
+    metric: Metric, component: MetricConfig, others: Sequence[Metric], *, classes: bool
+) -> None:
+    if metric.needs_classes and not classes:
+        raise ConfigError(f"{metric.name} needs classes; the data has real targets", key="name")
+    if component.mode not in (None, metric.mode):
+        raise ConfigError(f"{metric.name} has mode {metric.mode}", key="mode", fix="leave out `mode`")
+    own = component.name not in BUILT_IN
+    taken = (*RESERVED_NAMES, *BUILT_IN) if own else ()
+    if metric.name in taken or any(one.name == metric.name and one != metric for one in others):
+        raise ConfigError(
+            f"the name {metric.name} is taken by another metric or column",
+            key="name",
+            fix="rename your function, or set `name` of its Metric" if own else "",
+        )
 
 
 def build_augmentation(component: Component, num_classes: int, key: str) -> Augmentation:
@@ -214,6 +290,7 @@ def build_schedules(
     optimizers: Mapping[str, Optimizer],
     plan: Plan,
     steps_per_epoch: int,
+    metrics: Sequence[Metric],
     *,
     has_val: bool,
 ) -> list[Schedule]:
@@ -229,10 +306,12 @@ def build_schedules(
                 options=catalog.arguments("scheduler", config.name, config.options),
                 interval=config.interval,
                 warmup=config.warmup,
-                monitor=_monitor(config, has_val=has_val),
+                monitor=monitor,
+                higher_is_better=monitor is not None and find(monitor, metrics).mode == "max",
                 until=config.until,
             )
             for config in configs
+            for monitor in [_monitor(config, has_val=has_val)]
         ]
         length = plan.steps
         if length is not None and configs[0].interval == "epoch":

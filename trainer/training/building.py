@@ -20,6 +20,7 @@ from trainer.data.dataset import Dataset, Splits, data_root
 from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
 from trainer.device import PRECISIONS, Clock, autocast, check_threads, default_threads, resolve_device
 from trainer.errors import OptlabError
+from trainer.metrics import leading
 from trainer.models.describe import multiplications
 from trainer.models.layers import feed_channels_last
 from trainer.optimizers.build import needs_closure
@@ -28,6 +29,7 @@ from trainer.seeding import seed_dropout, seed_globals
 from trainer.training.builders import (
     build_augmentation,
     build_loss,
+    build_metrics,
     build_model,
     build_optimizers,
     build_penalty,
@@ -70,7 +72,8 @@ class RunSetup:
 
     def select_metric(self) -> str:
         """Return the metric that selects the best checkpoint."""
-        return self.config.train.select or ("val_accuracy" if self.experiment.classes else "val_loss")
+        measured = (metric.name for metric in self.experiment.metrics)
+        return self.config.train.select or f"val_{leading(measured)}"
 
 
 def build_experiment(
@@ -123,7 +126,7 @@ def _set_up_run(loaded: Loaded, *, download: bool, loaded_data: LoadedData | Non
             pad=config.data.pad,
         )
         batches = _batches(config, dataset, splits, prepare, device)
-        some_targets = next(batches.epoch(0)).targets[:2].cpu()  # also checks that a batch can be made
+        some_targets = next(batches.epoch(0)).targets  # also checks that a batch can be made
     model = build_model(loaded, prepare.output_shape, dataset.num_classes)
     check_last_batch(loaded, model, batches, prepare.output_shape, dataset.num_classes)
     with located(loaded):
@@ -138,16 +141,24 @@ def _set_up_run(loaded: Loaded, *, download: bool, loaded_data: LoadedData | Non
     with located(loaded, "loss"):
         loss = build_loss(config.loss)
         with user_code(config.loss.name):
-            try_loss(loss, some_targets, dataset.num_classes)
+            try_loss(loss, some_targets[:2].cpu(), dataset.num_classes)
         if config.loss.name == "cross_entropy":
             check_probabilities(splits.train.targets)
         model_penalty = build_penalty(config, model)
 
+    with located(loaded, "train.metrics"):
+        classes = dataset.class_names is not None
+        unchanged = splits.train.targets[: len(some_targets)].to(device)  # augmentations can change targets
+        metrics = build_metrics(
+            config.train.metrics, (some_targets, unchanged), dataset.num_classes, classes=classes
+        )
     optimizers, groups, implementations = build_optimizers(loaded, model, prepare.output_shape, device)
     closure = any(needs_closure(optimizer) for optimizer in optimizers.values())
     steps_per_epoch = -(-batches.batches_per_epoch // config.train.accumulate)
     plan = _plan(config, steps_per_epoch)
-    schedules = build_schedules(loaded, optimizers, plan, steps_per_epoch, has_val=splits.val is not None)
+    schedules = build_schedules(
+        loaded, optimizers, plan, steps_per_epoch, metrics, has_val=splits.val is not None
+    )
     scaler = GradScaler(device.type) if PRECISIONS[config.train.precision] is torch.float16 else None
     precision = autocast(device, config.train.precision)
     engine_name = _engine_name(config, device, plan)
@@ -171,7 +182,7 @@ def _set_up_run(loaded: Loaded, *, download: bool, loaded_data: LoadedData | Non
         schedules=schedules,
         scaler=scaler,
         keeps_gradients=config.train.zero_grad == "never",
-        mean=RunningMean(classes=dataset.class_names is not None),
+        mean=RunningMean(metrics),
         clock=Clock(device),
     )
     experiment = Experiment(
@@ -180,7 +191,7 @@ def _set_up_run(loaded: Loaded, *, download: bool, loaded_data: LoadedData | Non
         evaluate_on=_evaluation(config, splits, prepare, device),
         loss=loss,
         autocast=precision,
-        classes=dataset.class_names is not None,
+        metrics=metrics,
         engine=engine,
         compilation=Compilation(engine, state, requested=engine_name == "compiled"),
         plan=plan,

@@ -1,4 +1,4 @@
-"""Loss and accuracy: running means during training, and evaluation of whole splits.
+"""Loss and metrics: running means during training, and evaluation of whole splits.
 
 Values are read from the device only when a mean is requested, so training on a GPU does not synchronize here.
 """
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.losses import Loss, accuracy_count
+from trainer.losses import Loss
+from trainer.metrics import Metric
 
 # Steps buffered before their losses are stacked and their correct predictions counted: one argmax over 32
 # small batches costs a tenth of 32 calls, and integer counts do not depend on how they are split. With many
@@ -22,14 +23,14 @@ _PENDING_STEPS = 32
 
 
 class RunningMean:
-    """Sample-weighted mean of the training loss, and accuracy, since the last `reset`.
+    """Sample-weighted mean of the training loss, and metrics, since the last `reset`.
 
     Args:
-        classes: whether the targets are classes; then accuracy is measured.
+        metrics: the metrics, measured on the outputs of the training steps.
     """
 
-    def __init__(self, *, classes: bool) -> None:
-        self._classes = classes
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
         self.reset()
 
     def reset(self) -> None:
@@ -37,7 +38,7 @@ class RunningMean:
         self._losses: list[Tensor] = []  # each holds the losses of several steps
         self._samples: list[int] = []
         self._pending: list[tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]] = []
-        self._right: Tensor | int = 0
+        self._sums = [torch.zeros((), dtype=torch.int64) for _ in self._metrics]
 
     def add(self, loss: Tensor, targets: Sequence[Tensor], outputs: Sequence[Tensor]) -> int:
         """Add one step: its mean loss (0-d), the targets of its batches, and the model's outputs.
@@ -47,28 +48,32 @@ class RunningMean:
         """
         samples = sum([part.shape[0] for part in targets])  # len() of a tensor takes twice as long
         self._samples.append(samples)
-        self._pending.append((loss, targets, outputs) if self._classes else (loss, (), ()))
+        self._pending.append((loss, targets, outputs) if self._metrics else (loss, (), ()))
         if len(self._pending) >= _PENDING_STEPS:
             self._settle()
         return samples
 
+    @torch.no_grad()
     def _settle(self) -> None:
         if not self._pending:
             return
         losses, targets, outputs = zip(*self._pending, strict=True)
         self._losses.append(torch.stack(losses))
-        if self._classes:
-            parts = torch.cat(list(chain(*outputs))), torch.cat(list(chain(*targets)))
-            self._right = self._right + accuracy_count(*parts)
+        batches = list(zip(chain(*outputs), chain(*targets), strict=True))
+        together = [tuple(map(torch.cat, zip(*batches, strict=True)))] if self._metrics else []
+        for place, metric in enumerate(self._metrics):
+            # Sums of floats depend on how steps are grouped, which differs in a resumed run.
+            for part in together if metric.counts else batches:
+                self._sums[place] = _add(self._sums[place], metric, *part)
         self._pending.clear()
 
     def values(self) -> dict[str, float | None]:
-        """Return `train_loss` and, for classes, `train_accuracy` in [0, 1]; None if no step was added."""
+        """Return `train_loss` and `train_<metric>`; None if no step was added."""
         self._settle()
         seen = sum(self._samples)
         values: dict[str, float | None] = {"train_loss": None}
-        if self._classes:
-            values["train_accuracy"] = int(self._right) / seen if seen else None
+        for metric, sums in zip(self._metrics, self._sums, strict=True):
+            values[f"train_{metric.name}"] = metric.value(sums, seen) if seen else None
         if seen:
             weights = torch.tensor(self._samples, dtype=torch.float64)
             losses = torch.cat([part.cpu() for part in self._losses]).double()
@@ -79,14 +84,23 @@ class RunningMean:
         """Return the steps added so far, as plain tensors and numbers."""
         self._settle()
         losses = torch.cat([part.cpu() for part in self._losses]) if self._losses else torch.empty(0)
-        return {"losses": losses, "samples": torch.tensor(self._samples), "right": int(self._right)}
+        sums = [part.cpu() for part in self._sums]
+        return {"losses": losses, "samples": torch.tensor(self._samples), "sums": sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by `state_dict`."""
         self.reset()
         self._losses = [state["losses"]]
         self._samples = state["samples"].tolist()
-        self._right = state["right"]
+        # Earlier releases measured accuracy alone and stored the number of correct predictions.
+        sums = state["sums"] if "sums" in state else [torch.tensor(state["right"]) for _ in self._metrics]
+        self._sums = list(sums)
+
+
+def _add(sums: Tensor, metric: Metric, outputs: Tensor, targets: Tensor) -> Tensor:
+    assert metric.sums is not None
+    found = metric.sums(outputs, targets)
+    return sums.to(found.device) + found
 
 
 @torch.no_grad()
@@ -96,30 +110,30 @@ def evaluate_split(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     autocast: AbstractContextManager[object],
-    classes: bool,
+    metrics: Sequence[Metric],
 ) -> dict[str, float]:
-    """Return the sample-weighted mean `loss` and, for classes, the `accuracy` of a model in eval mode.
+    """Return the sample-weighted mean `loss` and the metrics of a model in eval mode.
 
     Args:
         model: its train or eval mode is restored afterwards.
         loss: (outputs, targets) -> mean over the batch.
         batches: (inputs, targets) over the whole split; at least one.
         autocast: the context of every forward pass.
-        classes: whether the targets are classes; then accuracy is measured.
+        metrics: the metrics to measure.
     """
     was_training = model.training
     model.eval()
-    losses, sizes, right = [], [], []
+    losses, sizes = [], []
+    sums = [torch.zeros((), dtype=torch.int64) for _ in metrics]
     for inputs, targets in batches:
         with autocast:
             outputs = model(inputs)
             losses.append(loss(outputs, targets).double())
         sizes.append(len(targets))
-        if classes:
-            right.append(accuracy_count(outputs, targets))
+        sums = [_add(total, metric, outputs, targets) for total, metric in zip(sums, metrics, strict=True)]
     model.train(was_training)
     weights = torch.tensor(sizes, dtype=torch.float64)
     values = {"loss": float((torch.stack(losses).cpu() * weights).sum() / weights.sum())}
-    if classes:
-        values["accuracy"] = int(torch.stack(right).sum()) / sum(sizes)
-    return values
+    return values | {
+        metric.name: metric.value(total, sum(sizes)) for metric, total in zip(metrics, sums, strict=True)
+    }

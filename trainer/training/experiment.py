@@ -16,6 +16,7 @@ from torch import nn
 from trainer.data.batches import Batch, Batches
 from trainer.data.dataset import Splits
 from trainer.losses import Loss
+from trainer.metrics import Metric
 from trainer.records import EvalRecord
 from trainer.training.check_finite import find_nonfinite
 from trainer.training.compilation import Compilation
@@ -38,7 +39,7 @@ class Experiment:
         evaluate_on: returns the evaluation batches of a split (`val`, `train`, `test`).
         loss: (outputs, targets) -> mean over the samples.
         autocast: the context of every forward pass.
-        classes: whether the targets are classes; then accuracy is measured.
+        metrics: what is measured beside the loss.
         engine: computes a step.
         compilation: compiles the steps, if requested.
         plan: the length of the run and its intervals.
@@ -54,7 +55,7 @@ class Experiment:
     evaluate_on: Callable[[str], Iterator[Batch]]
     loss: Loss
     autocast: AbstractContextManager[object]
-    classes: bool
+    metrics: Sequence[Metric]
     engine: EagerEngine
     compilation: Compilation
     plan: Plan
@@ -186,9 +187,9 @@ class Experiment:
         return self.records.make(EvalRecord, values)
 
     def measure(self, split: str) -> dict[str, float]:
-        """Return the loss and, for classes, the accuracy of the model on a whole split, in eval mode."""
+        """Return the loss and the metrics of the model on a whole split, in eval mode."""
         return evaluate_split(
-            self.model, self.loss, self.evaluate_on(split), autocast=self.autocast, classes=self.classes
+            self.model, self.loss, self.evaluate_on(split), autocast=self.autocast, metrics=self.metrics
         )
 
     def eval_columns(self) -> list[str]:
@@ -196,8 +197,8 @@ class Experiment:
         kinds = ["train"]
         kinds += ["train_eval"] if self.eval_train else []
         kinds += ["val"] if self.splits.val is not None else []
-        metrics = ["loss", "accuracy"] if self.classes else ["loss"]
-        return [f"{kind}_{metric}" for kind in kinds for metric in metrics]
+        names = ["loss", *(metric.name for metric in self.metrics)]
+        return [f"{kind}_{name}" for kind in kinds for name in names]
 
     # ---- state
 

@@ -9,7 +9,9 @@ from trainer.config.load import Loaded
 from trainer.data.batches import Batches
 from trainer.errors import ConfigError, unknown_name
 from trainer.losses import Loss
+from trainer.metrics import Metric
 from trainer.models.describe import check_shapes
+from trainer.seeding import generator
 from trainer.training.experiment import Experiment
 from trainer.user_code import place_of
 
@@ -71,6 +73,42 @@ def try_loss(loss: Loss, targets: Tensor, num_classes: int) -> None:
             "the loss has no gradient: it does not depend on the outputs",
             key="name",
             expected="a number computed from the outputs by torch (without detach, item or no_grad)",
+        )
+
+
+def try_metric(metric: Metric, targets: Tensor, num_classes: int, *, adds_up: bool) -> None:
+    """Compute a metric on random outputs, so that a wrong one is reported before the run.
+
+    Args:
+        metric: the metric.
+        targets: targets of some samples.
+        num_classes: number of outputs.
+        adds_up: whether the sums of two batches are added to those of both together.
+    """
+    assert metric.sums is not None
+    outputs = torch.randn(len(targets), num_classes, generator=generator("construction", 0))
+    outputs = outputs.to(targets.device)
+    with torch.no_grad():
+        sums = metric.sums(outputs, targets)
+        if not isinstance(sums, Tensor):
+            raise ConfigError(
+                f"`sums` of {metric.name} returned a {type(sums).__name__}", key="name", expected="a tensor"
+            )
+        value = metric.value(sums, len(targets))
+        if not isinstance(value, int | float):
+            raise ConfigError(
+                f"`value` of {metric.name} returned a {type(value).__name__}", key="name", expected="a float"
+            )
+        if not adds_up or len(targets) < 2:
+            return
+        first, rest = metric.sums(outputs[:1], targets[:1]), metric.sums(outputs[1:], targets[1:])
+    added = first.double() + rest.double()
+    if added.shape != sums.shape or not torch.allclose(added, sums.double(), rtol=1e-4, equal_nan=True):
+        raise ConfigError(
+            f"`sums` of {metric.name} are not sums over the samples: those of two batches do not add up to "
+            "those of both together",
+            key="name",
+            fix="return sums, not means, and compute the metric from them in `value`",
         )
 
 

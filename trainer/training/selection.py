@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from trainer.config.models import EarlyStopping
+from trainer.metrics import Mode
 from trainer.records import EvalRecord, Moment, RunResult
 
-Mode = Literal["min", "max"]
 OverSeeds = Literal["mean", "median"]
 Evaluation = Literal["best", "last"]
 
@@ -92,11 +92,6 @@ def _order(values: Mapping[str, Any]) -> list[tuple[bool, float, str]]:
     ]
 
 
-def better_direction(metric: str) -> Mode:
-    """Return `max` for accuracies and `min` for everything else (losses)."""
-    return "max" if metric.endswith("accuracy") else "min"
-
-
 def improves(value: float | None, best: float | None, mode: Mode, min_delta: float = 0.0) -> bool:
     """Return whether `value` is better than `best` by more than `min_delta`; False for NaN, None and ties."""
     if value is None or math.isnan(value):
@@ -113,15 +108,22 @@ def moment_of(record: EvalRecord) -> Moment:
 
 @dataclass(slots=True)
 class Best:
-    """The best evaluation so far by one metric, except the one before training; ties keep the earlier one."""
+    """The best evaluation so far by one metric, except the one before training; ties keep the earlier one.
+
+    Args:
+        metric: a column of epochs.csv.
+        mode: `max` if higher values are better, `min` if lower ones are.
+        moment: the best evaluation; None = there was none.
+    """
 
     metric: str
+    mode: Mode
     moment: Moment | None = None
 
     def update(self, record: EvalRecord) -> bool:
         """Add an evaluation; return whether it is the new best."""
         best = self.moment.values[self.metric] if self.moment else None
-        if record.step == 0 or not improves(record.values[self.metric], best, better_direction(self.metric)):
+        if record.step == 0 or not improves(record.values[self.metric], best, self.mode):
             return False
         self.moment = moment_of(record)
         return True
@@ -137,17 +139,24 @@ class Best:
 
 @dataclass(slots=True)
 class Patience:
-    """Early stopping: counts evaluations since the monitored metric last improved."""
+    """Early stopping: counts evaluations since the monitored metric last improved.
+
+    Args:
+        rule: the settings.
+        mode: `max` if higher values of the metric are better, `min` if lower ones are.
+        best: best value so far.
+        waited: evaluations since then.
+    """
 
     rule: EarlyStopping
+    mode: Mode
     best: float | None = None
     waited: int = 0
 
     def update(self, record: EvalRecord) -> bool:
         """Add an evaluation; return whether to stop. The evaluation before training is not counted."""
         value = record.values[self.rule.metric]
-        mode = self.rule.mode or better_direction(self.rule.metric)
-        if improves(value, self.best, mode, self.rule.min_delta):
+        if improves(value, self.best, self.mode, self.rule.min_delta):
             self.best, self.waited = value, 0
         elif record.step > 0:
             self.waited += 1
