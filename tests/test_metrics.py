@@ -240,7 +240,7 @@ def test_a_description_has_everything_but_the_functions() -> None:
 
 def test_values_are_shown_in_the_unit_of_the_metric() -> None:
     accuracy = BUILT_IN["accuracy"]
-    assert (accuracy.text(0.12345, ".4f"), LOSS.text(0.12345, ".4f")) == ("12.35%", "0.1235")
+    assert (format(0.12345, accuracy.spec), LOSS.spec) == ("12.35%", "")
     assert accuracy.with_unit("accuracy") == "accuracy (%)"
     assert (accuracy.heading("test"), LOSS.heading("test")) == ("test acc %", "test loss")
     assert (accuracy.scale, accuracy.log, LOSS.scale, LOSS.log) == (100, False, 1, True)

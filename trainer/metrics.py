@@ -122,9 +122,10 @@ class Metric:
         """Return the heading of a table column: `final val` -> `final val acc %`."""
         return " ".join(part for part in (text, self.short, self.unit) if part)
 
-    def text(self, value: float, otherwise: str) -> str:
-        """Return a value as text, in the format of the metric or else in the given one."""
-        return format(value, self.format or (".2%" if self.unit == "%" else otherwise))
+    @property
+    def spec(self) -> str:
+        """The format of a value; empty = by its size."""
+        return self.format or (".2%" if self.unit == "%" else "")
 
     def description(self) -> dict[str, str]:
         """Return what is stored with a run, so that it is compared without importing a user's code."""

@@ -67,8 +67,8 @@ class StepRecord(Record):
 class EvalRecord(Record):
     """One row of epochs.csv, written at every evaluation; the first is at step 0, before training.
 
-    Values: `train_loss`, `train_accuracy` (running means since the last evaluation, train mode), `val_loss`,
-    `val_accuracy` (eval mode, the whole split), and optionally `train_eval_loss` ...
+    Values: the loss and every metric, as `train_loss`, `train_accuracy` (running means since the last
+    evaluation, train mode), `val_loss` ... (eval mode, the whole split), optionally `train_eval_loss` ...
     """
 
 
@@ -102,7 +102,7 @@ class RunResult:
         total_seconds: seconds from the first record to the last, evaluation and writing included.
         final: the last evaluation; None when there was none.
         best: the evaluation that validation chose, with `metric`; None without a validation split.
-        test: loss, accuracy ... on the test split, and `checkpoint`: at `best` or `final`; None = unread.
+        test: loss and metrics on the test split, and `checkpoint`: at `best` or `final`; None = unread.
         steps_per_second, samples_per_second: throughput over `train_seconds`; None before the first step.
         peak_memory_bytes: the process's peak (CPU: resident set; CUDA: allocated on the device).
         optimizer_state_bytes: what the optimizers remember between steps.
@@ -135,6 +135,14 @@ class RunResult:
     format: int = field(default=FORMAT)
 
     __pydantic_config__ = _AS_READ
+
+    def test_values(self) -> dict[str, float]:
+        """Return the loss and the metrics on the test split; empty if it was not read."""
+        return {
+            name: float(value)
+            for name, value in (self.test or {}).items()
+            if name != "step" and isinstance(value, int | float)
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as plain dicts and numbers, ready for JSON."""

@@ -128,7 +128,8 @@ def own_parts(config: Mapping[str, Any]) -> dict[ImportPath, str]:
                 walk(item, f"{key}.{name}" if key else str(name))
         elif isinstance(value, Sequence) and not isinstance(value, str):
             for index, item in enumerate(value):
-                walk(item, f"{key}.{index}" if len(value) > 1 or key.endswith("augment") else key)
+                indexed = len(value) > 1 or key.endswith(("augment", "metrics"))
+                walk(item, f"{key}.{index}" if indexed else key)
 
     walk({key: value for key, value in config.items() if key != "name"}, "")
     return found

@@ -302,7 +302,7 @@ def test_false_alarms_stay_near_alpha_over_all_pairs() -> None:
 
     With 150 comparisons the bound is three standard deviations away; tests/statistics simulates thousands.
     """
-    grouping = Grouping(tuple(Group(str(g), (), {}) for g in range(3)), ("optimizer.name",), ())
+    grouping = Grouping(tuple(Group(str(g), (), {}) for g in range(3)), ("optimizer.name",), (), ())
     rng = np.random.default_rng(0)
     tables = [verdicts(grouping, simulated(rng, 3, 6), "test_accuracy") for _ in range(150)]
     alarms = [bool((table["p_adjusted"] <= 0.05).any()) for table in tables]

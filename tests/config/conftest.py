@@ -61,6 +61,10 @@ def cross_entropy(*, label_smoothing: float = 0.0) -> None:
     """Cross entropy."""
 
 
+def accuracy() -> None:
+    """Accuracy."""
+
+
 class SGD:
     """Gradient descent.
 
@@ -106,6 +110,7 @@ REGISTRIES: dict[str, dict[str, Any]] = {
     "loss": {"cross_entropy": cross_entropy},
     "optimizer": {"SGD": SGD, "Adam": Adam},
     "scheduler": {"StepLR": StepLR, "Table": Table, "LambdaLR": LambdaLR},
+    "metric": {"accuracy": accuracy},
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,22 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
 
+from trainer.metrics import BUILT_IN
 from trainer.plots.histograms import plot_histograms
 from trainer.plots.run import (
     Curves,
     _hold,
-    draw_accuracy,
     draw_gradients,
     draw_loss,
     draw_loss_logx,
     draw_lr,
+    draw_metric,
     plot_run,
 )
 from trainer.plots.style import COLOURS, LINES, format_number, limits, render, smooth
 from trainer.plots.titles import title
 
+ACCURACY = BUILT_IN["accuracy"]
 Row = dict[str, list[float | None]]
 
 CONFIG: dict[str, Any] = {
@@ -213,7 +216,7 @@ def test_a_loss_that_grew_too_big_is_marked_where_the_run_stopped() -> None:
 
 
 def test_accuracy_is_in_percent_and_the_test_stands_where_it_was_taken() -> None:
-    figure = draw_accuracy(RUN)
+    figure = draw_metric(RUN, ACCURACY)
     assert figure
     axes = figure.axes[0]
     assert axes.get_ylabel() == "accuracy (%)"
@@ -224,7 +227,7 @@ def test_accuracy_is_in_percent_and_the_test_stands_where_it_was_taken() -> None
 
 
 def test_accuracy_keeps_an_untrained_value_that_disturbs_nobody() -> None:
-    figure = draw_accuracy(curves(epochs=epochs_table(val_accuracy=[0.1, 0.3, 0.5])))
+    figure = draw_metric(curves(epochs=epochs_table(val_accuracy=[0.1, 0.3, 0.5])), ACCURACY)
     assert figure
     assert figure.axes[0].get_ylim()[0] < 10
 
@@ -270,7 +273,8 @@ def test_no_table_is_too_strange_to_be_drawn(loss: list[float | None], val: list
         epochs_table(val_loss=val, val_accuracy=val),
         summary={"status": "diverged", "test": {"loss": math.nan, "accuracy": None}},
     )
-    for draw in (draw_loss, draw_loss_logx, draw_accuracy, draw_lr, draw_gradients):
+    draws = (draw_loss, draw_loss_logx, partial(draw_metric, metric=ACCURACY), draw_lr, draw_gradients)
+    for draw in draws:
         if figure := draw(run):
             figure.canvas.draw()
 

@@ -10,6 +10,7 @@ import time
 import types
 import typing
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
@@ -39,6 +40,7 @@ from trainer.errors import (
     RunError,
     unknown_name,
 )
+from trainer.metrics import Metric
 from trainer.models.describe import layer_table
 from trainer.optimizers.build import describe_implementations
 from trainer.records import RunResult
@@ -134,7 +136,10 @@ def finish(done: launch.Launched, *, as_json: bool) -> int:
         with console.results_are_kept():
             figures = done.folder / rundir.PLOTS
             drawn = figures.is_dir() and any(figures.iterdir())
-            console.print_result(done.result, done.folder, figures=figures if drawn else None)
+            metrics: list[Metric] = []
+            with suppress(RunError):  # without the file, only the formats of users' metrics are not known
+                metrics = rundir.recorded_metrics(rundir.read_environment(done.folder))
+            console.print_result(done.result, done.folder, metrics, figures=figures if drawn else None)
     if done.result.status == "interrupted":
         console.print_note("resume with:", command=f"optlab resume {shlex.quote(str(done.folder))}")
     return _exit_code(done.result)

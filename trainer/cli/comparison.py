@@ -94,7 +94,7 @@ def compare(
     elif table == "text":
         _print(found)
     else:
-        console.print_text(render_table(found.groups, found.targets, table))
+        console.print_text(render_table(found.groups, found.targets, table, found.grouping.metrics))
     for note in found.notes:
         console.print_note(f"note: {note}")
 
@@ -118,7 +118,10 @@ def _size(text: str) -> tuple[float, float]:
 def _write(found: Comparison, output: Path, ending: str, figure: str | None, formats: Sequence[str]) -> None:
     """Write one figure, one table, or everything, and print the paths."""
     if ending in TABLES:
-        paths, content = [output], render_table(found.groups, found.targets, TABLES[ending])
+        paths, content = (
+            [output],
+            render_table(found.groups, found.targets, TABLES[ending], found.grouping.metrics),
+        )
         _make_folder(output.parent)
         rundir.write_atomically(output, content)
     elif ending:
@@ -154,7 +157,7 @@ def _make_folder(folder: Path) -> None:
 
 def _print(found: Comparison) -> None:
     """Print the table in parts that fit a terminal, then the tests and the sensitivity."""
-    names, parts = sections(found.groups, found.targets)
+    names, parts = sections(found.groups, found.targets, found.grouping.metrics)
     for part in parts:
         columns = [Column(heading) for heading in names] + [Column(heading, "right") for heading in part]
         console.table(columns, zip(*names.values(), *part.values(), strict=True))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainer import console
 from trainer.console import Column
 from trainer.errors import OptlabError, RunError, unknown_name
+from trainer.metrics import BUILT_IN, LEADING, LOSS, find, metric_name
 from trainer.reading import read_regular
 from trainer.runs import rundir
 
@@ -33,41 +34,52 @@ RUN_COLUMNS = (
     Column("epochs", "right", ".4g", omit=4),
     Column("train_loss", "right", ".4g", omit=5),
     Column("val_loss", "right", ".4g", omit=3),
-    Column("val_accuracy", "right", ".4f", omit=1),
-    Column("test_accuracy", "right", ".4f", omit=2),
-    Column("seconds", "right", ".1f", omit=6),
 )
+LAST_COLUMN = Column("seconds", "right", ".1f", omit=6)
 
 
 def list_runs(folders: Sequence[Path], *, sort: str, wide: bool, as_json: bool) -> None:
     """Print one row per run. A run whose files cannot be read has the status `unreadable` and a reason."""
-    titles = [column.title for column in RUN_COLUMNS]
-    column = sort.removeprefix("-")
-    if column not in titles:
-        raise unknown_name("column", column, titles, key="--sort")
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
         raise RunError(f"there is no directory {missing[0]}", fix="train a run first, or use --runs DIR")
     if not as_json:
         for folder in folders:
             _print_sweep(folder)
-    rows = [_run_row(folder) for folder in rundir.find_runs(folders)]
+    found = [_run_row(folder) for folder in rundir.find_runs(folders)]
+    columns = [*RUN_COLUMNS, *_metric_columns(found), LAST_COLUMN]
+    titles = [column.title for column in columns]
+    rows: list[dict[str, Any]] = [dict.fromkeys(titles) | row for row in found]
+    column = sort.removeprefix("-")
+    if column not in titles:
+        raise unknown_name("column", column, titles, key="--sort")
     known = [row for row in rows if row[column] is not None]
     known.sort(key=lambda row: row[column], reverse=sort.startswith("-"))
     rows = known + [row for row in rows if row[column] is None]
     if as_json:
         console.print_json(rows)
     else:
-        shown = [*titles, *(["reason"] if any(row["reason"] for row in rows) else [])]
-        columns = [*RUN_COLUMNS, REASON_COLUMN][: len(shown)]
-        omitted = console.table(columns, [[row[title] for title in shown] for row in rows], wide=wide)
+        columns += [REASON_COLUMN] if any(row["reason"] for row in rows) else []
+        cells = [[row[column.title] for column in columns] for row in rows]
+        omitted = console.table(columns, cells, wide=wide)
         if omitted:
             console.print_note(f"--wide also shows {', '.join(omitted)}")
 
 
+def _metric_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Return the columns of every metric beside the loss; those of accuracy if no run has one."""
+    titles = {key for row in rows for key in row if key.startswith(("val_", "test_"))}
+    names = {name for title in titles if (name := metric_name(title)) != LOSS.name} or {LEADING[0]}
+    order = [*(name for name in BUILT_IN if name in names), *sorted(names - set(BUILT_IN))]
+    return [
+        Column(f"{split}_{name}", "right", ".4f" if find(name).unit == "%" else ".4g", omit=omit)
+        for number, name in enumerate(order)
+        for omit, split in enumerate(("val", "test"), start=7 + number if number else 1)
+    ]
+
+
 def _run_row(folder: Path) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(column.title for column in RUN_COLUMNS)
-    row |= {"run": str(folder), "reason": None}
+    row: dict[str, Any] = {"run": str(folder), "status": None, "reason": None}
     try:
         row["status"] = rundir.load_status(folder)["status"]
         # If a run was killed while it replaced another one, the summary is still the former run's.
@@ -79,15 +91,9 @@ def _run_row(folder: Path) -> dict[str, Any]:
     if result is None:
         return row
     final = result.final.values if result.final else {}
-    test = result.test or {}
-    return row | {
-        "epochs": result.epochs,
-        "train_loss": final.get("train_loss"),
-        "val_loss": final.get("val_loss"),
-        "val_accuracy": final.get("val_accuracy"),
-        "test_accuracy": test.get("accuracy"),
-        "seconds": result.train_seconds,
-    }
+    row |= {"epochs": result.epochs, "train_loss": final.get("train_loss"), "seconds": result.train_seconds}
+    row |= {name: value for name, value in final.items() if name.startswith("val_")}
+    return row | {f"test_{name}": value for name, value in result.test_values().items() if name != LOSS.name}
 
 
 def _print_sweep(folder: Path) -> None:

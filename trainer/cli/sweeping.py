@@ -22,6 +22,7 @@ from trainer.config.merge import parse_override
 from trainer.console import Column
 from trainer.console.sweep import SweepProgress
 from trainer.errors import BusyError, ConfigError, FigureError, first_line, unknown_name
+from trainer.metrics import find, leading, metric_name
 from trainer.runs import rundir
 from trainer.sweep.file import read_sweep
 from trainer.sweep.models import FINAL, Sweep, Variant
@@ -115,7 +116,7 @@ def _compare(root: Path, variants: Sequence[str], runs: int) -> list[str]:
         places = [place / name for place in (root, root / FINAL) for name in variants]
         found = compare_runs([place for place in places if place.is_dir()])
         rundir.make_folder(folder)
-        table = render_table(found.groups, found.targets, "markdown")
+        table = render_table(found.groups, found.targets, "markdown", found.grouping.metrics)
         rundir.write_atomically(folder / "table.md", table.rstrip() + "\n")
         found.save(folder, ["png"])
     except FigureError as error:
@@ -199,12 +200,14 @@ def _state_rows(state: SweepState) -> Iterator[Sequence[Any]]:
 def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
     """Print one row per variant, the advice on values at an axis's edge, and the sweep's folder."""
     columns = [Column("variant"), Column("settings", "right"), Column("runs", "right"), Column("outcomes")]
-    columns += [Column("best"), Column("at"), Column("test acc %"), Column("n", "right")]
+    parts = summary["variants"]
+    tested = find(leading(metric_name(key) for part in parts.values() for key in part["final"] or ()))
+    columns += [Column("best"), Column("at"), Column(tested.heading("test")), Column("n", "right")]
     metric = (summary["objective"] or {}).get("metric")
     rows, advice = [], []
-    for name, part in summary["variants"].items():
+    for name, part in parts.items():
         best, final = part["best"], part["final"] or {}
-        told = final.get("test_accuracy")
+        told = final.get(f"test_{tested.name}")
         at = {key.rpartition(".")[2]: value for key, value in (best["values"] if best else {}).items()}
         rows.append(
             [
@@ -214,7 +217,7 @@ def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
                 ", ".join(f"{count} {status}" for status, count in part["statuses"].items()),
                 f"{metric} {best[metric]:.4g}" if best else None,
                 ", ".join(f"{key}={console.format_cell(value, '')}" for key, value in at.items()) or None,
-                _mean_and_half_width(told, final["n"]) if told else None,
+                _mean_and_half_width(told, final["n"], tested.scale) if told else None,
                 final["n"] if told else None,
             ]
         )
@@ -230,10 +233,10 @@ def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
     console.print_text(f"{summary['status']}: {told}; {root}")
 
 
-def _mean_and_half_width(told: Mapping[str, Any], n: int) -> str:
-    """Return the mean and half-width in percent, with the count if not all `n` runs have a value."""
-    half = math.nan if told["low"] is None else 50 * (told["high"] - told["low"])
-    said = with_half_width(100 * told["mean"], half)
+def _mean_and_half_width(told: Mapping[str, Any], n: int, scale: float) -> str:
+    """Return the scaled mean and half-width, with the count if not all `n` runs have a value."""
+    half = math.nan if told["low"] is None else scale * (told["high"] - told["low"]) / 2
+    said = with_half_width(scale * told["mean"], half)
     if len(told["values"]) < n:
         return f"{said} ({len(told['values'])} of {n})"
     return f"{said} (one seed)" if n == 1 else said

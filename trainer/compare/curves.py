@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trainer.compare.entries import Entry, code, differs
+from trainer.compare.entries import Entry, code, differs, metrics_of
 from trainer.compare.figure_style import (
     LOOKS,
     Look,
@@ -25,6 +25,7 @@ from trainer.compare.figure_style import (
     settings,
 )
 from trainer.compare.groups import Group
+from trainer.metrics import Metric, find
 from trainer.plots.style import Array, Line, limits, smooth
 from trainer.plots.titles import part_name, title
 from trainer.statistics import band as band_over
@@ -40,15 +41,10 @@ X_LABELS = {
     "samples": "training samples seen",
     "seconds": "seconds of training (evaluations left out)",
 }
-LABELS = {
-    "loss": "training loss",
-    "train_loss": "training loss (running mean)",
-    "train_eval_loss": "training loss (eval mode)",
-    "val_loss": "validation loss",
-    "train_accuracy": "training accuracy (running mean, %)",
-    "train_eval_accuracy": "training accuracy (eval mode, %)",
-    "val_accuracy": "validation accuracy (%)",
-    "lr": "learning rate",
+_SPLITS = {
+    "train": ("training", "running mean"),
+    "train_eval": ("training", "eval mode"),
+    "val": ("validation", ""),
 }
 BANDS = {
     "std": "band: ±1 standard deviation",
@@ -95,7 +91,7 @@ def draw_curves(
         groups: groups of one problem, as returned by `group_runs`.
         metric: `loss` (minibatch loss, from steps.csv), or a column of epochs.csv such as `val_accuracy`.
         x: quantity on the x axis; `seconds` counts training time only.
-        scale: axis scale; None = semilogy for losses, linear for accuracies.
+        scale: axis scale; None = semilogy for losses and other errors, linear for fractions and scores.
         centre: statistic over the seeds.
         band: band over the seeds; None = no band. `std` can reach below 0, where a log axis cuts it off.
         seeds: draw a thin line per seed.
@@ -106,10 +102,12 @@ def draw_curves(
         multiples: draw one panel per group, with the other groups in grey behind it; None = do so for more
             than seven groups.
     """
-    drawn = [(group, found) for group in groups if (found := _series(group, metric, x, smoothed))]
+    measured = find(metric, metrics_of(entry for group in groups for entry in group.entries))
+    drawn = [(group, found) for group in groups if (found := _series(group, metric, x, smoothed, measured))]
     if not drawn:
         return None
-    log_x, log_y = _logs(scale, metric, drawn)
+    as_loss = measured.log and metric != "lr"
+    log_x, log_y = _logs(scale, drawn, as_loss=as_loss)
     if log_x:
         drawn = [(group, [_after_start(one) for one in found]) for group, found in drawn]
     along = X_LABELS[x] + (", logarithmic" if log_x else "")
@@ -122,20 +120,30 @@ def draw_curves(
         cut = f"\nthe first {PANELS} of {len(drawn)} groups" if len(shown) < len(drawn) else ""
         caption = _caption(drawn, centre, band, smoothed and metric == "loss")
         figure, axes = new_figure("\n".join(filter(None, [said, caption])) + cut, look, rows, columns)
-        _set_limits(axes[0], drawn, metric, log_x=log_x, log_y=log_y)
+        _set_limits(axes[0], drawn, measured, log_x=log_x, log_y=log_y, as_loss=as_loss)
         if several:
             _draw_panels(axes, shown, look, centre, band, seeds, columns)
             figure.supxlabel(along, fontsize=look.font)
-            figure.supylabel(LABELS.get(metric, metric), fontsize=look.font)
+            figure.supylabel(column_label(metric, measured), fontsize=look.font)
         else:
             handles = [
                 _draw_group(axes[0], group, found, line_for(i, look), centre, band, seeds=seeds)
                 for i, (group, found) in enumerate(shown)
             ]
             axes[0].set_xlabel(along)
-            axes[0].set_ylabel(LABELS.get(metric, metric))
+            axes[0].set_ylabel(column_label(metric, measured))
             legend(figure, handles, [_label(group) for group, _ in shown], look)
     return figure
+
+
+def column_label(column: str, metric: Metric) -> str:
+    """Return the axis label of a column, as `training accuracy (running mean, %)`."""
+    split = column.removesuffix(f"_{metric.name}")
+    if split not in _SPLITS:
+        return {"loss": "training loss", "lr": "learning rate"}.get(column, column)
+    words, kind = _SPLITS[split]
+    details = ", ".join(filter(None, (kind, metric.unit)))
+    return f"{words} {metric.label}" + (f" ({details})" if details else "")
 
 
 def has_metric(entry: Entry, metric: str) -> bool:
@@ -176,10 +184,10 @@ def common_title(groups: Sequence[Group]) -> str:
 # Series
 
 
-def _series(group: Group, metric: str, x: Axis, smoothed: bool) -> list[_Series]:
+def _series(group: Group, metric: str, x: Axis, smoothed: bool, measured: Metric) -> list[_Series]:
     found = []
     for entry in group.entries:
-        one = _curve(entry, metric, x)
+        one = _curve(entry, metric, x, measured.scale)
         if one is None:
             continue
         if smoothed and metric == "loss" and len(one.y) >= FEW:
@@ -193,7 +201,7 @@ def _series(group: Group, metric: str, x: Axis, smoothed: bool) -> list[_Series]
     return found
 
 
-def _curve(entry: Entry, metric: str, x: Axis) -> _Series | None:
+def _curve(entry: Entry, metric: str, x: Axis, factor: float) -> _Series | None:
     run = entry.run
     table = run.epochs if metric in run.epochs and metric != "loss" else run.steps
     if metric not in table:
@@ -203,7 +211,7 @@ def _curve(entry: Entry, metric: str, x: Axis) -> _Series | None:
     if not pairs:
         return None
     cells = np.array(pairs, dtype=np.float64)
-    values = cells[:, 1] * (100 if metric.endswith("accuracy") else 1)
+    values = cells[:, 1] * factor
     # matplotlib cannot place ticks on an axis that reaches 1e308.
     values[np.abs(values) > 1e60] = np.inf
     return _Series(cells[:, 0], values, run.status["status"] == "diverged")
@@ -216,13 +224,13 @@ def _after_start(one: _Series) -> _Series:
 
 
 def _logs(
-    scale: Scale | None, metric: str, drawn: Sequence[tuple[Group, list[_Series]]]
+    scale: Scale | None, drawn: Sequence[tuple[Group, list[_Series]]], *, as_loss: bool
 ) -> tuple[bool, bool]:
     if scale is None:
         smallest = min(
             (y.min() for _, found in drawn for s in found if (y := s.y[np.isfinite(s.y)]).size), default=1
         )
-        return False, not metric.endswith("accuracy") and metric != "lr" and smallest > 0
+        return False, as_loss and smallest > 0
     return scale in ("semilogx", "loglog"), scale in ("semilogy", "loglog")
 
 
@@ -345,10 +353,15 @@ def _mark_divergence(axes: Axes, one: _Series, line: Line) -> None:
 
 
 def _set_limits(
-    axes: Axes, drawn: Sequence[tuple[Group, list[_Series]]], metric: str, *, log_x: bool, log_y: bool
+    axes: Axes,
+    drawn: Sequence[tuple[Group, list[_Series]]],
+    metric: Metric,
+    *,
+    log_x: bool,
+    log_y: bool,
+    as_loss: bool,
 ) -> None:
     every = [one for _, found in drawn for one in found]
-    accuracy = metric.endswith("accuracy")
     last = max(float(one.x.max()) for one in every)
     first = min((float(one.x[one.x > 0].min()) for one in every if (one.x > 0).any()), default=1.0)
     if log_x and last > first:
@@ -358,16 +371,16 @@ def _set_limits(
         scale_x(axes, -0.02 * last, 1.03 * last, log=False)
     # A diverging loss of 1e30 would flatten all other curves.
     start = [float(one.y[0]) for one in every if np.isfinite(one.y[0]) and one.y[0] > 0]
-    top = max(start, default=math.inf) * (100 if log_y else 3) if metric.endswith("loss") else math.inf
+    top = max(start, default=math.inf) * (100 if log_y else 3) if as_loss else math.inf
     shown = limits([one.y[one.y <= top] for one in every], log=log_y)
     later_shown = limits([one.y[(one.x > 0) & (one.y <= top)] for one in every], log=log_y)
-    if shown and later_shown and (accuracy or not log_y):
+    if shown and later_shown and (metric.unit == "%" or not log_y):
         # Leave out the untrained network where its value would squeeze the rest of the curve against an edge.
         zoomed = later_shown[1] - later_shown[0] < (shown[1] - shown[0]) / 2
         shown = later_shown if zoomed else shown
     if shown is None:
         shown = (0.1, 10.0) if log_y else (0.0, 1.0)
-    if accuracy:
+    if metric.unit == "%":
         shown = max(shown[0], -2.0), min(shown[1], 100.0 + 0.04 * (100.0 - max(shown[0], 0.0)))
     scale_y(axes, *shown, log=log_y)
 

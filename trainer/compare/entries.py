@@ -13,7 +13,9 @@ from enum import Enum
 from typing import Any
 
 from trainer.config.paths import split_import_path
-from trainer.runs.rundir import Run
+from trainer.errors import RunError
+from trainer.metrics import BUILT_IN, LOSS, Metric, find, metric_name
+from trainer.runs.rundir import Run, recorded_metrics
 
 
 class _Absent(Enum):
@@ -65,6 +67,33 @@ class Entry:
     def code_of(self, key: str) -> str:
         """Return the code of a setting, even if the run does not have it."""
         return self.codes.get(key, _CODE_OF_ABSENT)
+
+
+def metrics_of(entries: Iterable[Entry]) -> tuple[Metric, ...]:
+    """Return the metrics that runs measured: the loss, other built-in ones, then the users' own.
+
+    Raises:
+        RunError: the runs disagree on whether higher values of a metric are better.
+    """
+    names = {LOSS.name}
+    own: dict[str, Metric] = {}
+    seen = set()
+    for entry in entries:
+        final = entry.run.result.final if entry.run.result else None
+        columns = tuple(final.values) if final else ()
+        kind = columns, repr(entry.environment.get("metrics"))
+        if kind in seen:  # thousands of runs measure the same
+            continue
+        seen.add(kind)
+        names |= set(map(metric_name, columns))
+        for metric in recorded_metrics(entry.environment):
+            if own.setdefault(metric.name, metric).mode != metric.mode:
+                raise RunError(
+                    f"{entry.run.path}: {metric.name} has mode {metric.mode}, unlike in other runs",
+                    fix="compare the runs separately",
+                )
+    found = [*BUILT_IN.values(), *(find(name, own.values()) for name in sorted(names - set(BUILT_IN)))]
+    return tuple(metric for metric in found if metric.name in names)
 
 
 def entries_of(runs: Iterable[Run]) -> list[Entry]:

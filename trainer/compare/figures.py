@@ -13,12 +13,14 @@ from matplotlib.figure import Figure
 
 from trainer.compare import tuning
 from trainer.compare.curves import Axis, Scale, draw_curves, has_metric
+from trainer.compare.entries import metrics_of
 from trainer.compare.figure_style import Look
 from trainer.compare.groups import Group, Grouping
 from trainer.compare.measures import Target
 from trainer.compare.times import draw_profile, draw_times
 from trainer.compare.tuning import Search
 from trainer.compare.tuning_figures import draw_budget, draw_heat_map, draw_sensitivity
+from trainer.metrics import LOSS
 from trainer.statistics.curves import BandKind
 
 _LONGEST_NAME = 100
@@ -97,9 +99,11 @@ def _curve_metrics(groups: Sequence[Group]) -> list[str]:
     def recorded(name: str) -> bool:
         return any(has_metric(entry, name) for entry in entries)
 
-    found = [name for name in ("loss", "train_eval_loss", "val_loss", "val_accuracy") if recorded(name)]
-    if "val_accuracy" not in found and recorded("train_accuracy"):
-        found.append("train_accuracy")
+    found = [name for name in ("loss", "train_eval_loss", "val_loss") if recorded(name)]
+    for metric in metrics_of(entries):
+        columns = [f"{split}_{metric.name}" for split in ("val", "train")]
+        if metric != LOSS:
+            found += [name for name in columns if recorded(name)][:1]
     return found
 
 

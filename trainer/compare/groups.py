@@ -26,6 +26,7 @@ from trainer.compare.entries import (
     differs,
     entries_of,
     is_recorded,
+    metrics_of,
 )
 from trainer.compare.names import (
     Shown,
@@ -39,6 +40,7 @@ from trainer.compare.names import (
 )
 from trainer.config.identity import may_differ
 from trainer.errors import ConfigError, nearest
+from trainer.metrics import Metric
 from trainer.plots.titles import is_implementation
 from trainer.runs.rundir import Run
 
@@ -89,11 +91,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """Groups, the keys in which they differ, and notes about these differences."""
+    """Groups, the keys in which they differ, notes about these differences, and the metrics of all runs."""
 
     groups: tuple[Group, ...]
     keys: tuple[str, ...]
     notes: tuple[str, ...]
+    metrics: tuple[Metric, ...]
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -142,7 +145,7 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ()) -> Grouping:
     notes += _executions(groups, differ)
     if len({group.problem for group in groups}) > 1:
         notes.append(_apart(problem_keys, groups))
-    return Grouping(tuple(groups), tuple(keys), tuple(notes))
+    return Grouping(tuple(groups), tuple(keys), tuple(notes), metrics_of(entries))
 
 
 _COMPARED = ("optimizer.", "scheduler.", "optimizer code", "scheduler code")

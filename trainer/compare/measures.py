@@ -6,48 +6,46 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trainer.compare.entries import Entry, code
+from trainer.compare.entries import Entry, code, metrics_of
 from trainer.compare.groups import Group, Grouping
 from trainer.errors import ConfigError
+from trainer.metrics import LEADING, LOSS, SPLITS, Metric, Mode, find
 from trainer.statistics import Interval, mean_interval, summary_of_times, time_to_target, welch_difference
 
+DEFAULTS = (*(f"val_{name}" for name in LEADING), f"train_{LOSS.name}")
+"""The columns by which runs are compared if nothing is stated: the first that was measured."""
 UNITS = {"steps": "step", "epochs": "epoch", "seconds": "train_seconds"}
-METRICS = (
-    "train_loss",
-    "train_accuracy",
-    "train_eval_loss",
-    "train_eval_accuracy",
-    "val_loss",
-    "val_accuracy",
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A value that a metric is to reach, such as `val_accuracy=0.95`."""
+    """A value that a metric is to reach, such as `val_accuracy=0.95`.
+
+    Args:
+        metric: a column of epochs.csv, or `loss` (minibatch loss, from steps.csv).
+        value: the value.
+        mode: `max` if higher values are better, `min` if lower ones are.
+    """
 
     metric: str
     value: float
-
-    @property
-    def mode(self) -> Literal["min", "max"]:
-        """`min` if lower values are better, `max` if higher values are."""
-        return mode_of(self.metric)
+    mode: Mode
 
     def __str__(self) -> str:
         short = f"{self.value:g}"
         return f"{self.metric}={short if float(short) == self.value else repr(self.value)}"
 
 
-def mode_of(metric: str) -> Literal["min", "max"]:
-    """Return `max` for accuracies, `min` for the rest."""
-    return "max" if metric.endswith("accuracy") else "min"
+def columns_of(metrics: Iterable[Metric]) -> list[str]:
+    """Return the columns of epochs.csv for some metrics."""
+    names = [metric.name for metric in metrics]
+    return [f"{split}_{name}" for split in SPLITS for name in names]
 
 
 def parse_target(text: str, entries: Sequence[Entry]) -> Target:
@@ -67,14 +65,15 @@ def parse_target(text: str, entries: Sequence[Entry]) -> Target:
             key="--target",
             expected="METRIC=NUMBER, such as val_accuracy=0.95, or a number",
         )
-    known = [name for name in (*METRICS, "loss") if any(_has(entry, name) for entry in entries)]
+    metrics = metrics_of(entries)
+    known = [name for name in (*columns_of(metrics), "loss") if any(_has(one, name) for one in entries)]
     if not metric:
-        metric = next((name for name in ("val_accuracy", "val_loss", "train_loss") if name in known), "loss")
+        metric = next((name for name in DEFAULTS if name in known), "loss")
     if metric not in known:
         raise ConfigError(
             f"no run recorded {metric!r}", key="--target", expected=f"one of {', '.join(known)}"
         )
-    return Target(metric, value)
+    return Target(metric, value, find(metric, metrics).mode)
 
 
 def _has(entry: Entry, metric: str) -> bool:
@@ -98,11 +97,17 @@ def run_frame(grouping: Grouping, targets: Sequence[Target] = ()) -> pd.DataFram
     Final and test results of a diverged run are NaN: it is counted, not averaged.
     """
     return pd.DataFrame(
-        [_run_row(group, entry, targets) for group in grouping.groups for entry in group.entries]
+        [
+            _run_row(group, entry, targets, grouping.metrics)
+            for group in grouping.groups
+            for entry in group.entries
+        ]
     )
 
 
-def _run_row(group: Group, entry: Entry, targets: Sequence[Target]) -> dict[str, Any]:
+def _run_row(
+    group: Group, entry: Entry, targets: Sequence[Target], metrics: Sequence[Metric]
+) -> dict[str, Any]:
     result = entry.run.result
     assert result is not None, "runs without a result are left out on reading"
     status = str(entry.run.status["status"])
@@ -111,12 +116,11 @@ def _run_row(group: Group, entry: Entry, targets: Sequence[Target]) -> dict[str,
         "steps": result.steps, "epochs": result.epochs, "train_seconds": result.train_seconds,
     }  # fmt: skip
     for place, moment in (("final", result.final), ("best", result.best)):
-        for name in METRICS:
+        for name in columns_of(metrics):
             value = moment.values.get(name) if moment and status != "diverged" else None
             row[f"{place}_{name}"] = math.nan if value is None else value
-    for name in ("loss", "accuracy"):
-        read = (result.test or {}).get(name)
-        row[f"test_{name}"] = read if isinstance(read, int | float) else math.nan
+    tested = result.test_values()
+    row |= {f"test_{metric.name}": tested.get(metric.name, math.nan) for metric in metrics}
     for target in targets:
         row |= {f"{unit} to {target}": run_time(entry, target, unit) for unit in UNITS}
     row["ms_per_step"] = 1e3 / result.steps_per_second if result.steps_per_second else math.nan
@@ -135,8 +139,8 @@ def group_rows(frame: pd.DataFrame) -> dict[tuple[str, str], NDArray[np.intp]]:
 
 def results_of(frame: pd.DataFrame) -> list[str]:
     """Return the result columns that are not empty, such as `final_val_loss` and `test_accuracy`."""
-    columns = [f"{place}_{name}" for place in ("final", "best") for name in METRICS]
-    return [name for name in (*columns, "test_loss", "test_accuracy") if bool(frame[name].notna().any())]
+    columns = [str(name) for name in frame if str(name).startswith(("final_", "best_", "test_"))]
+    return [name for name in columns if bool(frame[name].notna().any())]
 
 
 def group_frame(
@@ -273,7 +277,8 @@ def primary_metric(frame: pd.DataFrame) -> str:
     final validation result, else the training result.
     """
     ended = frame[frame["status"] != "diverged"]
-    order = ("test_accuracy", "test_loss", "final_val_accuracy", "final_val_loss", "final_train_loss")
+    order = [*(f"test_{name}" for name in LEADING), *(f"final_{name}" for name in DEFAULTS)]
+    order = [name for name in order if name in frame]
     for name in order:
         if len(ended) and bool(ended[name].notna().all()):
             return name

@@ -11,17 +11,17 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from trainer.compare.entries import Entry
+from trainer.compare.entries import Entry, metrics_of
 from trainer.compare.groups import Group
 from trainer.compare.load import SWEEP, is_final, sweep_of
-from trainer.compare.measures import mode_of
+from trainer.compare.measures import DEFAULTS
 from trainer.errors import RunError
+from trainer.metrics import Metric, find
 from trainer.reading import read_regular
 from trainer.sweep.models import Objective
 from trainer.training.selection import SelectionRule, run_value, setting_value
 
 _MOST_BYTES = 64 << 20  # size limit of a sweep.yaml
-_DEFAULTS = ("val_accuracy", "val_loss", "train_loss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,14 @@ class Selection:
     Args:
         rule: how a run and a setting are scored.
         source: description of where the rule comes from.
+        metric: the metric of the rule.
         seeds: by run path, the seeds on which its sweep compares settings.
         random: paths of the runs whose settings were drawn at random by their sweep.
     """
 
     rule: SelectionRule
     source: str
+    metric: Metric
     seeds: Mapping[Path, frozenset[str]] = field(default_factory=dict)
     random: frozenset[Path] = frozenset()
 
@@ -75,6 +77,7 @@ def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selecti
         metric: a result requested by the user that replaces the objective, such as `final_val_loss` (last
             evaluation) or `best_val_loss`; a test result does not, because selection must not use test data.
     """
+    metrics = metrics_of(entries)
     sweeps = {one.run.path: sweep_of(one.run) for one in entries}
     plans = {folder: _read(folder) for folder in dict.fromkeys(sweeps.values()) if folder is not None}
     random = frozenset(
@@ -82,8 +85,9 @@ def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selecti
     )
     place, _, name = (metric or "").partition("_")
     if place in ("final", "best"):
-        rule = SelectionRule(name, mode_of(name), evaluation="last" if place == "final" else "best")
-        return Selection(rule, f"asked for as {metric}", {}, random)
+        asked = find(name, metrics)
+        rule = SelectionRule(name, asked.mode, evaluation="last" if place == "final" else "best")
+        return Selection(rule, f"asked for as {metric}", asked, {}, random)
     rules = {folder: _rule(plan) for folder, plan in plans.items()}
     stated = {None if folder is None else rules[folder] for folder in sweeps.values()}
     found = next(iter(stated)) if len(stated) == 1 else None
@@ -93,14 +97,16 @@ def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selecti
             reason = "their sweeps have different objectives"
             if None in stated:
                 reason = "not all runs belong to a sweep with an objective"
-        return Selection(_default(entries), f"the default, as {reason}", {}, random)
+        rule = _default(entries)
+        return Selection(rule, f"the default, as {reason}", find(rule.metric), {}, random)
     names = ", ".join(sorted({folder.name for folder in plans}))
     seeds = {
         one.run.path: _seeds(plans[folder])
         for one in entries
         if (folder := sweeps[one.run.path]) is not None and not is_final(one.run)
     }
-    return Selection(found, f"the objective of the sweep{'s' * (len(plans) > 1)} {names}", seeds, random)
+    source = f"the objective of the sweep{'s' * (len(plans) > 1)} {names}"
+    return Selection(found, source, find(found.metric, metrics), seeds, random)
 
 
 def _read(folder: Path) -> Mapping[str, Any]:
@@ -131,7 +137,7 @@ def _is_random(plan: Mapping[str, Any]) -> bool:
 
 def _default(entries: Sequence[Entry]) -> SelectionRule:
     """Return the default rule: the first metric that any run measured."""
-    rules = [SelectionRule(name, mode_of(name)) for name in _DEFAULTS]
+    rules = [SelectionRule(name, find(name).mode) for name in DEFAULTS]
     for rule in rules:
         for one in entries:
             value = run_value(str(one.run.status["status"]), one.run.result, rule)

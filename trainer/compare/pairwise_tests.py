@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from trainer.compare.groups import Grouping
-from trainer.compare.measures import mode_of
 from trainer.errors import ConfigError, unknown_name
+from trainer.metrics import Metric, Mode, find
 from trainer.statistics import (
     Difference,
     SignedRank,
@@ -106,15 +106,16 @@ def verdicts(
             "group", against, list(dict.fromkeys(g.name for g in grouping.groups)), key="--against"
         )
     values = _by_seed(grouping, frame, metric)
-    family = _family(values, metric, against)
+    mode = find(metric, grouping.metrics).mode
+    family = _family(values, mode, against)
     pairs = [
         _compare(
-            problem, a, b, values[problem][a], values[problem][b], metric, method, confidence,
+            problem, a, b, values[problem][a], values[problem][b], mode, method, confidence,
             max(family.comparisons, 1),
         )
         for problem, a, b in family.pairs
     ]  # fmt: skip
-    return _frame(pairs, metric, confidence, max(family.comparisons, 1))
+    return _frame(pairs, metric, mode, confidence, max(family.comparisons, 1))
 
 
 def _by_seed(grouping: Grouping, frame: pd.DataFrame, metric: str) -> dict[str, dict[str, Values]]:
@@ -135,7 +136,7 @@ def _by_seed(grouping: Grouping, frame: pd.DataFrame, metric: str) -> dict[str, 
     return values
 
 
-def _family(values: Mapping[str, Mapping[str, Values]], metric: str, against: str | None) -> _Family:
+def _family(values: Mapping[str, Mapping[str, Values]], mode: Mode, against: str | None) -> _Family:
     """Return the pairs of all problems, and the number of comparisons to correct for."""
     pairs: list[tuple[str, str, str]] = []
     comparisons = 0
@@ -149,20 +150,20 @@ def _family(values: Mapping[str, Mapping[str, Values]], metric: str, against: st
         elif len(groups) <= ALL_PAIRS:
             chosen = list(combinations(groups, 2))
         else:
-            best = _best(groups, metric)
+            best = _best(groups, mode)
             chosen = [(name, best) for name in groups if name != best]
         pairs += [(problem, a, b) for a, b in chosen]
         comparisons += counted
     return _Family(tuple(pairs), comparisons)
 
 
-def _best(groups: Mapping[str, Values], metric: str) -> str:
-    worst = -math.inf if mode_of(metric) == "max" else math.inf
+def _best(groups: Mapping[str, Values], mode: Mode) -> str:
+    worst = -math.inf if mode == "max" else math.inf
     means = {
         name: mean if math.isfinite(mean := float(np.mean(list(found.values())))) else worst
         for name, found in groups.items()
     }
-    return (max if mode_of(metric) == "max" else min)(groups, key=lambda name: means[name])
+    return (max if mode == "max" else min)(groups, key=lambda name: means[name])
 
 
 def _compare(
@@ -171,7 +172,7 @@ def _compare(
     b: str,
     first: Values,
     second: Values,
-    metric: str,
+    mode: Mode,
     method: Literal["t", "bootstrap"],
     confidence: float,
     comparisons: int,
@@ -188,7 +189,7 @@ def _compare(
             if count
         )
         note = f"no interval: {said} diverged"
-        ranks = _ranks(first, second, common, metric) if matched and len(common) > 1 else None
+        ranks = _ranks(first, second, common, mode) if matched and len(common) > 1 else None
         if ranks:
             note += "; the signed-rank test ranks a diverged run below every other result"
         return _Pair(problem, a, b, None, ranks, note)
@@ -205,13 +206,13 @@ def _compare(
     return _Pair(problem, a, b, found, wilcoxon(one, other) if len(common) > 1 else None, note)
 
 
-def _ranks(first: Values, second: Values, common: Sequence[str], metric: str) -> SignedRank | None:
+def _ranks(first: Values, second: Values, common: Sequence[str], mode: Mode) -> SignedRank | None:
     """Return the signed-rank test, in which a diverged run differs more than any other pair."""
     finite = [value for values in (first, second) for value in values.values() if math.isfinite(value)]
     if not finite:
         return None
     reach = 2 * (max(finite) - min(finite)) + 1
-    worst = min(finite) - reach if mode_of(metric) == "max" else max(finite) + reach
+    worst = min(finite) - reach if mode == "max" else max(finite) + reach
 
     def filled(values: Values) -> list[float]:
         return [value if math.isfinite(value := values[seed]) else worst for seed in common]
@@ -219,7 +220,9 @@ def _ranks(first: Values, second: Values, common: Sequence[str], metric: str) ->
     return wilcoxon(filled(first), filled(second))
 
 
-def _frame(pairs: Sequence[_Pair], metric: str, confidence: float, comparisons: int) -> pd.DataFrame:
+def _frame(
+    pairs: Sequence[_Pair], metric: str, mode: Mode, confidence: float, comparisons: int
+) -> pd.DataFrame:
     rows = []
     for pair in pairs:
         found, rank = pair.difference, pair.signed_rank
@@ -237,7 +240,7 @@ def _frame(pairs: Sequence[_Pair], metric: str, confidence: float, comparisons: 
                 "effect_size": found.effect_size if found else None,
                 "minimum_detectable": found.minimum_detectable if found else None,
                 "n": found.n if found else 0, "method": found.method if found else "none",
-                "verdict": _verdict(pair, large_is_good=mode_of(metric) == "max"),
+                "verdict": _verdict(pair, large_is_good=mode == "max"),
                 "wilcoxon": rank.sentence(1 - confidence, comparisons) if rank else "",
                 "note": pair.note,
             }
@@ -294,17 +297,17 @@ def _percent(share: float) -> str:
     return f"{100 * share:.6g} %" if share > 0.9999 else f"{100 * share:.4g} %"
 
 
-def summary_lines(table: pd.DataFrame, *, percent: bool) -> list[str]:
-    """Return the verdicts as text: up to three lines per pair, for the first twenty pairs."""
+def summary_lines(table: pd.DataFrame, metric: Metric) -> list[str]:
+    """Return the verdicts on a metric as text: up to three lines per pair, for the first twenty pairs."""
     if not len(table):
         return []
     rows = table.to_dict("records")
     if all(row["verdict"] == ONE_SEED for row in rows):
         return [f"{ONE_SEED}, in any of {len(rows)} pairs of groups"]
-    factor, unit = (100.0, " points") if percent else (1.0, "")
+    unit = " points" if metric.unit == "%" else f" {metric.unit}".rstrip()
     ranks = {row["wilcoxon"] for row in rows}
     same = len(rows) > 1 and len(ranks) == 1
-    lines = [line for row in rows[:SHOWN] for line in _lines(row, factor, unit, ranks=not same)]
+    lines = [line for row in rows[:SHOWN] for line in _lines(row, metric.scale, unit, ranks=not same)]
     if len(rows) > SHOWN:
         lines.append(f"... and {len(rows) - SHOWN} more pairs (use --json or -o FOLDER for all of them)")
     if same and "" not in ranks:

@@ -21,8 +21,8 @@ from trainer.compare.figures import CurveOptions, draw_all
 from trainer.compare.groups import Grouping, group_runs
 from trainer.compare.load import find, is_final, sweep_of
 from trainer.compare.measures import (
-    METRICS,
     Target,
+    columns_of,
     group_frame,
     parse_target,
     primary_metric,
@@ -34,6 +34,8 @@ from trainer.compare.objective import Selection, selection_of
 from trainer.compare.pairwise_tests import ALL_PAIRS, check_confidence, heading, summary_lines, verdicts
 from trainer.compare.table import plain_records, render_table
 from trainer.errors import FigureError, Problem, unknown_name
+from trainer.metrics import Metric
+from trainer.metrics import find as find_metric
 from trainer.plots.style import render
 from trainer.runs import rundir
 from trainer.runs.rundir import Run
@@ -75,7 +77,7 @@ class Comparison:
 
     def verdict_lines(self) -> list[str]:
         """Return the differences as text, below a heading with their metric and confidence level."""
-        lines = summary_lines(self.differences, percent=self.metric.endswith("accuracy"))
+        lines = summary_lines(self.differences, find_metric(self.metric, self.grouping.metrics))
         return [heading(self.differences), *lines] if lines else []
 
     def as_dict(self) -> dict[str, Any]:
@@ -119,7 +121,7 @@ class Comparison:
                 except FigureError as error:
                     problems.append(Problem(f"cannot draw {path}: {error}"))
         texts = {
-            f"table.{ending}": render_table(self.groups, self.targets, file_format)
+            f"table.{ending}": render_table(self.groups, self.targets, file_format, self.grouping.metrics)
             for ending, file_format in (("csv", "csv"), ("md", "markdown"), ("tex", "latex"))
         }
         texts["differences.csv"] = self.differences.to_csv(index=False, lineterminator="\n")
@@ -199,7 +201,7 @@ def compare_runs(
     goals = tuple(dict.fromkeys(parse_target(text, entries) for text in targets))
     frame = run_frame(grouping, goals)
     judged = _metric(metric, frame) if metric else primary_metric(frame)
-    notes += [*grouping.notes, *_missing(frame), *_machines(entries), *_singles(grouping)]
+    notes += [*grouping.notes, *_missing(frame, grouping.metrics), *_machines(entries), *_singles(grouping)]
     if against is None and max(Counter(group.problem for group in grouping.groups).values()) > ALL_PAIRS:
         notes.append(
             f"more than {ALL_PAIRS} groups: each is compared with the group of the best mean. The same seeds "
@@ -273,10 +275,10 @@ def _metric(name: str, frame: pd.DataFrame) -> str:
     raise unknown_name("result", name, known, key="--metric")
 
 
-def _missing(frame: pd.DataFrame) -> list[str]:
+def _missing(frame: pd.DataFrame, metrics: Sequence[Metric]) -> list[str]:
     ended = frame[frame["status"] != "diverged"]
     notes = []
-    for name in METRICS:
+    for name in columns_of(metrics):
         without = ended[ended[f"final_{name}"].isna()]
         if 0 < len(without) < len(ended):
             others = f" and {len(without) - 1} more" if len(without) > 1 else ""

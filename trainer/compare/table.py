@@ -10,22 +10,11 @@ from typing import Any, Literal
 import pandas as pd
 
 from trainer.compare.measures import UNITS, Target
+from trainer.metrics import BUILT_IN, LOSS, Metric, find
 
 Format = Literal["text", "markdown", "csv", "latex", "json"]
+KNOWN = tuple(BUILT_IN.values())
 FORMATS = ("text", "markdown", "csv", "latex", "json")
-
-_NAMES = {
-    "final_train_loss": "final train loss",
-    "final_val_loss": "final val loss",
-    "final_val_accuracy": "final val acc %",
-    "best_val_loss": "best val loss",
-    "best_val_accuracy": "best val acc %",
-    "test_loss": "test loss",
-    "test_accuracy": "test acc %",
-}
-# Shown to readers; CSV and JSON have every column.
-_SHOWN = ("final_val_loss", "final_val_accuracy", "best_val_loss", "best_val_accuracy", "test_accuracy")
-
 
 Columns = dict[str, list[str]]
 
@@ -36,7 +25,9 @@ def caption(confidence: float, *, overhead: bool = True) -> str:
     return f"mean ± half-width of the {share} Student t interval over seeds{welch}, each alone"
 
 
-def sections(table: pd.DataFrame, targets: Sequence[Target] = ()) -> tuple[Columns, list[Columns]]:
+def sections(
+    table: pd.DataFrame, targets: Sequence[Target] = (), metrics: Sequence[Metric] = KNOWN
+) -> tuple[Columns, list[Columns]]:
     """Return the columns of the table as text: group names, results, targets and cost.
 
     Means are formatted as `97.31 ± 0.42` (see `caption`). The median time to a target is `inf` if half of the
@@ -45,16 +36,20 @@ def sections(table: pd.DataFrame, targets: Sequence[Target] = ()) -> tuple[Colum
     Args:
         table: the result of `measures.group_frame`.
         targets: the targets in it.
+        metrics: the metrics in it.
     """
     records = table.to_dict("records")
     names: Columns = {"problem": [row["problem"] for row in records]} if any(table["problem"]) else {}
     names["group"] = [row["group"] for row in records]
-    shown = [name for name in _SHOWN if name in table]
+    shown = [name for name in _shown(metrics) if name in table]
     shown = shown or [name for name in ("final_train_loss", "test_loss") if name in table]
     results: Columns = {
         "n": ["one seed" if row["n"] == 1 else str(row["n"]) for row in records],
         "diverged": [str(row["diverged"]) for row in records],
-        **{_NAMES[name]: [_result(row, name, int(row["n"])) for row in records] for name in shown},
+        **{
+            _heading(name, metric): [_result(row, name, metric.scale) for row in records]
+            for name, metric in ((name, find(name, metrics)) for name in shown)
+        },
     }
     times: list[Columns] = [
         {f"reached {target}": [f"{row[f'reached {target}']} of {row['n']}" for row in records]}
@@ -72,7 +67,21 @@ def sections(table: pd.DataFrame, targets: Sequence[Target] = ()) -> tuple[Colum
     return names, [results, *times, cost]
 
 
-def render_table(table: pd.DataFrame, targets: Sequence[Target], file_format: str) -> str:
+def _shown(metrics: Sequence[Metric]) -> list[str]:
+    """Return the results that are shown to readers; CSV and JSON have every column."""
+    names = [metric.name for metric in metrics]
+    validation = [f"{place}_val_{name}" for place in ("final", "best") for name in names]
+    return [*validation, *(f"test_{name}" for name in names if name != LOSS.name)]
+
+
+def _heading(result: str, metric: Metric) -> str:
+    """Return the heading of a result: `best_val_accuracy` -> `best val acc %`."""
+    return metric.heading(result.removesuffix(metric.name).replace("_", " ").strip())
+
+
+def render_table(
+    table: pd.DataFrame, targets: Sequence[Target], file_format: str, metrics: Sequence[Metric] = KNOWN
+) -> str:
     """Return the table as Markdown, LaTeX (booktabs), CSV or JSON.
 
     CSV and JSON contain unrounded numbers, with the ends of the intervals in separate columns and their level
@@ -82,7 +91,7 @@ def render_table(table: pd.DataFrame, targets: Sequence[Target], file_format: st
         return table.to_csv(index=False, lineterminator="\n")
     if file_format == "json":
         return json.dumps([_plain(row) for row in table.to_dict("records")], indent=2) + "\n"
-    names, parts = sections(table, targets)
+    names, parts = sections(table, targets, metrics)
     everything = {heading: cells for part in (names, *parts) for heading, cells in part.items()}
     headings, rows = list(everything), [list(row) for row in zip(*everything.values(), strict=True)]
     if file_format == "markdown":
@@ -122,14 +131,13 @@ def _latex(headings: Sequence[str], rows: Sequence[Sequence[str]], below: str) -
     return "\n".join([*lines, r"\end{tabular}"]) + "\n"
 
 
-def _result(row: Any, name: str, n: int) -> str:
+def _result(row: Any, name: str, scale: float) -> str:
     """Return mean and half-width as text, or the mean and the number of runs if some lack the result."""
-    value, factor = row[name], 100 if name.endswith("accuracy") else 1
-    found = int(row[f"{name}_n"])
+    found, n = int(row[f"{name}_n"]), int(row["n"])
     if not found:
         return "-"
-    half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2 * factor
-    said = with_half_width(value * factor, half)
+    half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2 * scale
+    said = with_half_width(row[name] * scale, half)
     return said if found == n else f"{said} ({found} of {n})"
 
 

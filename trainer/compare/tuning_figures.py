@@ -21,11 +21,6 @@ from trainer.statistics import ExpectedBest, Sensitivity
 from trainer.training.selection import setting_value
 
 
-def _factor(selection: Selection) -> int:
-    """Return the display factor of a metric: accuracies are shown in percent."""
-    return 100 if selection.rule.metric.endswith("accuracy") else 1
-
-
 def draw_sensitivity(
     found: Mapping[str, Sensitivity],
     key: str,
@@ -35,14 +30,14 @@ def draw_sensitivity(
     look: Look = LOOKS["screen"],
 ) -> Figure:
     """Draw the result against a swept key, with intervals, the good range and diverged settings."""
-    factor = _factor(selection)
+    factor = selection.metric.scale
     settings_ = sorted({value for one in found.values() for value in one.settings})
     above = [value for value in settings_ if value > 0]
     log_x = settings_[0] >= 0 and bool(above) and above[-1] / above[0] >= 10
     # A log axis has no 0: if the sweep includes 0, draw it one decade left of the smallest value.
     zero = above[0] / 10 if log_x and settings_[0] == 0 else 0.0
     means = [m for one in found.values() for m in one.centre if m is not None]
-    log_y = factor == 1 and bool(means) and min(means) > 0
+    log_y = selection.metric.log and bool(means) and min(means) > 0
     with settings(look):
         parts = [f"bar on the axis: within {100 * next(iter(found.values())).within:.3g} % of the best"]
         if any(low is not None for one in found.values() for low in one.low):
@@ -70,14 +65,14 @@ def draw_sensitivity(
         if log_y and reach:
             ends = [end for end in ends if min(reach) / 10 < end < max(reach) * 10]
         shown = limits([factor * np.array([*reach, *ends], dtype=np.float64)], log=log_y) or (0.1, 1.0)
-        if factor == 100:
+        if selection.metric.unit == "%":
             shown = max(shown[0], -2.0), min(shown[1], 100 + 0.04 * (100 - max(shown[0], 0.0)))
         scale_y(axes, *shown, log=log_y)
         handles = []
         for place, one in enumerate(found.values()):
             handles.append(_draw_family(axes, one, place, factor, look, zero))
         axes.set_xlabel(key + (", logarithmic" if log_x else "") + (" but for 0" if zero else ""))
-        axes.set_ylabel(selection.label + (" (%)" if factor == 100 else ""))
+        axes.set_ylabel(selection.metric.with_unit(selection.label))
         legend(figure, handles, [name or "all" for name in found], look)
     return figure
 
@@ -142,7 +137,7 @@ def draw_heat_map(
     across, up = (sorted({place[i] for place in cells}) for i in (0, 1))
     if len(across) < 2 or len(up) < 2:
         return None
-    factor = _factor(selection)
+    factor = selection.metric.scale
     means = np.full((len(up), len(across)), np.nan)
     for (x, y), found in cells.items():
         worth = setting_value(found, selection.rule)
@@ -150,12 +145,12 @@ def draw_heat_map(
             means[up.index(y), across.index(x)] = factor * worth
     with settings(look):
         named = f"{family.name}: " if family.name else ""
-        shown = selection.label + (" (%)" if factor == 100 else "")
+        shown = selection.metric.with_unit(selection.label)
         figure, (axes,) = new_figure(f"{common_title(family.groups)}\n{named}{shown}", look)
         if 2 * len(cells) < means.size:
-            _scatter(axes, means, cells, across, up, look, accuracy=factor == 100)
+            _scatter(axes, means, cells, across, up, look, selection=selection)
         else:
-            _write_cells(axes, means, cells, across, up, look, accuracy=factor == 100)
+            _write_cells(axes, means, cells, across, up, look, selection=selection)
             axes.set_xticks(range(len(across)), [format_number(value) for value in across])
             axes.set_yticks(range(len(up)), [format_number(value) for value in up])
             axes.grid(visible=False)
@@ -172,7 +167,7 @@ def _scatter(
     up: Sequence[float],
     look: Look,
     *,
-    accuracy: bool,
+    selection: Selection,
 ) -> None:
     """Draw the settings of a search as points, coloured by their means."""
     for values, scale in ((across, scale_x), (up, scale_y)):
@@ -182,7 +177,7 @@ def _scatter(
             (values[0] / margin, values[-1] * margin) if log else (values[0] - margin, values[-1] + margin)
         )
         scale(axes, low, high, log=log)
-    shade, low, high = _shades(means, accuracy=accuracy)
+    shade, low, high = _shades(means, selection)
     colours = matplotlib.colormaps["Greys" if look.grey else "YlGnBu"]
     for x, y in cells:
         row, column = up.index(y), across.index(x)
@@ -199,14 +194,15 @@ def _scatter(
         )  # fmt: skip
 
 
-def _shades(means: Array, *, accuracy: bool) -> tuple[Array, float, float]:
+def _shades(means: Array, selection: Selection) -> tuple[Array, float, float]:
     """Return the coloured values (losses by their logarithm), and the lightest (worst) and darkest value."""
     finite = means[np.isfinite(means)]
-    shade = np.log10(means) if not accuracy and finite.size and float(finite.min()) > 0 else means
+    shade = np.log10(means) if selection.metric.log and finite.size and float(finite.min()) > 0 else means
     ends = (float(np.nanmin(shade)), float(np.nanmax(shade))) if finite.size else (0.0, 1.0)
     # The best value gets a medium colour, so that black numbers are readable on it.
     span = (ends[1] - ends[0] or 1.0) / 0.6
-    return (shade, ends[0], ends[0] + span) if accuracy else (shade, ends[1], ends[1] - span)
+    lightest, sign = (ends[0], 1) if selection.rule.mode == "max" else (ends[1], -1)
+    return shade, lightest, lightest + sign * span
 
 
 def _write_cells(
@@ -217,10 +213,10 @@ def _write_cells(
     up: Sequence[float],
     look: Look,
     *,
-    accuracy: bool,
+    selection: Selection,
 ) -> None:
     """Colour each cell by its mean (the best is the darkest) and write the mean into it."""
-    shade, low, high = _shades(means, accuracy=accuracy)
+    shade, low, high = _shades(means, selection)
     colours = matplotlib.colormaps["Greys" if look.grey else "YlGnBu"]
     axes.imshow((shade - low) / (high - low), cmap=colours, vmin=0, vmax=1, origin="lower", aspect="auto")
     for (x, y), found in cells.items():
@@ -238,7 +234,7 @@ def draw_budget(
     look: Look = LOOKS["screen"],
 ) -> Figure:
     """Draw the expected best of k random trials with its interval, one line per family."""
-    factor = _factor(selection)
+    factor = selection.metric.scale
     with settings(look):
         heading = (
             f"{common_title(groups)}\nexpected best of k random trials · band: nominal 95 % bootstrap "
@@ -263,6 +259,6 @@ def draw_budget(
             handles.append(handle)
         axes.set_xlabel("trials k, logarithmic")
         name = selection.rule.metric.replace("_", " ")
-        axes.set_ylabel(f"expected best {name}" + (" (%)" if factor == 100 else ""))
+        axes.set_ylabel(selection.metric.with_unit(f"expected best {name}"))
         legend(figure, handles, [f"{name} ({one.n} trials)" for name, one in curves.items()], look)
     return figure

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from trainer.metrics import Metric
+
 
 def clean(text: str) -> str:
     """Return the text with its control characters escaped, except newlines and tabs."""
@@ -76,6 +78,6 @@ def format_loss(value: float | None) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3e}"
 
 
-def format_percent(value: float | None) -> str:
-    """Return a share as a percentage: `94.12%`."""
-    return "-" if value is None else f"{100 * value:.2f}%"
+def format_value(value: float | None, metric: Metric) -> str:
+    """Return a value of a metric, as `94.12%`; one without a format is shown as a loss."""
+    return format_cell(value, metric.spec) if metric.spec else format_loss(value)

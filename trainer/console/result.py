@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from trainer.console.formatting import format_cell, format_percent, format_rate, format_seconds
+from trainer.console.formatting import format_cell, format_rate, format_seconds
 from trainer.console.output import print_pairs
+from trainer.metrics import Metric, find
 from trainer.records import RunResult
 
 
 def print_result(
-    result: RunResult, run_dir: Path, *, figures: Path | None = None, file: TextIO | None = None
+    result: RunResult,
+    run_dir: Path,
+    metrics: Sequence[Metric] = (),
+    *,
+    figures: Path | None = None,
+    file: TextIO | None = None,
 ) -> None:
-    """Print the result of a run: the last, best and test measurements, the cost, the directories."""
+    """Print the result of a run: the last, best and test measurements, the cost, the directories.
+
+    Args:
+        result: the result.
+        run_dir: the run directory.
+        metrics: the metrics of the run, beside the built-in ones.
+        figures: the folder of its figures; None = there are none.
+        file: output stream; default: stdout.
+    """
     pairs: dict[str, Any] = {
         "status": result.status + (f": {result.message}" if result.message else ""),
         "trained": f"{result.epochs:.4g} epochs, {_count(result.steps, 'step')} in "
@@ -24,15 +38,15 @@ def print_result(
         steps, samples = format_rate(result.steps_per_second), format_rate(result.samples_per_second)
         pairs["speed"] = f"{steps} steps/s, {samples} samples/s"
     if result.final:
-        pairs["final"] = _measurements(result.final.values)
+        pairs["final"] = _measurements(result.final.values, metrics)
     if result.best:
         chosen = f" (epoch {result.best.epoch:.4g}, by {result.best_metric})" if result.best_metric else ""
-        pairs["best"] = _measurements(result.best.values) + chosen
+        pairs["best"] = _measurements(result.best.values, metrics) + chosen
     if result.test:
         numbers = {
             key: value for key, value in result.test.items() if not isinstance(value, str) and key != "step"
         }
-        pairs["test"] = _measurements(numbers)
+        pairs["test"] = _measurements(numbers, metrics)
         if checkpoint := result.test.get("checkpoint"):
             pairs["test"] += f" (at the {checkpoint} checkpoint)"
     pairs["run"] = str(run_dir)
@@ -41,13 +55,12 @@ def print_result(
     print_pairs("", pairs, file=file)
 
 
-def _measurements(values: Mapping[str, Any]) -> str:
-    said = []
-    for key, value in values.items():
-        if value is not None:
-            shown = format_percent(value) if key.endswith("accuracy") else format_cell(value, ".4g")
-            said.append(f"{key.replace('_', ' ')} {shown}")
-    return ", ".join(said)
+def _measurements(values: Mapping[str, Any], metrics: Sequence[Metric]) -> str:
+    return ", ".join(
+        f"{key.replace('_', ' ')} {format_cell(value, find(key, metrics).spec or '.4g')}"
+        for key, value in values.items()
+        if value is not None
+    )
 
 
 def _count(number: int, noun: str) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Self, TextIO
 
 from rich.text import Text
@@ -16,12 +17,13 @@ from trainer.console.formatting import (
     clean,
     format_cell,
     format_loss,
-    format_percent,
     format_rate,
+    format_value,
     indent_lines,
     one_line,
 )
 from trainer.console.output import REDRAW_SECONDS, is_terminal, make_console, print_line, waiting
+from trainer.metrics import Metric, find, leading, metric_name
 from trainer.records import EvalRecord, StepRecord
 
 if TYPE_CHECKING:
@@ -70,7 +72,8 @@ class TrainingProgress:
         self._seconds_budget: float | None = None
         self._drawn = clock()
         self._step_values: dict[str, float | None] = {}
-        self._val_accuracy: float | None = None
+        self._metrics: Sequence[Metric] = ()
+        self._shown: str = ""  # the metric and its value that are shown with the bar
 
     def __enter__(self) -> Self:
         """Show that the run is being prepared; `start` shows the progress."""
@@ -90,6 +93,7 @@ class TrainingProgress:
         total_steps: int | None,
         steps_per_epoch: float,
         seconds_budget: float | None = None,
+        metrics: Sequence[Metric] = (),
     ) -> None:
         """Print the title and start the progress display.
 
@@ -98,7 +102,9 @@ class TrainingProgress:
             total_steps: planned updates, including those before a resumption; None = not known.
             steps_per_epoch: updates per epoch.
             seconds_budget: seconds of training after which the run ends; None = no limit.
+            metrics: the metrics of the run, beside the built-in ones.
         """
+        self._metrics = metrics
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._seconds_budget = seconds_budget
@@ -156,12 +162,14 @@ class TrainingProgress:
     def _print_evaluation(self, record: EvalRecord) -> None:
         if self._fields is None:
             width = self._console.width if is_terminal(self._file) else None
-            self._fields = _evaluation_fields(record, width)
+            self._fields = _evaluation_fields(record, self._metrics, width)
             titles = self._row([field.title for field in self._fields])
             print_line(self._console, Text(titles, style="dim"))
         row = record.row()
         print_line(self._console, Text(self._row([field.show(row.get(field.key)) for field in self._fields])))
-        self._val_accuracy = record.values.get("val_accuracy")
+        metric = find(leading(metric_name(key) for key in record.values if key.startswith("val_")))
+        value = record.values.get(f"val_{metric.name}")
+        self._shown = "" if value is None else f"val {format_value(value, metric)}"
 
     def _row(self, cells: Sequence[str]) -> str:
         assert self._fields is not None
@@ -195,8 +203,7 @@ class TrainingProgress:
         parts = [epoch]
         if "loss" in values:
             parts.append(f"loss {format_loss(values['loss'])}")
-        if self._val_accuracy is not None:
-            parts.append(f"val {format_percent(self._val_accuracy)}")
+        parts.append(self._shown)
         if record.step and record.train_seconds:
             parts.append(f"{format_rate(record.step / record.train_seconds)} steps/s")
         rates = {key: value for key, value in values.items() if key == "lr" or key.startswith("lr.")}
@@ -209,27 +216,30 @@ class TrainingProgress:
         return line
 
 
-def _evaluation_fields(record: EvalRecord, width: int | None) -> list[_Field]:
+def _evaluation_fields(record: EvalRecord, metrics: Sequence[Metric], width: int | None) -> list[_Field]:
     """Return the columns of the evaluation lines.
 
     Args:
         record: the first evaluation, before training.
+        metrics: the metrics of the run, beside the built-in ones.
         width: width of the terminal; None = no limit. If the columns are wider, they are narrowed, then
             the least important ones are left out.
     """
     fields = [_Field("epoch", 6, "epoch", _epoch), _Field("step", 9, "step", format_cell)]
+    names: dict[str, list[str]] = {}
     for split in ("train", "val"):
-        loss, accuracy = f"{split}_loss", f"{split}_accuracy"
+        names[split] = [name for name in record.values if name == f"{split}_{metric_name(name)}"]
         # The first evaluation has validation values, but no running means of the training split yet.
-        if loss in record.values and (split == "train" or record.values[loss] is not None):
-            fields.append(_Field(f"{split} loss", 11, loss, format_loss))
-            if accuracy in record.values:
-                fields.append(_Field(f"{split} acc", 10, accuracy, format_percent))
+        if split == "train" or any(record.values[name] is not None for name in names[split]):
+            for name in names[split]:
+                metric = find(name, metrics)
+                title, show = f"{split} {metric.short}", partial(format_value, metric=metric)
+                fields.append(_Field(title, max(len(title), 11 if metric.log else 10), name, show))
     fields.append(_Field("seconds", 9, "train_seconds", lambda seconds: format_cell(seconds, ".1f")))
     if width is None or _line_width(fields) <= width:
         return fields
     fields = [replace(field, width=max(len(field.title), 5)) for field in fields]
-    for key in ("train_seconds", "step", "train_accuracy", "train_loss"):
+    for key in ("train_seconds", "step", *names["train"][::-1], *names["val"][:1:-1]):
         if _line_width(fields) > width:
             fields = [field for field in fields if field.key != key]
     return fields

@@ -1,10 +1,11 @@
-"""The figures of one run: loss, accuracy, learning rate, gradient norms."""
+"""The figures of one run: loss, metrics, learning rate, gradient norms."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from trainer.metrics import BUILT_IN, LOSS, Metric, metric_name
 from trainer.plots.style import (
     COLOURS,
     LINES,
@@ -45,6 +47,7 @@ class Curves:
         steps: the columns of steps.csv.
         epochs: the columns of epochs.csv.
         summary: summary.json; None while the run is in progress.
+        metrics: the metrics of the run, beside the built-in ones.
         defaults: default options by optimizer name; the title leaves them out.
         inputs: input features per sample, for the title of an mlp; None = unknown.
         outputs: number of classes or targets, for the same title; None = unknown.
@@ -54,6 +57,7 @@ class Curves:
     steps: Table
     epochs: Table
     summary: Mapping[str, Any] | None = None
+    metrics: Sequence[Metric] = ()
     defaults: Mapping[str, Mapping[str, Any]] | None = None
     inputs: int | None = None
     outputs: int | None = None
@@ -69,7 +73,8 @@ def plot_run(
 ) -> list[Path]:
     """Draw every figure for which the run has data, and return the paths in drawing order.
 
-    `loss` and `loss_logx` are always drawn; `accuracy`, `lr` and `gradients` if their columns have values.
+    `loss` and `loss_logx` are always drawn; metrics (as `accuracy`), `lr` and `gradients` if their columns
+    have values.
 
     Args:
         curves: the run.
@@ -80,7 +85,7 @@ def plot_run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, draw in DRAWINGS.items():
+    for name, draw in _drawings(curves):
         try:
             with settings():
                 figure = draw(curves)
@@ -116,7 +121,7 @@ def draw_loss(curves: Curves, *, log_steps: bool = False) -> Figure | None:
     _draw_cloud(axes, step, loss, LINES[5], "minibatch")
     for label, line, x, y in evaluations:
         _draw_evaluations(axes, x, y, line, label)
-    _draw_test(axes, curves, "loss", lambda value: f"test {value:.4g}")
+    _draw_test(axes, curves, LOSS)
     _mark_end(axes, curves, step, loss, evaluations)
     axes.set_ylabel(f"loss ({_loss_name(curves.config)})")
     return _finish(figure, axes, curves)
@@ -127,33 +132,38 @@ def draw_loss_logx(curves: Curves) -> Figure | None:
     return draw_loss(curves, log_steps=True)
 
 
-def draw_accuracy(curves: Curves) -> Figure | None:
-    """Return a figure of the evaluation accuracies in percent, or None if the run has none."""
+def draw_metric(curves: Curves, metric: Metric) -> Figure | None:
+    """Return a figure of the evaluations of a metric, or None if the run has none."""
     series = [
-        ("train, running mean", TRAIN, *_points(curves.epochs, "train_accuracy")),
-        ("train, eval mode", TRAIN_EVAL, *_points(curves.epochs, "train_eval_accuracy")),
-        ("validation", VAL, *_points(curves.epochs, "val_accuracy")),
+        ("train, running mean", TRAIN, *_points(curves.epochs, f"train_{metric.name}")),
+        ("train, eval mode", TRAIN_EVAL, *_points(curves.epochs, f"train_eval_{metric.name}")),
+        ("validation", VAL, *_points(curves.epochs, f"val_{metric.name}")),
     ]
-    series = [(label, line, x, 100 * y) for label, line, x, y in series if len(x)]
-    test = _test(curves, "accuracy")
+    series = [(label, line, x, metric.scale * y) for label, line, x, y in series if len(x)]
+    test = _test(curves, metric.name)
     if not series and test is None:
         return None
     figure, axes = _figure(curves)
     _set_steps(axes, [one[2] for one in series] + ([np.array([test[0]])] if test else []))
-    # The untrained network's 10 % would squeeze the rest against the upper edge: leave it out of the limits.
-    later = [y[x > 0] for _, _, x, y in series] + ([np.array([100 * test[1]])] if test else [])
+    later = [y[x > 0] for _, _, x, y in series] + ([np.array([metric.scale * test[1]])] if test else [])
     every = [y for _, _, _, y in series] + later
-    spread, whole = (_spread(values) for values in (later, every))
-    shown = limits(later if spread and whole > 2 * spread else every, log=False) or (0.0, 100.0)
-    low, high = max(shown[0], -2.0), min(shown[1], 100.0 + 0.04 * (100.0 - shown[0]))
-    if low >= high:
-        low, high = 0.0, 100.0
-    axes.set_ylim(low, high)
-    format_axis(axes.yaxis, low, high, log=False)
+    if metric.log and all((values > 0).all() for values in every):
+        _set_values(axes, every, log=True)
+    else:
+        # The untrained network would squeeze the rest against an edge: leave it out of the limits.
+        spread, whole = (_spread(values) for values in (later, every))
+        shown = limits(later if spread and whole > 2 * spread else every, log=False)
+        low, high = shown or (0.0, float(metric.scale))
+        if metric.unit == "%":
+            low, high = max(low, -2.0), min(high, 100.0 + 0.04 * (100.0 - low))
+        if low >= high:
+            low, high = 0.0, float(metric.scale)
+        axes.set_ylim(low, high)
+        format_axis(axes.yaxis, low, high, log=False)
     for label, line, x, y in series:
         _draw_evaluations(axes, x, y, line, label)
-    _draw_test(axes, curves, "accuracy", lambda value: f"test {100 * value:.2f} %", scale=100)
-    axes.set_ylabel("accuracy (%)")
+    _draw_test(axes, curves, metric)
+    axes.set_ylabel(metric.with_unit(metric.label))
     return _finish(figure, axes, curves)
 
 
@@ -224,10 +234,22 @@ def draw_gradients(curves: Curves) -> Figure | None:
 DRAWINGS: dict[str, Callable[[Curves], Figure | None]] = {
     "loss": draw_loss,
     "loss_logx": draw_loss_logx,
-    "accuracy": draw_accuracy,
     "lr": draw_lr,
     "gradients": draw_gradients,
 }
+"""The figures beside those of the metrics, which have the names of the metrics."""
+
+
+def _drawings(curves: Curves) -> Iterator[tuple[str, Callable[[Curves], Figure | None]]]:
+    """Yield the name and the function of every figure."""
+    measured = {metric_name(column) for column in curves.epochs}
+    metrics = {metric.name: metric for metric in (*BUILT_IN.values(), *curves.metrics) if metric != LOSS}
+    for name, draw in DRAWINGS.items():
+        if name == "lr":
+            for metric in metrics.values():
+                if metric.name in measured:
+                    yield metric.name, partial(draw_metric, metric=metric)
+        yield name, draw
 
 
 def _points(table: Table, name: str) -> tuple[Array, Array]:
@@ -370,18 +392,18 @@ def _test(curves: Curves, name: str) -> tuple[float, float] | None:
     return None if step is None else (float(step), float(test[name]))
 
 
-def _draw_test(
-    axes: Axes, curves: Curves, name: str, label: Callable[[float], str], *, scale: float = 1
-) -> None:
-    test = _test(curves, name)
+def _draw_test(axes: Axes, curves: Curves, metric: Metric) -> None:
+    test = _test(curves, metric.name)
     if test is None or (axes.get_yscale() == "log" and test[1] <= 0):
         return
     low, high = axes.get_ylim()
+    value = metric.scale * test[1]
+    label = f"test {format(test[1], metric.spec or '.4g').replace('%', ' %')}"
     axes.plot(
-        [test[0]], [scale * test[1]], marker=TEST.marker, color=TEST.colour, linestyle="none", markersize=11,
-        markeredgecolor="white", label=label(test[1]), zorder=5, clip_on=False,
+        [test[0]], [value], marker=TEST.marker, color=TEST.colour, linestyle="none", markersize=11,
+        markeredgecolor="white", label=label, zorder=5, clip_on=False,
     )  # fmt: skip
-    axes.set_ylim(min(low, scale * test[1]), max(high, scale * test[1]))
+    axes.set_ylim(min(low, value), max(high, value))
 
 
 def _mark_end(axes: Axes, curves: Curves, step: Array, loss: Array, evaluations: Sequence[Any]) -> None:

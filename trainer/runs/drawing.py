@@ -74,6 +74,7 @@ def draw_run(folder: Path, formats: Sequence[str]) -> list[Picture]:
         steps=run.steps,
         epochs=run.epochs,
         summary=None if run.result is None else run.result.as_dict(),
+        metrics=rundir.recorded_metrics(around),
         defaults=around.get("optimizer_defaults"),
         inputs=math.prod(data["input_shape"]) if "input_shape" in data else None,
         outputs=data.get("num_classes"),

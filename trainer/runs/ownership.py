@@ -20,8 +20,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from trainer.errors import RunError, StorageError
+from trainer.metrics import BUILT_IN, RESERVED_NAMES
 from trainer.records import POSITION_COLUMNS
 from trainer.runs import rundir
 from trainer.runs.claim import is_ours
@@ -43,16 +45,33 @@ from trainer.runs.run_files import (
 )
 
 FILES = (CONFIG, ENVIRONMENT, STATUS, STEPS, EPOCHS, SUMMARY, HISTOGRAMS, LOG)
-FIGURES = ("loss", "loss_logx", "accuracy", "lr", "gradients", "init_histograms", "histograms")
 CHECKPOINT_FILES = ("last.pt", "previous.pt", "best.pt", "former_best.pt")
-WITHIN = {
-    PLOTS: frozenset(f"{name}.{ending}" for name in FIGURES for ending in ("png", "svg", "pdf")),
-    CHECKPOINTS: frozenset(CHECKPOINT_FILES),
-}
+FOLDERS = (PLOTS, CHECKPOINTS)
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp\Z", re.DOTALL)
 _OPENING = re.compile(re.escape(rundir.OPENING) + r"[0-9a-f]{32}\Z")
 _MOST_LOOKED_AT = 2_000
+
+
+def files_within(folder: Path) -> dict[str, frozenset[str]]:
+    """Return the names of the files that a run may have in each of its folders.
+
+    The figures are those of every run and one per metric, built in or described in environment.json.
+    """
+    metrics = [*BUILT_IN.values(), *rundir.recorded_metrics(_environment(folder))]
+    figures = (*RESERVED_NAMES, *(metric.name for metric in metrics))
+    return {
+        PLOTS: frozenset(f"{name}.{ending}" for name in figures for ending in ("png", "svg", "pdf")),
+        CHECKPOINTS: frozenset(CHECKPOINT_FILES),
+    }
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    """Return environment.json; empty if it cannot be read."""
+    try:
+        return rundir.read_environment(folder)
+    except RunError:
+        return {}
 
 
 def is_run(folder: Path) -> bool:
@@ -127,7 +146,7 @@ def refuse_foreign(folder: Path) -> None:
         return
     names = [name for name in sorted(os.listdir(folder)) if name != LOCK and not _OPENING.match(name)]
     if is_ours(folder / LOCK):  # a deleted run left the user's own files
-        ours = {*FILES, *WITHIN, COMPONENTS}
+        ours = {*FILES, *FOLDERS, COMPONENTS}
         names = [name for name in names if name in ours and not _is_empty(folder / name)]
     if names:
         reason = ""
@@ -189,7 +208,7 @@ def _places(folder: Path) -> Iterator[tuple[Path, str]]:
     """Yield every path that a run may have, with its expected type, each folder before its content."""
     for name in (LOCK, *FILES):
         yield folder / name, "file"
-    for name, within in WITHIN.items():
+    for name, within in files_within(folder).items():
         yield folder / name, "directory"
         for inner in within:
             yield folder / name / inner, "file"
@@ -208,10 +227,7 @@ def _places(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def _component_copies(folder: Path) -> list[Path]:
     """Return the copies of component files that environment.json lists; none if it cannot be read."""
-    try:
-        fields = EnvironmentFields.model_validate(rundir.read_environment(folder))
-    except (RunError, ValueError):
-        return []
+    fields = EnvironmentFields.model_validate(_environment(folder))
     return [folder / file.copied_to for file in fields.components]
 
 
@@ -225,7 +241,7 @@ def _names_in(folder: Path) -> list[str]:
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files of killed processes from a run directory. The caller holds its lock."""
     copies = {path.name for path in _component_copies(folder)}
-    own = {"": {LOCK, *FILES}, **WITHIN, COMPONENTS: copies}
+    own = {"": {LOCK, *FILES}, **files_within(folder), COMPONENTS: copies}
     for place, names in own.items():
         for name in _names_in(folder / place) if kind(folder / place) == "directory" else ():
             match = _TEMPORARY.match(name)
@@ -250,13 +266,13 @@ def clear(folder: Path) -> None:
 def _delete(folder: Path, keep: tuple[str, ...]) -> None:
     """Delete the files of a run except the lock and `keep`, then its empty folders."""
     copies = _component_copies(folder)
-    within = [folder / place / name for place, names in WITHIN.items() for name in names]
+    within = [folder / place / name for place, names in files_within(folder).items() for name in names]
     for path in [*within, *copies, *(folder / name for name in FILES if name not in keep)]:
         if kind(path) == "file":
             path.unlink()
     parents = {parent for copy in copies for parent in copy.parents if parent.is_relative_to(folder)}
     emptied = sorted(parents - {folder}, key=lambda path: -len(path.parts))
-    for place in [*(folder / name for name in WITHIN), *emptied, folder / COMPONENTS]:
+    for place in [*(folder / name for name in FOLDERS), *emptied, folder / COMPONENTS]:
         if kind(place) == "directory":
             with suppress(OSError):  # not empty: it contains a file of the user's
                 place.rmdir()
@@ -293,7 +309,7 @@ def complete_opening(folder: Path) -> None:
             os.replace(opening / ENVIRONMENT, folder / ENVIRONMENT)
         if kind(opening / COMPONENTS) == "directory":
             _move(opening / COMPONENTS, folder / COMPONENTS)
-        for name in WITHIN:
+        for name in FOLDERS:
             make_folder(folder / name)
         os.replace(opening / CONFIG, folder / CONFIG)
         shutil.rmtree(opening)

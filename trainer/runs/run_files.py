@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -28,7 +28,7 @@ from trainer.config.models import Config
 from trainer.config.renamed_keys import rename_keys
 from trainer.config.yaml_reader import MAX_BYTES, refuse_deep
 from trainer.errors import ConfigError, RunError
-from trainer.metrics import described
+from trainer.metrics import Metric, described
 from trainer.reading import read_regular
 from trainer.records import FORMAT, RunResult, Status
 
@@ -181,6 +181,11 @@ def read_environment(path: Path) -> dict[str, Any]:
 
     _parse(path / ENVIRONMENT, parse, content)
     return found
+
+
+def recorded_metrics(environment: Mapping[str, Any]) -> list[Metric]:
+    """Return the metrics that an environment.json describes; none if an earlier release wrote it."""
+    return [described(fields) for fields in environment.get("metrics", ())]
 
 
 def read_histograms(path: Path) -> list[dict[str, Any]]:

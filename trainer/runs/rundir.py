@@ -45,6 +45,7 @@ from trainer.runs.run_files import read_config as read_config
 from trainer.runs.run_files import read_environment as read_environment
 from trainer.runs.run_files import read_histograms as read_histograms
 from trainer.runs.run_files import read_result as read_result
+from trainer.runs.run_files import recorded_metrics as recorded_metrics
 
 OPENING = ".opening-"
 """Prefix of the folder for the first files of a run; see `ownership`."""

@@ -457,7 +457,7 @@ def _check_together(sweep: Sweep) -> None:
         refuse(
             "objective.metric",
             f"{metric} is not a validation metric{end}",
-            expected="val_accuracy or val_loss",
+            expected="a validation column of epochs.csv, such as val_loss",
         )
     if problems:
         raise ConfigError.of(dict.fromkeys(problems))

@@ -98,11 +98,7 @@ def rows(runs: Iterable[tuple[RunSpec, Outcome | None]], axes: Sequence[str]) ->
                 {f"best_{name}": value for name, value in result.best.values.items()} if result.best else {}
             )
             row |= {"best_epoch": result.best.epoch} if result.best else {}
-            row |= (
-                {f"test_{name}": result.test[name] for name in ("loss", "accuracy") if name in result.test}
-                if result.test
-                else {}
-            )
+            row |= {f"test_{name}": value for name, value in result.test_values().items()}
             row |= {
                 "train_seconds": result.train_seconds,
                 "total_seconds": result.total_seconds,
@@ -177,13 +173,13 @@ def _final(finals: Mapping[int, Outcome]) -> dict[str, Any]:
         "statuses": dict(sorted(Counter(outcome.status for outcome in finals.values()).items())),
         "confidence": CONFIDENCE,
     }
-    for metric in ("loss", "accuracy"):
-        values = [
-            float(value)
-            for outcome in finals.values()
-            if outcome.status != "diverged" and outcome.result and outcome.result.test
-            if (value := outcome.result.test.get(metric)) is not None and math.isfinite(float(value))
-        ]
+    tests = [
+        outcome.result.test_values()
+        for outcome in finals.values()
+        if outcome.status != "diverged" and outcome.result
+    ]
+    for metric in dict.fromkeys(name for test in tests for name in test):
+        values = [test[metric] for test in tests if metric in test and math.isfinite(test[metric])]
         if values:
             interval = mean_interval(values, confidence=CONFIDENCE)
             whole = len(values) == len(finals)
