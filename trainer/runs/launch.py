@@ -167,8 +167,10 @@ def environment_differences(folder: Path, code: Code, data_digest: str | None) -
 
 def announce(setup: RunSetup, progress: TrainingProgress) -> None:
     """Show what is trained: the title of the experiment, its notes and its parameter groups."""
-    heading, metrics = title(setup.config.model_dump()), setup.experiment.metrics
-    progress.start(heading, plan.steps, steps_per_epoch, plan.seconds, metrics)
+    plan, metrics = setup.experiment.plan, setup.experiment.metrics
+    steps_per_epoch = setup.experiment.batches.batches_per_epoch / plan.accumulate
+    progress.start(title(setup.config.model_dump()), plan.steps, steps_per_epoch, plan.seconds, metrics)
+    for note in setup.notes:
         progress.note(note)
     if sum(len(groups) for groups in setup.groups.values()) > 1:
         for line in describe_groups(setup):
