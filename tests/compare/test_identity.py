@@ -294,6 +294,7 @@ scheduler:
   - {name: ReduceLROnPlateau, patience: 2}
 train:
   epochs: 2
+  metrics: [{name: mse}]
   early_stopping: {metric: val_loss}
   checkpoint_every: {seconds: 5.0}
 """
