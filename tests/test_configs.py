@@ -18,7 +18,9 @@ from trainer.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (ROOT / "configs", ROOT / "configs/lessons", ROOT / "configs/init")
-FILES = sorted(file for folder in FOLDERS for file in folder.glob("*.yaml") if file.stem != "sweep")
+FILES = sorted(
+    file for folder in FOLDERS for file in folder.glob("*.yaml") if not file.stem.startswith("sweep")
+)
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 PROMISED = {
     *("quickstart", "mnist_mlp", "sgd", "sgd_momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"),

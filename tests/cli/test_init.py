@@ -22,16 +22,16 @@ def test_init_writes_a_set_that_works_and_changes_no_file(
     assert done.code == 0, done.err
     files = [Path(each["file"]) for each in done.json]
     assert {file.name for file in files} == {
-        *("quickstart.yaml", "mnist.yaml", "sweep.yaml", "my_optimizer.py", "my_optimizer.yaml")
+        *("quickstart.yaml", "mnist.yaml", "sweep_optimizers.yaml", "my_optimizer.py", "my_optimizer.yaml")
     }
     folder = files[0].parent
     (folder / "mnist.yaml").write_text("name: mine\n")
-    (folder / "sweep.yaml").unlink()
+    (folder / "sweep_optimizers.yaml").unlink()
     again = {Path(each["file"]).name: each["state"] for each in optlab("init", folder, "--json").json}
-    assert {name for name, state in again.items() if state == "written"} == {"sweep.yaml"}
+    assert {name for name, state in again.items() if state == "written"} == {"sweep_optimizers.yaml"}
     assert (folder / "mnist.yaml").read_text() == "name: mine\n"
     assert optlab("validate", folder / "my_optimizer.yaml").code == 0
-    assert optlab("sweep", folder / "sweep.yaml", "--dry-run", "--json").json["new_runs"] == 45
+    assert optlab("sweep", folder / "sweep_optimizers.yaml", "--dry-run", "--json").json["new_runs"] == 45
     trained = optlab("train", folder / "my_optimizer.yaml", "train.epochs=1", "--quiet", "--json")
     assert trained.json["status"] == "completed"
     assert load_config(folder / "quickstart.yaml").config == load_config(Path("optlab:quickstart")).config

@@ -19,6 +19,7 @@ def test_an_extended_run_is_named_by_its_length_and_stays_trusted(
     (tmp_path / "own.py").write_text(OWN)
     write_tiny(tmp_path, TINY.replace("name: SGD", "name: 'own.py:Own'"))
     assert optlab("train", "tiny", "train.epochs=1", "optimizer.lr=0.1", "--quiet").code == 0
+    write_tiny(tmp_path, name="sweep.yaml")  # a file of the user, not of a sweep's folder
     former = Path("runs/tiny/lr=0.1,epochs=1,seed=0")
     done = optlab("resume", former, "train.epochs=2", "--quiet", "--json")
     assert done.code == 0, done.err
@@ -31,6 +32,17 @@ def test_an_extended_run_is_named_by_its_length_and_stays_trusted(
     again = optlab("resume", extended, "train.epochs=3", "--quiet", "--json")  # without --trust
     assert again.json["run"] == "runs/tiny/lr=0.1,epochs=3,seed=0"
     assert rundir.read_result(Path(again.json["run"])) is not None
+
+
+def test_the_runs_of_a_sweep_keep_their_names(tmp_path: Path) -> None:
+    config = write_tiny(tmp_path)
+    sweep = tmp_path / "sweep"
+    for place in (sweep / "a", sweep / "final" / "a"):
+        folder = place / "epochs=1,seed=0"
+        assert optlab("train", config, "--run-dir", folder, "--quiet").code == 0
+        (sweep / "sweep.yaml").write_text("name: sweep\n")
+        done = optlab("resume", folder, "train.epochs=2", "--quiet", "--json")
+        assert done.json["run"] == str(folder), done.err
 
 
 def test_a_name_that_is_taken_or_states_no_length_is_kept(

@@ -25,8 +25,7 @@ def rename_extended(folder: Path) -> Path:
     """
     status = rundir.read_status(folder)
     target = folder.with_name(_name_with_length(folder))
-    in_sweep = any((parent / SWEEP).exists() for parent in folder.absolute().parents)
-    if status is None or status["status"] not in rundir.FINISHED or target == folder or in_sweep:
+    if status is None or status["status"] not in rundir.FINISHED or target == folder or _in_sweep(folder):
         return folder
     if target.exists():
         print_note(f"{folder} keeps its name, because {target} exists")
@@ -43,6 +42,12 @@ def rename_extended(folder: Path) -> Path:
         return target if target.exists() else folder
     print_note(f"renamed {folder.name} to {target.name}")
     return target
+
+
+def _in_sweep(folder: Path) -> bool:
+    """Return whether a run is at `<sweep>/<variant>/<run>` or `<sweep>/final/<variant>/<run>`."""
+    above = folder.absolute().parents[1]
+    return ((above.parent if above.name == "final" else above) / SWEEP).exists()
 
 
 def _name_with_length(folder: Path) -> str:
