@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.config.json_schema import json_schema
-from trainer.config.load import Components, Loaded, dump, from_mapping, load, load_text
+from trainer.config.load import Components, Loaded, dump, from_tree, load
 from trainer.config.models import Config, SeedConfig
 from trainer.config.run_id import run_id
+from trainer.config.yaml_reader import Origin, Tree, parse_mapping
 from trainer.errors import ConfigError, Problem
 
 MINIMAL: dict[str, Any] = {
@@ -24,6 +26,14 @@ MINIMAL: dict[str, Any] = {
 }
 
 
+def load_text(text: str, components: Components) -> Loaded:
+    return from_tree(parse_mapping(text, Origin("text", Path().absolute())), components=components)
+
+
+def load_mapping(mapping: dict[Any, Any], components: Components, overrides: Sequence[str] = ()) -> Loaded:
+    return from_tree(Tree(mapping), overrides, components=components)
+
+
 def problems(load_it: Any) -> list[Problem]:
     with pytest.raises(ConfigError) as error:
         load_it()
@@ -31,7 +41,7 @@ def problems(load_it: Any) -> list[Problem]:
 
 
 def problems_of(components: Components, **changes: Any) -> dict[str, Problem]:
-    found = problems(lambda: from_mapping(MINIMAL | changes, components=components))
+    found = problems(lambda: load_mapping(MINIMAL | changes, components))
     return {problem.key: problem for problem in found}
 
 
@@ -44,13 +54,6 @@ def test_fills_in_every_default(folder: Path, components: Components) -> None:
     assert config.loss.name == "cross_entropy"
     assert config.scheduler == []
     assert config.seed == SeedConfig()
-
-
-def test_tuples_are_kept_as_lists(components: Components) -> None:
-    loaded = from_mapping(
-        MINIMAL | {"optimizer": {"name": "Adam", "betas": (0.8, 0.9)}}, components=components
-    )
-    assert loaded.config.optimizer[0].options["betas"] == [0.8, 0.9]
 
 
 def test_says_where_values_are_from(folder: Path, components: Components) -> None:
@@ -67,7 +70,7 @@ def test_says_where_values_are_from(folder: Path, components: Components) -> Non
 
 def test_a_list_of_one_is_found_without_its_index(components: Components) -> None:
     text = "data: digits\nmodel: linear\noptimizer:\n  - name: SGD\n    lr: 1\ntrain: {steps: 1}\n"
-    loaded = load_text(text, components=components)
+    loaded = load_text(text, components)
     assert loaded.where("optimizer.lr") == "text:5"
     assert loaded.where("optimizer.0.lr") == "text:5"
 
@@ -170,7 +173,6 @@ def test_all_problems_of_both_passes_at_once_in_the_order_of_the_file(
         ),
         ({"seed": -1}, "seed", "got -1", "a number of at least 0"),
         ({"seed": {"init": -1, "dropout": 3}}, "seed.init", "got -1", "a number of at least 0"),
-        ({"train": {"steps": 10**5000}}, "train.steps", "more than 400 digits", ""),
         ({"seed": "x"}, "seed", "got 'x'", "a mapping"),
         ({"train": {"epochs": 1, "steps": 2}}, "train", "epochs and steps are both set", ""),
         ({"train": {}}, "train", "the run has no length", ""),
@@ -189,7 +191,7 @@ def test_all_problems_of_both_passes_at_once_in_the_order_of_the_file(
 def test_bad_values_in_plain_words(
     components: Components, changes: Any, key: str, what: str, expected: str
 ) -> None:
-    found = problems(lambda: from_mapping({**MINIMAL, **changes}, components=components))
+    found = problems(lambda: load_mapping({**MINIMAL, **changes}, components))
     assert key in [problem.key for problem in found]
     problem = next(problem for problem in found if problem.key == key)
     assert what in problem.what
@@ -198,7 +200,7 @@ def test_bad_values_in_plain_words(
 
 
 def test_a_missing_section_is_told(components: Components) -> None:
-    found = problems(lambda: from_mapping({}, components=components))
+    found = problems(lambda: load_mapping({}, components))
     assert {problem.key for problem in found} == {"data", "model", "optimizer", "train"}
 
 
@@ -222,9 +224,7 @@ def test_paths_start_at_the_file_that_names_them(folder: Path, components: Compo
 
 def test_group_options_are_those_given(components: Components) -> None:
     groups = [{"match": "*.bias", "momentum": 0}, {"match": {"ndim": 1}, "label": "norms"}]
-    config = from_mapping(
-        MINIMAL | {"optimizer": {"name": "SGD", "groups": groups}}, components=components
-    ).config
+    config = load_mapping(MINIMAL | {"optimizer": {"name": "SGD", "groups": groups}}, components).config
     assert [group.options for group in config.optimizer[0].groups] == [{"momentum": 0.0}, {}]
 
 
@@ -232,7 +232,7 @@ def test_the_catalogs_own_errors_get_their_place() -> None:
     def broken(kind: str, name: str) -> None:
         raise ConfigError(f"{name} fails to import", key="name", fix="mend it")
 
-    found = problems(lambda: load_text("data: digits\nmodel: m.py:X\n", components=Components(broken, {})))
+    found = problems(lambda: load_text("data: digits\nmodel: m.py:X\n", Components(broken, {})))
     mine = next(problem for problem in found if problem.key == "model.name")
     assert (mine.where, mine.fix) == ("text:2", "mend it")
     assert mine.what.endswith("m.py:X fails to import")
@@ -249,12 +249,8 @@ def test_a_required_option_named_like_a_key_of_the_config_is_refused(components:
         ),
         components.names,
     )
-    found = problems(lambda: from_mapping(MINIMAL, components=clashing))
+    found = problems(lambda: load_mapping(MINIMAL, clashing))
     assert "has a required parameter label" in found[0].what
-
-
-def test_text_has_no_base(components: Components) -> None:
-    assert "`base` needs a file" in problems(lambda: load_text("base: x.yaml", components=components))[0].what
 
 
 def test_notes_tell_what_an_override_dropped(folder: Path, components: Components) -> None:
@@ -322,9 +318,9 @@ CONFIGS = st.fixed_dictionaries(
 @given(CONFIGS)
 @settings(max_examples=150, deadline=None)
 def test_dumped_configs_load_as_the_same(components: Components, mapping: dict[str, Any]) -> None:
-    config = from_mapping(mapping, components=components).config
+    config = load_mapping(mapping, components).config
     text = dump(config)
-    again = load_text(text, components=components).config
+    again = load_text(text, components).config
     assert again == config
     assert dump(again) == text
     assert Config.model_validate(config.model_dump()) == config
@@ -333,11 +329,9 @@ def test_dumped_configs_load_as_the_same(components: Components, mapping: dict[s
 @given(FLOATS)
 @settings(max_examples=200, deadline=None)
 def test_floats_come_back_to_the_last_bit_in_any_reader(components: Components, number: float) -> None:
-    config = from_mapping(
-        MINIMAL | {"optimizer": {"name": "SGD", "lr": number}}, components=components
-    ).config
+    config = load_mapping(MINIMAL | {"optimizer": {"name": "SGD", "lr": number}}, components).config
     text = dump(config)
-    assert load_text(text, components=components).config.optimizer[0].options["lr"].hex() == number.hex()
+    assert load_text(text, components).config.optimizer[0].options["lr"].hex() == number.hex()
     assert yaml.safe_load(text)["optimizer"]["lr"].hex() == number.hex()
 
 
@@ -366,14 +360,12 @@ def test_floats_come_back_to_the_last_bit_in_any_reader(components: Components, 
 )
 @settings(max_examples=200, deadline=None)
 def test_text_comes_back_as_text(components: Components, text: str) -> None:
-    config = from_mapping(
-        MINIMAL | {"optimizer": {"name": "SGD", "label": text}}, components=components
-    ).config
-    assert load_text(dump(config), components=components).config.optimizer[0].label == text
+    config = load_mapping(MINIMAL | {"optimizer": {"name": "SGD", "label": text}}, components).config
+    assert load_text(dump(config), components).config.optimizer[0].label == text
 
 
 def test_a_dump_is_plain_to_read(components: Components) -> None:
-    lines = dump(from_mapping(MINIMAL, components=components).config).splitlines()
+    lines = dump(load_mapping(MINIMAL, components).config).splitlines()
     assert lines[:4] == ["format: 1", "name: experiment", "seed: 0", "data:"]
     assert "optimizer:" in "\n".join(lines)
     assert "scheduler: null" in lines
@@ -462,7 +454,7 @@ def loaded_or_refused(load_it: Any) -> None:
 @given(st.lists(FRAGMENTS, max_size=25).map("".join) | st.text(max_size=50))
 @settings(max_examples=300, deadline=None)
 def test_any_text_is_a_config_or_a_config_error(components: Components, text: str) -> None:
-    loaded_or_refused(lambda: load_text(text, components=components))
+    loaded_or_refused(lambda: load_text(text, components))
 
 
 @given(
@@ -470,7 +462,7 @@ def test_any_text_is_a_config_or_a_config_error(components: Components, text: st
 )
 @settings(max_examples=300, deadline=None)
 def test_any_mapping_is_a_config_or_a_config_error(components: Components, changes: dict[Any, Any]) -> None:
-    loaded_or_refused(lambda: from_mapping(MINIMAL | changes, components=components))
+    loaded_or_refused(lambda: load_text(yaml.safe_dump(MINIMAL | changes, sort_keys=False), components))
 
 
 PARTS = st.sampled_from(
@@ -485,7 +477,7 @@ def test_any_overrides_give_a_config_or_a_config_error(
 ) -> None:
     overrides = [f"{key}={value}" for key, value in pairs]
     base = MINIMAL | {"data": {"name": "digits", "augment": ["crop"]}, "optimizer": [{"name": "SGD"}]}
-    loaded_or_refused(lambda: from_mapping(base, overrides, components=components))
+    loaded_or_refused(lambda: load_mapping(base, components, overrides))
 
 
 @given(st.binary(max_size=60))
@@ -496,16 +488,6 @@ def test_any_file_is_a_config_or_a_config_error(
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     path.write_bytes(content)
     loaded_or_refused(lambda: load(path, components=components))
-
-
-def test_hostile_python_values_are_refused(components: Components) -> None:
-    deep: list[Any] = []
-    for _ in range(5000):
-        deep = [deep]
-    circle: dict[str, Any] = {}
-    circle["x"] = circle
-    for value in (deep, circle, object(), {("a", "b"): 1}, "\ud800"):
-        loaded_or_refused(lambda value=value: from_mapping({**MINIMAL, "log": value}, components=components))
 
 
 def test_the_json_schema_knows_every_component_and_section(components: Components) -> None:
@@ -549,5 +531,5 @@ def test_run_ids_tell_the_overrides_and_the_seed() -> None:
 
 
 def test_a_key_that_is_a_fraction_is_an_unknown_key(components: Components) -> None:
-    found = problems(lambda: load_text("data: {name: digits, 0.5: 1}\nmodel: mlp\n", components=components))
+    found = problems(lambda: load_text("data: {name: digits, 0.5: 1}\nmodel: mlp\n", components))
     assert "unknown key 0.5" in str(found)

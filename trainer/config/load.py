@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import enum
-import numbers
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,7 +27,7 @@ from trainer.config.models import Config, GroupConfig, SeedConfig
 from trainer.config.overrides import apply_overrides
 from trainer.config.paths import absolute_import_path, absolute_path
 from trainer.config.signature_schema import BuilderDefault, is_import_path, is_path
-from trainer.config.yaml_reader import KeyPath, Origin, Position, Tree, parse_mapping
+from trainer.config.yaml_reader import KeyPath, Position, Tree
 from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
 
 MAX_COMPONENTS = 100  # data, model, optimizers, augmentations ...: validating one takes a few milliseconds
@@ -147,50 +146,6 @@ def load(path: Path, overrides: Sequence[str] = (), *, components: Components) -
             error lists every problem.
     """
     return check(read(path, overrides), components=components)
-
-
-def load_text(
-    text: str,
-    overrides: Sequence[str] = (),
-    *,
-    components: Components,
-    name: str = "text",
-    folder: Path | None = None,
-) -> Loaded:
-    """Load YAML text as `load` does; relative paths start at `folder` (default: the working directory)."""
-    tree = parse_mapping(text, Origin(name, (folder or Path()).absolute()))
-    if tree.data.get("base") is not None:
-        raise ConfigError(
-            "`base` needs a file", key="base", where=str(tree.positions[("base",)]), fix="load it from a file"
-        )
-    tree.data.pop("base", None)
-    return check(_draft(tree, overrides), components=components)
-
-
-def from_mapping(
-    mapping: Mapping[str, Any], overrides: Sequence[str] = (), *, components: Components
-) -> Loaded:
-    """Load Python values (nested dicts, lists, tuples, paths, strings, numbers) as `load` does."""
-    return check(_draft(Tree(_plain_input(mapping, ())), overrides), components=components)
-
-
-def _plain_input(value: Any, path: KeyPath) -> Any:
-    if len(path) > yaml_reader.MAX_DEPTH:
-        raise ConfigError(f"values are nested more than {yaml_reader.MAX_DEPTH} deep", key=str(path[0]))
-    if isinstance(value, Mapping):
-        return {key: _plain_input(item, (*path, key)) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain_input(item, (*path, index)) for index, item in enumerate(value)]
-    if isinstance(value, int) and abs(value) >= 10**400:  # Python and YAML limit the digits of a number
-        raise ConfigError("this number has more than 400 digits", key=".".join(map(str, path)))
-    if isinstance(value, numbers.Real) and not isinstance(value, bool | int):
-        return int(value) if isinstance(value, numbers.Integral) else float(value)  # such as NumPy scalars
-    text = str(value) if isinstance(value, Path) else value
-    if isinstance(text, str) and "\0" in text:
-        raise ConfigError(
-            "there is a NUL character", key=".".join(map(str, path)), expected="text without \\0"
-        )
-    return text
 
 
 def from_tree(tree: Tree, overrides: Sequence[str] = (), *, components: Components) -> Loaded:
