@@ -13,7 +13,17 @@ TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 # From the ground up. A room is a module or a folder right below `trainer`; it imports from layers below it,
 # and from rooms of its own layer where these are not parts.
 LAYERS = [
-    {"errors", "seeding", "device", "matching", "reading", "streams", "interrupts", "kernel_cache"},
+    {
+        "errors",
+        "seeding",
+        "device",
+        "matching",
+        "reading",
+        "streams",
+        "interrupts",
+        "kernel_cache",
+        "child_process",
+    },
     {"config", "records", "user_code"},
     {"data", "models", "optimizers", "schedules", "losses", "metrics", "problems"},
     {"catalog", "imports", "console"},

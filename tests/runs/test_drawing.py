@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.spawn
 import os
 import signal
 import subprocess
@@ -53,7 +54,7 @@ def test_a_relative_folder_is_found_from_another_process(run: Path, monkeypatch:
 def test_without_the_process_the_figures_are_drawn_here(
     run: Path, monkeypatch: pytest.MonkeyPatch, python: str
 ) -> None:
-    monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", os.fsencode(python))
     with drawing.beside(True) as draw:
         assert [picture.name for picture in draw(run, ["png"])] == FIGURES
 
@@ -127,7 +128,7 @@ def test_without_figures_or_a_core_to_spare_nothing_is_started(
     monkeypatch: pytest.MonkeyPatch, wanted: bool, cores: int
 ) -> None:
     monkeypatch.setattr("trainer.device.usable_cores", lambda: cores)
-    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr(drawing, "ChildProcess", None)
     with drawing.beside(wanted) as draw:
         assert draw is drawing.draw_run
 
@@ -138,8 +139,9 @@ def test_what_is_wrong_with_a_run_is_told_by_this_process(tmp_path: Path) -> Non
 
 
 def test_a_run_that_is_killed_leaves_no_process_behind() -> None:
-    code = "import time; from trainer.runs.drawing import _start_process\n"
-    code += "process = _start_process(); print(process.pid, flush=True); time.sleep(60)"
+    code = "import time; from trainer.runs import drawing\n"
+    code += "child = drawing.ChildProcess(drawing._serve)\n"
+    code += "print(child.process.pid, flush=True); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout
     child = int(parent.stdout.readline())

@@ -6,11 +6,8 @@ has fragmented. The state of the allocator alone changes the time of a convoluti
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,6 +20,7 @@ from trainer import catalog
 from trainer.bench import peers
 from trainer.bench.peers import Run
 from trainer.bench.task import LOG_EVERY, Setting, Task
+from trainer.child_process import ChildProcess
 from trainer.data.dataset import data_root
 from trainer.data.torchvision_sets import mnist
 from trainer.device import check_threads, default_threads, sparing_collector
@@ -50,45 +48,30 @@ class Loop:
     Attributes:
         note: remarks, such as the compile time.
         fell_back: whether a compiled loop runs eager instead.
+        child: its process.
     """
 
     note = ""
     fell_back = False
 
     def __init__(self, name: str, root: Path | None, setting: Setting, folder: Path) -> None:
-        context = multiprocessing.get_context("spawn")
         self._name = name
-        self._pipe, theirs = context.Pipe()
-        arguments = (theirs, name, root, setting, folder)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
-        theirs.close()
+        self.child = ChildProcess(_serve, name, root, setting, folder)
 
     def wait(self) -> None:
         """Wait until the loop is ready; raise OptlabError if it cannot run here."""
-        self.note, self.fell_back = self._answer()
+        self.note, self.fell_back = self._receive()
 
     def run(self, steps: int) -> float:
         """Train `steps` steps and return the seconds they took; raise OptlabError if the loop fails."""
-        with suppress(OSError):  # the process has ended; `_answer` raises the error
-            self._pipe.send(steps)
-        seconds: float = self._answer()
+        self.child.send(steps)
+        seconds: float = self._receive()
         return seconds
 
-    def hang_up(self) -> None:
-        """Close the pipe, which ends the process."""
-        self._pipe.close()
-
-    def join(self) -> None:
-        """Wait until the process has ended; kill it after 5 seconds."""
-        self._process.join(5)
-        self._process.kill()
-        self._process.join()
-
-    def _answer(self) -> Any:
+    def _receive(self) -> Any:
         try:
-            answer = self._pipe.recv()
-        except (EOFError, OSError):
+            answer = self.child.receive()
+        except EOFError:
             answer = OptlabError(f"the loop {self._name!r} ended unexpectedly")
         if isinstance(answer, OptlabError):
             raise answer
@@ -128,20 +111,18 @@ def _others(setting: Setting) -> dict[str, Callable[[Task, Path, Path], Run]]:
 
 def _serve(pipe: Connection, name: str, root: Path | None, setting: Setting, folder: Path) -> None:
     """Prepare the loop, send its note, then time the requested numbers of steps until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the pipe
     if setting.threads and hasattr(os, "sched_setaffinity"):  # some loops have no option for threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])
     torch.set_num_threads(check_threads(setting.threads or default_threads(), key="--threads"))
-    with suppress(EOFError, OSError):  # the parent has closed the pipe
-        try:
-            run, note, fell_back = _build_loop(name, root, setting, folder)
-        except Exception as error:  # for example, a partly installed package
-            pipe.send(OptlabError(f"the loop {name!r} cannot run: {type(error).__name__}: {error}"))
-            return
-        pipe.send((note, fell_back))
-        with sparing_collector():
-            while True:
-                pipe.send(run(pipe.recv()))
+    try:
+        run, note, fell_back = _build_loop(name, root, setting, folder)
+    except Exception as error:  # for example, a partly installed package
+        pipe.send(OptlabError(f"the loop {name!r} cannot run: {type(error).__name__}: {error}"))
+        return
+    pipe.send((note, fell_back))
+    with sparing_collector():
+        while True:
+            pipe.send(run(pipe.recv()))
 
 
 def _build_loop(name: str, root: Path | None, setting: Setting, folder: Path) -> tuple[Run, str, bool]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer import child_process
 from trainer.bench import loops
 from trainer.bench.loops import BARE, JAX, Loop
 from trainer.bench.task import LOG_EVERY, Setting
@@ -69,10 +70,7 @@ def measure(root: Path | None, setting: Setting) -> list[Row]:
                     loop.wait()
             times = _rounds(running, steps, setting.rounds)
         finally:
-            for loop in running.values():
-                loop.hang_up()
-            for loop in running.values():
-                loop.join()
+            child_process.stop(loop.child for loop in running.values())
     return [
         Row(
             name,

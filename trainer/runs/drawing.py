@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.child_process import ChildProcess
 from trainer.errors import first_line
 from trainer.runs import rundir
 
@@ -37,8 +36,6 @@ class Picture:
     content: bytes
     failure: str = ""
 
-
-_ANSWER = b"\noptlab's pictures:\n"  # precedes the result on stdout; earlier output is from other packages
 
 Draw = Callable[[Path, Sequence[str]], list[Picture]]
 
@@ -102,41 +99,33 @@ def beside(wanted: bool) -> Iterator[Draw]:
     """
     from trainer.device import usable_cores  # imports torch, which the child does not need
 
-    process = _start_process() if wanted and usable_cores() > 1 else None
-    if process is None:
+    child = None
+    if wanted and usable_cores() > 1:
+        with suppress(OSError):
+            child = ChildProcess(_serve)
+    if child is None:
         yield draw_run
         return
 
     def draw(folder: Path, formats: Sequence[str]) -> list[Picture]:
-        printed, _ = process.communicate(pickle.dumps((folder.absolute(), list(formats))))
-        _, found, answer = printed.partition(_ANSWER)
-        return pickle.loads(answer) if found and process.returncode == 0 else draw_run(folder, formats)
-
-    with process:
+        child.send((folder.absolute(), list(formats)))
         try:
-            yield draw
-        finally:
-            process.kill()
+            figures: list[Picture] = child.receive()
+        except EOFError:
+            return draw_run(folder, formats)
+        return figures
+
+    try:
+        yield draw
+    finally:
+        child.kill()
 
 
-def _start_process() -> subprocess.Popen[bytes] | None:
-    """Start a process that runs `serve`; return None if the system refuses."""
-    command = [sys.executable, "-P", "-c", "from trainer.runs.drawing import serve; serve()"]
-    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-    with suppress(OSError):
-        # In a session of its own, so that Ctrl-C in a terminal reaches only the training process.
-        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, start_new_session=True)
-    return None
+def _serve(pipe: Connection) -> None:
+    """Receive the arguments of `draw_run`, send the figures; send nothing if drawing fails."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # warnings of matplotlib
+    with suppress(Exception):  # the parent draws again and reports the error
+        import trainer.plots.histograms
+        import trainer.plots.run  # noqa: F401 (imported before the request arrives)
 
-
-def serve() -> None:
-    """Read the arguments of `draw_run` from stdin, write the figures to stdout, exit; exit on empty input."""
-    import trainer.plots.histograms
-    import trainer.plots.run  # noqa: F401 (imported before the request arrives)
-
-    if question := sys.stdin.buffer.read():
-        answer = pickle.dumps(draw_run(*pickle.loads(question)))
-        sys.stdout.flush()
-        sys.stdout.buffer.write(_ANSWER + answer)
-        sys.stdout.buffer.flush()
-    os._exit(0)  # normal interpreter shutdown takes as long as drawing a figure
+        pipe.send(draw_run(*pipe.recv()))

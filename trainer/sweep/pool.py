@@ -12,9 +12,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing import connection
 from typing import Any
 
+from trainer import child_process
+from trainer.child_process import ChildProcess
 from trainer.sweep.messages import Question, Reply, Task
 from trainer.sweep.models import Variant
 from trainer.sweep.worker import work
@@ -37,29 +39,9 @@ class Event:
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 
-def _prepare() -> None:
-    """Start the fork server on Linux."""
-    if METHOD != "forkserver":
-        return
-    multiprocessing.get_context(METHOD).set_forkserver_preload(["trainer.sweep.training"])
-    # The server is in the process group of this process. A signal to the group must not end it before the
-    # workers have saved their state. The server and its children inherit the signal mask; a worker unblocks
-    # SIGTERM.
-    resource_tracker.ensure_running()  # otherwise started with the server, which would reset the mask
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
-
-
-class _Worker:
+class _Worker(ChildProcess):
     def __init__(self, variants: Mapping[str, Variant]) -> None:
-        context: Any = multiprocessing.get_context(METHOD)
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, variants), daemon=True)
-        self.process.start()
-        theirs.close()
+        super().__init__(work, variants, method=METHOD)
         self.task: Task | None = None
 
 
@@ -72,7 +54,8 @@ class Pool:
     """
 
     def __init__(self, count: int, variants: Mapping[str, Variant]) -> None:
-        _prepare()
+        if METHOD == "forkserver":
+            multiprocessing.set_forkserver_preload(["trainer.sweep.training"])
         self._variants = variants
         self._workers = {number: _Worker(variants) for number in range(count)}
         self._stopping = False
@@ -82,19 +65,11 @@ class Pool:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop all workers: ask idle ones to exit, kill busy ones."""
+        """Stop all workers; kill busy ones at once."""
         for worker in self._workers.values():
-            if worker.task is None:
-                with suppress(OSError):
-                    worker.pipe.send(None)
-            else:
+            if worker.task is not None:
                 worker.process.kill()
-        for worker in self._workers.values():
-            worker.process.join(5)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-            worker.pipe.close()
+        child_process.stop(self._workers.values())
 
     def idle(self) -> list[int]:
         """Return the numbers of the idle workers."""
@@ -108,13 +83,11 @@ class Pool:
         """Send a task to an idle worker. If it has died, the next `wait` reports that."""
         worker = self._workers[number]
         worker.task = task
-        with suppress(OSError):
-            worker.pipe.send(task)
+        worker.send(task)
 
     def answer(self, number: int, verdict: bool) -> None:
         """Answer a worker's question."""
-        with suppress(OSError):
-            self._workers[number].pipe.send(verdict)
+        self._workers[number].send(verdict)
 
     def wait(self, timeout: float) -> Sequence[Event]:
         """Return the events of at most `timeout` seconds; replace workers that died."""
