@@ -124,8 +124,8 @@ def first_line(error: Exception) -> str:
     """Return an error's message; for another package's error its type and the first line of its message."""
     if isinstance(error, OptlabError):
         return str(error)
-    words = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {words[0]}".rstrip(": ")
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
 
 
 _MOST_CHOICES = 40  # there are 90 models, optlab's own first; `optlab list` lists all of them

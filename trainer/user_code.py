@@ -61,8 +61,10 @@ def user_code(name: str, *, key: str = "name") -> Iterator[None]:
     except BaseException as error:
         if path is None:
             raise
-        words = f"{path.attribute} {what_happened(error)}{_cited(place_of(error, path) or defined_at(path))}"
-        raise ConfigError(words, key=key) from error
+        message = (
+            f"{path.attribute} {what_happened(error)}{_cited(place_of(error, path) or defined_at(path))}"
+        )
+        raise ConfigError(message, key=key) from error
 
 
 @contextmanager
@@ -108,8 +110,8 @@ def while_building(error: BaseException, config: Mapping[str, Any]) -> ConfigErr
     parts = own_parts(config)
     if place is not None and parts:
         blamed = [key for path, key in parts.items() if source_file(path) == place.file] or [*parts.values()]
-        words = f"{place.function or 'your code'} {what_happened(error)}{_cited(place)}"
-        return ConfigError(words, key=blamed[0])
+        message = f"{place.function or 'your code'} {what_happened(error)}{_cited(place)}"
+        return ConfigError(message, key=blamed[0])
     if parts or not isinstance(error, Exception):
         return ConfigError(f"building the experiment {what_happened(error)}", fix=_look_at(config))
     return None

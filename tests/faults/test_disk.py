@@ -16,7 +16,7 @@ import pytest
 from command import Done, optlab, write_tiny
 from same_run import differences
 
-from trainer.runs import claim, files, recorder, rundir
+from trainer.runs import files, recorder, run_lock, rundir
 from trainer.training.experiment import Experiment
 
 RUN = ["train.checkpoint_every={steps: 2}", "log.every=1", "log.histograms=true", "--quiet"]
@@ -57,7 +57,7 @@ class Disk:
 
         with (
             mock.patch.object(files, "open", self.open, create=True),
-            mock.patch.object(claim, "open", self.open, create=True),
+            mock.patch.object(run_lock, "open", self.open, create=True),
             mock.patch.object(recorder, "open", self.open, create=True),
             mock.patch.object(os, "fsync", faulty_fsync),
             mock.patch.object(os, "replace", faulty_replace),

@@ -15,7 +15,13 @@ from typer.testing import CliRunner
 
 from trainer.cli.verbs import app
 from trainer.errors import ConfigError
-from trainer.landscape.paths import descend, find_surface, learning_rates, parse_contestants, race
+from trainer.landscape.paths import (
+    compare_optimizers,
+    descend,
+    find_surface,
+    learning_rates,
+    parse_contestants,
+)
 from trainer.problems import SURFACES, Surface
 
 # By hand from the published formulas.
@@ -97,7 +103,7 @@ def test_lbfgs_pays_for_each_of_its_gradients() -> None:
 
 def test_every_optimizer_tries_the_same_rates_and_keeps_its_best() -> None:
     rates = learning_rates(1e-3, 1.0, 7)
-    found = race(
+    found = compare_optimizers(
         SURFACES["quadratic"],
         parse_contestants("SGD,scratch.adam,SGD:momentum=0.9:lr=0.01"),
         steps=40,
@@ -116,7 +122,9 @@ def test_every_optimizer_tries_the_same_rates_and_keeps_its_best() -> None:
 
 def test_divergence_is_an_outcome_and_an_edge_is_flagged() -> None:
     surface = SURFACES["rosenbrock"]
-    [one] = race(surface, parse_contestants("SGD"), steps=50, start=(-1.5, 2.0), rates=[0.5, 1.0])
+    [one] = compare_optimizers(
+        surface, parse_contestants("SGD"), steps=50, start=(-1.5, 2.0), rates=[0.5, 1.0]
+    )
     assert one.diverged
     assert one.at_edge
     assert [trial.value for trial in one.trials] == [math.inf, math.inf]
@@ -141,7 +149,7 @@ def test_what_cannot_be_read_is_told(text: str, words: str) -> None:
 @pytest.mark.parametrize(("text", "words"), [("Muon", "matrices"), ("SGD:momentum=-1", "momentum")])
 def test_what_cannot_descend_is_told(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        race(SURFACES["booth"], parse_contestants(text), steps=5, start=(0.0, 0.0), rates=[0.1])
+        compare_optimizers(SURFACES["booth"], parse_contestants(text), steps=5, start=(0.0, 0.0), rates=[0.1])
 
 
 def test_names_may_be_written_as_people_do() -> None:

@@ -36,18 +36,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_process_beside_draws_the_same_bytes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = drawing.draw_run(run, ["png", "svg"])
-    with drawing.beside(True) as draw:
+    expected = drawing.draw_run(run, ["png", "svg"])
+    with drawing.in_child_process(True) as draw:
         monkeypatch.setattr(drawing, "draw_run", None)  # this process draws nothing
-        assert draw(run, ["png", "svg"]) == here
-    assert [picture.name for picture in here if picture.name.endswith(".png")] == FIGURES
+        assert draw(run, ["png", "svg"]) == expected
+    assert [figure.name for figure in expected if figure.name.endswith(".png")] == FIGURES
     assert list((run / "plots").iterdir()) == []
 
 
 def test_a_relative_folder_is_found_from_another_process(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parent)
-    with drawing.beside(True) as draw:
-        assert [picture.name for picture in draw(Path("run"), ["png"])] == FIGURES
+    with drawing.in_child_process(True) as draw:
+        assert [figure.name for figure in draw(Path("run"), ["png"])] == FIGURES
 
 
 @pytest.mark.parametrize("python", ["/bin/false", "/nowhere/python"])
@@ -55,8 +55,8 @@ def test_without_the_process_the_figures_are_drawn_here(
     run: Path, monkeypatch: pytest.MonkeyPatch, python: str
 ) -> None:
     monkeypatch.setattr(multiprocessing.spawn, "_python_exe", os.fsencode(python))
-    with drawing.beside(True) as draw:
-        assert [picture.name for picture in draw(run, ["png"])] == FIGURES
+    with drawing.in_child_process(True) as draw:
+        assert [figure.name for figure in draw(run, ["png"])] == FIGURES
 
 
 def test_what_other_packages_print_does_no_harm(
@@ -64,10 +64,10 @@ def test_what_other_packages_print_does_no_harm(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('hello from elsewhere')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    here = drawing.draw_run(run, ["png"])
-    with drawing.beside(True) as draw:
+    expected = drawing.draw_run(run, ["png"])
+    with drawing.in_child_process(True) as draw:
         monkeypatch.setattr(drawing, "draw_run", None)
-        assert draw(run, ["png"]) == here
+        assert draw(run, ["png"]) == expected
 
 
 def _fail(curves: object) -> None:
@@ -97,7 +97,7 @@ def test_a_figure_that_cannot_be_drawn_is_a_warning_of_a_run_and_an_error_of_plo
 
 
 def test_whatever_fails_in_drawing_a_run_is_completed(tmp_path: Path) -> None:
-    def draw(folder: Path, formats: object) -> list[drawing.Picture]:
+    def draw(folder: Path, formats: object) -> list[drawing.RenderedFigure]:
         raise ImportError("no backend")
 
     loaded = load_config(write_tiny(tmp_path), ["log.plots=[png]"])
@@ -129,12 +129,12 @@ def test_without_figures_or_a_core_to_spare_nothing_is_started(
 ) -> None:
     monkeypatch.setattr("trainer.device.usable_cores", lambda: cores)
     monkeypatch.setattr(drawing, "ChildProcess", None)
-    with drawing.beside(wanted) as draw:
+    with drawing.in_child_process(wanted) as draw:
         assert draw is drawing.draw_run
 
 
 def test_what_is_wrong_with_a_run_is_told_by_this_process(tmp_path: Path) -> None:
-    with drawing.beside(True) as draw, pytest.raises(RunError, match="not a run directory"):
+    with drawing.in_child_process(True) as draw, pytest.raises(RunError, match="not a run directory"):
         draw(tmp_path, ["png"])
 
 

@@ -75,7 +75,7 @@ def train(
     draft = read(config, overrides)
     if dry_run:
         announce_code(*components_in(draft.tree.data))
-    with drawing.beside(draft.wants_figures() and not dry_run) as draw:
+    with drawing.in_child_process(draft.wants_figures() and not dry_run) as draw:
         with console.waiting("Checking the config", quiet=output.quiet):
             loaded = catalog.check_config(draft)  # torch imports its compiler here
         shown = where.run_dir or launch.folder_for(loaded, overrides, where.runs)
@@ -107,8 +107,8 @@ def _print_next_command(
     config: Path, overrides: Sequence[str], runs: Path, next_seed: int, folder: Path
 ) -> None:
     """Print the command that compares a run with those beside it, or that trains a second one."""
-    beside = (path / rundir.STATUS for path in folder.parent.iterdir() if path.name != folder.name)
-    if any(status.is_file() for status in beside):
+    siblings = (path / rundir.STATUS for path in folder.parent.iterdir() if path.name != folder.name)
+    if any(status.is_file() for status in siblings):
         note, words = "compare it with the runs beside it:", ["compare", str(folder.parent)]
     else:
         place = [] if runs == RUNS else ["--runs", str(runs)]

@@ -11,7 +11,13 @@ from trainer.cli.options import DescentOptions, LandscapeFiles
 from trainer.console import Column
 from trainer.errors import ConfigError
 from trainer.landscape.figures import animate_landscape, draw_landscape, one_per_step, render_landscape
-from trainer.landscape.paths import Descent, find_surface, learning_rates, parse_contestants, race
+from trainer.landscape.paths import (
+    Descent,
+    compare_optimizers,
+    find_surface,
+    learning_rates,
+    parse_contestants,
+)
 from trainer.problems import Surface
 from trainer.runs import rundir
 
@@ -29,10 +35,10 @@ def landscape(problem: str, descent: DescentOptions, files: LandscapeFiles, *, a
     figure_path, gif_path = _paths(files.output or files.runs / "landscapes", name)
     rates = learning_rates(LOWEST, HIGHEST, descent.trials) if descent.tune and lr is None else []
     with console.waiting("Running the optimizers"):
-        descents = race(surface, contestants, steps=steps, start=where, lr=lr, rates=rates)
-    shown = name.replace("_", " ")
+        descents = compare_optimizers(surface, contestants, steps=steps, start=where, lr=lr, rates=rates)
+    label = name.replace("_", " ")
     unit = "steps" if one_per_step(descents) else "gradients"
-    heading = f"{shown}: {surface.about} · {steps:,} {unit} each from ({where[0]:g}, {where[1]:g})"
+    heading = f"{label}: {surface.about} · {steps:,} {unit} each from ({where[0]:g}, {where[1]:g})"
     heading += f"\n{budget(descents, lr)}"
     rundir.prepare_root(figure_path.parent)
     with console.waiting("Drawing the figure"):
@@ -81,9 +87,9 @@ def budget(descents: list[Descent], lr: float | None) -> str:
     if not tuned:
         return "lr not tuned: each optimizer's default, unless stated"
     count, rates = len(tuned[0].trials), tuned[0].trials
-    words = f"lr tuned: for each the best end of {count} rates from {rates[0].lr:g} to {rates[-1].lr:g}"
+    text = f"lr tuned: for each the best end of {count} rates from {rates[0].lr:g} to {rates[-1].lr:g}"
     others = [one.contestant.text for one in descents if not one.trials]
-    return words + (f"; not tuned: {', '.join(others)}" if others else "")
+    return text + (f"; not tuned: {', '.join(others)}" if others else "")
 
 
 def _row(one: Descent, surface: Surface) -> dict[str, Any]:

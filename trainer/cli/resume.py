@@ -26,7 +26,7 @@ def resume(run: Path, overrides: Sequence[str], output: OutputOptions, *, trust:
         wanted = draft.wants_figures()
         announce_code(*components_in(draft.tree.data))
     whole = run.absolute()  # a component may change the working directory
-    with launch.shown(output.quiet) as progress, drawing.beside(wanted) as draw:
+    with launch.shown(output.quiet) as progress, drawing.in_child_process(wanted) as draw:
         options = RunOptions(progress=progress, draw=draw)
         done = resume_run(whole, overrides, options, trust=trust)
     shown = run if done.skipped else run.parent / rename_extended(whole).name

@@ -104,8 +104,8 @@ def entries_of(runs: Iterable[Run]) -> list[Entry]:
 
 def _entry(run: Run, flatten: _Flattening) -> Entry:
     seed = run.config.get("seed", 0)
-    words = list(map(str, seed.values() if isinstance(seed, Mapping) else [seed]))
-    word = words[0] if len(set(words)) == 1 else "-".join(words)
+    seeds = list(map(str, seed.values() if isinstance(seed, Mapping) else [seed]))
+    word = seeds[0] if len(set(seeds)) == 1 else "-".join(seeds)
     environment = run.environment
     settings: dict[str, Any] = {}
     codes: dict[str, str] = {}

@@ -29,7 +29,7 @@ from trainer.compare.entries import (
     metrics_of,
 )
 from trainer.compare.names import (
-    Shown,
+    NameInput,
     by_name_first,
     code_digest,
     group_names,
@@ -218,10 +218,10 @@ def _members_by_seed(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 def _named(members: Sequence[_Members], keys: Sequence[str], problem_keys: Sequence[str]) -> list[Group]:
     """Return the named groups, ordered by the keys in which they differ."""
-    shown = [Shown(one.settings, one.entries[0]) for one in members]
+    inputs = [NameInput(one.settings, one.entries[0]) for one in members]
     # Groups of different problems with equal values of the keys share a name: profiles match groups by name.
-    names = _names_by_values(shown, keys, group_names)
-    problems = _names_by_values(shown, problem_keys, problem_names)
+    names = _names_by_values(inputs, keys, group_names)
+    problems = _names_by_values(inputs, problem_keys, problem_names)
     groups = [
         Group(
             name,
@@ -237,13 +237,13 @@ def _named(members: Sequence[_Members], keys: Sequence[str], problem_keys: Seque
 
 
 def _names_by_values(
-    shown: Sequence[Shown],
+    inputs: Sequence[NameInput],
     keys: Sequence[str],
-    name: Callable[[Sequence[Shown], Sequence[str]], list[str]],
+    name: Callable[[Sequence[NameInput], Sequence[str]], list[str]],
 ) -> list[str]:
     """Return a name per group; groups with equal values of the keys share one."""
-    values = [tuple(code(one.settings[key]) for key in keys) for one in shown]
-    first = dict(zip(reversed(values), reversed(shown), strict=True))
+    values = [tuple(code(one.settings[key]) for key in keys) for one in inputs]
+    first = dict(zip(reversed(values), reversed(inputs), strict=True))
     distinct = list(dict.fromkeys(values))
     names = dict(zip(distinct, name([first[one] for one in distinct], keys), strict=True))
     return [names[one] for one in values]
@@ -302,8 +302,8 @@ def _flags(entries: Sequence[Entry], keys: Sequence[str], problem_keys: Sequence
     notes = []
     budget = [key for key in keys if key in _BUDGET]
     if budget:
-        said = "; ".join(f"{key} = {_values(entries, key)}" for key in budget)
-        notes.append(f"the groups differ in budget, and a group that trained longer has an advantage: {said}")
+        text = "; ".join(f"{key} = {_values(entries, key)}" for key in budget)
+        notes.append(f"the groups differ in budget, and a group that trained longer has an advantage: {text}")
     compared = any(key.startswith(_COMPARED) for key in keys)
     rest = [
         key
@@ -314,14 +314,14 @@ def _flags(entries: Sequence[Entry], keys: Sequence[str], problem_keys: Sequence
         and not is_recorded(key)
     ]
     if compared and rest:
-        said = "; ".join(f"{key} = {_values(entries, key)}" for key in rest)
-        notes.append(f"the groups differ in more than optimizer and schedule: {said}")
+        text = "; ".join(f"{key} = {_values(entries, key)}" for key in rest)
+        notes.append(f"the groups differ in more than optimizer and schedule: {text}")
     if not compared and any(key.startswith("loss.") for key in keys):
         notes.append("the groups have different losses, whose values cannot be compared; compare accuracies")
     recorded = [key for key in keys if _is_content(key) and key != DATA_CONTENT]
     if recorded:
-        said = "; ".join(_versions(entries, key) for key in recorded)
-        notes.append(f"runs of one config were trained with different code and form separate groups: {said}")
+        text = "; ".join(_versions(entries, key) for key in recorded)
+        notes.append(f"runs of one config were trained with different code and form separate groups: {text}")
     if any(key.startswith("train.eval_every") for key in keys):
         notes.append(
             "the runs were evaluated at different intervals, which affects times to a target and best results"
@@ -332,8 +332,8 @@ def _flags(entries: Sequence[Entry], keys: Sequence[str], problem_keys: Sequence
 def _values(entries: Sequence[Entry], key: str) -> str:
     values = {one.code_of(key): one.settings.get(key, ABSENT) for one in entries}
     ordered = sorted(values.values(), key=natural)
-    said = ", ".join(_say_value(key, value) for value in ordered[:6])
-    return said + (f" ... ({len(ordered)} values)" if len(ordered) > 6 else "")
+    text = ", ".join(_say_value(key, value) for value in ordered[:6])
+    return text + (f" ... ({len(ordered)} values)" if len(ordered) > 6 else "")
 
 
 def _say_value(key: str, value: Any) -> str:
@@ -351,17 +351,17 @@ def _versions(entries: Sequence[Entry], key: str) -> str:
     if key.startswith(PACKAGE):
         return f"{key.removeprefix(PACKAGE)} = {_values(entries, key)}"
     recorded = [files for one in entries if isinstance(files := one.settings.get(key), Mapping)]
-    said = []
+    parts = []
     for source in dict.fromkeys(source for files in recorded for source in files):
         digests = dict.fromkeys(str(files[source])[:8] for files in recorded if source in files)
         if len(digests) > 1 or len({source in files for files in recorded}) > 1:
-            said.append(f"{source} = {', '.join(digests)}")
-    return "; ".join(said[:4]) or f"{key} = {_values(entries, key)}"
+            parts.append(f"{source} = {', '.join(digests)}")
+    return "; ".join(parts[:4]) or f"{key} = {_values(entries, key)}"
 
 
 def _executions(groups: Sequence[Group], differ: Sequence[str]) -> list[str]:
     """Return a note if runs of one problem, or of one group, were executed in different ways."""
-    said: list[str] = []
+    parts: list[str] = []
     mixed: dict[str, None] = {}
     for key in differ:
         if key != RAN_ENGINE and (key == "train.engine" or not _is_execution(key)):
@@ -374,13 +374,13 @@ def _executions(groups: Sequence[Group], differ: Sequence[str]) -> list[str]:
         together = sum((found for found in ways.values() if len(found) > 1), Counter[str]())
         if together:
             values = ", ".join(f"{value} ({count} runs)" for value, count in sorted(together.items()))
-            said.append(f"{'engine' if key == RAN_ENGINE else key} = {values}")
+            parts.append(f"{'engine' if key == RAN_ENGINE else key} = {values}")
             mixed |= {group.label: None for group in groups if differs(key, group.entries)}
-    if not said:
+    if not parts:
         return []
     within = f", also within {'; '.join(list(mixed)[:3])}{' ...' * (len(mixed) > 3)}" if mixed else ""
     return [
-        f"the runs were executed differently{within}: {'; '.join(said)}; "
+        f"the runs were executed differently{within}: {'; '.join(parts)}; "
         "rounding differs, and training can amplify these differences"
     ]
 
@@ -389,11 +389,11 @@ def _apart(keys: Sequence[str], groups: Sequence[Group]) -> str:
     problems: dict[str, set[str]] = defaultdict(set)
     for group in groups:
         problems[group.problem].add(group.name)
-    said = f"runs differ in {', '.join(keys)}: {len(problems)} problems, each compared separately"
+    text = f"runs differ in {', '.join(keys)}: {len(problems)} problems, each compared separately"
     counts = Counter(name for names in problems.values() for name in names)
     if max(counts.values()) < 2:
-        said += "; no group appears on two of them, so groups of different problems cannot be compared"
-    return said
+        text += "; no group appears on two of them, so groups of different problems cannot be compared"
+    return text
 
 
 def _without_doubles(entries: Sequence[Entry], differ: Sequence[str]) -> tuple[list[Entry], list[str]]:
@@ -419,5 +419,5 @@ def _pooled(group: Group, keys: Sequence[str], problem_keys: Sequence[str]) -> l
     ]
     if not others:
         return []
-    said = "; ".join(f"{key} = {_values(group.entries, key)}" for key in others[:4])
-    return [f"group {group.name} pools runs that differ in {said}"]
+    text = "; ".join(f"{key} = {_values(group.entries, key)}" for key in others[:4])
+    return [f"group {group.name} pools runs that differ in {text}"]

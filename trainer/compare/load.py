@@ -211,23 +211,24 @@ def _torn(place: Path) -> list[str]:
 
 def _mixed(runs: Sequence[Run]) -> list[str]:
     """Return a note for each difference in versions or machines between the runs."""
-    around = [run.environment for run in runs]
+    environments = [run.environment for run in runs]
     notes = []
     for name in ("optlab", "torch"):
-        counted = Counter(str((one.get("versions") or {}).get(name, "unknown")) for one in around)
+        counted = Counter(str((one.get("versions") or {}).get(name, "unknown")) for one in environments)
         if len(counted) > 1:
-            said = ", ".join(f"{name} {version} ({count} runs)" for version, count in sorted(counted.items()))
-            notes.append(f"runs of mixed versions: {said}")
-    places = Counter(_machine(one) for one in around)
+            text = ", ".join(f"{name} {version} ({count} runs)" for version, count in sorted(counted.items()))
+            notes.append(f"runs of mixed versions: {text}")
+    places = Counter(_machine(one) for one in environments)
     if len(places) > 1:
-        said = "; ".join(f"{place} ({count} runs)" for place, count in sorted(places.items()))
-        notes.append(f"runs of different machines, so seconds cannot be compared: {said}")
+        text = "; ".join(f"{place} ({count} runs)" for place, count in sorted(places.items()))
+        notes.append(f"runs of different machines, so seconds cannot be compared: {text}")
     return notes
 
 
-def _machine(around: Mapping[str, Any]) -> str:
-    processor = (around.get("machine") or {}).get("processor", "unknown processor")
-    return f"{around.get('device', 'unknown device')}, {around.get('threads', '?')} threads, {processor}"
+def _machine(environment: Mapping[str, Any]) -> str:
+    processor = (environment.get("machine") or {}).get("processor", "unknown processor")
+    device, threads = environment.get("device", "unknown device"), environment.get("threads", "?")
+    return f"{device}, {threads} threads, {processor}"
 
 
 def _first_line(error: Exception) -> str:

@@ -260,10 +260,10 @@ def _conditions(group: Group) -> tuple[str, frozenset[tuple[str, str]], str] | N
 
 def timed_on(entry: Entry) -> str:
     """Return the conditions of a run's times: processor, device, threads, engine and precision."""
-    around, result = entry.environment, entry.run.result
-    threads = around.get("threads")
+    environment, result = entry.environment, entry.run.result
+    threads = environment.get("threads")
     parts = [
-        (around.get("machine") or {}).get("processor"), around.get("device"),
+        (environment.get("machine") or {}).get("processor"), environment.get("device"),
         None if threads is None else f"{threads} thread{'s' if threads != 1 else ''}",
         getattr(result, "engine", None), entry.settings.get("train.precision"),
     ]  # fmt: skip

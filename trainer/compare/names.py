@@ -35,7 +35,7 @@ _DIGEST_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class NameInput:
     """The input of a group's name.
 
     Args:
@@ -47,7 +47,7 @@ class Shown:
     example: Entry
 
 
-def group_names(groups: Sequence[Shown], keys: Sequence[str]) -> list[str]:
+def group_names(groups: Sequence[NameInput], keys: Sequence[str]) -> list[str]:
     """Return a unique name per group from the keys that differ.
 
     Names leave out defaults, round numbers to four digits, and shorten the path of a user's file as far as it
@@ -60,16 +60,16 @@ def group_names(groups: Sequence[Shown], keys: Sequence[str]) -> list[str]:
     # The optimizer's name precedes its options: `SGD lr=0.1`, `Muon + AdamW Muon.lr=0.02`.
     labels |= {key: key.partition(".")[2] for key in keys if re.fullmatch(r"optimizer\.[^.]+", key)}
     names = _Names(groups, keys, labels)
-    return names.told_apart([names.short(one) for one in groups])
+    return names.distinguish([names.short(one) for one in groups])
 
 
-def problem_names(groups: Sequence[Shown], keys: Sequence[str]) -> list[str]:
+def problem_names(groups: Sequence[NameInput], keys: Sequence[str]) -> list[str]:
     """Return a unique name per group from the keys that define problems; empty names without such keys."""
     if not keys:
         return [""] * len(groups)
     shown = [key for key in keys if key != DATA_CONTENT or "data.name" not in keys]
     names = _Names(groups, keys, shortest_keys(keys))
-    return names.told_apart([names.short(one, shown) for one in groups])
+    return names.distinguish([names.short(one, shown) for one in groups])
 
 
 def distinct(names: Sequence[str]) -> list[str]:
@@ -90,7 +90,7 @@ def distinct(names: Sequence[str]) -> list[str]:
 class _Names:
     """Makes the parts of names for groups that differ in the same keys."""
 
-    def __init__(self, groups: Sequence[Shown], keys: Sequence[str], labels: Mapping[str, str]) -> None:
+    def __init__(self, groups: Sequence[NameInput], keys: Sequence[str], labels: Mapping[str, str]) -> None:
         self._groups, self._keys, self._labels = groups, by_name_first(keys), labels
         named = [f"{key.rpartition(' ')[0]}.name" for key in keys if key in CODE]
         self._texts = short_texts(
@@ -102,24 +102,24 @@ class _Names:
         self._one_code = sum(key in _CODES for key in keys) == 1
         self._telling = {key: _Telling(key, groups) for key in keys}
 
-    def short(self, one: Shown, keys: Sequence[str] | None = None) -> str:
+    def short(self, one: NameInput, keys: Sequence[str] | None = None) -> str:
         """Return a name without defaults, with numbers to four digits."""
         return self._name(one, keys, digits=4, defaults=False) or self.whole(one)
 
-    def whole(self, one: Shown) -> str:
+    def whole(self, one: NameInput) -> str:
         """Return a name with every option, with numbers to six digits."""
         return self._name(one, digits=6, defaults=True) or _whole_name(one.example)
 
-    def exact(self, one: Shown) -> str:
+    def exact(self, one: NameInput) -> str:
         """Return a name with every present key and its exact value."""
-        words = [
+        parts = [
             f"{self._labels[key]}={value if isinstance(value, str) else code(value)}"
             for key in self._keys
             if (value := one.settings[key]) is not ABSENT
         ]
-        return printable(" ".join(words)) or self.whole(one)
+        return printable(" ".join(parts)) or self.whole(one)
 
-    def told_apart(self, names: Sequence[str]) -> list[str]:
+    def distinguish(self, names: Sequence[str]) -> list[str]:
         """Return the names, with shared names replaced by longer ones."""
         found = list(names)
         for longer in (self.whole, self.exact):
@@ -132,16 +132,16 @@ class _Names:
             ]
         return distinct(found)
 
-    def _name(self, one: Shown, keys: Sequence[str] | None = None, *, digits: int, defaults: bool) -> str:
-        words = [
+    def _name(self, one: NameInput, keys: Sequence[str] | None = None, *, digits: int, defaults: bool) -> str:
+        parts = [
             word
             for key in self._keys
             if (keys is None or key in keys) and (value := one.settings[key]) is not ABSENT
             if (word := self._word(key, value, one, digits=digits, defaults=defaults))
         ]
-        return printable(" ".join(words))
+        return printable(" ".join(parts))
 
-    def _word(self, key: str, value: Any, one: Shown, *, digits: int, defaults: bool) -> str:
+    def _word(self, key: str, value: Any, one: NameInput, *, digits: int, defaults: bool) -> str:
         """Return the part of a name for a key; empty if it is a default or another part contains it."""
         if is_recorded(key):
             return self._recorded_word(key, value, one)
@@ -163,7 +163,7 @@ class _Names:
             return f"{self._labels[key]}={say(self._shortened(value), digits=digits)}"
         return ""
 
-    def _recorded_word(self, key: str, value: Any, one: Shown) -> str:
+    def _recorded_word(self, key: str, value: Any, one: NameInput) -> str:
         if key in _CODES:
             section, _, _ = key.rpartition(" ")
             name = f"{section}.name"
@@ -198,10 +198,10 @@ class _Names:
 
     def _groups_word(self, value: Any, digits: int) -> str:
         """Return parameter groups in words: `groups=(*.bias lr=0.5)`."""
-        said = []
+        parts = []
         for group in _parts(value):
             if not isinstance(group, Mapping):
-                said.append(say(group))
+                parts.append(say(group))
                 continue
             match = group.get("match") or {}
             who = match.get("name") if isinstance(match, Mapping) and len(_given(match)) == 1 else None
@@ -210,8 +210,8 @@ class _Names:
                 for key, item in group.items()
                 if key not in ("match", "label")
             ]
-            said.append(" ".join([str(who or say(_given(match))), *options]))
-        return f"groups=({'; '.join(said)})" if said else "one group"
+            parts.append(" ".join([str(who or say(_given(match))), *options]))
+        return f"groups=({'; '.join(parts)})" if parts else "one group"
 
 
 def _parts(value: Any) -> list[Any]:
@@ -231,7 +231,7 @@ class _Telling:
     It is if it differs between groups of the same component or is not the default.
     """
 
-    def __init__(self, key: str, groups: Sequence[Shown]) -> None:
+    def __init__(self, key: str, groups: Sequence[NameInput]) -> None:
         self._key = key
         section, _, self._option = key.rpartition(".")
         self._section = section
@@ -240,12 +240,12 @@ class _Telling:
         for one in groups:
             self._codes.setdefault(self._component(one), set()).add(code(one.settings[key]))
 
-    def _component(self, one: Shown) -> str:
+    def _component(self, one: NameInput) -> str:
         """Return the code of the component that the option belongs to; empty if it belongs to none."""
         name = f"{self._section}.name"
         return one.example.code_of(name) if name in one.example.settings else ""
 
-    def tells(self, one: Shown) -> bool:
+    def tells(self, one: NameInput) -> bool:
         """Return whether the value of the key is part of a group's name."""
         value, component = one.settings[self._key], self._component(one)
         if not component:
@@ -345,10 +345,10 @@ def say_machine(value: Any) -> str:
     if not isinstance(value, list):
         return "an unknown machine"
     processor, device, threads = value
-    said = [str(part) for part in (processor, device) if part is not None]
+    parts = [str(part) for part in (processor, device) if part is not None]
     if threads is not None:
-        said.append(f"{threads} thread{'s' if threads != 1 else ''}")
-    return ", ".join(said) or "an unknown machine"
+        parts.append(f"{threads} thread{'s' if threads != 1 else ''}")
+    return ", ".join(parts) or "an unknown machine"
 
 
 def say(value: Any, *, digits: int = 6) -> str:

@@ -63,10 +63,10 @@ class Search:
                 family.name: len(family.groups) for family in families(self.grouping, self.swept, problem)
             }
             if len(set(counts.values())) > 1:
-                said = ", ".join(f"{name} at {count}" for name, count in counts.items())
+                text = ", ".join(f"{name} at {count}" for name, count in counts.items())
                 head = f"{problem}: " if problem else ""
                 notes.append(
-                    f"{head}unequal tuning: {said} settings; more settings give a better chance of a good one"
+                    f"{head}unequal tuning: {text} settings; more settings give a better chance of a good one"
                 )
         return notes
 
@@ -107,8 +107,8 @@ def _without(groups: Sequence[Group], swept: Sequence[str]) -> str:
     tails = {label for key, label in shortest_keys(list(swept)).items()} | {
         key.rpartition(".")[2] for key in swept
     }
-    words = [word for word in groups[0].name.split(" ") if word.partition("=")[0] not in tails]
-    return " ".join(words) or groups[0].name
+    text = [word for word in groups[0].name.split(" ") if word.partition("=")[0] not in tails]
+    return " ".join(text) or groups[0].name
 
 
 def best_group(groups: Sequence[Group], swept: Sequence[str], selection: Selection) -> Group | None:
@@ -227,12 +227,12 @@ def sensitivity_lines(found: Mapping[str, Sensitivity], key: str) -> list[str]:
         good = f"{one.over_seeds} {share} from {' to '.join(map(format_value, ends))}{width}"
         if one.good_from == one.good_to:
             good = f"no neighbouring value has a {one.over_seeds} {share}"
-        said = f"{head}best {label}={format_value(one.best)}; {good}; {len(one.settings)} values tried"
+        text = f"{head}best {label}={format_value(one.best)}; {good}; {len(one.settings)} values tried"
         if one.best_at_edge:
-            said += "; THE BEST IS ON THE EDGE of what was tried: a better one may lie outside"
+            text += "; THE BEST IS ON THE EDGE of what was tried: a better one may lie outside"
         elif one.good_at_edge:
-            said += "; the good range touches the edge of what was tried and may be wider"
-        lines.append(said)
+            text += "; the good range touches the edge of what was tried and may be wider"
+        lines.append(text)
     return lines
 
 

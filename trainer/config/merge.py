@@ -224,10 +224,10 @@ def _drop_options(tree: Tree, path: KeyPath, slot: Slot, keep: Collection[KeyPat
     if slot.kind == "dataset":
         kept |= set(slot.own_keys())
     dropped = [key for key in component if key not in kept]
-    words = [f"{key}={component[key]!r}" for key in dropped]
+    parts = [f"{key}={component[key]!r}" for key in dropped]
     for key in dropped:
         _remove(tree, (*path, key))
-    return words
+    return parts
 
 
 def value_at(data: Any, path: KeyPath) -> Any:

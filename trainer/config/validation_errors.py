@@ -109,8 +109,8 @@ def _problem(
     value = items[0]["input"]
     if len(kinds) == 1 and kinds <= {"value_error", "assertion_error"}:
         what = re.sub(r"^(Value|Assertion) error, ", "", items[0]["msg"])
-        shown = "" if isinstance(value, dict | list) else f"got {_shown(value)}: "
-        return Problem(shown + what)
+        prefix = "" if isinstance(value, dict | list) else f"got {_shown(value)}: "
+        return Problem(prefix + what)
     expected = list(dict.fromkeys(_expected(item) for item in items))
     return Problem(f"got {_shown(value)}", expected=" or ".join(expected), fix=_hint(value, items))
 
@@ -137,9 +137,9 @@ def _expected(item: Mapping[str, Any]) -> str:
     if kind in _EXPECTED:
         return _EXPECTED[kind]
     if kind in _LIMITS:
-        name, words = _LIMITS[kind]
+        name, template = _LIMITS[kind]
         limit = context.get(name)
-        return words.format(f"{limit:g}" if isinstance(limit, float) else limit)
+        return template.format(f"{limit:g}" if isinstance(limit, float) else limit)
     if kind in ("literal_error", "enum"):
         return str(context.get("expected"))
     message = str(item["msg"])

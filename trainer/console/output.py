@@ -98,8 +98,8 @@ def print_error(error: OptlabError) -> None:
             head.append(f"{one_line(problem.key)}: ", style="bold")
         head.append(indent_lines(clean(problem.what)))
         print_line(console, head)
-        said = {"expected": problem.expected, "fix": problem.fix}
-        _print_pairs(console, {key: text for key, text in said.items() if text}, indent=4)
+        details = {"expected": problem.expected, "fix": problem.fix}
+        _print_pairs(console, {key: text for key, text in details.items() if text}, indent=4)
 
 
 def print_pairs(title: str, pairs: Mapping[str, Any], *, file: TextIO | None = None) -> None:

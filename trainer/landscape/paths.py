@@ -246,7 +246,7 @@ def tune(
     )
 
 
-def race(
+def compare_optimizers(
     surface: Surface,
     contestants: Sequence[Contestant],
     *,

@@ -44,8 +44,8 @@ def draw_lesson(lesson: Lesson, runs: Runs, path: Path, *, note: str = "") -> No
     with settings():
         figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
         FigureCanvasAgg(figure)
-        said = textwrap.fill(note, int(72 * width / 6.3))
-        figure.suptitle("\n".join(filter(None, [lesson.title, _subtitle(list(runs.values())), said])))
+        text = textwrap.fill(note, int(72 * width / 6.3))
+        figure.suptitle("\n".join(filter(None, [lesson.title, _subtitle(list(runs.values())), text])))
         again = {
             run.label: [other.label for other in lesson.runs if other.repeats == run.label]
             for run in lesson.runs

@@ -47,7 +47,7 @@ def make(
     for one in train_all(todo, processes=jobs):
         done.append(one)
         name = f"lesson {one.job.lesson.number:>2}, {one.job.run.label}"
-        console.print_note(f"[{len(done)}/{len(todo)}] {name}: {one.words}")
+        console.print_note(f"[{len(done)}/{len(todo)}] {name}: {one.message}")
         if one.interrupted:
             raise KeyboardInterrupt
     drawn = [_draw(lesson, done, folder / FIGURES, quick=quick) for lesson in lessons]

@@ -124,23 +124,23 @@ class Lesson:
     @property
     def heading(self) -> str:
         """The title without the lesson's number."""
-        words = self.title.partition(": ")[2]
-        return words if words.startswith("torch") else words[0].upper() + words[1:]
+        title = self.title.partition(": ")[2]
+        return title if title.startswith("torch") else title[0].upper() + title[1:]
 
 
 def changed_by_quick(lesson: Lesson) -> str:
     """Return a description of what `--quick` changes in the configs, except data and logging."""
 
-    def said(overrides: tuple[str, ...]) -> str:
+    def describe(overrides: tuple[str, ...]) -> str:
         pairs = [text.partition("=") for text in overrides if not text.startswith("log.")]
         return ", ".join(f"{key.partition('.')[2]} {value}" for key, _, value in pairs)
 
     parts = [
-        said(lesson.quick),
-        *(f"{run.label}: {said(run.quick)}" for run in lesson.runs if said(run.quick)),
+        describe(lesson.quick),
+        *(f"{run.label}: {describe(run.quick)}" for run in lesson.runs if describe(run.quick)),
     ]
-    words = "changed by --quick: " + "; ".join(filter(None, parts))
-    return f"{words} ({lesson.quick_note})" if lesson.quick_note else words
+    text = "changed by --quick: " + "; ".join(filter(None, parts))
+    return f"{text} ({lesson.quick_note})" if lesson.quick_note else text
 
 
 VAL_ACCURACY = Curves(

@@ -45,7 +45,7 @@ class Done:
 
     job: Job
     folder: Path | None
-    words: str
+    message: str
     failed: bool = False
     interrupted: bool = False
 

@@ -153,15 +153,15 @@ def check_options(
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a user's class may raise anything
-        words = first_line(error) if isinstance(error, Exception) else what_happened(error)
-        words = words or type(error).__name__
+        message = first_line(error) if isinstance(error, Exception) else what_happened(error)
+        message = message or type(error).__name__
         place = place_of(error)
         chosen = next((name for name in IMPLEMENTATIONS if options.get(name)), "")
         raise ConfigError(
-            f"{cls.__name__}: {words}"
+            f"{cls.__name__}: {message}"
             + (f" (with {kind})" if str(kind) else "")
             + (f" ({place})" if place else ""),
-            key=chosen if str(kind) and chosen else _option_in_message(words, options, option_names(cls)),
+            key=chosen if str(kind) and chosen else _option_in_message(message, options, option_names(cls)),
             fix=_fix(cls, kind, chosen),
         ) from error
 
@@ -386,13 +386,13 @@ def _accepts(cls: type[Optimizer], options: Mapping[str, Any], kind: Kind) -> bo
     return True
 
 
-def _option_in_message(words: str, options: Mapping[str, Any], known: Sequence[str]) -> str:
+def _option_in_message(message: str, options: Mapping[str, Any], known: Sequence[str]) -> str:
     """Return the option that torch's message refers to; options that the user set come first."""
     for wording, name in _PHRASES:
-        if wording.lower() in words.lower() and name in known:
+        if wording.lower() in message.lower() and name in known:
             return name
     for name in [*options, *known]:
-        if re.search(rf"\b{re.escape(name)}\b", words):
+        if re.search(rf"\b{re.escape(name)}\b", message):
             return name
     return ""
 

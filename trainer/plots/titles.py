@@ -114,11 +114,11 @@ def _optimizer(optimizer: Mapping[str, Any], defaults: Mapping[str, Mapping[str,
     }
     known = defaults.get(name) if defaults is not None else None
     if known is not None:
-        shown = [key for key, value in options.items() if key != "lr" and not _same(value, known.get(key))]
+        keys = [key for key, value in options.items() if key != "lr" and not _same(value, known.get(key))]
     else:
-        shown = [key for key in COMMON if options.get(key)]
-    said = [f"{key}={format_value(options[key])}" for key in (["lr"] if "lr" in options else []) + shown]
-    return " ".join([part_name(optimizer), *said])
+        keys = [key for key in COMMON if options.get(key)]
+    parts = [f"{key}={format_value(options[key])}" for key in (["lr"] if "lr" in options else []) + keys]
+    return " ".join([part_name(optimizer), *parts])
 
 
 def _same(value: Any, default: Any) -> bool:

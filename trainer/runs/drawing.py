@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class RenderedFigure:
     """A rendered figure.
 
     Args:
@@ -37,10 +37,10 @@ class Picture:
     failure: str = ""
 
 
-Draw = Callable[[Path, Sequence[str]], list[Picture]]
+Draw = Callable[[Path, Sequence[str]], list[RenderedFigure]]
 
 
-def draw_run(folder: Path, formats: Sequence[str]) -> list[Picture]:
+def draw_run(folder: Path, formats: Sequence[str]) -> list[RenderedFigure]:
     """Return all figures of a run, each in every given format (png, svg, pdf).
 
     If one figure cannot be drawn, the others are still drawn.
@@ -55,40 +55,42 @@ def draw_run(folder: Path, formats: Sequence[str]) -> list[Picture]:
     from trainer.plots.style import render
     from trainer.plots.titles import title
 
-    pictures: list[Picture] = []
+    rendered: list[RenderedFigure] = []
 
     def keep(figure: Figure, path: Path) -> None:
-        pictures.append(Picture(path.name, render(figure, path.suffix.removeprefix("."))))
+        rendered.append(RenderedFigure(path.name, render(figure, path.suffix.removeprefix("."))))
 
     def fail(name: str, error: Exception) -> None:
-        pictures.append(Picture(name, b"", f"the figure {name} could not be drawn: {first_line(error)}"))
+        rendered.append(
+            RenderedFigure(name, b"", f"the figure {name} could not be drawn: {first_line(error)}")
+        )
 
     run = rundir.load_run(folder)
-    around = rundir.read_environment(folder)
-    data = around.get("data", {})
+    environment = rundir.read_environment(folder)
+    data = environment.get("data", {})
     curves = Curves(
         config=run.config,
         steps=run.steps,
         epochs=run.epochs,
         summary=None if run.result is None else run.result.as_dict(),
-        metrics=rundir.recorded_metrics(around),
-        defaults=around.get("optimizer_defaults"),
+        metrics=rundir.recorded_metrics(environment),
+        defaults=environment.get("optimizer_defaults"),
         inputs=math.prod(data["input_shape"]) if "input_shape" in data else None,
         outputs=data.get("num_classes"),
     )
     plot_run(curves, folder, formats=formats, save=keep, failed=fail)
-    moments = rundir.read_histograms(folder)
-    for file_format in formats if moments else ():
-        for name, shown in (("init_histograms", moments[:1]), ("histograms", moments)):
+    histograms = rundir.read_histograms(folder)
+    for file_format in formats if histograms else ():
+        for name, selected in (("init_histograms", histograms[:1]), ("histograms", histograms)):
             try:
-                plot_histograms(title(run.config), shown, folder / f"{name}.{file_format}", save=keep)
+                plot_histograms(title(run.config), selected, folder / f"{name}.{file_format}", save=keep)
             except Exception as error:
                 fail(f"{name}.{file_format}", error)
-    return pictures
+    return rendered
 
 
 @contextmanager
-def beside(wanted: bool) -> Iterator[Draw]:
+def in_child_process(wanted: bool) -> Iterator[Draw]:
     """Yield a `draw_run` that runs in a child process, to be called once.
 
     The child imports matplotlib while torch imports its compiler in this process. If the child fails, the
@@ -107,10 +109,10 @@ def beside(wanted: bool) -> Iterator[Draw]:
         yield draw_run
         return
 
-    def draw(folder: Path, formats: Sequence[str]) -> list[Picture]:
+    def draw(folder: Path, formats: Sequence[str]) -> list[RenderedFigure]:
         child.send((folder.absolute(), list(formats)))
         try:
-            figures: list[Picture] = child.receive()
+            figures: list[RenderedFigure] = child.receive()
         except EOFError:
             return draw_run(folder, formats)
         return figures

@@ -84,7 +84,7 @@ def launch(
     setup = set_up_run(loaded, loaded_data=loaded_data)
     interrupts.check()  # torch's imports may have swallowed the signal; nothing has been written yet
     rundir.prepare_root(folder.parent)
-    with rundir.locked(folder, wait=wait) as claim:
+    with rundir.locked(folder, wait=wait) as run_lock:
         # Another process may have trained the run while this one was building it.
         if not force and (
             found := _existing(loaded, folder, skip_existing, busy=True, data_digest=setup.data_digest)
@@ -92,7 +92,7 @@ def launch(
             return Launched(folder, found, skipped=True)
         if options.progress:
             announce(setup, options.progress)
-        result = runner.run(setup, claim, options)
+        result = runner.run(setup, run_lock, options)
     return Launched(folder, result, skipped=False)
 
 

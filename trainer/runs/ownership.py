@@ -26,7 +26,6 @@ from trainer.errors import RunError, StorageError
 from trainer.metrics import BUILT_IN, RESERVED_NAMES
 from trainer.records import POSITION_COLUMNS
 from trainer.runs import rundir
-from trainer.runs.claim import is_ours
 from trainer.runs.files import kind, make_folder, refused, sync_folder
 from trainer.runs.run_files import (
     CHECKPOINTS,
@@ -43,6 +42,7 @@ from trainer.runs.run_files import (
     SUMMARY,
     EnvironmentFields,
 )
+from trainer.runs.run_lock import is_ours
 
 FILES = (CONFIG, ENVIRONMENT, STATUS, STEPS, EPOCHS, SUMMARY, HISTOGRAMS, LOG)
 CHECKPOINT_FILES = ("last.pt", "previous.pt", "best.pt", "former_best.pt")

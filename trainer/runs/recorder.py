@@ -49,7 +49,7 @@ class Recorder:
 
     Args:
         experiment: the experiment.
-        claim: the run directory, locked by this process.
+        run_lock: the lock of the run directory, held by this process.
         log: the log of the run.
         select: the metric that selects the best checkpoint; None = there is no best checkpoint.
         early_stopping: the rule that stops the run early; None = no early stopping.
@@ -60,7 +60,7 @@ class Recorder:
     def __init__(
         self,
         experiment: Experiment,
-        claim: rundir.Claim,
+        run_lock: rundir.RunLock,
         log: RunLog,
         *,
         select: str | None,
@@ -69,8 +69,8 @@ class Recorder:
         histograms: bool,
     ) -> None:
         self.experiment = experiment
-        self.folder = claim.folder
-        self._guard = claim.check
+        self.folder = run_lock.folder
+        self._guard = run_lock.check
         self.best = Best(select, find(select, experiment.metrics).mode) if select else None
         self.patience = None
         if early_stopping:
@@ -312,14 +312,14 @@ class StatusFile:
     """status.json: the status of the run, its times, its error and its writer.
 
     Args:
-        claim: the run directory, locked by this process.
+        run_lock: the lock of the run directory, held by this process.
         new: whether a new run starts; otherwise the existing one continues.
     """
 
-    def __init__(self, claim: rundir.Claim, *, new: bool = False) -> None:
-        self._claim = claim
+    def __init__(self, run_lock: rundir.RunLock, *, new: bool = False) -> None:
+        self._run_lock = run_lock
         self._started = _now()
-        former = None if new else rundir.read_status(claim.folder)
+        former = None if new else rundir.read_status(run_lock.folder)
         self.uuid: str = (former or {}).get("uuid") or uuid4().hex
 
     def write(self, status: Status, *, message: str = "") -> None:
@@ -332,22 +332,22 @@ class StatusFile:
             "format": 1,
             "optlab": package_version("optlab"),
             "uuid": self.uuid,
-            "writer": self._claim.name,
+            "writer": self._run_lock.name,
             "status": status,
             "started": self._started,
             "ended": None if status == "running" else _now(),
             "message": message[:_MOST_OF_MESSAGE],
         }
-        rundir.write_json(self._claim.folder / rundir.STATUS, fields, guard=self._claim.check)
-        self._claim.sign()
+        rundir.write_json(self._run_lock.folder / rundir.STATUS, fields, guard=self._run_lock.check)
+        self._run_lock.sign()
 
 
 class RunLog:
     """train.log: a line per event; the progress display shows notes as well."""
 
-    def __init__(self, claim: rundir.Claim, progress: TrainingProgress | None) -> None:
-        self._path = claim.folder / rundir.LOG
-        self._guard = claim.check
+    def __init__(self, run_lock: rundir.RunLock, progress: TrainingProgress | None) -> None:
+        self._path = run_lock.folder / rundir.LOG
+        self._guard = run_lock.check
         self._progress = progress
 
     def write(self, text: str) -> None:

@@ -137,7 +137,7 @@ def _execute_as(saved: Config, wanted: Config, overrides: Sequence[str]) -> Conf
 
 
 def _continue_run(loaded: Loaded, folder: Path, options: RunOptions) -> Launched:
-    with rundir.locked(folder, wait=options.wait) as claim:
+    with rundir.locked(folder, wait=options.wait) as run_lock:
         status = rundir.read_status(folder) or {"status": "interrupted"}
         if status["status"] == "diverged":
             raise RunError(
@@ -150,10 +150,10 @@ def _continue_run(loaded: Loaded, folder: Path, options: RunOptions) -> Launched
         config, experiment = setup.config, setup.experiment
         _refuse_changes(saved, config)
         changed = saved.model_dump() != config.model_dump()
-        around = rundir.read_environment(folder)
-        if around:
-            _refuse_other_data(folder, around, setup)
-            notes = _environment_note(around, setup)
+        recorded = rundir.read_environment(folder)
+        if recorded:
+            _refuse_other_data(folder, recorded, setup)
+            notes = _environment_note(recorded, setup)
         else:
             notes = [f"{rundir.ENVIRONMENT} is missing: code and data are not compared"]
         finished = status["status"] in rundir.FINISHED and not changed
@@ -173,10 +173,10 @@ def _continue_run(loaded: Loaded, folder: Path, options: RunOptions) -> Launched
             launch.announce(setup, options.progress)
         if recorder is not None:
             if changed:
-                rundir.write_atomically(folder / rundir.CONFIG, dump(config), guard=claim.check)
-            _record_resumption(folder, around, experiment)
+                rundir.write_atomically(folder / rundir.CONFIG, dump(config), guard=run_lock.check)
+            _record_resumption(folder, recorded, experiment)
         start = runner.Start(recorder, [*notes, message])
-        done = runner.run(setup, claim, options, start=start)
+        done = runner.run(setup, run_lock, options, start=start)
     return Launched(folder, done, skipped=False)
 
 
@@ -202,14 +202,14 @@ def _is_free(key: str, old: Config, new: Config) -> bool:
     return rule is None or (key.endswith(".patience") and rule.patience >= former.patience)
 
 
-def _refuse_other_data(folder: Path, around: Mapping[str, Any], setup: RunSetup) -> None:
+def _refuse_other_data(folder: Path, recorded: Mapping[str, Any], setup: RunSetup) -> None:
     """Raise RunError if the data set or one of the user's own files has changed since the run started."""
-    former = recorded_code(around)
+    former = recorded_code(recorded)
     lines = code_changes(former, setup.code)
     if lines:
         copies = [
             str(folder / part["copy"])
-            for part in around.get("components") or ()
+            for part in recorded.get("components") or ()
             if setup.code.files.get(part["source"]) != part["sha256"]
         ]
         where = f" (copies in {', '.join(copies)})" if copies else ""
@@ -217,21 +217,21 @@ def _refuse_other_data(folder: Path, around: Mapping[str, Any], setup: RunSetup)
             "the code of the run's components has changed since it started:\n    " + "\n    ".join(lines),
             fix=f"restore the former code{where}, or train a new run",
         )
-    if data_difference(around, setup.data_digest):
+    if data_difference(recorded, setup.data_digest):
         raise RunError(
             "the data set is not the one that the run started with",
             key="data",
-            expected=f"SHA-256 {(around.get('data') or {}).get('sha256')}",
+            expected=f"SHA-256 {(recorded.get('data') or {}).get('sha256')}",
             fix="restore the former data, or train a new run",
         )
 
 
-def _environment_note(around: Mapping[str, Any], setup: RunSetup) -> list[str]:
+def _environment_note(recorded: Mapping[str, Any], setup: RunSetup) -> list[str]:
     """Return a note on changes that may cause different rounding: versions, machine, threads."""
     now = environment()
-    former = {**around.get("versions", {}), "processor": around.get("machine", {}).get("processor")}
+    former = {**recorded.get("versions", {}), "processor": recorded.get("machine", {}).get("processor")}
     present = {**now["versions"], "processor": now["machine"]["processor"]}
-    former |= {"device": around.get("device"), "threads": around.get("threads")}
+    former |= {"device": recorded.get("device"), "threads": recorded.get("threads")}
     present |= {"device": setup.config.train.device, "threads": setup.config.train.threads}
     other = [
         f"{name} {former[name]} -> {present[name]}"
@@ -360,9 +360,9 @@ def _restore_best(folder: Path, best: Mapping[str, Any] | None) -> None:
             rundir.write_atomically(folder / checkpoint.BEST, former.read_bytes())
 
 
-def _record_resumption(folder: Path, around: Mapping[str, Any], experiment: Experiment) -> None:
+def _record_resumption(folder: Path, recorded: Mapping[str, Any], experiment: Experiment) -> None:
     """Add the step and the environment of this resumption to environment.json."""
     now = environment() | {"step": experiment.progress.step, "device": str(experiment.state.device)}
     del now["format"]
-    resumed = [*around.get("resumed", []), now]
-    rundir.write_json(folder / rundir.ENVIRONMENT, {**around, "origin": origin(folder), "resumed": resumed})
+    resumed = [*recorded.get("resumed", []), now]
+    rundir.write_json(folder / rundir.ENVIRONMENT, {**recorded, "origin": origin(folder), "resumed": resumed})

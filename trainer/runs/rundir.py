@@ -1,7 +1,7 @@
 """The run directory: the paths of its files, and reading them.
 
-`ownership` defines which files may be replaced or deleted, `claim` which process may write. Does not import
-torch.
+`ownership` defines which files may be replaced or deleted, `run_lock` which process may write. Does not
+import torch.
 """
 
 from __future__ import annotations
@@ -19,10 +19,6 @@ from trainer.config.models import Config
 from trainer.errors import RunError
 from trainer.records import RunResult, read_table
 from trainer.runs import run_files
-from trainer.runs.claim import Claim as Claim
-from trainer.runs.claim import LostError as LostError
-from trainer.runs.claim import is_locked as is_locked
-from trainer.runs.claim import locked as locked
 from trainer.runs.files import Table as Table
 from trainer.runs.files import VanishedError as VanishedError
 from trainer.runs.files import kind as kind
@@ -46,6 +42,10 @@ from trainer.runs.run_files import read_environment as read_environment
 from trainer.runs.run_files import read_histograms as read_histograms
 from trainer.runs.run_files import read_result as read_result
 from trainer.runs.run_files import recorded_metrics as recorded_metrics
+from trainer.runs.run_lock import LostError as LostError
+from trainer.runs.run_lock import RunLock as RunLock
+from trainer.runs.run_lock import is_locked as is_locked
+from trainer.runs.run_lock import locked as locked
 
 OPENING = ".opening-"
 """Prefix of the folder for the first files of a run; see `ownership`."""

@@ -53,7 +53,7 @@ class Start:
 
 def run(
     setup: RunSetup,
-    claim: rundir.Claim,
+    run_lock: rundir.RunLock,
     options: RunOptions,
     *,
     start: Start | None = None,
@@ -62,20 +62,20 @@ def run(
 
     Args:
         setup: newly built, or with an experiment that was restored from a checkpoint.
-        claim: the run directory, locked by this process. A new run replaces an existing one.
+        run_lock: the lock of the run directory, held by this process. A new run replaces an existing one.
         options: see `RunOptions`.
         start: starting point of a resumed run; None = the run is new.
 
     Raises:
         StorageError: a file cannot be written; files written before stay readable.
     """
-    folder, config, experiment = claim.folder, setup.config, setup.experiment
+    folder, config, experiment = run_lock.folder, setup.config, setup.experiment
     goes_on = start is not None and start.recorder is not None
-    log = RunLog(claim, options.progress)
-    status = StatusFile(claim, new=not goes_on)
+    log = RunLog(run_lock, options.progress)
+    status = StatusFile(run_lock, new=not goes_on)
     recorder = Recorder(
         experiment,
-        claim,
+        run_lock,
         log,
         select=setup.select_metric() if experiment.splits.val is not None else None,
         early_stopping=config.train.early_stopping,
@@ -117,8 +117,8 @@ def run(
             reads_test = config.train.test != "never" and outcome in ("completed", "early_stopped")
             test = recorder.read_test() if reads_test else None
             result = recorder.result(outcome, test, message)
-            rundir.write_json(folder / rundir.SUMMARY, result.as_dict(), guard=claim.check)
-            _draw(folder, config.log.plots, options.draw, log, claim.check)
+            rundir.write_json(folder / rundir.SUMMARY, result.as_dict(), guard=run_lock.check)
+            _draw(folder, config.log.plots, options.draw, log, run_lock.check)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             failure = None if interrupted else as_error(error, config.model_dump())

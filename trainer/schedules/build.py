@@ -346,11 +346,11 @@ def _part(optimizer: Optimizer, spec: ScheduleSpec, remaining: int | None, *, ke
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        words = str(error) or type(error).__name__
-        blamed = [name for name in (*options, *known) if name in words]
+        message = str(error) or type(error).__name__
+        blamed = [name for name in (*options, *known) if name in message]
         if place_of(error) or not isinstance(error, Exception):
-            words = _describe_error(error)
-        raise ConfigError(f"{spec.name}: {words}", key=key + (blamed[0] if blamed else "name")) from error
+            message = _describe_error(error)
+        raise ConfigError(f"{spec.name}: {message}", key=key + (blamed[0] if blamed else "name")) from error
     if not isinstance(scheduler, LRScheduler):
         raise ConfigError(
             f"{spec.name} returned a {type(scheduler).__name__}",

@@ -353,8 +353,8 @@ class SweepRunner:
         message = f"its process was lost twice: {why}"
         if pending.spec.folder.is_dir():
             try:
-                with rundir.locked(pending.spec.folder) as claim:
-                    StatusFile(claim).write("failed", message=message)
+                with rundir.locked(pending.spec.folder) as run_lock:
+                    StatusFile(run_lock).write("failed", message=message)
             except BusyError:
                 self._wait_for_other(pending)
                 return

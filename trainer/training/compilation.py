@@ -37,12 +37,12 @@ class Compilation:
     _agreed_at: int = 0  # the step of the last successful check
     _checks: int = 0
 
-    def compile(self, steps: Iterable[Sequence[Batch]], *, beside: Mapping[str, object]) -> str | None:
+    def compile(self, steps: Iterable[Sequence[Batch]], *, also_restore: Mapping[str, object]) -> str | None:
         """Compile the step, once, before the clock starts.
 
         Args:
             steps: the batches of each step of the run, from step 0.
-            beside: see `CompiledEngine.compile`.
+            also_restore: see `CompiledEngine.compile`.
 
         Returns:
             The result, for the log; None if there was nothing to do.
@@ -54,7 +54,7 @@ class Compilation:
             return f"the steps run eager, as they did from step {self.state.eager_from} on"
         began = time.perf_counter()
         with self._from_initial_state():
-            reason = self.engine.compile(steps, beside=beside)
+            reason = self.engine.compile(steps, also_restore=also_restore)
         self.seconds = round(time.perf_counter() - began, 3)
         if reason is not None:
             return f"the steps run eager: {reason}"

@@ -81,7 +81,7 @@ class Experiment:
     def compile(self) -> str | None:
         """Compile the step if this is requested and not done yet; see `Compilation.compile`."""
         steps = chain.from_iterable(self._steps_of(epoch, 0) for epoch in count())
-        return self.compilation.compile(steps, beside={"augmentations": self.batches.augmentations})
+        return self.compilation.compile(steps, also_restore={"augmentations": self.batches.augmentations})
 
     def finished(self) -> bool:
         """Return whether the run has reached its length or was asked to stop."""

@@ -37,7 +37,7 @@ def _eager_because(reason: str) -> type[EagerEngine]:
         """An eager engine that replaces a compiled engine that cannot be imported."""
 
         def compile(
-            self, steps: Iterable[Sequence[MicroBatch]], *, beside: Mapping[str, object] | None = None
+            self, steps: Iterable[Sequence[MicroBatch]], *, also_restore: Mapping[str, object] | None = None
         ) -> str | None:
             """Return the reason why the steps run eager."""
             return reason

@@ -98,7 +98,7 @@ class EagerEngine:
         return ""
 
     def compile(
-        self, steps: Iterable[Sequence[MicroBatch]], *, beside: Mapping[str, object] | None = None
+        self, steps: Iterable[Sequence[MicroBatch]], *, also_restore: Mapping[str, object] | None = None
     ) -> str | None:
         """Prepare for steps like the given ones. An eager engine has nothing to prepare.
 

@@ -113,18 +113,18 @@ class CompiledEngine(EagerEngine):
         if self.whole_step:
             parts[-1:] = ["optimizer state", "updates"]
         steps = f"{self._compared} step{'' if self._compared == 1 else 's'}"
-        words = f"{', '.join(parts[:-1])} and {parts[-1]} of {steps} against eager"
-        return f"{words}: largest relative deviation {self._deviation:.1g}"
+        message = f"{', '.join(parts[:-1])} and {parts[-1]} of {steps} against eager"
+        return f"{message}: largest relative deviation {self._deviation:.1g}"
 
     def compile(
-        self, steps: Iterable[Sequence[MicroBatch]], *, beside: Mapping[str, object] | None = None
+        self, steps: Iterable[Sequence[MicroBatch]], *, also_restore: Mapping[str, object] | None = None
     ) -> str | None:
         """Trace and compile the step, and check it against eager steps; the state is restored afterwards.
 
         Args:
             steps: the micro-batches of each step. Those of the first step must have the usual shape. The
                 iterable may be infinite; only a few steps are taken.
-            beside: name -> object that iterating over `steps` may change; it is restored as well.
+            also_restore: name -> object that iterating over `steps` may change; it is restored as well.
 
         Returns:
             The reason why the steps will run eager; None if they will run compiled.
@@ -136,7 +136,7 @@ class CompiledEngine(EagerEngine):
         if (problem := kernel_cache.unwritable()) is not None:
             return problem
         own = {type(one).__name__: one for one in self.optimizers if is_own(one)}
-        self._own = {**own, **(beside or {})}
+        self._own = {**own, **(also_restore or {})}
         if reason := self._why_not_compilable():
             return reason
         self.whole_step = (
@@ -159,8 +159,8 @@ class CompiledEngine(EagerEngine):
                     program = self._traced(inputs, targets)
                     reason = self._disagreement(program, first, steps)
         except Exception as error:  # the model cannot be traced
-            words = str(error).strip().splitlines() or [""]
-            reason = f"the step cannot be compiled: {type(error).__name__}: {words[0]}"
+            lines = str(error).strip().splitlines() or [""]
+            reason = f"the step cannot be compiled: {type(error).__name__}: {lines[0]}"
         if reason is None:
             self._use(program, inputs, targets)
         return reason

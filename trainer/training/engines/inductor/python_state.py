@@ -233,26 +233,26 @@ class PythonState:
         if (function.__module__ or "").partition(".")[0] not in _NOT_FOLLOWED:
             self._visit_code(function.__code__, function.__globals__, function.__qualname__)
 
-    def _visit_code(self, code: types.CodeType, around: dict[str, Any], name: str) -> None:
+    def _visit_code(self, code: types.CodeType, namespace: dict[str, Any], name: str) -> None:
         for instruction in dis.get_instructions(code):
             if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
                 self._mark_outside(f"the global {instruction.argval}, which {name} sets")
             elif instruction.opname == "IMPORT_NAME":
                 self._visit_import(str(instruction.argval), name)
             elif instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                self._visit_global(str(instruction.argval), around, name)
+                self._visit_global(str(instruction.argval), namespace, name)
         self._names |= set(code.co_names)
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
-                self._visit_code(constant, around, name)
+                self._visit_code(constant, namespace, name)
 
-    def _visit_global(self, key: str, around: dict[str, Any], name: str) -> None:
-        if key in around:
-            if (id(around), key) not in self._globals:
-                self._globals.add((id(around), key))
-                read, write = partial(around.get, key, _MISSING), partial(around.__setitem__, key)
+    def _visit_global(self, key: str, namespace: dict[str, Any], name: str) -> None:
+        if key in namespace:
+            if (id(namespace), key) not in self._globals:
+                self._globals.add((id(namespace), key))
+                read, write = partial(namespace.get, key, _MISSING), partial(namespace.__setitem__, key)
                 self._add(f"the global {key}", read, write)
-            self._push(around[key], f"the global {key}")
+            self._push(namespace[key], f"the global {key}")
         elif key in _OUTSIDE_BUILTINS and hasattr(builtins, key):
             self._mark_outside(f"{key}(), which {name} calls")
 

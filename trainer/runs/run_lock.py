@@ -36,8 +36,8 @@ class LostError(VanishedError):
     """Another process took over the run while this one was writing it."""
 
 
-class Claim:
-    """A directory whose lock this process holds.
+class RunLock:
+    """The lock of a directory, held by this process.
 
     Args:
         folder: the directory.
@@ -76,7 +76,7 @@ class Claim:
         self.sign()
 
     def sign(self) -> None:
-        """Remember the file status.json, which now names this claim as the writer."""
+        """Remember the file status.json, which now names this lock as the writer."""
         self._signed = _lstat(self.folder / STATUS)
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ def _unchanged(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = False) -> Iterator[Claim]:
+def locked(path: Path, *, wait: bool = False) -> Iterator[RunLock]:
     """Hold the lock of a directory; a crash releases it.
 
     Args:
@@ -146,12 +146,12 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[Claim]:
         if found is not None and os.path.samestat(found, os.fstat(file.fileno())):
             break
         file.close()  # deleted between opening and locking
-    claim = Claim(path, file)
+    run_lock = RunLock(path, file)
     try:
         _write_holder(file)
-        yield claim
+        yield run_lock
     finally:
-        claim.close()
+        run_lock.close()
 
 
 def _open(path: Path) -> IO[str]:
