@@ -53,19 +53,21 @@ class RunningMean:
             self._settle()
         return samples
 
-    @torch.no_grad()
     def _settle(self) -> None:
         if not self._pending:
             return
         losses, targets, outputs = zip(*self._pending, strict=True)
         self._losses.append(torch.stack(losses))
-        batches = list(zip(chain(*outputs), chain(*targets), strict=True))
-        together = [tuple(map(torch.cat, zip(*batches, strict=True)))] if self._metrics else []
+        if self._metrics:
+            self._add_metrics(list(chain(*outputs)), list(chain(*targets)))
+        self._pending.clear()
+
+    def _add_metrics(self, outputs: list[Tensor], targets: list[Tensor]) -> None:
+        together = [(torch.cat(outputs), torch.cat(targets))]
         for place, metric in enumerate(self._metrics):
             # Sums of floats depend on how steps are grouped, which differs in a resumed run.
-            for part in together if metric.counts else batches:
+            for part in together if metric.counts else zip(outputs, targets, strict=True):
                 self._sums[place] = _add(self._sums[place], metric, *part)
-        self._pending.clear()
 
     def values(self) -> dict[str, float | None]:
         """Return `train_loss` and `train_<metric>`; None if no step was added."""
