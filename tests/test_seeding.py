@@ -63,10 +63,11 @@ def test_a_run_repeats_in_one_process_and_resumes_in_the_middle_of_an_epoch(tmp_
 @pytest.mark.nightly
 def test_workers_of_a_sweep_give_what_single_runs_give(tmp_path: Path) -> None:
     write_tiny(tmp_path)
-    axes = {"optimizer.lr": [0.05, 0.01, 0.002]}
+    axes = {"optimizer": [{"name": f"{PARTS}:Optimizer", "lr": lr} for lr in (0.05, 0.01, 0.002)]}
+    others = [text for text in DRAWING if not text.startswith("optimizer=")]
     sweep = {"name": "drawing", "base": "tiny.yaml", "seeds": 2, "axes": axes}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    done = optlab("sweep", tmp_path / "sweep.yaml", *DRAWING, "--runs", tmp_path / "runs", "--workers", "2")
+    done = optlab("sweep", tmp_path / "sweep.yaml", *others, "--runs", tmp_path / "runs", "--workers", "2")
     assert done.code == 0, done.err
     runs = sorted(
         path.parent

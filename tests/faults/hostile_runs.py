@@ -123,7 +123,7 @@ def both(*spoils: Spoil) -> Spoil:
 
 def _nested(run: Path, _: Path) -> None:
     """Put another run two folders deeper."""
-    shutil.copytree(run.parent / "good", run / "deeper" / "inner")
+    shutil.copytree(run, run / "deeper" / "inner", ignore=shutil.ignore_patterns("deeper"))
 
 
 def _killed_in_its_beginning(run: Path, _: Path) -> None:

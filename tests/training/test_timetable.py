@@ -24,6 +24,12 @@ def test_a_fraction_of_an_epoch_never_misses_the_epochs_end() -> None:
     assert due_steps(Interval.of(Every(epochs=1 / 3), 10), 30)[2::3] == [10, 20, 30]
 
 
+def test_a_number_of_epochs_that_overflows_is_never_reached() -> None:
+    interval = Interval.of(Every(epochs=1e308), 938)
+    assert due_steps(interval, 1000) == []
+    assert interval.next(1000) > 10**300
+
+
 @given(st.integers(1, 500), st.integers(1, 40))
 def test_over_n_epochs_a_rhythm_comes_n_times(steps_per_epoch: int, epochs: int) -> None:
     assert len(due_steps(Interval.of(Every(epochs=1), steps_per_epoch), steps_per_epoch * epochs)) == epochs

@@ -6,6 +6,7 @@ Pure arithmetic on step counts: no clock, no torch.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 from trainer.config.models import Every
@@ -20,7 +21,10 @@ class Interval:
     @classmethod
     def of(cls, every: Every, steps_per_epoch: int) -> Interval:
         """Convert `{epochs: e}` or `{steps: n}` to steps."""
-        return cls(float(every.steps) if every.steps is not None else (every.epochs or 1) * steps_per_epoch)
+        if every.steps is not None:
+            return cls(float(every.steps))
+        # The product of a huge number of epochs can overflow to infinity; such an action is never due anyway.
+        return cls(min((every.epochs or 1) * steps_per_epoch, sys.float_info.max))
 
     def due(self, step: int) -> bool:
         """Return whether a multiple of the period lies in (step - 1, step]."""
