@@ -22,7 +22,16 @@ from trainer.config.component_paths import SLOTS
 from trainer.config.load import Components, Draft, Loaded, check, load
 from trainer.config.paths import split_import_path
 from trainer.config.signature_schema import is_import_path, schema_from_signature
-from trainer.data import augment, augment_function, digits, image_folder, npz, torchvision_sets
+from trainer.data import (
+    augment,
+    augment_function,
+    bundled,
+    csv_table,
+    digits,
+    image_folder,
+    npz,
+    torchvision_sets,
+)
 from trainer.errors import ConfigError, OptlabError, unknown_name
 from trainer.imports import find_object
 from trainer.models import convolutional, dense, residual, torchvision_models
@@ -37,6 +46,9 @@ Builder = Callable[..., Any]
 
 DATASETS: Mapping[str, Builder] = {
     "digits": digits.digits,
+    "diabetes": bundled.diabetes,
+    "wine": bundled.wine,
+    "breast_cancer": bundled.breast_cancer,
     "mnist": torchvision_sets.mnist,
     "fashion_mnist": torchvision_sets.fashion_mnist,
     "kmnist": torchvision_sets.kmnist,
@@ -47,6 +59,7 @@ DATASETS: Mapping[str, Builder] = {
     "svhn": torchvision_sets.svhn,
     "usps": torchvision_sets.usps,
     "npz": npz.npz,
+    "csv": csv_table.csv,
     "image_folder": image_folder.image_folder,
 }
 
@@ -121,14 +134,10 @@ _CONTEXT = (
     "input_shape",
     "num_classes",
     "progress",
-    # Arguments of a loss or a metric, if a user's function is the loss or the metric itself.
-    "outputs",
-    "logits",
-    "input",
-    "targets",
-    "target",
 )
-
+# The same for functions of a user that are the component themselves, not its builder.
+_TARGETS = ("outputs", "logits", "input", "targets", "target")
+_ARGUMENTS = {"augmentation": augment_function.ARGUMENTS, "loss": _TARGETS, "metric": _TARGETS}
 
 # Structural keys of the config: a builder's parameter with such a name cannot be set.
 _RESERVED = {slot.kind: ("name", "options", *slot.own_keys()) for slot in SLOTS}
@@ -176,7 +185,7 @@ def _registered_model(kind: str, name: str) -> type[BaseModel]:
 
 def _model(kind: str, name: str) -> type[BaseModel]:
     optional = schedules.DERIVED.get(name, ()) if kind == "scheduler" else ()
-    drop = (*_CONTEXT, *augment_function.ARGUMENTS) if kind == "augmentation" else _CONTEXT
+    drop = (*_CONTEXT, *_ARGUMENTS.get(kind, ()))
     builder = find(kind, name)
     with user_code(name):
         return schema_from_signature(builder, drop=drop, optional=optional, reserved=_RESERVED[kind])

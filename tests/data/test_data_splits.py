@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data import digits as digits_room
+from trainer.data import bundled
 from trainer.data.dataset import Dataset, Split, data_root, make_dataset, split_dataset
 from trainer.data.digits import digits
 from trainer.errors import DataError
@@ -137,7 +137,7 @@ def test_digits_come_from_scikit_learn_itself_where_its_file_is_not_the_known_on
 ) -> None:
     if content is not None:
         (tmp_path / "digits.csv.gz").write_bytes(content)
-    monkeypatch.setattr(digits_room, "_FILE", tmp_path / "digits.csv.gz")
+    monkeypatch.setattr(bundled, "_FOLDER", tmp_path)
     assert digits().digest.startswith("80739af1846c83b4")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import io
 import os
 import pickle
@@ -20,10 +21,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from trainer.data.dataset import Split
+from trainer.data.csv_table import csv
+from trainer.data.dataset import Dataset, Split
 from trainer.data.file_readers import read_cifar_batch, read_idx, read_images, read_svhn, read_usps
 from trainer.data.image_folder import image_folder
-from trainer.errors import DataError
+from trainer.errors import ConfigError, DataError
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 COUNT = 3
@@ -120,6 +122,28 @@ def test_fuzzed_idx_labels(tmp_path: Path, damage: Damage) -> None:
     assert len(labels) == int.from_bytes(content[4:8], "big")
     # A file of the old length has the old count: another count takes a header that was made to fit.
     assert len(labels) == COUNT or len(content) != len(IDX_LABELS)
+
+
+# --- csv --------------------------------------------------------------------------------------------------
+
+TABLE = "x,kind,y\n" + "".join(f"{n / 8},{'ab'[n % 2]},{n * n}.5\n" for n in range(30))
+
+
+@given(DAMAGE)
+@FUZZ
+def test_fuzzed_tables(tmp_path: Path, damage: Damage) -> None:
+    path = tmp_path / "own.csv"
+    content = damage(TABLE.encode())
+    path.write_bytes(content)
+    with contextlib.suppress(ConfigError, DataError):  # ConfigError: the damage renamed a column
+        complete_table(csv(path=path, target="y", categorical=("kind",)), content)
+
+
+def complete_table(dataset: Dataset, content: bytes) -> None:
+    if b'"' not in content:  # line breaks in quotes are part of a cell
+        lines = [line for line in content.decode("utf-8-sig").replace("\r", "\n").split("\n") if line.strip()]
+        assert len(dataset.train) + len(dataset.test) == len(lines) - 1
+        assert bool(dataset.train.inputs.isfinite().all() and dataset.test.inputs.isfinite().all())
 
 
 # --- CIFAR ------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         (folder / "images" / place).mkdir(parents=True)
         for number in range(20):
             Image.new("L", (8, 8), 40 + number).save(folder / "images" / place / f"{number}.png")
-    return {"path": str(folder / "images"), "lr_lambda": str(folder / "lambdas.py:shrink")}
+    return {"path": str(folder / "images"), "target": "y", "lr_lambda": str(folder / "lambdas.py:shrink")}
 
 
 def test_every_option_of_every_component(own: dict[str, str]) -> None:

@@ -468,7 +468,7 @@ def _data_found() -> dict[str, str]:
     for name, builder in catalog.DATASETS.items():
         parameters = inspect.signature(builder).parameters
         if any(p.default is p.empty for p in parameters.values()):
-            continue  # npz and image_folder need a path
+            continue  # npz, csv and image_folder need a path
         try:
             builder(**({"download": False} if "download" in parameters else {}))
             found[name] = "ready"

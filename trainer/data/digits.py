@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
-import zlib
-from pathlib import Path
-
-import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.data.bundled import read_bundled
 from trainer.data.dataset import Dataset, Split, make_dataset
-
-_FILE = "datasets/data/digits.csv.gz"  # below scikit-learn's own folder
 
 
 def digits() -> Dataset:
@@ -25,8 +18,8 @@ def digits() -> Dataset:
 
     Source: scikit-learn's `load_digits`, the test part of UCI's "Optical Recognition of Handwritten Digits".
     """
-    table = _table()
-    images = table[:, :-1].reshape(-1, 1, 8, 8).mul(255 / 16).round().to(torch.uint8)
+    table = torch.from_numpy(read_bundled("load_digits", ["digits.csv.gz"], (1797, 65)))
+    images = table[:, :-1].reshape(-1, 1, 8, 8).float().mul(255 / 16).round().to(torch.uint8)
     labels = table[:, -1].long()
     test = _every_sixth_of_a_class(labels)
     whole = Split(images, labels)
@@ -35,27 +28,6 @@ def digits() -> Dataset:
         whole.take(test.nonzero().flatten()),
         [str(n) for n in range(10)],
     )
-
-
-def _table() -> Tensor:
-    """Return uint8 [1797, 65]: 64 grey values and the class, a row for each digit.
-
-    Read the file of scikit-learn directly, in 5 ms: importing scikit-learn takes more than a second. If the
-    file has moved or changed in another release, use `sklearn.datasets.load_digits`.
-    """
-    package = importlib.util.find_spec("sklearn")
-    if package is not None and package.origin is not None:
-        try:
-            text = gzip.decompress((Path(package.origin).parent / _FILE).read_bytes()).decode()
-            table = np.loadtxt(text.splitlines(), dtype=np.uint8, delimiter=",")
-        except (OSError, EOFError, ValueError, zlib.error):
-            table = np.empty(0, np.uint8)
-        if table.shape == (1797, 65):
-            return torch.from_numpy(table)
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    return torch.from_numpy(np.column_stack([bunch.data, bunch.target]).astype(np.uint8))
 
 
 def _every_sixth_of_a_class(labels: Tensor) -> Tensor:

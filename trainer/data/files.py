@@ -35,3 +35,20 @@ def check_file(file: Path) -> None:
             where=str(file),
             expected="a file that fits in memory",
         )
+
+
+def user_file(path: str | Path) -> Path:
+    """Return the file that `data.path` names, checked by `check_file`.
+
+    Raises:
+        DataError: the file does not exist, cannot be read, is not a regular file, or is larger than the
+            machine's memory.
+    """
+    file = Path(path).expanduser()
+    try:
+        check_file(file)
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {file}", key="path", fix="check data.path") from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", where=str(file)) from error
+    return file

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from trainer.data.arrays import Layout, TargetType, check_keys, from_arrays
 from trainer.data.cache import cached
 from trainer.data.dataset import Dataset, memory_bytes
-from trainer.data.files import check_file
+from trainer.data.files import user_file
 from trainer.errors import DataError
 
 # Deflate compresses zeros 1,030 to 1, and images or labels rarely more than 100 to 1.
@@ -39,13 +39,7 @@ def npz(*, path: str | Path, layout: Layout = "auto", target_type: TargetType = 
             array is missing, has a wrong type, length or shape, contains NaN or infinity, or has labels
             outside the training classes.
     """
-    file = Path(path).expanduser()
-    try:
-        check_file(file)
-    except FileNotFoundError as error:
-        raise DataError(f"there is no file {file}", key="path", fix="check data.path") from error
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", where=str(file)) from error
+    file = user_file(path)
     if _is_compressed(file):
         return cached(
             [file], lambda: _decode(file, layout, target_type), variant=["npz", layout, target_type]

@@ -1,4 +1,4 @@
-"""Fully connected networks: softmax regression and the multilayer perceptron."""
+"""Fully connected networks: the linear model and the multilayer perceptron."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from trainer.models.layers import Activation, Probability, Width, activation_lay
 
 
 def linear(input_shape: tuple[int, ...], num_classes: int, *, bias: bool = True) -> nn.Module:
-    """Return softmax (multinomial logistic) regression: logits = W x + b, on the flattened sample.
+    """Return the linear model, outputs = W x + b, on the flattened sample.
+
+    With cross_entropy this is softmax (multinomial logistic) regression; with mse and real targets, linear
+    regression.
 
     Args:
         input_shape: shape of one sample, (C, H, W) or (D,).
-        num_classes: number of logits.
+        num_classes: number of classes, or of real targets.
         bias: add the vector b.
     """
     return nn.Sequential(
