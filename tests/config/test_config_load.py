@@ -316,7 +316,7 @@ CONFIGS = st.fixed_dictionaries(
 
 
 @given(CONFIGS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_dumped_configs_load_as_the_same(components: Components, mapping: dict[str, Any]) -> None:
     config = load_mapping(mapping, components).config
     text = dump(config)
@@ -327,7 +327,7 @@ def test_dumped_configs_load_as_the_same(components: Components, mapping: dict[s
 
 
 @given(FLOATS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_floats_come_back_to_the_last_bit_in_any_reader(components: Components, number: float) -> None:
     config = load_mapping(MINIMAL | {"optimizer": {"name": "SGD", "lr": number}}, components).config
     text = dump(config)
@@ -358,7 +358,7 @@ def test_floats_come_back_to_the_last_bit_in_any_reader(components: Components, 
     )
     | st.text(max_size=9).filter(lambda text: "\0" not in text)
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_text_comes_back_as_text(components: Components, text: str) -> None:
     config = load_mapping(MINIMAL | {"optimizer": {"name": "SGD", "label": text}}, components).config
     assert load_text(dump(config), components).config.optimizer[0].label == text

@@ -106,6 +106,7 @@ def rmsprop(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.RMSprop(model.parameters(), lr=0.01, momentum=0.5)
 
 
+NIGHTLY = pytest.mark.nightly  # compiling takes seconds per case
 MAKERS = {"adam": adam, "adamw": adamw, "rmsprop": rmsprop}
 
 
@@ -246,7 +247,7 @@ def test_groups_of_one_learning_rate_may_part_later(make: Make) -> None:
     assert_agree(compiled, eager)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adam", pytest.param("adamw", marks=NIGHTLY), "sgd"])
 def test_a_learning_rate_of_zero_changes_nothing(name: str) -> None:
     """Nor values near 0: torch's capturable Adam divides by them, and weights of a dead input became NaN."""
     make = MAKERS.get(name, sgd)
@@ -283,7 +284,15 @@ class Leaning(torch.autograd.Function):
         return gradient * (1 + context.share * is_traced), None
 
 
-@pytest.mark.parametrize(("share", "found"), [(0.002, True), (0.004, True), (0.04, True), (0.0, False)])
+@pytest.mark.parametrize(
+    ("share", "found"),
+    [
+        (0.002, True),
+        pytest.param(0.004, True, marks=NIGHTLY),
+        pytest.param(0.04, True, marks=NIGHTLY),
+        (0.0, False),
+    ],
+)
 def test_a_gradient_that_is_slightly_wrong_in_every_step_is_found(share: float, found: bool) -> None:
     """Also if momentum carries over from earlier steps: all labels are the same."""
 
@@ -317,7 +326,7 @@ class Looking(nn.Module):
         return outputs
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.int64, marks=NIGHTLY)])
 @pytest.mark.parametrize("refuses", [False, True])
 @pytest.mark.parametrize("share", [0.0, 0.02])
 def test_inputs_that_cannot_be_moved_hide_nothing(dtype: torch.dtype, refuses: bool, share: float) -> None:
@@ -357,7 +366,15 @@ def test_a_network_with_batch_norm_and_pooling_is_compiled() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-@pytest.mark.parametrize(("factor", "lr"), [(1.0, 0.01), (0.9, 0.01), (2.0, 1e-6), (2.0, 0.0)])
+@pytest.mark.parametrize(
+    ("factor", "lr"),
+    [
+        (1.0, 0.01),
+        pytest.param(0.9, 0.01, marks=NIGHTLY),
+        (2.0, 1e-6),
+        pytest.param(2.0, 0.0, marks=NIGHTLY),
+    ],
+)
 def test_a_wrong_update_is_found(factor: float, lr: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also beside a bias before batch norm: of its gradient, all rounding, Adam makes full steps."""
     right = updates._UPDATES[torch.optim.AdamW]
