@@ -29,6 +29,7 @@ from trainer.data import (
     csv_table,
     digits,
     image_folder,
+    mnist1d,
     npz,
     torchvision_sets,
 )
@@ -49,6 +50,7 @@ DATASETS: Mapping[str, Builder] = {
     "diabetes": bundled.diabetes,
     "wine": bundled.wine,
     "breast_cancer": bundled.breast_cancer,
+    "mnist1d": mnist1d.mnist1d,
     "mnist": torchvision_sets.mnist,
     "fashion_mnist": torchvision_sets.fashion_mnist,
     "kmnist": torchvision_sets.kmnist,
