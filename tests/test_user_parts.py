@@ -19,7 +19,7 @@ from trainer import build_experiment, device, load_config
 from trainer.errors import ConfigError
 from trainer.models.describe import check_shapes, layer_table, materialize, multiplications, sparse_gradients
 from trainer.optimizers.build import Kind, check_options, resolve_implementation
-from trainer.sweep.runner import _death
+from trainer.sweep.runner import _describe_exit
 
 CONFIG = """\
 name: own
@@ -395,9 +395,9 @@ def test_more_threads_by_the_environment_are_refused(tmp_path: Path, monkeypatch
 
 
 def test_a_worker_killed_by_any_signal_is_told() -> None:
-    assert "SIGKILL" in _death(-signal.SIGKILL)
-    assert f"signal {signal.SIGRTMIN + 3}" in _death(-(signal.SIGRTMIN + 3))
-    assert "exit code 7" in _death(7)
+    assert "SIGKILL" in _describe_exit(-signal.SIGKILL)
+    assert f"signal {signal.SIGRTMIN + 3}" in _describe_exit(-(signal.SIGRTMIN + 3))
+    assert "exit code 7" in _describe_exit(7)
 
 
 @pytest.mark.parametrize("target", ["file/x", "file/x.png", "file/x.csv"])

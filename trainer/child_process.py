@@ -42,8 +42,8 @@ class ChildProcess:
     def __init__(self, serve: Callable[..., None], *args: Any, method: str = "spawn") -> None:
         context: Any = multiprocessing.get_context(method)
         self.pipe: Connection
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_main, args=(serve, theirs, *args), daemon=True)
+        self.pipe, child_pipe = context.Pipe()
+        self.process = context.Process(target=_main, args=(serve, child_pipe, *args), daemon=True)
         # The child and a fork server inherit the signal mask. The resource tracker would reset it if it were
         # started with them.
         resource_tracker.ensure_running()
@@ -52,7 +52,7 @@ class ChildProcess:
             self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, former)
-            theirs.close()
+            child_pipe.close()
 
     def send(self, message: Any) -> None:
         """Send a message. If the child has ended, `receive` reports that."""

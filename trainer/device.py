@@ -35,12 +35,13 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(
             f"unknown device {name!r}", key="train.device", expected="auto, cpu, cuda or cuda:N"
         )
-    found = torch.cuda.device_count()
-    if int(index or 0) >= found:
+    num_devices = torch.cuda.device_count()
+    if int(index or 0) >= num_devices:
         raise ConfigError(
-            f"device {name!r} does not exist: torch finds {found} CUDA device{'' if found == 1 else 's'}",
+            f"device {name!r} does not exist: torch finds {num_devices} CUDA "
+            f"device{'' if num_devices == 1 else 's'}",
             key="train.device",
-            expected="auto, cpu" + "".join(f", cuda:{i}" for i in range(found)),
+            expected="auto, cpu" + "".join(f", cuda:{i}" for i in range(num_devices)),
             fix="set train.device=auto, or run `optlab doctor`",
         )
     return torch.device("cuda", int(index or 0))
@@ -84,9 +85,9 @@ def default_threads(multiplications: int | None = None) -> int:
     Args:
         multiplications: number of multiplications by weights in the forward pass of a step; None = unknown.
     """
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    if told.isdigit() and int(told) > 0:
-        return int(told)
+    variable = os.environ.get("OMP_NUM_THREADS", "")
+    if variable.isdigit() and int(variable) > 0:
+        return int(variable)
     small = multiplications is not None and multiplications <= _FOR_ONE_THREAD
     return 1 if small else usable_cores()
 
@@ -110,7 +111,7 @@ class Clock:
     def __init__(self, device: torch.device, elapsed: float = 0.0) -> None:
         self._device = device
         self._started: float | None = None
-        self._ticked = 0.0
+        self._last_tick = 0.0
         self.elapsed = elapsed
 
     def _now(self) -> float:
@@ -125,7 +126,7 @@ class Clock:
 
     def tick(self) -> None:
         """Record that the process is running; called after every step."""
-        self._ticked = time.perf_counter()
+        self._last_tick = time.perf_counter()
 
     def skip_stop(self) -> None:
         """Exclude the time since the last tick; called when a stopped process continues (SIGCONT).
@@ -135,8 +136,8 @@ class Clock:
         if self._started is None:
             return
         now = time.perf_counter()
-        self._started += now - max(self._ticked, self._started)
-        self._ticked = now
+        self._started += now - max(self._last_tick, self._started)
+        self._last_tick = now
 
     def read(self) -> float:
         """Return the seconds measured so far, without synchronizing with the GPU."""

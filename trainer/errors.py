@@ -128,14 +128,14 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
 
 
-_MOST_CHOICES = 40  # there are 90 models, optlab's own first; `optlab list` lists all of them
+_MAX_CHOICES = 40  # there are 90 models, optlab's own first; `optlab list` lists all of them
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """Return the choice closest to `name`, or None if none is close."""
     known = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
-    return known[found[0]] if found else None
+    matches = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    return known[matches[0]] if matches else None
 
 
 def unknown_name(
@@ -143,11 +143,11 @@ def unknown_name(
 ) -> ConfigError:
     """Return the error for an unknown name, with the choices and the nearest one."""
     guess = nearest(name, choices)
-    more = f" ... ({len(choices)} in all)" if len(choices) > _MOST_CHOICES else ""
+    more = f" ... ({len(choices)} in all)" if len(choices) > _MAX_CHOICES else ""
     return ConfigError(
         f"unknown {kind} {name!r}",
         key=key,
         where=where,
-        expected=f"one of {', '.join(choices[:_MOST_CHOICES])}{more}",
+        expected=f"one of {', '.join(choices[:_MAX_CHOICES])}{more}",
         fix=f"did you mean {guess!r}?" if guess else "",
     )

@@ -30,7 +30,7 @@ from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError
 from trainer.metrics import Metric
 from trainer.seeding import global_stream
-from trainer.user_code import place_of, user_code, what_happened
+from trainer.user_code import code_location, describe_error, user_code
 
 Builder = Callable[..., Any]
 
@@ -88,8 +88,8 @@ def find_object(text: str, kind: str | None = None) -> Builder:
         _refuse_standard_library(path)
         module = _import_module(path.source)
     with user_code(text):
-        found: Builder | None = getattr(module, path.attribute, None)
-    if found is None:
+        component: Builder | None = getattr(module, path.attribute, None)
+    if component is None:
         own = [
             name
             for name, thing in vars(module).items()
@@ -100,12 +100,14 @@ def find_object(text: str, kind: str | None = None) -> Builder:
             key="name",
             expected=f"one of {', '.join(own)}" if own else "a class or a function defined there",
         )
-    if not callable(found):
-        raise ConfigError(f"{text} is a {type(found).__name__}", key="name", expected="a class or a function")
-    written_there = path.is_file and getattr(found, "__module__", None) == module.__name__
+    if not callable(component):
+        raise ConfigError(
+            f"{text} is a {type(component).__name__}", key="name", expected="a class or a function"
+        )
+    written_there = path.is_file and getattr(component, "__module__", None) == module.__name__
     if not written_there:
-        _refuse_misfit(found, text, kind)
-    return found
+        _refuse_misfit(component, text, kind)
+    return component
 
 
 def _refuse_standard_library(path: ImportPath) -> None:
@@ -118,28 +120,28 @@ def _refuse_standard_library(path: ImportPath) -> None:
         )
 
 
-def _refuse_misfit(found: Builder, text: str, kind: str | None) -> None:
+def _refuse_misfit(component: Builder, text: str, kind: str | None) -> None:
     """Raise ConfigError if an object of a package cannot be a component of that kind."""
     if kind is None:
-        origin = (getattr(found, "__module__", None) or "").split(".")[0]
+        origin = (getattr(component, "__module__", None) or "").split(".")[0]
         if origin in sys.stdlib_module_names - _ARITHMETIC:
             raise ConfigError(f"{text} comes from Python's standard library ({origin})", key="name")
         return
-    if not _fits(found, kind):
+    if not _fits(component, kind):
         raise ConfigError(
             f"{text} cannot be a component of kind {kind}", key="name", expected=_EXPECTED.get(kind, "")
         )
 
 
-def _fits(found: Builder, kind: str) -> bool:
-    if isinstance(found, type):
-        return issubclass(found, _CLASSES.get(kind, ())) or _has_methods(found, kind)
-    if not inspect.isfunction(found):
-        return kind == "metric" and isinstance(found, Metric)
-    if set(inspect.signature(found).parameters) & _PARAMETERS.get(kind, set()):
+def _fits(component: Builder, kind: str) -> bool:
+    if isinstance(component, type):
+        return issubclass(component, _CLASSES.get(kind, ())) or _has_methods(component, kind)
+    if not inspect.isfunction(component):
+        return kind == "metric" and isinstance(component, Metric)
+    if set(inspect.signature(component).parameters) & _PARAMETERS.get(kind, set()):
         return True
     try:
-        returned = typing.get_type_hints(found).get("return")
+        returned = typing.get_type_hints(component).get("return")
     except Exception:  # ignore annotations that cannot be evaluated
         return False
     return isinstance(returned, type) and (
@@ -159,7 +161,7 @@ def _import_file(file: Path) -> ModuleType:
     folder are then removed from `sys.modules`, because files of other folders may use the same names.
     """
     module_name = f"optlab_user:{file}"
-    if _belongs_to_python(file):
+    if _in_standard_library(file):
         raise ConfigError(
             f"{file} belongs to an installation of Python",
             key="name",
@@ -191,7 +193,7 @@ def _import_file(file: Path) -> ModuleType:
     return module
 
 
-def _belongs_to_python(file: Path) -> bool:
+def _in_standard_library(file: Path) -> bool:
     """Return whether a file is in the library folder of a Python installation."""
     return any(
         part in ("site-packages", "dist-packages") or (above.startswith("lib") and _LIBRARY.fullmatch(part))
@@ -240,9 +242,9 @@ def _import_module(name: str) -> ModuleType:
 def _import_failure(source: str, error: BaseException) -> ConfigError:
     """Return an error with the user's error and its line."""
     path = split_import_path(f"{source}:_")
-    place = place_of(error, path) or source
+    location = code_location(error, path) or source
     return ConfigError(
-        f"{source} cannot be imported: it {what_happened(error)} ({place})",
+        f"{source} cannot be imported: it {describe_error(error)} ({location})",
         key="name",
-        fix=f"correct {place}",
+        fix=f"correct {location}",
     )

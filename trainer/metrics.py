@@ -271,17 +271,17 @@ def of_function(name: str, mode: Mode, function: Callable[[Tensor, Tensor], Tens
     """
 
     def sums(outputs: Tensor, targets: Tensor) -> Tensor:
-        found = function(outputs, targets)
-        if isinstance(found, int | float):
-            found = outputs.new_zeros(()).double() + found
-        if getattr(found, "shape", None) not in ((), targets.shape[:1]) or found.is_complex():
-            shape = f" of shape {list(found.shape)}" if hasattr(found, "shape") else ""
+        result = function(outputs, targets)
+        if isinstance(result, int | float):
+            result = outputs.new_zeros(()).double() + result
+        if getattr(result, "shape", None) not in ((), targets.shape[:1]) or result.is_complex():
+            shape = f" of shape {list(result.shape)}" if hasattr(result, "shape") else ""
             raise ConfigError(
-                f"{name} returned a {type(found).__name__}{shape} for {len(targets)} samples",
+                f"{name} returned a {type(result).__name__}{shape} for {len(targets)} samples",
                 key="name",
                 expected="a tensor with one real number per sample, or their mean",
             )
-        return found.double() * len(targets) if found.ndim == 0 else found.double().sum()
+        return result.double() * len(targets) if result.ndim == 0 else result.double().sum()
 
     return Metric(name, mode, sums=sums)
 
@@ -323,5 +323,5 @@ def find(column: str, known: Iterable[Metric] = ()) -> Metric:
         known: metrics beside the built-in ones.
     """
     name = metric_name(column)
-    found = BUILT_IN.get(name) or next((metric for metric in known if metric.name == name), None)
-    return found or Metric(name if _NAME.match(name) else "unknown", "min")
+    known_metric = BUILT_IN.get(name) or next((metric for metric in known if metric.name == name), None)
+    return known_metric or Metric(name if _NAME.match(name) else "unknown", "min")

@@ -29,12 +29,12 @@ def read_regular(path: Path, limit: int) -> bytes:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         raise RunError(f"cannot read {path}: {_reason(error)}") from error
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise RunError(f"cannot read {path}: it is not a regular file")
     with open(descriptor, "rb") as file:
-        size = found.st_size
+        size = status.st_size
         if size > limit:
             raise RunError(f"cannot read {path}: it has {size:,} bytes", expected=f"at most {limit:,}")
         try:

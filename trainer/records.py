@@ -19,10 +19,10 @@ from trainer.errors import RunError
 from trainer.reading import read_regular
 
 FORMAT = 1
-_MOST_TABLE_BYTES = 4 << 30
-_MOST_HEADER_BYTES = 1 << 20
-_MOST_COLUMNS = 20_000  # gradient norms take one per parameter tensor
-_AS_READ = ConfigDict(strict=True, extra="ignore")  # ignore keys of later releases
+_MAX_TABLE_BYTES = 4 << 30
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_COLUMNS = 20_000  # gradient norms take one per parameter tensor
+_STRICT = ConfigDict(strict=True, extra="ignore")  # ignore keys of later releases
 
 Status = Literal["running", "completed", "early_stopped", "diverged", "pruned", "interrupted", "failed"]
 Cell = float | int | None
@@ -80,7 +80,7 @@ POSITION_COLUMNS = ("step", "epoch", "samples", "grad_evals", "train_seconds")
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class EvalResult:
     """The values of one evaluation and its position in the run (`summary.json`: `final` and `best`)."""
 
     step: int
@@ -88,7 +88,7 @@ class Moment:
     train_seconds: float
     values: Mapping[str, float | None]
 
-    __pydantic_config__ = _AS_READ
+    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,8 @@ class RunResult:
     grad_evals: int
     train_seconds: float
     total_seconds: float
-    final: Moment | None
-    best: Moment | None
+    final: EvalResult | None
+    best: EvalResult | None
     test: Mapping[str, float | int | str | None] | None
     steps_per_second: float | None
     samples_per_second: float | None
@@ -134,7 +134,7 @@ class RunResult:
     message: str = ""
     format: int = field(default=FORMAT)
 
-    __pydantic_config__ = _AS_READ
+    __pydantic_config__ = _STRICT
 
     def test_values(self) -> dict[str, float]:
         """Return the loss and the metrics on the test split; empty if it was not read."""
@@ -176,14 +176,14 @@ def read_table(path: Path) -> dict[str, list[float | None]]:
         RunError: the file is missing, empty or damaged, or a line does not match the header.
     """
     try:
-        content = read_regular(path, _MOST_TABLE_BYTES)
+        content = read_regular(path, _MAX_TABLE_BYTES)
     except FileNotFoundError as error:
         raise RunError(f"cannot read {path}: {error.strerror}", fix="is this a run directory?") from error
     _refuse_foreign(path, content)
     text = content.decode("utf-8", errors="replace")
-    whole = text[: text.rfind("\n") + 1]
+    complete_lines = text[: text.rfind("\n") + 1]
     try:
-        lines = list(csv.reader(io.StringIO(whole)))
+        lines = list(csv.reader(io.StringIO(complete_lines)))
     except csv.Error as error:
         raise RunError(f"{path} is damaged: {error}") from error
     if not lines:
@@ -192,8 +192,8 @@ def read_table(path: Path) -> dict[str, list[float | None]]:
     columns: dict[str, list[float | None]] = {name: [] for name in header}
     if len(columns) < len(header):
         raise RunError(f"{path} has a duplicate column", expected="a CSV file written by optlab")
-    if len(columns) > _MOST_COLUMNS:
-        raise RunError(f"{path} has {len(columns):,} columns", expected=f"at most {_MOST_COLUMNS:,}")
+    if len(columns) > _MAX_COLUMNS:
+        raise RunError(f"{path} has {len(columns):,} columns", expected=f"at most {_MAX_COLUMNS:,}")
     with suppress(ValueError):  # by column: twice as fast as the loop below, which locates an error
         by_column = zip(header, zip(*rows, strict=True), strict=True) if rows else ()
         return columns | {
@@ -214,8 +214,8 @@ def read_table(path: Path) -> dict[str, list[float | None]]:
 
 def _refuse_foreign(path: Path, content: bytes) -> None:
     """Raise RunError, before parsing, for content with NUL bytes or with a too long header."""
-    header = content.find(b"\n", 0, _MOST_HEADER_BYTES)
-    if header < 0 and len(content) >= _MOST_HEADER_BYTES:
-        raise RunError(f"{path} has a header of more than {_MOST_HEADER_BYTES:,} bytes")
+    header = content.find(b"\n", 0, _MAX_HEADER_BYTES)
+    if header < 0 and len(content) >= _MAX_HEADER_BYTES:
+        raise RunError(f"{path} has a header of more than {_MAX_HEADER_BYTES:,} bytes")
     if b"\0" in content:
         raise RunError(f"{path} is damaged: it has NUL bytes")

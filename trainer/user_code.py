@@ -19,12 +19,12 @@ from trainer.errors import ConfigError, DataError, OptlabError, PartError, RunEr
 
 _OURS = str(Path(__file__).parent)
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
-_MOST_CHARACTERS = 300
+_MAX_CHARACTERS = 300
 _BEFORE_A_RUN = (ConfigError, DataError, RunError)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CodeLocation:
     """A line of a user's file and the function that contains it.
 
     Args:
@@ -61,9 +61,8 @@ def user_code(name: str, *, key: str = "name") -> Iterator[None]:
     except BaseException as error:
         if path is None:
             raise
-        message = (
-            f"{path.attribute} {what_happened(error)}{_cited(place_of(error, path) or defined_at(path))}"
-        )
+        location = code_location(error, path) or defined_at(path)
+        message = f"{path.attribute} {describe_error(error)}{_cited(location)}"
         raise ConfigError(message, key=key) from error
 
 
@@ -93,10 +92,10 @@ def as_error(error: BaseException, config: Mapping[str, Any]) -> OptlabError:
     """
     if isinstance(error, OptlabError):
         return PartError.of(error.problems) if type(error) in _BEFORE_A_RUN else error
-    place = place_of(error)
-    if place is not None:
-        return PartError(f"{place.function or 'your code'} {what_happened(error)}{_cited(place)}")
-    return PartError(f"the run {what_happened(error)}", fix=_look_at(config))
+    location = code_location(error)
+    if location is not None:
+        return PartError(f"{location.function or 'your code'} {describe_error(error)}{_cited(location)}")
+    return PartError(f"the run {describe_error(error)}", fix=_suggest_files(config))
 
 
 def while_building(error: BaseException, config: Mapping[str, Any]) -> ConfigError | None:
@@ -106,26 +105,28 @@ def while_building(error: BaseException, config: Mapping[str, Any]) -> ConfigErr
         error: the exception, raised outside of the blocks of `user_code`.
         config: the config of the experiment.
     """
-    place = place_of(error)
-    parts = own_parts(config)
-    if place is not None and parts:
-        blamed = [key for path, key in parts.items() if source_file(path) == place.file] or [*parts.values()]
-        message = f"{place.function or 'your code'} {what_happened(error)}{_cited(place)}"
+    location = code_location(error)
+    parts = user_components(config)
+    if location is not None and parts:
+        blamed = [key for path, key in parts.items() if source_file(path) == location.file] or [
+            *parts.values()
+        ]
+        message = f"{location.function or 'your code'} {describe_error(error)}{_cited(location)}"
         return ConfigError(message, key=blamed[0])
     if parts or not isinstance(error, Exception):
-        return ConfigError(f"building the experiment {what_happened(error)}", fix=_look_at(config))
+        return ConfigError(f"building the experiment {describe_error(error)}", fix=_suggest_files(config))
     return None
 
 
-def own_parts(config: Mapping[str, Any]) -> dict[ImportPath, str]:
+def user_components(config: Mapping[str, Any]) -> dict[ImportPath, str]:
     """Return the users' components in a config, each with its first key."""
-    found: dict[ImportPath, str] = {}
+    keys_by_path: dict[ImportPath, str] = {}
 
     def walk(value: Any, key: str) -> None:
         if isinstance(value, Mapping):
             path = split_import_path(str(value.get("name", "")))
             if path is not None:
-                found.setdefault(path, f"{key}.name")
+                keys_by_path.setdefault(path, f"{key}.name")
             for name, item in value.items():
                 walk(item, f"{key}.{name}" if key else str(name))
         elif isinstance(value, Sequence) and not isinstance(value, str):
@@ -134,15 +135,15 @@ def own_parts(config: Mapping[str, Any]) -> dict[ImportPath, str]:
                 walk(item, f"{key}.{index}" if indexed else key)
 
     walk({key: value for key, value in config.items() if key != "name"}, "")
-    return found
+    return keys_by_path
 
 
-def _look_at(config: Mapping[str, Any]) -> str:
-    named = [f"{path.attribute}{_cited(defined_at(path))}" for path in own_parts(config)]
+def _suggest_files(config: Mapping[str, Any]) -> str:
+    named = [f"{path.attribute}{_cited(defined_at(path))}" for path in user_components(config)]
     return f"check what {', '.join(named)} returned" if named else ""
 
 
-def what_happened(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return a description of an exception: `failed with ValueError: text`, `called sys.exit(3)`."""
     if isinstance(error, SystemExit):
         return f"called sys.exit({'' if error.code is None else repr(error.code)})"
@@ -156,11 +157,11 @@ def first_line(error: BaseException) -> str:
         lines = str(error).strip().splitlines()
     except Exception:  # `__str__` of a user's exception may fail
         return ""
-    line = lines[0][:_MOST_CHARACTERS] if lines else ""
+    line = lines[0][:_MAX_CHARACTERS] if lines else ""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
-def place_of(error: BaseException, path: ImportPath | None = None) -> Place | None:
+def code_location(error: BaseException, path: ImportPath | None = None) -> CodeLocation | None:
     """Return the innermost line of user code in the traceback of an exception; None if there is none.
 
     Lines of the component's own file have priority, then those of other files, then those of installed
@@ -171,17 +172,17 @@ def place_of(error: BaseException, path: ImportPath | None = None) -> Place | No
         path: the component; None = any.
     """
     own = source_file(path) if path else ""
-    best, found = 0, None
+    best, location = 0, None
     for one in _chain(error):
         if isinstance(one, SyntaxError) and one.filename and one.lineno:
-            return Place(one.filename, one.lineno)
+            return CodeLocation(one.filename, one.lineno)
         for frame, line in traceback.walk_tb(one.__traceback__):
             file = frame.f_code.co_filename
             rank = _rank(file, own)
             if rank and rank >= best:
                 function = frame.f_code.co_qualname.replace("<locals>.", "")
-                best, found = rank, Place(file, line, "" if "<" in function else function)
-    return found
+                best, location = rank, CodeLocation(file, line, "" if "<" in function else function)
+    return location
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -216,7 +217,7 @@ def source_file(path: ImportPath) -> str:
     return getattr(sys.modules.get(path.source), "__file__", None) or ""
 
 
-def defined_at(path: ImportPath) -> Place | None:
+def defined_at(path: ImportPath) -> CodeLocation | None:
     """Return where a component is defined; None if unknown."""
     module = sys.modules.get(f"optlab_user:{path.source}" if path.is_file else path.source)
     thing: Any = getattr(module, path.attribute, None)
@@ -224,8 +225,8 @@ def defined_at(path: ImportPath) -> Place | None:
     if code is None and isinstance(thing, type):
         inits = [getattr(vars(thing).get(name), "__code__", None) for name in ("__init__", "forward", "step")]
         code = next((one for one in inits if one is not None), None)
-    return Place(code.co_filename, code.co_firstlineno) if code is not None else None
+    return CodeLocation(code.co_filename, code.co_firstlineno) if code is not None else None
 
 
-def _cited(place: Place | None) -> str:
-    return f" ({place})" if place else ""
+def _cited(location: CodeLocation | None) -> str:
+    return f" ({location})" if location else ""

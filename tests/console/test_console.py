@@ -29,7 +29,7 @@ from trainer.console import (
 from trainer.console.sweep import SweepProgress
 from trainer.console.training import TrainingProgress
 from trainer.errors import ConfigError, OptlabError, Problem
-from trainer.records import EvalRecord, Moment, RunResult, StepRecord
+from trainer.records import EvalRecord, EvalResult, RunResult, StepRecord
 
 
 class Terminal(io.StringIO):
@@ -69,7 +69,7 @@ def evaluation(step: int, seconds: float = 0.0, **values: float | None) -> EvalR
 
 
 def result(**changes: Any) -> RunResult:
-    final = Moment(300, 3.0, 1.5, {"train_loss": 0.1, "val_loss": 0.2, "val_accuracy": 0.95})
+    final = EvalResult(300, 3.0, 1.5, {"train_loss": 0.1, "val_loss": 0.2, "val_accuracy": 0.95})
     fields: dict[str, Any] = {
         "status": "completed",
         "steps": 300,

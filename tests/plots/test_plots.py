@@ -21,7 +21,7 @@ from trainer.metrics import BUILT_IN
 from trainer.plots.histograms import plot_histograms
 from trainer.plots.run import (
     Curves,
-    _hold,
+    _schedule_line,
     draw_gradients,
     draw_loss,
     draw_loss_logx,
@@ -247,10 +247,10 @@ def test_lr_shows_every_group_and_log_where_they_span_much(
 
 
 def test_a_jump_of_the_lr_is_upright_and_steady_change_is_joined() -> None:
-    x, y = _hold(np.arange(6.0), np.array([1.0, 1.0, 0.1, 0.1, 0.1, 0.1]))
+    x, y = _schedule_line(np.arange(6.0), np.array([1.0, 1.0, 0.1, 0.1, 0.1, 0.1]))
     assert (x.tolist(), y.tolist()) == ([0, 1, 2, 2, 3, 4, 5], [1, 1, 1, 0.1, 0.1, 0.1, 0.1])
     steady = np.linspace(1, 0, 6)
-    assert _hold(np.arange(6.0), steady)[1].tolist() == steady.tolist()
+    assert _schedule_line(np.arange(6.0), steady)[1].tolist() == steady.tolist()
 
 
 @pytest.mark.parametrize("count", [1, 4, 40])

@@ -12,7 +12,7 @@ import pytest
 
 from trainer.config.yaml_reader import Tree
 from trainer.errors import RunError
-from trainer.records import Moment, RunResult
+from trainer.records import EvalResult, RunResult
 from trainer.sweep.models import Objective, Sweep, SweepConfig, Variant
 from trainer.sweep.plan import RunSpec
 from trainer.sweep.results import Outcome
@@ -35,7 +35,7 @@ def make(root: Path, *, anew: Literal["never", "mismatch"] = "never", **settings
     )
     variant = Variant("v", Tree({}, {}), (), axes, {})
     sweep = Sweep(config, {"v": variant}, root)
-    search = Search(config, variant, open_storage(root), "min", 8, anew=anew)
+    search = Search(config, variant, open_storage(root), "min", 8, delete_stored=anew)
     return VariantSearch(sweep, variant, root, OBJECTIVE, search, finals=bool(config.final_seeds))
 
 
@@ -45,7 +45,7 @@ def loss(values: Mapping[str, Any], seed: int) -> float:
 
 
 def ended(value: float, status: Literal["completed", "diverged", "pruned"] = "completed") -> Outcome:
-    moment = Moment(8, 8.0, 1.0, {"val_loss": value})
+    moment = EvalResult(8, 8.0, 1.0, {"val_loss": value})
     result = RunResult(status, 8, 8.0, 8, 8, 1.0, 1.0, moment, moment, None, 8.0, 8.0, 1, 1, 1, "val_loss")
     return Outcome(status, result)
 
@@ -66,7 +66,7 @@ def carry_out(variant_search: VariantSearch, *, stop_after: int = 10**6, order: 
                 if variant_search.should_prune(spec, so_far):
                     outcome = ended(so_far[-1], "pruned")
                     break
-        variant_search.take(spec, outcome)
+        variant_search.add_outcome(spec, outcome)
         done.append(spec)
     return done
 
@@ -126,7 +126,7 @@ def test_pruning_spares_runs_and_does_not_depend_on_the_order_of_outcomes(prune:
         done.append({(spec.trial, spec.seed) for spec in carry_out(variant_search, order=order)})
         pruned.append({n for n, setting in variant_search.settings.items() if len(setting.outcomes) < 6})
         searches.append(variant_search)
-        assert variant_search.spared() == 24 * 6 - len(done[-1])
+        assert variant_search.num_skipped() == 24 * 6 - len(done[-1])
     assert done[0] == done[1]
     assert pruned[0] == pruned[1]
     assert 0 < len(pruned[0]) < 24
@@ -146,9 +146,9 @@ def test_divergence_is_the_worst_outcome_and_failure_is_none(tmp_path: Path) -> 
             variant_search.ready.remove(spec)
             value = {0: 2.0, 1: 0.1, 3: 1.0}.get(number, 0.0)
             if status == "failed":
-                variant_search.take(spec, Outcome("failed", None, "broken"))
+                variant_search.add_outcome(spec, Outcome("failed", None, "broken"))
             else:
-                variant_search.take(
+                variant_search.add_outcome(
                     spec, ended(value, "diverged" if status == "diverged" and seed else "completed")
                 )
     values = [variant_search.value(variant_search.settings[number]) for number in range(4)]

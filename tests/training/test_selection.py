@@ -32,8 +32,8 @@ def test_the_best_is_the_first_of_equals_and_never_the_one_before_training() -> 
         best.update(record(step, val_accuracy=value)) for step, value in enumerate([0.99, 0.5, 0.8, 0.8, 0.7])
     ]
     assert taken == [False, True, True, False, False]
-    assert best.moment is not None
-    assert best.moment.step == 2
+    assert best.result is not None
+    assert best.result.step == 2
 
 
 def test_patience_counts_evaluations_without_improvement() -> None:

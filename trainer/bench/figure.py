@@ -16,10 +16,10 @@ def draw(rows: Sequence[Row], heading: str, path: Path) -> None:
     """
     with settings():
         figure, axes = new_figure(heading)
-        for place, row in enumerate(reversed(rows)):
+        for position, row in enumerate(reversed(rows)):
             own = row.name.startswith("optlab")
             axes.barh(
-                place,
+                position,
                 row.median,
                 xerr=row.spread,
                 color=COLOURS["blue"] if own else "#c9c9c9",
@@ -28,7 +28,7 @@ def draw(rows: Sequence[Row], heading: str, path: Path) -> None:
                 linewidth=0.8,
                 error_kw={"capsize": 3},
             )
-            axes.text(row.median + row.spread, place, f"  {row.median:,.0f}", va="center", ha="left")
+            axes.text(row.median + row.spread, position, f"  {row.median:,.0f}", va="center", ha="left")
         axes.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
         high = 1.12 * max(row.median + row.spread for row in rows)
         axes.set_xlim(0, high)

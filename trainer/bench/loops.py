@@ -33,7 +33,7 @@ from trainer.training.loop import train
 
 BARE = "best bare eager loop"
 JAX = "JAX + optax, one scan"
-_MOST_NOISE = 10_000  # images
+_MAX_NOISE_IMAGES = 10_000  # images
 
 
 class Loop:
@@ -85,28 +85,28 @@ def names(setting: Setting) -> list[str]:
 
 def _ours(setting: Setting) -> dict[str, list[str]]:
     """Return the names of optlab's own loops with their config overrides."""
-    found = {}
+    settings = {}
     for precision in ("float32", "bfloat16") if setting.model == "cnn" else ("float32",):
         for engine in ("eager", "compiled"):
             name = ", ".join(["optlab", engine, *([precision] if precision != "float32" else [])])
-            found[name] = [f"train.engine={engine}", f"train.precision={precision}"]
-    return found
+            settings[name] = [f"train.engine={engine}", f"train.precision={precision}"]
+    return settings
 
 
 def _others(setting: Setting) -> dict[str, Callable[[Task, Path, Path], Run]]:
     """Return the names of the other loops with their factories: (task, data path, folder) -> loop."""
-    found: dict[str, Callable[[Task, Path, Path], Run]] = {BARE: lambda task, *_: peers.bare(task)}
+    loops: dict[str, Callable[[Task, Path, Path], Run]] = {BARE: lambda task, *_: peers.bare(task)}
     if setting.model == "mlp":
-        found["matrix products alone"] = lambda task, *_: peers.products(task)
-        found["textbook loop"] = lambda task, source, _: peers.textbook(task, source)
+        loops["matrix products alone"] = lambda task, *_: peers.products(task)
+        loops["textbook loop"] = lambda task, source, _: peers.textbook(task, source)
         if find_spec("jax") and find_spec("optax"):
-            found[JAX] = lambda task, *_: peers.jax_scan(task)
+            loops[JAX] = lambda task, *_: peers.jax_scan(task)
         if find_spec("keras"):
             backend = "jax" if find_spec("jax") else "torch"
-            found[f"Keras, {backend}"] = lambda task, *_: peers.keras_fit(task, backend)
+            loops[f"Keras, {backend}"] = lambda task, *_: peers.keras_fit(task, backend)
     if find_spec("lightning"):
-        found["Lightning"] = lambda task, _, folder: peers.lightning_fit(task, folder)
-    return found
+        loops["Lightning"] = lambda task, _, folder: peers.lightning_fit(task, folder)
+    return loops
 
 
 def _serve(pipe: Connection, name: str, root: Path | None, setting: Setting, folder: Path) -> None:
@@ -160,7 +160,7 @@ def images_per_epoch(root: Path | None, setting: Setting) -> int:
     if setting.model == "mlp":
         return len(mnist(root=root).train)
     wanted = max(setting.steps, LOG_EVERY) * setting.batch_size  # enough for one round, up to a limit
-    return min(wanted, max(_MOST_NOISE, LOG_EVERY * setting.batch_size))
+    return min(wanted, max(_MAX_NOISE_IMAGES, LOG_EVERY * setting.batch_size))
 
 
 def _trained(experiment: Experiment, folder: Path) -> Run:

@@ -83,8 +83,8 @@ class Task:
 
     def config(self, root: str) -> str:
         """Return the task as a config for optlab; `root` is the MNIST folder, or an npz file for the cnn."""
-        place = json.dumps(root)  # a JSON string is valid YAML, whatever characters it contains
-        data = f"name: mnist, root: {place}" if self.model == "mlp" else f"name: npz, path: {place}"
+        path = json.dumps(root)  # a JSON string is valid YAML, whatever characters it contains
+        data = f"name: mnist, root: {path}" if self.model == "mlp" else f"name: npz, path: {path}"
         depth = self.images.shape[1]
         hidden = ", hidden: [200], activation: relu" if self.model == "mlp" else ""
         options = ", ".join(f"{key}: {value}" for key, value in OPTIONS[self.optimizer].items())

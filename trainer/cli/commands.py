@@ -78,11 +78,11 @@ def train(
     with drawing.in_child_process(draft.wants_figures() and not dry_run) as draw:
         with console.waiting("Checking the config", quiet=output.quiet):
             loaded = catalog.check_config(draft)  # torch imports its compiler here
-        shown = where.run_dir or launch.folder_for(loaded, overrides, where.runs)
-        folder = shown.absolute()  # a component may change the working directory
+        displayed_folder = where.run_dir or launch.folder_for(loaded, overrides, where.runs)
+        folder = displayed_folder.absolute()  # a component may change the working directory
         ownership.refuse_root(folder, where.runs)
         if dry_run:
-            _dry_run(set_up_run(loaded), shown)
+            _dry_run(set_up_run(loaded), displayed_folder)
             return 0
         with launch.shown(output.quiet) as progress:
             options = RunOptions(progress=progress, wait=existing.wait, draw=draw)
@@ -96,10 +96,10 @@ def train(
             except BusyError:
                 if not existing.skip:
                     raise
-                return _leave_busy(shown, as_json=output.as_json)
-    code = finish(replace(done, folder=shown), as_json=output.as_json)
+                return _report_busy(displayed_folder, as_json=output.as_json)
+    code = finish(replace(done, folder=displayed_folder), as_json=output.as_json)
     if code == 0 and not (where.run_dir or output.quiet or output.as_json):
-        _print_next_command(config, overrides, where.runs, loaded.config.seed.init + 1, shown)
+        _print_next_command(config, overrides, where.runs, loaded.config.seed.init + 1, displayed_folder)
     return code
 
 
@@ -109,16 +109,16 @@ def _print_next_command(
     """Print the command that compares a run with those beside it, or that trains a second one."""
     siblings = (path / rundir.STATUS for path in folder.parent.iterdir() if path.name != folder.name)
     if any(status.is_file() for status in siblings):
-        note, words = "compare it with the runs beside it:", ["compare", str(folder.parent)]
+        note, arguments = "compare it with the runs beside it:", ["compare", str(folder.parent)]
     else:
-        place = [] if runs == RUNS else ["--runs", str(runs)]
+        runs_option = [] if runs == RUNS else ["--runs", str(runs)]
         kept = [text for text in overrides if not text.startswith("seed")]
         note = "train it with another seed:"
-        words = ["train", str(config), *kept, f"seed={next_seed}", *place]
-    console.print_note(note, command=shlex.join(["optlab", *words]))
+        arguments = ["train", str(config), *kept, f"seed={next_seed}", *runs_option]
+    console.print_note(note, command=shlex.join(["optlab", *arguments]))
 
 
-def _leave_busy(folder: Path, *, as_json: bool) -> int:
+def _report_busy(folder: Path, *, as_json: bool) -> int:
     """Report that another process trains the run and skip it."""
     console.print_note(f"{folder} is being trained by another process: skipped")
     if as_json:
@@ -126,7 +126,7 @@ def _leave_busy(folder: Path, *, as_json: bool) -> int:
     return 0
 
 
-def finish(done: launch.Launched, *, as_json: bool) -> int:
+def finish(done: launch.LaunchResult, *, as_json: bool) -> int:
     """Print the result of a run and, if it was interrupted, how to resume it. Return the exit code."""
     if done.skipped:
         console.print_note(f"{done.folder} is finished: skipped")
@@ -239,12 +239,12 @@ def prepare(name: str, options: Sequence[str]) -> None:
 
 def _options(kind: str, name: str, assignments: Sequence[str]) -> dict[str, Any]:
     """Return options given as `key=value`, checked against the component's signature."""
-    given: dict[Hashable, Any] = {}
+    options: dict[Hashable, Any] = {}
     for override in map(parse_override, assignments):
         if len(override.key) != 1:
             raise ConfigError(f"{override.text!r} is not an option of {name}", expected="key=value")
-        given[override.key[0]] = override.value
-    return catalog.check_options(kind, name, given)
+        options[override.key[0]] = override.value
+    return catalog.check_options(kind, name, options)
 
 
 def plot(folders: Sequence[Path], formats: Sequence[str]) -> None:
@@ -259,7 +259,7 @@ def plot(folders: Sequence[Path], formats: Sequence[str]) -> None:
             figures = runner.draw_figures(folder, list(formats))
         for path in figures.paths:
             console.print_text(console.one_line(str(path)))
-        problems += [Problem(words, where=str(folder)) for words in figures.failures]
+        problems += [Problem(message, where=str(folder)) for message in figures.failures]
     if problems:
         raise FigureError.of(problems)
 
@@ -269,14 +269,14 @@ def list_components(kind: str | None, *, as_json: bool) -> None:
     if kind is not None and kind not in catalog.REGISTRIES:
         raise unknown_name("kind", kind, list(catalog.REGISTRIES))
     kinds = [kind] if kind else list(catalog.REGISTRIES)
-    found = {
+    components = {
         chosen: {name: _summary(builder) for name, builder in catalog.REGISTRIES[chosen].items()}
         for chosen in kinds
     }
     if as_json:
-        console.print_json(found)
+        console.print_json(components)
         return
-    rows = [(chosen, name, text) for chosen, names in found.items() for name, text in names.items()]
+    rows = [(chosen, name, text) for chosen, names in components.items() for name, text in names.items()]
     console.table([Column("kind"), Column("name"), Column("what it is")], rows)
 
 
@@ -412,33 +412,33 @@ def schema(output: Path | None, *, sweep: bool) -> None:
 
 def doctor(runs: Path, *, as_json: bool) -> None:
     """Print versions, devices, data sets on disk, the cache and write access."""
-    found = environment()
-    found["tested"] = compare_with_lock()
-    found["torch"] = {
+    report = environment()
+    report["tested"] = compare_with_lock()
+    report["torch"] = {
         "threads": torch.get_num_threads(),
         "CUDA devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "default device": "cuda:0" if torch.cuda.is_available() else "cpu",
     }
     with console.waiting("Reading the data sets on disk"):
-        found["data"] = {"folder": str(data_root(None))} | _data_found()
-    found["cache"] = _cache_found()
+        report["data"] = {"folder": str(data_root(None))} | _data_states()
+    report["cache"] = _cache_state()
     try:
         # `doctor` creates no folder: it checks the nearest existing parent.
         rundir.prepare_root(
-            next(place for place in (runs.absolute(), *runs.absolute().parents) if place.exists())
+            next(path for path in (runs.absolute(), *runs.absolute().parents) if path.exists())
         )
-        found["runs"] = {"directory": str(runs.resolve()), "writable": True}
+        report["runs"] = {"directory": str(runs.resolve()), "writable": True}
     except RunError as error:
-        found["runs"] = {
+        report["runs"] = {
             "directory": str(runs.resolve()),
             "writable": False,
             "reason": error.problems[0].what,
         }
     if as_json:
-        console.print_json(found)
+        console.print_json(report)
         return
     for section in ("versions", "tested", "machine", "torch", "data", "cache", "runs"):
-        pairs = _tested_pairs(found["tested"]) if section == "tested" else found[section]
+        pairs = _tested_pairs(report["tested"]) if section == "tested" else report[section]
         console.print_pairs(section, pairs)
 
 
@@ -455,23 +455,23 @@ def _tested_pairs(tested: dict[str, Any]) -> dict[str, str]:
     } | {each["package"]: f"{each['installed']}, tested with {each['tested']}" for each in differences}
 
 
-def _cache_found() -> dict[str, Any]:
+def _cache_state() -> dict[str, Any]:
     """Return the folder of decoded data sets, their number and their size on disk."""
     folder = cache_folder()
     sizes = [file.stat().st_size for file in folder.glob("*.set")]
     return {"folder": str(folder), "sets": len(sizes), "size": f"{sum(sizes) / 1e6:,.1f} MB"}
 
 
-def _data_found() -> dict[str, str]:
+def _data_states() -> dict[str, str]:
     """Return for every named data set whether it is on disk, without downloading."""
-    found = {}
+    states = {}
     for name, builder in catalog.DATASETS.items():
         parameters = inspect.signature(builder).parameters
         if any(p.default is p.empty for p in parameters.values()):
             continue  # npz, csv and image_folder need a path
         try:
             builder(**({"download": False} if "download" in parameters else {}))
-            found[name] = "ready"
+            states[name] = "ready"
         except OptlabError as error:
-            found[name] = "not on disk" if "download" in parameters else error.problems[0].what
-    return found
+            states[name] = "not on disk" if "download" in parameters else error.problems[0].what
+    return states

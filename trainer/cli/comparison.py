@@ -67,7 +67,7 @@ def compare(
             fix="use --band bootstrap or --centre mean",
         )
     with console.waiting("Comparing the runs"):
-        found = compare_runs(
+        comparison = compare_runs(
             list(runs),
             by=analysis.by or [],
             targets=analysis.target or [],
@@ -88,14 +88,16 @@ def compare(
             size=_size(files.size) if files.size else None,
         )
     if output is not None:
-        _write(found, output, ending, files.figure, formats)
+        _write(comparison, output, ending, files.figure, formats)
     if as_json or table == "json":
-        console.print_json(found.as_dict())
+        console.print_json(comparison.as_dict())
     elif table == "text":
-        _print(found)
+        _print(comparison)
     else:
-        console.print_text(render_table(found.groups, found.targets, table, found.grouping.metrics))
-    for note in found.notes:
+        console.print_text(
+            render_table(comparison.groups, comparison.targets, table, comparison.grouping.metrics)
+        )
+    for note in comparison.notes:
         console.print_note(f"note: {note}")
 
 
@@ -115,31 +117,33 @@ def _size(text: str) -> tuple[float, float]:
     return width, height
 
 
-def _write(found: Comparison, output: Path, ending: str, figure: str | None, formats: Sequence[str]) -> None:
+def _write(
+    comparison: Comparison, output: Path, ending: str, figure: str | None, formats: Sequence[str]
+) -> None:
     """Write one figure, one table, or everything, and print the paths."""
     if ending in TABLES:
         paths, content = (
             [output],
-            render_table(found.groups, found.targets, TABLES[ending], found.grouping.metrics),
+            render_table(comparison.groups, comparison.targets, TABLES[ending], comparison.grouping.metrics),
         )
         _make_folder(output.parent)
         rundir.write_atomically(output, content)
     elif ending:
-        if not found.figures:
+        if not comparison.figures:
             raise ConfigError("the runs have no data to draw", key="--output")
-        names = list(found.figures)
+        names = list(comparison.figures)
         name = figure or next((one for one in names if one.startswith("val_loss")), names[0])
         if name not in names:
             raise unknown_name("figure", name, names, key="--figure")
         _make_folder(output.parent)
         try:
-            rundir.write_atomically(output, render(found.figures[name], ending))
+            rundir.write_atomically(output, render(comparison.figures[name], ending))
         except FigureError as error:
             raise FigureError(f"cannot draw {output}: {error}") from error
         paths = [output]
     else:
         _make_folder(output)
-        paths = found.save(output, formats)
+        paths = comparison.save(output, formats)
     for path in paths:
         console.print_note(f"wrote {path}")
 
@@ -155,25 +159,25 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _print(found: Comparison) -> None:
+def _print(comparison: Comparison) -> None:
     """Print the table in parts that fit a terminal, then the tests and the sensitivity."""
-    names, parts = sections(found.groups, found.targets, found.grouping.metrics)
+    names, parts = sections(comparison.groups, comparison.targets, comparison.grouping.metrics)
     for part in parts:
         columns = [Column(heading) for heading in names] + [Column(heading, "right") for heading in part]
         console.table(columns, zip(*names.values(), *part.values(), strict=True))
         console.print_text("")
-    said = caption(found.confidence)
-    if found.targets:
-        said += "\ntimes: median over all runs; inf if at least half of them did not reach the target"
-    if bool(found.groups["overhead_ms"].isna().any()):
-        said += "\noverhead: - if there is no run of plain SGD (momentum 0) under the same conditions"
-    console.print_sentence(said)
-    if found.grouping.problems != ("",) and not len(found.differences):
+    text = caption(comparison.confidence)
+    if comparison.targets:
+        text += "\ntimes: median over all runs; inf if at least half of them did not reach the target"
+    if bool(comparison.groups["overhead_ms"].isna().any()):
+        text += "\noverhead: - if there is no run of plain SGD (momentum 0) under the same conditions"
+    console.print_sentence(text)
+    if comparison.grouping.problems != ("",) and not len(comparison.differences):
         console.print_sentence("no test: no two groups have the same problem")
-    lines = found.verdict_lines()
-    for place, line in enumerate(lines):
-        console.print_sentence(("" if place else "\n") + line)
-    if found.tuning_lines:
-        console.print_sentence(f"\nSensitivity ({found.selection})")
-        for line in found.tuning_lines:
+    lines = comparison.verdict_lines()
+    for index, line in enumerate(lines):
+        console.print_sentence(("" if index else "\n") + line)
+    if comparison.tuning_lines:
+        console.print_sentence(f"\nSensitivity ({comparison.selection})")
+        for line in comparison.tuning_lines:
             console.print_sentence(line)

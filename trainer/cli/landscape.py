@@ -38,7 +38,7 @@ def landscape(problem: str, descent: DescentOptions, files: LandscapeFiles, *, a
         descents = compare_optimizers(surface, contestants, steps=steps, start=where, lr=lr, rates=rates)
     label = name.replace("_", " ")
     unit = "steps" if one_per_step(descents) else "gradients"
-    heading = f"{label}: {surface.about} · {steps:,} {unit} each from ({where[0]:g}, {where[1]:g})"
+    heading = f"{label}: {surface.difficulty} · {steps:,} {unit} each from ({where[0]:g}, {where[1]:g})"
     heading += f"\n{budget(descents, lr)}"
     rundir.prepare_root(figure_path.parent)
     with console.waiting("Drawing the figure"):

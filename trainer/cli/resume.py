@@ -20,14 +20,14 @@ def resume(run: Path, overrides: Sequence[str], output: OutputOptions, *, trust:
     """Resume a run and return the exit code."""
     ownership.require_run(run)
     saved = run / rundir.CONFIG
-    wanted = False
+    figures_wanted = False
     if saved.is_file():
         draft = read(saved, overrides)
-        wanted = draft.wants_figures()
+        figures_wanted = draft.wants_figures()
         announce_code(*components_in(draft.tree.data))
-    whole = run.absolute()  # a component may change the working directory
-    with launch.shown(output.quiet) as progress, drawing.in_child_process(wanted) as draw:
+    folder = run.absolute()  # a component may change the working directory
+    with launch.shown(output.quiet) as progress, drawing.in_child_process(figures_wanted) as draw:
         options = RunOptions(progress=progress, draw=draw)
-        done = resume_run(whole, overrides, options, trust=trust)
-    shown = run if done.skipped else run.parent / rename_extended(whole).name
-    return finish(replace(done, folder=shown), as_json=output.as_json)
+        done = resume_run(folder, overrides, options, trust=trust)
+    displayed_folder = run if done.skipped else run.parent / rename_extended(folder).name
+    return finish(replace(done, folder=displayed_folder), as_json=output.as_json)

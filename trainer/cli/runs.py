@@ -15,7 +15,7 @@ from trainer.reading import read_regular
 from trainer.runs import rundir
 
 SHARDS = ".shards"
-_MOST_PROGRESS_BYTES = 16 << 20
+_MAX_PROGRESS_BYTES = 16 << 20
 SWEEP_COLUMNS = (
     Column("variant"),
     Column("running", "right", omit=4),
@@ -46,10 +46,10 @@ def list_runs(folders: Sequence[Path], *, sort: str, wide: bool, as_json: bool) 
     if not as_json:
         for folder in folders:
             _print_sweep(folder)
-    found = [_run_row(folder) for folder in rundir.find_runs(folders)]
-    columns = [*RUN_COLUMNS, *_metric_columns(found), LAST_COLUMN]
+    run_rows = [_run_row(folder) for folder in rundir.find_runs(folders)]
+    columns = [*RUN_COLUMNS, *_metric_columns(run_rows), LAST_COLUMN]
     titles = [column.title for column in columns]
-    rows: list[dict[str, Any]] = [dict.fromkeys(titles) | row for row in found]
+    rows: list[dict[str, Any]] = [dict.fromkeys(titles) | row for row in run_rows]
     column = sort.removeprefix("-")
     if column not in titles:
         raise unknown_name("column", column, titles, key="--sort")
@@ -99,18 +99,18 @@ def _run_row(folder: Path) -> dict[str, Any]:
 def _print_sweep(folder: Path) -> None:
     """Print the progress of the sweep in a folder, as its own display does; nothing if there is no sweep."""
     try:
-        state = json.loads(read_regular(folder / "progress.json", _MOST_PROGRESS_BYTES))
+        state = json.loads(read_regular(folder / "progress.json", _MAX_PROGRESS_BYTES))
         keys = ("name", "running", "done", "diverged", "pruned", "failed", "planned", "best")
         rows = [[variant[key] for key in keys] for variant in state["variants"]]
         going = state["status"] == "running"
-        words = [f"{folder}: {state['done']} of {state['planned']} runs, {state['failed']} failed"]
+        texts = [f"{folder}: {state['done']} of {state['planned']} runs, {state['failed']} failed"]
         alive = any(map(rundir.is_locked, [folder, *(folder / SHARDS).glob("*")]))
-        words.append(state["status"] if not going or alive else "exited without writing a status")
+        texts.append(state["status"] if not going or alive else "exited without writing a status")
         if going and state["runs_per_minute"]:
-            words.append(f"{state['runs_per_minute']:.3g} runs/min")
+            texts.append(f"{state['runs_per_minute']:.3g} runs/min")
         if going and state["left_seconds"] is not None:
-            words.append(f"left {console.format_seconds(state['left_seconds'])}")
+            texts.append(f"left {console.format_seconds(state['left_seconds'])}")
     except (OptlabError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return
     console.table(SWEEP_COLUMNS, rows)
-    console.print_text("; ".join(words) + "\n")
+    console.print_text("; ".join(texts) + "\n")

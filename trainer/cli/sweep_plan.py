@@ -14,7 +14,7 @@ from trainer.sweep.models import FINAL, Sweep, Variant
 from trainer.sweep.plan import RunSpec, SharedData, VariantInfo, budget, grid_settings, spec_for
 from trainer.sweep.results import DONE
 from trainer.sweep.runner import Options
-from trainer.sweep.tasks import slots_here
+from trainer.sweep.tasks import sweep_slots
 
 INCLUDES = (
     "building, training steps and evaluations, measured on each variant's first setting; "
@@ -40,7 +40,7 @@ def dry_run_of(
     costs = {v.name: measure(read, _first(read, root, v), infos[v.name], shared_data) for v in chosen}
     listed = [(spec, _state(spec.folder)) for spec in _grid_runs(read, root, options)]
     rounds = _rounds(read, root, chosen, listed, costs, shard=options.shard is not None)
-    workers = len(slots_here(read, infos, options.workers))
+    workers = len(sweep_slots(read, infos, options.workers))
     total = sum(map(len, rounds))
     seconds = wall_seconds(rounds, workers) + (WORKER_START_SECONDS if total else 0)
     budgets = {
@@ -136,4 +136,4 @@ def _finished(folder: Path) -> int:
 
 
 def _may_stop_early(infos: Mapping[str, VariantInfo]) -> bool:
-    return any(found.config["train"]["early_stopping"] is not None for found in infos.values())
+    return any(info.config["train"]["early_stopping"] is not None for info in infos.values())

@@ -32,7 +32,7 @@ from trainer.sweep.results import CONFIDENCE
 from trainer.sweep.runner import Options, SweepRunner
 
 COMPARISON = "comparison"
-MOST_COMPARED = 400
+MAX_COMPARED_RUNS = 400
 
 
 def sweep(
@@ -43,8 +43,8 @@ def sweep(
     shard = _parts(options.shard, read)
     settings = Options(options.workers, _known(options.only or [], read), shard, options.fail_fast)
     check_budgets(read)
-    shown = runs / read.config.name
-    root = shown.absolute()  # a component may change the working directory
+    displayed_root = runs / read.config.name
+    root = displayed_root.absolute()  # a component may change the working directory
     suffix = "" if shard is None else f"-{shard[0]}-of-{shard[1]}"
     shared_data = SharedData(root / f"{DATA}{suffix}")
     if options.dry_run:
@@ -55,31 +55,31 @@ def sweep(
         console.print_note(note)
     objective = resolve_objective(read, infos)
     if options.dry_run:
-        dry_run_of(read, shown, infos, shared_data, settings, as_json=output.as_json)
+        dry_run_of(read, displayed_root, infos, shared_data, settings, as_json=output.as_json)
         return 0
     rundir.prepare_root(root)
     with ExitStack() as stack:
-        stack.enter_context(_alone(root, root if not suffix else root / SHARDS / suffix[1:]))
+        stack.enter_context(_locked(root, root if not suffix else root / SHARDS / suffix[1:]))
         shared_data.clear()
         stack.callback(shared_data.clear)
         display = stack.enter_context(SweepProgress(quiet=output.quiet))
-        shown_in = _Shown(display)
+        observer = _ProgressReporter(display)
         runner = SweepRunner(
-            read, root, infos, objective, shared_data, settings, shown_in, force=options.force
+            read, root, infos, objective, shared_data, settings, observer, force=options.force
         )
         runner.fit(force=options.force)
         code = runner.run()
         summary = runner.write_files()
     if options.figures and code in (0, 4) and not suffix:
         with console.waiting("Comparing the runs", quiet=output.quiet):
-            compared = _compare(shown, list(read.variants), summary["runs"]["done"])
+            compared = _compare(displayed_root, list(read.variants), summary["runs"]["done"])
         for note in compared:
             console.print_note(note)
     if output.as_json:
-        console.print_json({"sweep": str(shown)} | summary)
+        console.print_json({"sweep": str(displayed_root)} | summary)
     else:
         with console.results_are_kept():
-            _print_summary(summary, shown)
+            _print_summary(summary, displayed_root)
     return code
 
 
@@ -90,7 +90,7 @@ def _parts_of(variant: Variant) -> list[Any]:
 
 
 @contextmanager
-def _alone(root: Path, folder: Path) -> Iterator[None]:
+def _locked(root: Path, folder: Path) -> Iterator[None]:
     """Hold the lock of a sweep, or of a shard of it."""
     with ExitStack() as stack:
         try:
@@ -108,22 +108,22 @@ def _compare(root: Path, variants: Sequence[str], runs: int) -> list[str]:
 
     Other runs in the same folder, of a config with the name of the sweep, are left out.
     """
-    if runs > MOST_COMPARED:
+    if runs > MAX_COMPARED_RUNS:
         return [f"{runs} runs are too many to compare; use: optlab compare {root}/final -o FOLDER"]
     folder = root / COMPARISON
     notes = []
     try:
-        places = [place / name for place in (root, root / FINAL) for name in variants]
-        found = compare_runs([place for place in places if place.is_dir()])
+        paths = [path / name for path in (root, root / FINAL) for name in variants]
+        comparison = compare_runs([path for path in paths if path.is_dir()])
         rundir.make_folder(folder)
-        table = render_table(found.groups, found.targets, "markdown", found.grouping.metrics)
+        table = render_table(comparison.groups, comparison.targets, "markdown", comparison.grouping.metrics)
         rundir.write_atomically(folder / "table.md", table.rstrip() + "\n")
-        found.save(folder, ["png"])
+        comparison.save(folder, ["png"])
     except FigureError as error:
         notes.append(f"warning: {error}")
     except Exception as error:  # a failed comparison does not fail the sweep
         return [f"no comparison: {first_line(error)}"]
-    notes += [f"note: {note}" for note in found.notes]
+    notes += [f"note: {note}" for note in comparison.notes]
     return [*notes, f"figures and tables are in {folder}"]
 
 
@@ -148,7 +148,7 @@ def _parts(shard: str | None, read: Sweep) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-class _Shown(Display):
+class _ProgressReporter(Display):
     """Shows the runner's events in the terminal."""
 
     def __init__(self, progress: SweepProgress) -> None:
@@ -160,25 +160,25 @@ class _Shown(Display):
         if run.kept:
             self._kept += 1
             return
-        self._tell_kept()
+        self._note_kept_runs()
         result = run.outcome.result
-        words = [f"[{state.done}/{state.planned}]", run.label, run.outcome.status]
+        texts = [f"[{state.done}/{state.planned}]", run.label, run.outcome.status]
         if run.value is not None and run.outcome.status != "diverged":
-            words.append(f"{run.value:.4g}")
+            texts.append(f"{run.value:.4g}")
         if result:
-            words.append(console.format_seconds(result.total_seconds))
+            texts.append(console.format_seconds(result.total_seconds))
         if run.outcome.status == "failed":
-            words.append(run.outcome.message)
-        self._progress.line("  ".join(words))
+            texts.append(run.outcome.message)
+        self._progress.line("  ".join(texts))
 
-    def _tell_kept(self) -> None:
+    def _note_kept_runs(self) -> None:
         if self._kept:
             self._progress.line(f"{self._kept} finished run{'s' if self._kept > 1 else ''} kept")
             self._kept = 0
 
     def update(self, state: SweepState) -> None:
         """Draw the sweep's progress."""
-        self._tell_kept()
+        self._note_kept_runs()
         tail = f"{state.done}/{state.planned} runs"
         if state.failed:
             tail += f", {state.failed} failed"
@@ -233,10 +233,12 @@ def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
     console.print_text(f"{summary['status']}: {told}; {root}")
 
 
-def _mean_and_half_width(told: Mapping[str, Any], n: int, scale: float) -> str:
+def _mean_and_half_width(test_summary: Mapping[str, Any], n: int, scale: float) -> str:
     """Return the scaled mean and half-width, with the count if not all `n` runs have a value."""
-    half = math.nan if told["low"] is None else scale * (told["high"] - told["low"]) / 2
-    said = with_half_width(scale * told["mean"], half)
-    if len(told["values"]) < n:
-        return f"{said} ({len(told['values'])} of {n})"
-    return f"{said} (one seed)" if n == 1 else said
+    half = (
+        math.nan if test_summary["low"] is None else scale * (test_summary["high"] - test_summary["low"]) / 2
+    )
+    text = with_half_width(scale * test_summary["mean"], half)
+    if len(test_summary["values"]) < n:
+        return f"{text} ({len(test_summary['values'])} of {n})"
+    return f"{text} (one seed)" if n == 1 else text

@@ -39,13 +39,13 @@ class Verb(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; answer a config key that is given as an option with the override."""
-        given = list(args)
+        arguments = list(args)
         try:
             return super().parse_args(ctx, args)
         except Exception as error:  # typer exports no name for NoSuchOption
             option = str(getattr(error, "option_name", ""))
             if type(error).__name__ == "NoSuchOption" and "overrides" in (each.name for each in self.params):
-                _refuse_option(option, given)
+                _refuse_option(option, arguments)
             raise
 
     def invoke(self, ctx: Any) -> Any:

@@ -103,36 +103,36 @@ def draw_curves(
             than seven groups.
     """
     measured = find(metric, metrics_of(entry for group in groups for entry in group.entries))
-    drawn = [(group, found) for group in groups if (found := _series(group, metric, x, smoothed, measured))]
+    drawn = [(group, series) for group in groups if (series := _series(group, metric, x, smoothed, measured))]
     if not drawn:
         return None
     as_loss = measured.log and metric != "lr"
     log_x, log_y = _logs(scale, drawn, as_loss=as_loss)
     if log_x:
-        drawn = [(group, [_after_start(one) for one in found]) for group, found in drawn]
+        drawn = [(group, [_after_start(one) for one in series]) for group, series in drawn]
     along = X_LABELS[x] + (", logarithmic" if log_x else "")
     several = len(drawn) > OVERLAID if multiples is None else multiples and len(drawn) > 1
-    shown = drawn[:PANELS] if several else drawn
-    columns = min(math.ceil(math.sqrt(len(shown))), 4) if several else 1
-    rows = -(-len(shown) // columns) if several else 1
+    panels = drawn[:PANELS] if several else drawn
+    columns = min(math.ceil(math.sqrt(len(panels))), 4) if several else 1
+    rows = -(-len(panels) // columns) if several else 1
     with settings(look):
-        said = heading if heading is not None else common_title([group for group, _ in drawn])
-        cut = f"\nthe first {PANELS} of {len(drawn)} groups" if len(shown) < len(drawn) else ""
+        figure_title = heading if heading is not None else common_title([group for group, _ in drawn])
+        cut = f"\nthe first {PANELS} of {len(drawn)} groups" if len(panels) < len(drawn) else ""
         caption = _caption(drawn, centre, band, smoothed and metric == "loss")
-        figure, axes = new_figure("\n".join(filter(None, [said, caption])) + cut, look, rows, columns)
+        figure, axes = new_figure("\n".join(filter(None, [figure_title, caption])) + cut, look, rows, columns)
         _set_limits(axes[0], drawn, measured, log_x=log_x, log_y=log_y, as_loss=as_loss)
         if several:
-            _draw_panels(axes, shown, look, centre, band, seeds, columns)
+            _draw_panels(axes, panels, look, centre, band, seeds, columns)
             figure.supxlabel(along, fontsize=look.font)
             figure.supylabel(column_label(metric, measured), fontsize=look.font)
         else:
             handles = [
-                _draw_group(axes[0], group, found, line_for(i, look), centre, band, seeds=seeds)
-                for i, (group, found) in enumerate(shown)
+                _draw_group(axes[0], group, series, line_for(i, look), centre, band, seeds=seeds)
+                for i, (group, series) in enumerate(panels)
             ]
             axes[0].set_xlabel(along)
             axes[0].set_ylabel(column_label(metric, measured))
-            legend(figure, handles, [_label(group) for group, _ in shown], look)
+            legend(figure, handles, [_label(group) for group, _ in panels], look)
     return figure
 
 
@@ -141,9 +141,9 @@ def column_label(column: str, metric: Metric) -> str:
     split = column.removesuffix(f"_{metric.name}")
     if split not in _SPLITS:
         return {"loss": "training loss", "lr": "learning rate"}.get(column, column)
-    words, kind = _SPLITS[split]
+    split_name, kind = _SPLITS[split]
     details = ", ".join(filter(None, (kind, metric.unit)))
-    return f"{words} {metric.label}" + (f" ({details})" if details else "")
+    return f"{split_name} {metric.label}" + (f" ({details})" if details else "")
 
 
 def has_metric(entry: Entry, metric: str) -> bool:
@@ -161,12 +161,12 @@ def common_title(groups: Sequence[Group]) -> str:
     if differs("data.batch_size", entries):
         data.pop("batch_size", None)
     config["data"] = data
-    around = entries[0].environment.get("data") or {}
-    shape = around.get("input_shape")
+    recorded = entries[0].environment.get("data") or {}
+    shape = recorded.get("input_shape")
     same_model = len({code(entry.run.config.get("model")) for entry in entries}) == 1
     same_data = len({entry.code_of("data.name") for entry in entries}) == 1
     parts = [
-        title(config, inputs=math.prod(shape) if shape else None, outputs=around.get("num_classes"))
+        title(config, inputs=math.prod(shape) if shape else None, outputs=recorded.get("num_classes"))
         if same_model and same_data
         else part_name(data)
         if same_data
@@ -185,7 +185,7 @@ def common_title(groups: Sequence[Group]) -> str:
 
 
 def _series(group: Group, metric: str, x: Axis, smoothed: bool, measured: Metric) -> list[_Series]:
-    found = []
+    series = []
     for entry in group.entries:
         one = _curve(entry, metric, x, measured.scale)
         if one is None:
@@ -195,10 +195,10 @@ def _series(group: Group, metric: str, x: Axis, smoothed: bool, measured: Metric
             # Keep the unsmoothed last point of a diverged run: it shows the divergence.
             if one.diverged:
                 values[-1] = one.y[-1]
-            there = np.isfinite(values) | ~np.isfinite(one.y)
-            one = _Series(one.x[there], values[there], one.diverged)
-        found.append(one)
-    return found
+            is_drawn = np.isfinite(values) | ~np.isfinite(one.y)
+            one = _Series(one.x[is_drawn], values[is_drawn], one.diverged)
+        series.append(one)
+    return series
 
 
 def _curve(entry: Entry, metric: str, x: Axis, factor: float) -> _Series | None:
@@ -219,8 +219,8 @@ def _curve(entry: Entry, metric: str, x: Axis, factor: float) -> _Series | None:
 
 def _after_start(one: _Series) -> _Series:
     """Return a curve without x = 0, which a log axis cannot show; a line from there would look flat."""
-    there = one.x > 0
-    return _Series(one.x[there], one.y[there], one.diverged) if there.any() else one
+    after_start = one.x > 0
+    return _Series(one.x[after_start], one.y[after_start], one.diverged) if after_start.any() else one
 
 
 def _logs(
@@ -228,7 +228,7 @@ def _logs(
 ) -> tuple[bool, bool]:
     if scale is None:
         smallest = min(
-            (y.min() for _, found in drawn for s in found if (y := s.y[np.isfinite(s.y)]).size), default=1
+            (y.min() for _, series in drawn for s in series if (y := s.y[np.isfinite(s.y)]).size), default=1
         )
         return False, as_loss and smallest > 0
     return scale in ("semilogx", "loglog"), scale in ("semilogy", "loglog")
@@ -246,27 +246,27 @@ def _draw_panels(
     seeds: bool,
     columns: int,
 ) -> None:
-    for one, (group, found) in zip(axes, drawn, strict=False):
-        for other, series in drawn:
+    for one, (group, series) in zip(axes, drawn, strict=False):
+        for other, other_series in drawn:
             if other is not group:
-                x, y, _, _ = _centre(series, centre, None, log=one.get_xscale() == "log")
+                x, y, _, _ = _centre(other_series, centre, None, log=one.get_xscale() == "log")
                 one.plot(x, y, color="#cccccc", linewidth=0.6, zorder=1.5)
         line = line_for(0, look)
-        _draw_group(one, group, found, Line(line.colour, "-", ""), centre, band, seeds=seeds)
+        _draw_group(one, group, series, Line(line.colour, "-", ""), centre, band, seeds=seeds)
         wide = int(72 * look.inches[0] / columns / (0.63 * look.font))
         one.set_title(plain(textwrap.fill(_label(group), max(wide, 12))), fontsize=0.8 * look.font)
         if one.get_xscale() == "linear":
             one.locator_params(axis="x", nbins=4)
-    for place, one in enumerate(axes[len(drawn) :], start=len(drawn)):
+    for index, one in enumerate(axes[len(drawn) :], start=len(drawn)):
         one.set_visible(False)
         # The panel above an empty cell is the lowest of its column, so it shows the tick labels.
-        axes[place - columns].tick_params(labelbottom=True)
+        axes[index - columns].tick_params(labelbottom=True)
 
 
 def _draw_group(
     axes: Axes,
     group: Group,
-    found: Sequence[_Series],
+    series: Sequence[_Series],
     line: Line,
     centre: Literal["mean", "median"],
     band: BandKind | None,
@@ -275,10 +275,10 @@ def _draw_group(
 ) -> Any:
     """Draw one group and return the handle of its legend entry."""
     log_x, log_y = axes.get_xscale() == "log", axes.get_yscale() == "log"
-    x, middle, low, high = _centre(found, centre, band, log=log_x)
+    x, middle, low, high = _centre(series, centre, band, log=log_x)
     # If the seeds were recorded at different x values (seconds), each value is held until the next one.
-    held = not _aligned(found)
-    style: Any = {"drawstyle": "steps-post"} if held else {}
+    stepwise = not _aligned(series)
+    style: Any = {"drawstyle": "steps-post"} if stepwise else {}
     (handle,) = axes.plot(
         x,
         _shown(middle, log_y),
@@ -289,64 +289,64 @@ def _draw_group(
         markevery=max(len(x) // 12, 1),
         **style,
     )
-    if len(found) > 1:
+    if len(series) > 1:
         floor = axes.get_ylim()[0]
         if low is not None and high is not None:
             axes.fill_between(
                 x, np.maximum(low, floor) if log_y else low, high,
-                color=line.colour, alpha=0.16, linewidth=0, zorder=2, step="post" if held else None,
+                color=line.colour, alpha=0.16, linewidth=0, zorder=2, step="post" if stepwise else None,
             )  # fmt: skip
         if seeds:
-            for one in found:
+            for one in series:
                 axes.plot(
                     one.x, _shown(one.y, log_y), color=line.colour, linewidth=0.6, alpha=0.5, zorder=2.5,
                     **style,
                 )  # fmt: skip
-    for one in found:
+    for one in series:
         if one.diverged:
             _mark_divergence(axes, one, line)
     return handle
 
 
 def _centre(
-    found: Sequence[_Series], centre: Literal["mean", "median"], band: BandKind | None, *, log: bool
+    curves: Sequence[_Series], centre: Literal["mean", "median"], band: BandKind | None, *, log: bool
 ) -> tuple[Array, Array, Array | None, Array | None]:
     """Return x, the centre and the ends of the band, up to the end of the shortest run."""
-    if len(found) == 1:
-        return found[0].x, found[0].y, None, None
-    aligned = _aligned(found)
-    series = [(one.x, one.y) for one in found]
-    few = sum(len(one.x) for one in found) <= GRID_POINTS
-    log = log and not aligned and any((one.x > 0).any() for one in found)
+    if len(curves) == 1:
+        return curves[0].x, curves[0].y, None, None
+    aligned = _aligned(curves)
+    series = [(one.x, one.y) for one in curves]
+    few = sum(len(one.x) for one in curves) <= GRID_POINTS
+    log = log and not aligned and any((one.x > 0).any() for one in curves)
     grid = common_grid(series, None if aligned or few else GRID_POINTS, scale="log" if log else "linear")
     over = band_over(grid.y, centre=centre, kind=band or "std")
-    whole = over.n == len(found)
+    complete = over.n == len(curves)
     # Stop at the first x without all runs: beyond it the centre covers the surviving runs only.
-    if whole.any():
-        first = int(whole.argmax())
-        stops = np.flatnonzero(~whole[first:])
-        whole[first + stops[0] if stops.size else len(whole) :] = False
-    x = grid.x[whole]
+    if complete.any():
+        first = int(complete.argmax())
+        stops = np.flatnonzero(~complete[first:])
+        complete[first + stops[0] if stops.size else len(complete) :] = False
+    x = grid.x[complete]
     if band is None:
-        return x, over.centre[whole], None, None
-    return x, over.centre[whole], over.low[whole], over.high[whole]
+        return x, over.centre[complete], None, None
+    return x, over.centre[complete], over.low[complete], over.high[complete]
 
 
-def _aligned(found: Sequence[_Series]) -> bool:
+def _aligned(series: Sequence[_Series]) -> bool:
     """Return whether the runs were measured at the same x values, up to the end of each run."""
-    places = [one.x[:-1] if one.diverged else one.x for one in found]
-    longest = max(places, key=len)
-    return all(np.array_equal(x, longest[: len(x)]) for x in places)
+    positions = [one.x[:-1] if one.diverged else one.x for one in series]
+    longest = max(positions, key=len)
+    return all(np.array_equal(x, longest[: len(x)]) for x in positions)
 
 
 def _mark_divergence(axes: Axes, one: _Series, line: Line) -> None:
     """Mark the end of a run that diverged, at its last finite value or at the upper edge."""
-    place = float(one.x[-1])
+    last_x = float(one.x[-1])
     low, high = axes.get_ylim()
     last = one.y[np.isfinite(one.y)]
     value = float(last[-1]) if last.size else high
     axes.plot(
-        [max(place, axes.get_xlim()[0])], [min(max(value, low), high)], marker="X", markersize=9,
+        [max(last_x, axes.get_xlim()[0])], [min(max(value, low), high)], marker="X", markersize=9,
         color=line.colour, markeredgecolor="black", markeredgewidth=0.7, linestyle="none", zorder=5,
         clip_on=False,
     )  # fmt: skip
@@ -361,7 +361,7 @@ def _set_limits(
     log_y: bool,
     as_loss: bool,
 ) -> None:
-    every = [one for _, found in drawn for one in found]
+    every = [one for _, series in drawn for one in series]
     last = max(float(one.x.max()) for one in every)
     first = min((float(one.x[one.x > 0].min()) for one in every if (one.x > 0).any()), default=1.0)
     if log_x and last > first:
@@ -372,17 +372,17 @@ def _set_limits(
     # A diverging loss of 1e30 would flatten all other curves.
     start = [float(one.y[0]) for one in every if np.isfinite(one.y[0]) and one.y[0] > 0]
     top = max(start, default=math.inf) * (100 if log_y else 3) if as_loss else math.inf
-    shown = limits([one.y[one.y <= top] for one in every], log=log_y)
+    y_limits = limits([one.y[one.y <= top] for one in every], log=log_y)
     later_shown = limits([one.y[(one.x > 0) & (one.y <= top)] for one in every], log=log_y)
-    if shown and later_shown and (metric.unit == "%" or not log_y):
+    if y_limits and later_shown and (metric.unit == "%" or not log_y):
         # Leave out the untrained network where its value would squeeze the rest of the curve against an edge.
-        zoomed = later_shown[1] - later_shown[0] < (shown[1] - shown[0]) / 2
-        shown = later_shown if zoomed else shown
-    if shown is None:
-        shown = (0.1, 10.0) if log_y else (0.0, 1.0)
+        zoomed = later_shown[1] - later_shown[0] < (y_limits[1] - y_limits[0]) / 2
+        y_limits = later_shown if zoomed else y_limits
+    if y_limits is None:
+        y_limits = (0.1, 10.0) if log_y else (0.0, 1.0)
     if metric.unit == "%":
-        shown = max(shown[0], -2.0), min(shown[1], 100.0 + 0.04 * (100.0 - max(shown[0], 0.0)))
-    scale_y(axes, *shown, log=log_y)
+        y_limits = max(y_limits[0], -2.0), min(y_limits[1], 100.0 + 0.04 * (100.0 - max(y_limits[0], 0.0)))
+    scale_y(axes, *y_limits, log=log_y)
 
 
 def _shown(values: Array, log: bool) -> Array:
@@ -390,13 +390,13 @@ def _shown(values: Array, log: bool) -> Array:
 
 
 def _label(group: Group) -> str:
-    lost = group.diverged
-    if not lost:
+    num_diverged = group.diverged
+    if not num_diverged:
         return group.name
     return (
         f"{group.name} (diverged)"
         if len(group.entries) == 1
-        else f"{group.name} ({lost} of {len(group.entries)} diverged)"
+        else f"{group.name} ({num_diverged} of {len(group.entries)} diverged)"
     )
 
 
@@ -406,13 +406,13 @@ def _caption(
     band: BandKind | None,
     smoothed: bool,
 ) -> str:
-    several = max(len(found) for _, found in drawn) > 1
+    several = max(len(series) for _, series in drawn) > 1
     parts = []
     if several:
         parts.append(f"line: {centre} of the seeds")
         parts += [BANDS[band]] if band else []
     if smoothed:
         parts.append("minibatch loss, smoothed")
-    if any(one.diverged for _, found in drawn for one in found):
+    if any(one.diverged for _, series in drawn for one in series):
         parts.append("X: diverged")
     return " · ".join(parts)

@@ -92,8 +92,8 @@ def metrics_of(entries: Iterable[Entry]) -> tuple[Metric, ...]:
                     f"{entry.run.path}: {metric.name} has mode {metric.mode}, unlike in other runs",
                     fix="compare the runs separately",
                 )
-    found = [*BUILT_IN.values(), *(find(name, own.values()) for name in sorted(names - set(BUILT_IN)))]
-    return tuple(metric for metric in found if metric.name in names)
+    known = [*BUILT_IN.values(), *(find(name, own.values()) for name in sorted(names - set(BUILT_IN)))]
+    return tuple(metric for metric in known if metric.name in names)
 
 
 def entries_of(runs: Iterable[Run]) -> list[Entry]:
@@ -110,14 +110,14 @@ def _entry(run: Run, flatten: _Flattening) -> Entry:
     settings: dict[str, Any] = {}
     codes: dict[str, str] = {}
     parts = [flatten.section(str(name), value) for name, value in run.config.items() if name != "seed"]
-    for found in (*parts, flatten.coded(_identity(run, environment))):
-        if settings.keys().isdisjoint(found.settings):
-            settings.update(found.settings)
-            codes.update(found.codes)
+    for flat in (*parts, flatten.coded(_identity(run, environment))):
+        if settings.keys().isdisjoint(flat.settings):
+            settings.update(flat.settings)
+            codes.update(flat.codes)
             continue
-        for key, value in found.settings.items():
+        for key, value in flat.settings.items():
             free = _free(key, settings)
-            settings[free], codes[free] = value, found.codes[key]
+            settings[free], codes[free] = value, flat.codes[key]
     return Entry(run, settings, codes, word, environment)
 
 
@@ -152,10 +152,10 @@ class _Flattening:
 
     def coded(self, settings: Iterable[tuple[str, Any]]) -> _Flat:
         """Return settings with their codes."""
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for key, value in settings:
-            found[_free(key, found)] = value
-        return _Flat(found, {key: code(value) for key, value in found.items()})
+            values[_free(key, values)] = value
+        return _Flat(values, {key: code(value) for key, value in values.items()})
 
 
 def is_recorded(key: str) -> bool:
@@ -182,13 +182,13 @@ def _listed(section: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _leaves(section, parts[0])
         return
     yield f"{section}.name", JOINT.join(str(part["name"]) for part in parts)
-    taken: set[str] = set()
-    for place, part in enumerate(parts):
-        label = part.get("label") or (part["name"] if section == "optimizer" else str(place))
+    labels: set[str] = set()
+    for index, part in enumerate(parts):
+        label = part.get("label") or (part["name"] if section == "optimizer" else str(index))
         label = stem(str(label))
-        while label in taken:
+        while label in labels:
             label += "'"
-        taken.add(label)
+        labels.add(label)
         yield from _leaves(f"{section}.{label}", part)
 
 
@@ -203,8 +203,8 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif prefix == "data.augment" or (prefix.startswith("optimizer.") and prefix.endswith(".groups")):
         yield prefix, value or None
     elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
-        for place, item in enumerate(value):
-            yield from _leaves(f"{prefix}.{place}", item)
+        for index, item in enumerate(value):
+            yield from _leaves(f"{prefix}.{index}", item)
     else:
         yield prefix, list(value) if isinstance(value, tuple) else value
 
@@ -226,8 +226,8 @@ def _identity(run: Run, environment: Mapping[str, Any]) -> Iterator[tuple[str, A
 
 
 def _section(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = environment.get(name)
-    return found if isinstance(found, Mapping) else {}
+    section = environment.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def _code(config: Mapping[str, Any], components: Any) -> Iterator[tuple[str, Any]]:
@@ -241,9 +241,9 @@ def _code(config: Mapping[str, Any], components: Any) -> Iterator[tuple[str, Any
         return
     for section, key in zip(_SECTIONS, CODE, strict=True):
         named = [path.source for path in map(split_import_path, texts(config.get(section))) if path]
-        found = {source: files.pop(source) for source in sorted(set(named)) if source in files}
-        if found:
-            yield key, found
+        own_files = {source: files.pop(source) for source in sorted(set(named)) if source in files}
+        if own_files:
+            yield key, own_files
     if files:
         yield IMPORTED_CODE, dict(sorted(files.items()))
 

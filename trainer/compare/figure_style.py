@@ -80,8 +80,8 @@ def new_figure(heading: str, look: Look, rows: int = 1, columns: int = 1) -> tup
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(plain(fitted(heading, look)))
-    found = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    axes = [one for row in found for one in row]
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    axes = [one for row in grid for one in row]
     for one in axes:
         # Ticks are created while drawing, possibly under other settings: set what they need here.
         one.tick_params(
@@ -116,12 +116,12 @@ def plain(text: str) -> str:
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
-def line_for(place: int, look: Look) -> Line:
+def line_for(index: int, look: Look) -> Line:
     """Return the line style of the i-th series; after the seventh, colours and dashes are combined anew."""
-    line = LINES[place % len(LINES)]
-    if place >= len(LINES):
-        line = Line(line.colour, LINES[(place + place // len(LINES)) % len(LINES)].dashes, line.marker)
-    return Line(GREYS[place % len(GREYS)], line.dashes, line.marker) if look.grey else line
+    line = LINES[index % len(LINES)]
+    if index >= len(LINES):
+        line = Line(line.colour, LINES[(index + index // len(LINES)) % len(LINES)].dashes, line.marker)
+    return Line(GREYS[index % len(GREYS)], line.dashes, line.marker) if look.grey else line
 
 
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], look: Look) -> None:

@@ -99,12 +99,12 @@ def _curve_metrics(groups: Sequence[Group]) -> list[str]:
     def recorded(name: str) -> bool:
         return any(has_metric(entry, name) for entry in entries)
 
-    found = [name for name in ("loss", "train_eval_loss", "val_loss") if recorded(name)]
+    metrics = [name for name in ("loss", "train_eval_loss", "val_loss") if recorded(name)]
     for metric in metrics_of(entries):
         columns = [f"{split}_{metric.name}" for split in ("val", "train")]
         if metric != LOSS:
-            found += [name for name in columns if recorded(name)][:1]
-    return found
+            metrics += [name for name in columns if recorded(name)][:1]
+    return metrics
 
 
 def _sensitivities(search: Search, look: Look) -> dict[str, Figure]:
@@ -113,9 +113,9 @@ def _sensitivities(search: Search, look: Look) -> dict[str, Figure]:
     for problem in search.grouping.problems:
         members = [group for group in search.grouping.groups if group.problem == problem]
         suffix = suffixes[problem]
-        for (where, key), found in search.sensed.items():
+        for (where, key), sensitivities in search.sensitivities.items():
             if where == problem:
-                figure = draw_sensitivity(found, key, search.selection, members, look=look)
+                figure = draw_sensitivity(sensitivities, key, search.selection, members, look=look)
                 _add(figures, f"sensitivity.{file_name(key)}{suffix}", figure)
         if len(search.swept) < 2:
             continue
@@ -135,24 +135,24 @@ def _budgets(search: Search, look: Look, *, asserted: bool) -> dict[str, Figure]
     figures = {}
     suffixes = _suffixes(grouping.problems)
     for problem in grouping.problems:
-        here = [family for family in families if family.groups[0].problem == problem]
-        found = {family.name: tuning.budget_curve(family, selection) for family in here}
-        curves = {name: curve for name, curve in found.items() if curve is not None}
+        on_problem = [family for family in families if family.groups[0].problem == problem]
+        all_curves = {family.name: tuning.budget_curve(family, selection) for family in on_problem}
+        curves = {name: curve for name, curve in all_curves.items() if curve is not None}
         if curves:
-            members = [group for family in here for group in family.groups]
+            members = [group for family in on_problem for group in family.groups]
             figures[f"budget{suffixes[problem]}"] = draw_budget(curves, selection, members, look=look)
     return figures
 
 
 def _suffixes(names: Sequence[str]) -> dict[str, str]:
     """Return a unique file name suffix per name; the empty name has an empty suffix."""
-    found: dict[str, str] = {}
+    suffixes: dict[str, str] = {}
     for name in names:
         end = f".{file_name(name)}" if name else ""
-        while end in found.values():
+        while end in suffixes.values():
             end += "_"
-        found[name] = end
-    return found
+        suffixes[name] = end
+    return suffixes
 
 
 def _add(figures: dict[str, Figure], name: str, figure: Figure) -> None:

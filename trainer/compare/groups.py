@@ -32,11 +32,11 @@ from trainer.compare.names import (
     NameInput,
     by_name_first,
     code_digest,
+    describe_machine,
+    format_setting,
     group_names,
     natural,
     problem_names,
-    say,
-    say_machine,
 )
 from trainer.config.identity import may_differ
 from trainer.errors import ConfigError, nearest
@@ -121,13 +121,13 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ()) -> Grouping:
     entries = entries_of(runs)
     assert entries, "needs runs"
     differ = differing(entries)
-    entries, notes = _without_doubles(entries, differ)
+    entries, notes = _without_duplicates(entries, differ)
     chosen = _resolve(by, entries)
     if chosen:
         keys = list(dict.fromkeys(key for key in chosen if key in differ)) or chosen[:1]
         problem_keys = [key for key in differ if key in ("data.name", DATA_CONTENT) and key not in chosen]
     else:
-        keys = [key for key in differ if not is_recorded(key) and not _beside(key, entries)]
+        keys = [key for key in differ if not is_recorded(key) and not _may_differ_in_group(key, entries)]
         compared = any(key.startswith(_COMPARED) for key in keys)
         # Different data always make a different problem; code is named only where nothing else differs.
         keys += [key for key in differ if key == DATA_CONTENT]
@@ -144,7 +144,7 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ()) -> Grouping:
         notes += [note for group in groups for note in _pooled(group, keys, problem_keys)]
     notes += _executions(groups, differ)
     if len({group.problem for group in groups}) > 1:
-        notes.append(_apart(problem_keys, groups))
+        notes.append(_note_on_problems(problem_keys, groups))
     return Grouping(tuple(groups), tuple(keys), tuple(notes), metrics_of(entries))
 
 
@@ -161,11 +161,12 @@ class _Members:
 
 def _members(entries: Sequence[Entry], keys: Sequence[str]) -> list[_Members]:
     """Return the runs grouped by the values of some keys."""
-    found: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
+    entries_by_code: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for one in entries:
-        found[tuple(one.code_of(key) for key in keys)].append(one)
+        entries_by_code[tuple(one.code_of(key) for key in keys)].append(one)
     return [
-        _Members({key: alike[0].settings.get(key, ABSENT) for key in keys}, alike) for alike in found.values()
+        _Members({key: alike[0].settings.get(key, ABSENT) for key in keys}, alike)
+        for alike in entries_by_code.values()
     ]
 
 
@@ -181,7 +182,7 @@ def _tie_breaks(members: Sequence[_Members], differ: Sequence[str]) -> tuple[lis
     Split first by how a run was executed, then by the run's name, then by anything else that was recorded.
     Groups without a repeated seed are not split by these keys.
     """
-    found = list(members)
+    groups = list(members)
     used: list[str] = []
     for candidates in (
         [key for key in differ if _is_execution(key)],
@@ -190,30 +191,30 @@ def _tie_breaks(members: Sequence[_Members], differ: Sequence[str]) -> tuple[lis
         [key for key in differ if is_recorded(key)],
     ):
         split: list[_Members] = []
-        telling: set[str] = set()
-        for group in found:
+        differing: set[str] = set()
+        for group in groups:
             seeds = _members_by_seed(group.entries)
             own = [
                 key
                 for key in candidates
                 if key not in group.settings and any(differs(key, alike) for alike in seeds if len(alike) > 1)
             ]
-            telling.update(own)
+            differing.update(own)
             split += [
                 _Members({**group.settings, **one.settings}, one.entries)
                 for one in _members(group.entries, own)
             ]
-        used += [key for key in candidates if key in telling and key not in used]
-        found = split
-    filled = [_Members({**dict.fromkeys(used, ABSENT), **one.settings}, one.entries) for one in found]
+        used += [key for key in candidates if key in differing and key not in used]
+        groups = split
+    filled = [_Members({**dict.fromkeys(used, ABSENT), **one.settings}, one.entries) for one in groups]
     return filled, used
 
 
 def _members_by_seed(entries: Sequence[Entry]) -> list[list[Entry]]:
-    found: dict[str, list[Entry]] = defaultdict(list)
+    by_seed: dict[str, list[Entry]] = defaultdict(list)
     for one in entries:
-        found[one.seed].append(one)
-    return list(found.values())
+        by_seed[one.seed].append(one)
+    return list(by_seed.values())
 
 
 def _named(members: Sequence[_Members], keys: Sequence[str], problem_keys: Sequence[str]) -> list[Group]:
@@ -254,7 +255,7 @@ def _is_content(key: str) -> bool:
     return key in (DATA_CONTENT, IMPORTED_CODE, *CODE) or key.startswith(PACKAGE)
 
 
-def _beside(key: str, entries: Sequence[Entry]) -> bool:
+def _may_differ_in_group(key: str, entries: Sequence[Entry]) -> bool:
     """Return whether runs that differ in a setting may form one group."""
     if key in ("data.path", "data.root"):
         # The location of the data does not matter if their content hash is known.
@@ -269,7 +270,7 @@ def _is_execution(key: str) -> bool:
 
 def _resolve(by: Sequence[str], entries: Sequence[Entry]) -> list[str]:
     known = list(dict.fromkeys(key for one in entries for key in one.settings))
-    found: list[str] = []
+    names: list[str] = []
     for key in by:
         matches = [key] if key in known else [one for one in known if one.startswith(f"{key}.")]
         if key == "optimizer" or key == "scheduler":
@@ -283,8 +284,8 @@ def _resolve(by: Sequence[str], entries: Sequence[Entry]) -> list[str]:
                 expected="a dotted key of config.yaml, such as optimizer.name or optimizer.lr",
                 fix=f"did you mean {guess!r}?" if guess else "",
             )
-        found += tails
-    return found
+        names += tails
+    return names
 
 
 # Notes on differences
@@ -332,18 +333,18 @@ def _flags(entries: Sequence[Entry], keys: Sequence[str], problem_keys: Sequence
 def _values(entries: Sequence[Entry], key: str) -> str:
     values = {one.code_of(key): one.settings.get(key, ABSENT) for one in entries}
     ordered = sorted(values.values(), key=natural)
-    text = ", ".join(_say_value(key, value) for value in ordered[:6])
+    text = ", ".join(_format_value(key, value) for value in ordered[:6])
     return text + (f" ... ({len(ordered)} values)" if len(ordered) > 6 else "")
 
 
-def _say_value(key: str, value: Any) -> str:
+def _format_value(key: str, value: Any) -> str:
     if value is None and is_recorded(key):
         return "unknown"
     if key in (*CODE, IMPORTED_CODE):
         return code_digest(value)
     if key == DATA_CONTENT:
         return str(value)[:8]
-    return say_machine(value) if key == MACHINE else say(value)
+    return describe_machine(value) if key == MACHINE else format_setting(value)
 
 
 def _versions(entries: Sequence[Entry], key: str) -> str:
@@ -370,7 +371,7 @@ def _executions(groups: Sequence[Group], differ: Sequence[str]) -> list[str]:
         for group in groups:
             for one in group.entries:
                 if key in one.settings:  # other optimizers may not have this option
-                    ways[group.problem][_say_value(key, one.settings[key])] += 1
+                    ways[group.problem][_format_value(key, one.settings[key])] += 1
         together = sum((found for found in ways.values() if len(found) > 1), Counter[str]())
         if together:
             values = ", ".join(f"{value} ({count} runs)" for value, count in sorted(together.items()))
@@ -385,7 +386,7 @@ def _executions(groups: Sequence[Group], differ: Sequence[str]) -> list[str]:
     ]
 
 
-def _apart(keys: Sequence[str], groups: Sequence[Group]) -> str:
+def _note_on_problems(keys: Sequence[str], groups: Sequence[Group]) -> str:
     problems: dict[str, set[str]] = defaultdict(set)
     for group in groups:
         problems[group.problem].add(group.name)
@@ -396,7 +397,7 @@ def _apart(keys: Sequence[str], groups: Sequence[Group]) -> str:
     return text
 
 
-def _without_doubles(entries: Sequence[Entry], differ: Sequence[str]) -> tuple[list[Entry], list[str]]:
+def _without_duplicates(entries: Sequence[Entry], differ: Sequence[str]) -> tuple[list[Entry], list[str]]:
     """Drop runs that equal an earlier run in everything that was recorded."""
     kept: dict[tuple[str, ...], Entry] = {}
     notes = []
@@ -415,7 +416,7 @@ def _pooled(group: Group, keys: Sequence[str], problem_keys: Sequence[str]) -> l
         key
         for key in differing(group.entries)
         if key not in (*keys, *problem_keys)
-        and (_is_content(key) or not (is_recorded(key) or _beside(key, group.entries)))
+        and (_is_content(key) or not (is_recorded(key) or _may_differ_in_group(key, group.entries)))
     ]
     if not others:
         return []

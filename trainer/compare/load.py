@@ -49,8 +49,8 @@ class StepTable(Mapping[str, list[float | None]]):
     def __getitem__(self, column: str) -> list[float | None]:
         if column not in self._columns:
             raise KeyError(column)
-        place = self._path.stat()
-        return _table(self._path, place.st_mtime_ns, place.st_size)[column]
+        status = self._path.stat()
+        return _table(self._path, status.st_mtime_ns, status.st_size)[column]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._columns)
@@ -79,8 +79,8 @@ def find(paths: Iterable[str | Path]) -> Found:
     """
     _sweep_above.cache_clear()
     folders = _folders(paths)
-    places = rundir.find_runs(folders)
-    if not places:
+    run_folders = rundir.find_runs(folders)
+    if not run_folders:
         raise RunError(
             f"no runs in {', '.join(map(str, folders))}",
             expected="run directories, or folders that contain some",
@@ -88,26 +88,28 @@ def find(paths: Iterable[str | Path]) -> Found:
         )
     runs, notes, pruned = [], [], 0
     sections: dict[str, dict[str, Any]] = {}
-    for place in places:
+    for folder in run_folders:
         try:
-            run = rundir.load_run(place, sections)
+            run = rundir.load_run(folder, sections)
         except (OptlabError, UnicodeDecodeError) as error:
-            notes.append(f"left out {place}: {_first_line(error)}")
+            notes.append(f"left out {folder}: {_first_line(error)}")
             continue
         if fault := _fault(run):
             if fault == PRUNED:
                 pruned += 1
             else:
-                notes.append(f"left out {place}: {fault}")
+                notes.append(f"left out {folder}: {fault}")
             continue
-        notes += [f"{place / table}: the last line is incomplete and was left out" for table in _torn(place)]
+        notes += [
+            f"{folder / table}: the last line is incomplete and was left out" for table in _torn(folder)
+        ]
         # Thousands of step tables take gigabytes, and only loss curves need them.
-        runs.append(replace(run, steps=StepTable(place / rundir.STEPS, tuple(run.steps))))
+        runs.append(replace(run, steps=StepTable(folder / rundir.STEPS, tuple(run.steps))))
     if pruned:
         notes.append(f"left out {pruned} runs that their sweep pruned")
     if not runs:
         raise RunError(
-            f"none of {len(places)} runs can be compared:\n    " + "\n    ".join(notes),
+            f"none of {len(folders)} runs can be compared:\n    " + "\n    ".join(notes),
             fix="wait until running runs have finished; train the others again",
         )
     return Found(tuple(runs), (*notes, *_mixed(runs)))
@@ -127,24 +129,24 @@ def is_final(run: Run) -> bool:
 @lru_cache(maxsize=1 << 14)  # called several times per run, and one folder can contain thousands of runs
 def _sweep_above(folder: Path) -> Path | None:
     """Return the nearest sweep folder at or above the given one; `find` clears the cache."""
-    whole = Path(os.path.realpath(folder))
-    return next((one for one in (whole, *whole.parents) if os.path.isfile(one / SWEEP)), None)
+    real_path = Path(os.path.realpath(folder))
+    return next((one for one in (real_path, *real_path.parents) if os.path.isfile(one / SWEEP)), None)
 
 
 def _folders(paths: Iterable[str | Path]) -> list[Path]:
     """Return the folders that match the paths and globs."""
-    found = []
+    folders = []
     for path in paths:
         if Path(path).exists():
-            found.append(Path(path))
+            folders.append(Path(path))
             continue
         matches = [Path(match) for match in sorted(glob.glob(str(path)))]
         if not matches:
             raise RunError(f"there is no {path}", expected="a run directory, a folder of runs, or a glob")
-        found += matches
-    if not found:
+        folders += matches
+    if not folders:
         raise RunError("no runs were named", expected="run directories, folders of runs, or globs")
-    return found
+    return folders
 
 
 def _fault(run: Run) -> str:
@@ -159,8 +161,8 @@ def _fault(run: Run) -> str:
         return f"it is {status}" + (f" ({message})" if message else "")
     if run.result is None:
         return f"it has no {rundir.SUMMARY}"
-    if odd := _odd_section(run.config):
-        return f"{rundir.CONFIG} is not a resolved config: {odd}"
+    if unresolved := _odd_section(run.config):
+        return f"{rundir.CONFIG} is not a resolved config: {unresolved}"
     missing = [name for name in ("step", "epoch", "samples", "train_seconds") if name not in run.epochs]
     missing += [name for name in ("step", "loss") if name not in run.steps]
     return f"missing columns: {', '.join(missing)}" if missing else ""
@@ -197,10 +199,10 @@ def _is_part(value: Any) -> bool:
     return isinstance(value, Mapping) and isinstance(value.get("name"), str)
 
 
-def _torn(place: Path) -> list[str]:
+def _torn(folder: Path) -> list[str]:
     torn = []
     for table in (rundir.STEPS, rundir.EPOCHS):
-        with open(place / table, "rb") as file:
+        with open(folder / table, "rb") as file:
             file.seek(0, 2)
             if file.tell():
                 file.seek(-1, 2)
@@ -218,9 +220,9 @@ def _mixed(runs: Sequence[Run]) -> list[str]:
         if len(counted) > 1:
             text = ", ".join(f"{name} {version} ({count} runs)" for version, count in sorted(counted.items()))
             notes.append(f"runs of mixed versions: {text}")
-    places = Counter(_machine(one) for one in environments)
-    if len(places) > 1:
-        text = "; ".join(f"{place} ({count} runs)" for place, count in sorted(places.items()))
+    counts = Counter(_machine(one) for one in environments)
+    if len(counts) > 1:
+        text = "; ".join(f"{location} ({count} runs)" for location, count in sorted(counts.items()))
         notes.append(f"runs of different machines, so seconds cannot be compared: {text}")
     return notes
 

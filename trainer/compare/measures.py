@@ -115,10 +115,10 @@ def _run_row(
         "problem": group.problem, "group": group.name, "seed": entry.seed, "status": status,
         "steps": result.steps, "epochs": result.epochs, "train_seconds": result.train_seconds,
     }  # fmt: skip
-    for place, moment in (("final", result.final), ("best", result.best)):
+    for evaluation, result_values in (("final", result.final), ("best", result.best)):
         for name in columns_of(metrics):
-            value = moment.values.get(name) if moment and status != "diverged" else None
-            row[f"{place}_{name}"] = math.nan if value is None else value
+            value = result_values.values.get(name) if result_values and status != "diverged" else None
+            row[f"{evaluation}_{name}"] = math.nan if value is None else value
     tested = result.test_values()
     row |= {f"test_{metric.name}": tested.get(metric.name, math.nan) for metric in metrics}
     for target in targets:
@@ -131,10 +131,10 @@ def _run_row(
 
 def group_rows(frame: pd.DataFrame) -> dict[tuple[str, str], NDArray[np.intp]]:
     """Return the row positions of each problem and group, in one pass over a frame."""
-    places: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, key in enumerate(zip(frame["problem"].tolist(), frame["group"].tolist(), strict=True)):
-        places[key].append(place)
-    return {key: np.array(found, dtype=np.intp) for key, found in places.items()}
+    indices: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, key in enumerate(zip(frame["problem"].tolist(), frame["group"].tolist(), strict=True)):
+        indices[key].append(index)
+    return {key: np.array(rows, dtype=np.intp) for key, rows in indices.items()}
 
 
 def results_of(frame: pd.DataFrame) -> list[str]:
@@ -162,10 +162,10 @@ def group_frame(
     rows = []
     # Arrays, not frames: selecting a group's rows of a frame costs more than the computations on them.
     columns = {str(name): frame[name].to_numpy() for name in frame}
-    places = group_rows(frame)
+    indices = group_rows(frame)
     results = results_of(frame)
     times = {
-        (group.problem, group.name): _finite(columns["ms_per_step"][places[group.problem, group.name]])
+        (group.problem, group.name): _finite(columns["ms_per_step"][indices[group.problem, group.name]])
         for group in grouping.groups
     }
     conditions = {(group.problem, group.name): _conditions(group) for group in grouping.groups}
@@ -174,17 +174,17 @@ def group_frame(
         plain[conditions[group.problem, group.name]].append(group)
     for group in grouping.groups:
         key = group.problem, group.name
-        runs = {name: values[places[key]] for name, values in columns.items()}
+        runs = {name: values[indices[key]] for name, values in columns.items()}
         row: dict[str, Any] = {
-            "problem": group.problem, "group": group.name, "n": len(places[key]), "diverged": group.diverged,
+            "problem": group.problem, "group": group.name, "n": len(indices[key]), "diverged": group.diverged,
             "confidence": confidence,
         }  # fmt: skip
         for name in results:
             interval = mean_of(runs[name], confidence)
-            whole = interval is not None and interval.n == len(places[key])
+            all_finite = interval is not None and interval.n == len(indices[key])
             row[name] = interval.estimate if interval else math.nan
-            row[f"{name}_low"] = interval.low if interval and whole else None
-            row[f"{name}_high"] = interval.high if interval and whole else None
+            row[f"{name}_low"] = interval.low if interval and all_finite else None
+            row[f"{name}_high"] = interval.high if interval and all_finite else None
             row[f"{name}_n"] = interval.n if interval else 0
         for target in targets:
             for unit in UNITS:
@@ -210,9 +210,9 @@ def group_frame(
 
 def mean_of(values: Iterable[float], confidence: float) -> Interval | None:
     """Return the mean of the finite values with its interval, or None if there are no finite values."""
-    found = np.array(list(values), dtype=np.float64)
-    found = found[np.isfinite(found)]
-    return mean_interval(found, confidence=confidence) if found.size else None
+    finite = np.array(list(values), dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    return mean_interval(finite, confidence=confidence) if finite.size else None
 
 
 def _step_time(
@@ -241,13 +241,13 @@ def _step_time(
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
-    found = values.astype(np.float64)
-    return found[~np.isnan(found)]
+    numbers = values.astype(np.float64)
+    return numbers[~np.isnan(numbers)]
 
 
 def _is_plain_sgd(group: Group) -> bool:
-    found = group.entries[0].settings
-    return found.get("optimizer.name") == "SGD" and not found.get("optimizer.momentum")
+    settings = group.entries[0].settings
+    return settings.get("optimizer.name") == "SGD" and not settings.get("optimizer.momentum")
 
 
 def _conditions(group: Group) -> tuple[str, frozenset[tuple[str, str]], str] | None:

@@ -55,7 +55,7 @@ def group_names(groups: Sequence[NameInput], keys: Sequence[str]) -> list[str]:
     finally a number.
     """
     if not keys:
-        return distinct([_whole_name(one.example) for one in groups])
+        return distinct([_full_name(one.example) for one in groups])
     labels = shortest_keys(keys)
     # The optimizer's name precedes its options: `SGD lr=0.1`, `Muon + AdamW Muon.lr=0.02`.
     labels |= {key: key.partition(".")[2] for key in keys if re.fullmatch(r"optimizer\.[^.]+", key)}
@@ -67,24 +67,24 @@ def problem_names(groups: Sequence[NameInput], keys: Sequence[str]) -> list[str]
     """Return a unique name per group from the keys that define problems; empty names without such keys."""
     if not keys:
         return [""] * len(groups)
-    shown = [key for key in keys if key != DATA_CONTENT or "data.name" not in keys]
+    named_keys = [key for key in keys if key != DATA_CONTENT or "data.name" not in keys]
     names = _Names(groups, keys, shortest_keys(keys))
-    return names.distinguish([names.short(one, shown) for one in groups])
+    return names.distinguish([names.short(one, named_keys) for one in groups])
 
 
 def distinct(names: Sequence[str]) -> list[str]:
     """Return the names, with a number appended to repeated ones: `a`, `a (2)`."""
-    taken, found = set(names), []
+    original_names, distinct_names = set(names), []
     seen: set[str] = set()
     for name in names:
         number, one = 1, name
-        while one in seen or (number > 1 and one in taken):
+        while one in seen or (number > 1 and one in original_names):
             number += 1
             one = f"{name} ({number})"
         seen.add(one)
-        found.append(one)
+        distinct_names.append(one)
     assert len(seen) == len(names), "names must be unique"
-    return found
+    return distinct_names
 
 
 class _Names:
@@ -100,15 +100,15 @@ class _Names:
             ]
         )
         self._one_code = sum(key in _CODES for key in keys) == 1
-        self._telling = {key: _Telling(key, groups) for key in keys}
+        self._filters = {key: _KeyFilter(key, groups) for key in keys}
 
     def short(self, one: NameInput, keys: Sequence[str] | None = None) -> str:
         """Return a name without defaults, with numbers to four digits."""
-        return self._name(one, keys, digits=4, defaults=False) or self.whole(one)
+        return self._name(one, keys, digits=4, defaults=False) or self.full(one)
 
-    def whole(self, one: NameInput) -> str:
+    def full(self, one: NameInput) -> str:
         """Return a name with every option, with numbers to six digits."""
-        return self._name(one, digits=6, defaults=True) or _whole_name(one.example)
+        return self._name(one, digits=6, defaults=True) or _full_name(one.example)
 
     def exact(self, one: NameInput) -> str:
         """Return a name with every present key and its exact value."""
@@ -117,34 +117,34 @@ class _Names:
             for key in self._keys
             if (value := one.settings[key]) is not ABSENT
         ]
-        return printable(" ".join(parts)) or self.whole(one)
+        return printable(" ".join(parts)) or self.full(one)
 
     def distinguish(self, names: Sequence[str]) -> list[str]:
         """Return the names, with shared names replaced by longer ones."""
-        found = list(names)
-        for longer in (self.whole, self.exact):
-            counts = Counter(found)
-            if len(counts) == len(found):
+        distinguished = list(names)
+        for longer in (self.full, self.exact):
+            counts = Counter(distinguished)
+            if len(counts) == len(distinguished):
                 break
-            found = [
+            distinguished = [
                 name if counts[name] == 1 else longer(one)
-                for name, one in zip(found, self._groups, strict=True)
+                for name, one in zip(distinguished, self._groups, strict=True)
             ]
-        return distinct(found)
+        return distinct(distinguished)
 
     def _name(self, one: NameInput, keys: Sequence[str] | None = None, *, digits: int, defaults: bool) -> str:
         parts = [
             word
             for key in self._keys
             if (keys is None or key in keys) and (value := one.settings[key]) is not ABSENT
-            if (word := self._word(key, value, one, digits=digits, defaults=defaults))
+            if (word := self._part(key, value, one, digits=digits, defaults=defaults))
         ]
         return printable(" ".join(parts))
 
-    def _word(self, key: str, value: Any, one: NameInput, *, digits: int, defaults: bool) -> str:
+    def _part(self, key: str, value: Any, one: NameInput, *, digits: int, defaults: bool) -> str:
         """Return the part of a name for a key; empty if it is a default or another part contains it."""
         if is_recorded(key):
-            return self._recorded_word(key, value, one)
+            return self._recorded_part(key, value, one)
         if key.endswith(".name") and key.count(".") == 2 and key.startswith(("optimizer.", "scheduler.")):
             return ""  # the joined name of several contains it
         if key in _COMPONENTS:
@@ -156,14 +156,14 @@ class _Names:
         if key == "data.augment" and not defaults:
             return "augment=" + ("+".join(map(self._part_name, _parts(value))) if value else "none")
         if key.endswith(".groups") and key.startswith("optimizer."):
-            return self._groups_word(value, digits)
+            return self._format_groups(value, digits)
         if ".match." in key and not defaults:
             return ""  # which parameters an optimizer owns: too long for a name
-        if defaults or self._telling[key].tells(one):
-            return f"{self._labels[key]}={say(self._shortened(value), digits=digits)}"
+        if defaults or self._filters[key].includes(one):
+            return f"{self._labels[key]}={format_setting(self._shortened(value), digits=digits)}"
         return ""
 
-    def _recorded_word(self, key: str, value: Any, one: NameInput) -> str:
+    def _recorded_part(self, key: str, value: Any, one: NameInput) -> str:
         if key in _CODES:
             section, _, _ = key.rpartition(" ")
             name = f"{section}.name"
@@ -175,7 +175,7 @@ class _Names:
         if key == RAN_ENGINE:
             return f"ran {value}"
         if key == MACHINE:
-            return f"on {say_machine(value)}"
+            return f"on {describe_machine(value)}"
         name = key.removeprefix(PACKAGE).removeprefix(VERSION)
         return f"{name} {value}"
 
@@ -196,21 +196,23 @@ class _Names:
             return [self._shortened(item) for item in value]
         return value
 
-    def _groups_word(self, value: Any, digits: int) -> str:
+    def _format_groups(self, value: Any, digits: int) -> str:
         """Return parameter groups in words: `groups=(*.bias lr=0.5)`."""
         parts = []
         for group in _parts(value):
             if not isinstance(group, Mapping):
-                parts.append(say(group))
+                parts.append(format_setting(group))
                 continue
             match = group.get("match") or {}
-            who = match.get("name") if isinstance(match, Mapping) and len(_given(match)) == 1 else None
+            target = (
+                match.get("name") if isinstance(match, Mapping) and len(_set_conditions(match)) == 1 else None
+            )
             options = [
-                f"{key}={say(self._shortened(item), digits=digits)}"
+                f"{key}={format_setting(self._shortened(item), digits=digits)}"
                 for key, item in group.items()
                 if key not in ("match", "label")
             ]
-            parts.append(" ".join([str(who or say(_given(match))), *options]))
+            parts.append(" ".join([str(target or format_setting(_set_conditions(match))), *options]))
         return f"groups=({'; '.join(parts)})" if parts else "one group"
 
 
@@ -218,14 +220,14 @@ def _parts(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value] if value else []
 
 
-def _given(match: Any) -> Any:
+def _set_conditions(match: Any) -> Any:
     """Return the conditions of a match that are set."""
     if not isinstance(match, Mapping):
         return match
     return {key: item for key, item in match.items() if item is not None}
 
 
-class _Telling:
+class _KeyFilter:
     """Decides whether the value of one key is part of a group's short name.
 
     It is if it differs between groups of the same component or is not the default.
@@ -235,7 +237,7 @@ class _Telling:
         self._key = key
         section, _, self._option = key.rpartition(".")
         self._section = section
-        self._everywhere = all(one.settings[key] is not ABSENT for one in groups)
+        self._in_all_groups = all(one.settings[key] is not ABSENT for one in groups)
         self._codes: dict[str, set[str]] = {}
         for one in groups:
             self._codes.setdefault(self._component(one), set()).add(code(one.settings[key]))
@@ -245,18 +247,18 @@ class _Telling:
         name = f"{self._section}.name"
         return one.example.code_of(name) if name in one.example.settings else ""
 
-    def tells(self, one: NameInput) -> bool:
+    def includes(self, one: NameInput) -> bool:
         """Return whether the value of the key is part of a group's name."""
         value, component = one.settings[self._key], self._component(one)
         if not component:
             # An option that only some groups have, and that is off there, is not worth naming.
-            return bool(value) or self._everywhere
+            return bool(value) or self._in_all_groups
         if len(self._codes[component]) > 1:
             return True
         if len(self._codes) == 1:
             return False
         if self._section == "data":
-            return self._everywhere
+            return self._in_all_groups
         if not self._section.startswith("optimizer") or self._option in ("label", "match"):
             return False
         if self._option == "lr":
@@ -271,12 +273,12 @@ class _Telling:
         return bool(value) if default is ABSENT else code(value) != code(default)
 
 
-def _whole_name(one: Entry) -> str:
+def _full_name(one: Entry) -> str:
     name = JOINT.join(
         short_texts([part])[part] for part in str(one.settings.get("optimizer.name", "?")).split(JOINT)
     )
     lr = one.settings.get("optimizer.lr")
-    return printable(name if lr is None else f"{name} lr={say(lr)}")
+    return printable(name if lr is None else f"{name} lr={format_setting(lr)}")
 
 
 def by_name_first(keys: Sequence[str]) -> list[str]:
@@ -309,10 +311,10 @@ def short_texts(values: Iterable[Any]) -> dict[str, str]:
     `/home/me/one/a.py:Foo` becomes `Foo`; `a.py:Foo` if another file has a Foo; `one/a.py:Foo` if another
     folder has an a.py with a Foo. A registered name is never shortened.
     """
-    found = dict.fromkeys(part for value in values for text in texts(value) for part in text.split(JOINT))
-    forms = {text: _forms(text) for text in found}
-    owners = Counter(form for text in found for form in dict.fromkeys(forms[text]))
-    return {text: next((form for form in forms[text] if owners[form] == 1), text) for text in found}
+    parts = dict.fromkeys(part for value in values for text in texts(value) for part in text.split(JOINT))
+    forms = {text: _forms(text) for text in parts}
+    owners = Counter(form for text in parts for form in dict.fromkeys(forms[text]))
+    return {text: next((form for form in forms[text] if owners[form] == 1), text) for text in parts}
 
 
 def _forms(text: str) -> list[str]:
@@ -340,7 +342,7 @@ def code_digest(files: Any) -> str:
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:_DIGEST_DIGITS]
 
 
-def say_machine(value: Any) -> str:
+def describe_machine(value: Any) -> str:
     """Return processor, device and threads as text."""
     if not isinstance(value, list):
         return "an unknown machine"
@@ -351,14 +353,18 @@ def say_machine(value: Any) -> str:
     return ", ".join(parts) or "an unknown machine"
 
 
-def say(value: Any, *, digits: int = 6) -> str:
+def format_setting(value: Any, *, digits: int = 6) -> str:
     """Return a setting as text, with numbers to so many digits."""
     if value is ABSENT:
         return str(ABSENT)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {say(item, digits=digits)}" for key, item in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{key}: {format_setting(item, digits=digits)}" for key, item in value.items())
+            + "}"
+        )
     if isinstance(value, list | tuple):
-        return "[" + ",".join(say(item, digits=digits) for item in value) + "]"
+        return "[" + ",".join(format_setting(item, digits=digits) for item in value) + "]"
     if isinstance(value, float):
         value = float(f"{value:.{digits}g}")
     if isinstance(value, int) and not is_number(value) and not isinstance(value, bool):
@@ -383,5 +389,5 @@ def natural(value: Any) -> tuple[int, float, str]:
 def shortest_keys(keys: Sequence[str]) -> dict[str, str]:
     """Return the shortest unique tail of every dotted key."""
     tails = {key: [".".join(key.split(".")[n:]) for n in range(key.count("."), -1, -1)] for key in keys}
-    owners = Counter(tail for found in tails.values() for tail in found)
+    owners = Counter(tail for forms in tails.values() for tail in forms)
     return {key: next((tail for tail in tails[key] if owners[tail] == 1), key) for key in keys}

@@ -21,7 +21,7 @@ from trainer.reading import read_regular
 from trainer.sweep.models import Objective
 from trainer.training.selection import SelectionRule, run_value, setting_value
 
-_MOST_BYTES = 64 << 20  # size limit of a sweep.yaml
+_MAX_BYTES = 64 << 20  # size limit of a sweep.yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Selection:
     @property
     def label(self) -> str:
         """Description of the metric, for example `val accuracy at the best checkpoint`."""
-        return f"{self.rule.metric.replace('_', ' ')} at {self.rule.place}"
+        return f"{self.rule.metric.replace('_', ' ')} at {self.rule.checkpoint_name}"
 
     def value(self, entry: Entry) -> float | None:
         """Return the score of a run: the worst possible if it diverged, None without a value."""
@@ -90,8 +90,8 @@ def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selecti
         return Selection(rule, f"asked for as {metric}", asked, {}, random)
     rules = {folder: _rule(plan) for folder, plan in plans.items()}
     stated = {None if folder is None else rules[folder] for folder in sweeps.values()}
-    found = next(iter(stated)) if len(stated) == 1 else None
-    if found is None:
+    objective = next(iter(stated)) if len(stated) == 1 else None
+    if objective is None:
         reason = "the runs belong to no sweep with an objective"
         if len(stated) > 1:
             reason = "their sweeps have different objectives"
@@ -106,13 +106,13 @@ def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selecti
         if (folder := sweeps[one.run.path]) is not None and not is_final(one.run)
     }
     source = f"the objective of the sweep{'s' * (len(plans) > 1)} {names}"
-    return Selection(found, source, find(found.metric, metrics), seeds, random)
+    return Selection(objective, source, find(objective.metric, metrics), seeds, random)
 
 
 def _read(folder: Path) -> Mapping[str, Any]:
     """Return the contents of a sweep.yaml; empty if it cannot be read or is not a mapping."""
     try:
-        plan = yaml.safe_load(read_regular(folder / SWEEP, _MOST_BYTES))
+        plan = yaml.safe_load(read_regular(folder / SWEEP, _MAX_BYTES))
     except (OSError, RunError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return plan if isinstance(plan, Mapping) else {}

@@ -160,8 +160,8 @@ def _family(values: Mapping[str, Mapping[str, Values]], mode: Mode, against: str
 def _best(groups: Mapping[str, Values], mode: Mode) -> str:
     worst = -math.inf if mode == "max" else math.inf
     means = {
-        name: mean if math.isfinite(mean := float(np.mean(list(found.values())))) else worst
-        for name, found in groups.items()
+        name: mean if math.isfinite(mean := float(np.mean(list(values.values())))) else worst
+        for name, values in groups.items()
     }
     return (max if mode == "max" else min)(groups, key=lambda name: means[name])
 
@@ -181,29 +181,29 @@ def _compare(
     matched = len(common) == min(len(first), len(second)) and (
         len(common) > 1 or len(first) == len(second) == 1
     )
-    lost = {name: sum(map(math.isnan, values.values())) for name, values in ((a, first), (b, second))}
-    if any(lost.values()):
-        said = " and ".join(
+    num_diverged = {name: sum(map(math.isnan, values.values())) for name, values in ((a, first), (b, second))}
+    if any(num_diverged.values()):
+        counts = " and ".join(
             f"{count} of {len(values)} runs of {name}"
-            for (name, count), values in zip(lost.items(), (first, second), strict=True)
+            for (name, count), values in zip(num_diverged.items(), (first, second), strict=True)
             if count
         )
-        note = f"no interval: {said} diverged"
+        note = f"no interval: {counts} diverged"
         ranks = _ranks(first, second, common, mode) if matched and len(common) > 1 else None
         if ranks:
             note += "; the signed-rank test ranks a diverged run below every other result"
         return _Pair(problem, a, b, None, ranks, note)
     if not matched:
-        found = welch_difference(
+        difference = welch_difference(
             list(first.values()), list(second.values()), confidence=confidence, comparisons=comparisons
         )
-        return _Pair(problem, a, b, found, None, found.note)
+        return _Pair(problem, a, b, difference, None, difference.note)
     one, other = [first[seed] for seed in common], [second[seed] for seed in common]
-    found = paired_difference(one, other, confidence=confidence, comparisons=comparisons, method=method)
-    note = found.note
+    difference = paired_difference(one, other, confidence=confidence, comparisons=comparisons, method=method)
+    note = difference.note
     if len(common) < max(len(first), len(second)):
         note = "; ".join(filter(None, [note, f"paired on the {len(common)} seeds that both have"]))
-    return _Pair(problem, a, b, found, wilcoxon(one, other) if len(common) > 1 else None, note)
+    return _Pair(problem, a, b, difference, wilcoxon(one, other) if len(common) > 1 else None, note)
 
 
 def _ranks(first: Values, second: Values, common: Sequence[str], mode: Mode) -> SignedRank | None:
@@ -225,21 +225,22 @@ def _frame(
 ) -> pd.DataFrame:
     rows = []
     for pair in pairs:
-        found, rank = pair.difference, pair.signed_rank
+        difference, rank = pair.difference, pair.signed_rank
         rows.append(
             {
                 "problem": pair.problem, "a": pair.a, "b": pair.b, "metric": metric,
-                "difference": found.estimate if found else None,
-                "low": found.low if found else None, "high": found.high if found else None,
+                "difference": difference.estimate if difference else None,
+                "low": difference.low if difference else None,
+                "high": difference.high if difference else None,
                 "confidence": confidence, "comparisons": comparisons,
                 "interval_confidence": individual_confidence(confidence, comparisons),
-                "p_unadjusted": found.p if found else None,
-                "p_adjusted": found.p_adjusted if found else None,
+                "p_unadjusted": difference.p if difference else None,
+                "p_adjusted": difference.p_adjusted if difference else None,
                 "wilcoxon_p_unadjusted": rank.p if rank else None,
                 "wilcoxon_p_adjusted": bonferroni(rank.p, comparisons) if rank else None,
-                "effect_size": found.effect_size if found else None,
-                "minimum_detectable": found.minimum_detectable if found else None,
-                "n": found.n if found else 0, "method": found.method if found else "none",
+                "effect_size": difference.effect_size if difference else None,
+                "minimum_detectable": difference.minimum_detectable if difference else None,
+                "n": difference.n if difference else 0, "method": difference.method if difference else "none",
                 "verdict": _verdict(pair, large_is_good=mode == "max"),
                 "wilcoxon": rank.sentence(1 - confidence, comparisons) if rank else "",
                 "note": pair.note,
@@ -251,18 +252,18 @@ def _frame(
 
 
 def _verdict(pair: _Pair, *, large_is_good: bool) -> str:
-    found = pair.difference
-    if found is None:
+    difference = pair.difference
+    if difference is None:
         return NOT_TESTED
-    if found.n == 1:
+    if difference.n == 1:
         return ONE_SEED
-    if found.excludes_zero is None:
+    if difference.excludes_zero is None:
         return NOT_TESTED
-    if not found.excludes_zero:
+    if not difference.excludes_zero:
         return "no difference shown"
-    if found.p is None:
+    if difference.p is None:
         return "the interval excludes 0"
-    return f"{pair.a if (found.estimate > 0) == large_is_good else pair.b} is better"
+    return f"{pair.a if (difference.estimate > 0) == large_is_good else pair.b} is better"
 
 
 def check_confidence(confidence: float) -> float:
@@ -281,14 +282,14 @@ def heading(table: pd.DataFrame) -> str:
     row = table.iloc[0]
     share, own, count = (row[name] for name in ("confidence", "interval_confidence", "comparisons"))
     nominal = "nominal " if any(table["method"].str.contains("bootstrap")) else ""
-    said = f"Differences in {row['metric']}"
+    subject = f"Differences in {row['metric']}"
     if count == 1:
-        return f"{said}: {nominal}{_percent(share)} interval of one pair"
+        return f"{subject}: {nominal}{_percent(share)} interval of one pair"
     pairs = f"{count} pairs"
     if count > len(table):
         pairs = f"{len(table)} pairs, corrected for all {count} because the results chose the best group"
     return (
-        f"{said}: {nominal}{_percent(share)} simultaneous intervals over {pairs} "
+        f"{subject}: {nominal}{_percent(share)} simultaneous intervals over {pairs} "
         f"({_percent(own)} each, Bonferroni); p values and detectable differences at the same level"
     )
 
@@ -334,8 +335,8 @@ def _lines(row: Mapping[Any, Any], factor: float, unit: str, *, ranks: bool) -> 
         name = "Cohen's d_z" if row["method"].startswith("paired") else "Hedges' g"
         details.append(f"{name} = {row['effect_size']:.2g}")
     if not math.isnan(row["minimum_detectable"]):
-        found = f"{_signed(factor * row['minimum_detectable']).removeprefix('+')}{unit}"
-        details.append(f"minimum detectable difference (power 0.8 at this spread): {found}")
+        detectable = f"{_signed(factor * row['minimum_detectable']).removeprefix('+')}{unit}"
+        details.append(f"minimum detectable difference (power 0.8 at this spread): {detectable}")
     lines = [head + row["verdict"]]
     if details:
         lines.append("    " + "; ".join(details))

@@ -108,13 +108,13 @@ class Comparison:
         Raises:
             FigureError: some figures could not be drawn; everything else is written.
         """
-        place = Path(folder)
+        target = Path(folder)
         problems: list[Problem] = []
-        place.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
         paths = []
         for name, figure in self.figures.items():
             for file_format in formats:
-                path = place / f"{name}.{file_format}"
+                path = target / f"{name}.{file_format}"
                 try:
                     rundir.write_atomically(path, render(figure, file_format))
                     paths.append(path)
@@ -127,7 +127,7 @@ class Comparison:
         texts["differences.csv"] = self.differences.to_csv(index=False, lineterminator="\n")
         texts["runs.csv"] = self.runs.to_csv(index=False, lineterminator="\n")
         for name, text in texts.items():
-            paths.append(place / name)
+            paths.append(target / name)
             rundir.write_atomically(paths[-1], text)
         if problems:
             raise FigureError.of(problems)
@@ -140,10 +140,10 @@ def load_runs(*paths: str | Path) -> list[Run]:
     Raises:
         RunError: a path does not exist, or no run is left.
     """
-    found = find(paths)
-    for note in found.notes:
+    loaded = find(paths)
+    for note in loaded.notes:
         warnings.warn(note, stacklevel=2)
-    return [replace(run, steps=dict(run.steps), config=copy.deepcopy(run.config)) for run in found.runs]
+    return [replace(run, steps=dict(run.steps), config=copy.deepcopy(run.config)) for run in loaded.runs]
 
 
 def compare_runs(
@@ -193,8 +193,8 @@ def compare_runs(
     """
     look = find_look(style, size)
     check_confidence(confidence)
-    found, notes = _runs(runs)
-    finals, searched, reasons = _stages(found)
+    all_runs, notes = _runs(runs)
+    finals, searched, reasons = _stages(all_runs)
     notes += reasons
     grouping = group_runs(finals, by)
     entries = [entry for group in grouping.groups for entry in group.entries]
@@ -207,9 +207,9 @@ def compare_runs(
             f"more than {ALL_PAIRS} groups: each is compared with the group of the best mean. The same seeds "
             "selected that group, so its mean is optimistic; train the best groups again on fresh seeds"
         )
-    trials = group_runs(searched, by) if len(searched) < len(found) else grouping
-    tried = [entry for group in trials.groups for entry in group.entries]
-    selection = selection_of(tried, judged if metric else None)
+    trials = group_runs(searched, by) if len(searched) < len(all_runs) else grouping
+    trial_entries = [entry for group in trials.groups for entry in group.entries]
+    selection = selection_of(trial_entries, judged if metric else None)
     search = tuning.search_of(trials, selection, within=within, confidence=confidence)
     if not any(note.endswith("pruned") for note in notes):  # their trials were counted elsewhere
         notes += search.unequal()
@@ -258,13 +258,13 @@ def _stages(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[str]]:
 
 
 def _runs(runs: str | Path | Iterable[Run | str | Path]) -> tuple[list[Run], list[str]]:
-    given = [runs] if isinstance(runs, str | Path) else list(runs)
-    read = [one for one in given if isinstance(one, Run)]
-    paths = [one for one in given if not isinstance(one, Run)]
+    items = [runs] if isinstance(runs, str | Path) else list(runs)
+    read = [one for one in items if isinstance(one, Run)]
+    paths = [one for one in items if not isinstance(one, Run)]
     if not paths and read:
         return read, []
-    found = find(paths)
-    return [*read, *found.runs], list(found.notes)
+    loaded = find(paths)
+    return [*read, *loaded.runs], list(loaded.notes)
 
 
 def _metric(name: str, frame: pd.DataFrame) -> str:
@@ -287,15 +287,15 @@ def _missing(frame: pd.DataFrame, metrics: Sequence[Metric]) -> list[str]:
 
 
 def _machines(entries: Sequence[Entry]) -> list[str]:
-    found = sorted({timed_on(one) for one in entries})
-    if len(found) < 2:
+    machines = sorted({timed_on(one) for one in entries})
+    if len(machines) < 2:
         return []
-    return [f"the runs were timed on {'; on '.join(found)}: seconds and milliseconds are not comparable"]
+    return [f"the runs were timed on {'; on '.join(machines)}: seconds and milliseconds are not comparable"]
 
 
 def _singles(grouping: Grouping) -> list[str]:
     single = [group.label for group in grouping.groups if len({entry.seed for entry in group.entries}) == 1]
     if not single:
         return []
-    who = "every group has" if len(single) == len(grouping.groups) else f"{', '.join(single)}:"
-    return [f"{who} one seed: no interval and no test; a difference may be chance"]
+    subject = "every group has" if len(single) == len(grouping.groups) else f"{', '.join(single)}:"
+    return [f"{subject} one seed: no interval and no test; a difference may be chance"]

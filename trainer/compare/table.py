@@ -41,14 +41,14 @@ def sections(
     records = table.to_dict("records")
     names: Columns = {"problem": [row["problem"] for row in records]} if any(table["problem"]) else {}
     names["group"] = [row["group"] for row in records]
-    shown = [name for name in _shown(metrics) if name in table]
-    shown = shown or [name for name in ("final_train_loss", "test_loss") if name in table]
+    metric_columns = [name for name in _displayed_results(metrics) if name in table]
+    metric_columns = metric_columns or [name for name in ("final_train_loss", "test_loss") if name in table]
     results: Columns = {
         "n": ["one seed" if row["n"] == 1 else str(row["n"]) for row in records],
         "diverged": [str(row["diverged"]) for row in records],
         **{
             _heading(name, metric): [_result(row, name, metric.scale) for row in records]
-            for name, metric in ((name, find(name, metrics)) for name in shown)
+            for name, metric in ((name, find(name, metrics)) for name in metric_columns)
         },
     }
     times: list[Columns] = [
@@ -67,10 +67,10 @@ def sections(
     return names, [results, *times, cost]
 
 
-def _shown(metrics: Sequence[Metric]) -> list[str]:
+def _displayed_results(metrics: Sequence[Metric]) -> list[str]:
     """Return the results that are shown to readers; CSV and JSON have every column."""
     names = [metric.name for metric in metrics]
-    validation = [f"{place}_val_{name}" for place in ("final", "best") for name in names]
+    validation = [f"{prefix}_val_{name}" for prefix in ("final", "best") for name in names]
     return [*validation, *(f"test_{name}" for name in names if name != LOSS.name)]
 
 
@@ -133,12 +133,12 @@ def _latex(headings: Sequence[str], rows: Sequence[Sequence[str]], below: str) -
 
 def _result(row: Any, name: str, scale: float) -> str:
     """Return mean and half-width as text, or the mean and the number of runs if some lack the result."""
-    found, n = int(row[f"{name}_n"]), int(row["n"])
-    if not found:
+    num_finite, n = int(row[f"{name}_n"]), int(row["n"])
+    if not num_finite:
         return "-"
     half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2 * scale
-    said = with_half_width(row[name] * scale, half)
-    return said if found == n else f"{said} ({found} of {n})"
+    text = with_half_width(row[name] * scale, half)
+    return text if num_finite == n else f"{text} ({num_finite} of {n})"
 
 
 def with_half_width(value: float, half: float) -> str:

@@ -45,15 +45,15 @@ def draw_times(
         ].to_numpy(dtype=np.float64)
         for group in groups
     }
-    arrived = np.concatenate([found[np.isfinite(found)] for found in times.values()])
-    if not arrived.size:
+    finite = np.concatenate([values[np.isfinite(values)] for values in times.values()])
+    if not finite.size:
         return None
-    positive = arrived[arrived > 0]
+    positive = finite[finite > 0]
     log = bool(positive.size) and float(positive.max() / positive.min()) > 20
     with settings(look):
         head = f"runs that reached {target}, of all runs"
         figure, (axes,) = new_figure(f"{common_title(groups)}\n{head}", look)
-        last = float(arrived.max()) or 1.0
+        last = float(finite.max()) or 1.0
         if log:
             scale_x(axes, float(positive.min()) / 1.3, last * 1.3, log=True)
         else:
@@ -61,9 +61,9 @@ def draw_times(
         scale_y(axes, -0.03, 1.05, log=False)
         handles, labels = [], []
         edge = axes.get_xlim()
-        for place, (name, found) in enumerate(times.items()):
-            steps = ecdf_of_times(found)
-            line = line_for(place, look)
+        for index, (name, values) in enumerate(times.items()):
+            steps = ecdf_of_times(values)
+            line = line_for(index, look)
             x = np.concatenate([[edge[0]], np.maximum(steps.x, edge[0]), [edge[1]]])
             y = np.concatenate([[0.0], steps.fraction, steps.fraction[-1:] if steps.x.size else [0.0]])
             (handle,) = axes.plot(
@@ -71,7 +71,7 @@ def draw_times(
                 markevery=slice(1, -1),
             )  # fmt: skip
             handles.append(handle)
-            summary = summary_of_times(found)
+            summary = summary_of_times(values)
             labels.append(f"{name} ({summary.reached} of {summary.n})")
         axes.set_xlabel(f"{UNIT_LABELS[unit]} to {target}")
         axes.set_ylabel("share of runs")
@@ -119,8 +119,8 @@ def draw_profile(
         scale_x(axes, 1.0, last, log=last > 3)
         scale_y(axes, -0.03, 1.05, log=False)
         handles = []
-        for place, rho in enumerate(profile.rho):
-            line = line_for(place, look)
+        for index, rho in enumerate(profile.rho):
+            line = line_for(index, look)
             (handle,) = axes.plot(
                 np.append(profile.tau, last), np.append(rho, rho[-1]), drawstyle="steps-post",
                 color=line.colour, linestyle=line.dashes, marker=line.marker, markevery=slice(0, -1),

@@ -39,19 +39,19 @@ class Search:
         grouping: the groups, one per setting.
         selection: how settings are compared.
         swept: keys with three or more numbers.
-        sensed: sensitivity of each family, by problem and key.
+        sensitivities: sensitivity of each family, by problem and key.
     """
 
     grouping: Grouping
     selection: Selection
     swept: tuple[str, ...]
-    sensed: Mapping[tuple[str, str], Mapping[str, Sensitivity]]
+    sensitivities: Mapping[tuple[str, str], Mapping[str, Sensitivity]]
 
     def table(self) -> pd.DataFrame:
         """Return a row per problem, key and family; empty if nothing was swept."""
         frames = [
-            sensitivity_frame(found, key, self.selection).assign(problem=problem)
-            for (problem, key), found in self.sensed.items()
+            sensitivity_frame(sensitivities, key, self.selection).assign(problem=problem)
+            for (problem, key), sensitivities in self.sensitivities.items()
         ]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
@@ -74,20 +74,20 @@ class Search:
         """Return the sensitivities as text."""
         return [
             f"{problem + ': ' if problem else ''}{line}"
-            for (problem, key), found in self.sensed.items()
-            for line in sensitivity_lines(found, key)
+            for (problem, key), sensitivities in self.sensitivities.items()
+            for line in sensitivity_lines(sensitivities, key)
         ]
 
 
 def swept_keys(grouping: Grouping) -> list[str]:
     """Return the keys with three or more different numbers, the learning rate first."""
-    found = []
+    keys = []
     for key in grouping.keys:
         values = [group.settings.get(key) for group in grouping.groups]
         numbers = {value for value in values if is_number(value)}
         if len(numbers) >= 3:
-            found.append(key)
-    return sorted(found, key=lambda key: (not key.endswith("lr"), found.index(key)))
+            keys.append(key)
+    return sorted(keys, key=lambda key: (not key.endswith("lr"), keys.index(key)))
 
 
 def families(grouping: Grouping, swept: Sequence[str], problem: str) -> list[Family]:
@@ -97,10 +97,10 @@ def families(grouping: Grouping, swept: Sequence[str], problem: str) -> list[Fam
     for group in grouping.groups:
         if group.problem == problem:
             members[tuple(code(group.settings[key]) for key in rest)].append(group)
-    names = distinct([_without(found, swept) for found in members.values()])
+    names = distinct([_without(group_list, swept) for group_list in members.values()])
     if len(names) == 1:
         names = [""]
-    return [Family(name, tuple(found)) for name, found in zip(names, members.values(), strict=True)]
+    return [Family(name, tuple(group_list)) for name, group_list in zip(names, members.values(), strict=True)]
 
 
 def _without(groups: Sequence[Group], swept: Sequence[str]) -> str:
@@ -115,8 +115,8 @@ def best_group(groups: Sequence[Group], swept: Sequence[str], selection: Selecti
     """Return the best group by the rule with which a sweep selects its best setting; None without one."""
     settings = [{key: group.settings.get(key) for key in swept} for group in groups]
     worths = map(selection.worth, groups)
-    place = best_setting(zip(settings, worths, strict=True), selection.rule.mode)
-    return None if place is None else groups[place]
+    index = best_setting(zip(settings, worths, strict=True), selection.rule.mode)
+    return None if index is None else groups[index]
 
 
 def sensitivities(
@@ -143,15 +143,15 @@ def sensitivities(
         confidence: confidence level of the intervals.
         problem: the problem, if there are several.
     """
-    found = {}
+    by_family = {}
     for family in families(grouping, swept, problem):
         values = {
-            place[0]: selection.values(group)
-            for place, group in tuned(family, (key,), swept, selection).items()
+            setting[0]: selection.values(group)
+            for setting, group in tuned(family, (key,), swept, selection).items()
         }
         if len(values) >= 3:
             best = best_group(family.groups, swept, selection)
-            found[family.name] = sensitivity(
+            by_family[family.name] = sensitivity(
                 values,
                 mode=selection.rule.mode,
                 within=within,
@@ -159,7 +159,7 @@ def sensitivities(
                 over_seeds=selection.rule.over_seeds,
                 candidates=() if best is None else (float(best.settings[key]),),
             )
-    return found
+    return by_family
 
 
 def tuned(
@@ -171,27 +171,29 @@ def tuned(
     """
     members: dict[tuple[float, ...], list[Group]] = defaultdict(list)
     for group in family.groups:
-        place = [group.settings.get(key) for key in keys]
-        if all(map(is_number, place)) and selection.values(group):
-            members[tuple(float(str(value)) for value in place)].append(group)
-    return {place: best_group(groups, swept, selection) or groups[0] for place, groups in members.items()}
+        setting = [group.settings.get(key) for key in keys]
+        if all(map(is_number, setting)) and selection.values(group):
+            members[tuple(float(str(value)) for value in setting)].append(group)
+    return {setting: best_group(groups, swept, selection) or groups[0] for setting, groups in members.items()}
 
 
 def search_of(grouping: Grouping, selection: Selection, *, within: float, confidence: float) -> Search:
     """Return the tuning results; see `sensitivities` for the arguments."""
     swept = swept_keys(grouping)
-    found = {
+    all_sensitivities = {
         (problem, key): sensitivities(
             grouping, selection, key, swept, within=within, confidence=confidence, problem=problem
         )
         for problem in grouping.problems
         for key in swept
     }
-    kept = {place: one for place, one in found.items() if one}
+    kept = {pair: one for pair, one in all_sensitivities.items() if one}
     return Search(grouping, selection, tuple(swept), kept)
 
 
-def sensitivity_frame(found: Mapping[str, Sensitivity], key: str, selection: Selection) -> pd.DataFrame:
+def sensitivity_frame(
+    sensitivities: Mapping[str, Sensitivity], key: str, selection: Selection
+) -> pd.DataFrame:
     """Return a row per family: the best value of the key, the range of good values, and edge flags."""
     rule = selection.rule
     return pd.DataFrame(
@@ -204,16 +206,16 @@ def sensitivity_frame(found: Mapping[str, Sensitivity], key: str, selection: Sel
                 "width_decades": one.width_decades, "good_at_edge": one.good_at_edge, "within": one.within,
                 "values": len(one.settings), "diverged_runs": sum(one.diverged),
             }
-            for name, one in found.items()
+            for name, one in sensitivities.items()
         ]
     )  # fmt: skip
 
 
-def sensitivity_lines(found: Mapping[str, Sensitivity], key: str) -> list[str]:
+def sensitivity_lines(sensitivities: Mapping[str, Sensitivity], key: str) -> list[str]:
     """Return a line per family: the range of good values, and whether the best is at the edge of the grid."""
     label = key.rpartition(".")[2]
     lines = []
-    for name, one in found.items():
+    for name, one in sensitivities.items():
         head = f"{name}: " if name else ""
         if one.best is None or one.good_from is None or one.good_to is None:
             lines.append(f"{head}no best {label}: every value had runs that diverged or were missing")
@@ -250,7 +252,7 @@ def random_families(grouping: Grouping, selection: Selection, *, asserted: bool 
         asserted: treat all runs as a random search, because the user says so.
     """
     numeric = [key for key in grouping.keys if any(is_number(g.settings.get(key)) for g in grouping.groups)]
-    found = []
+    drawn_families = []
     for problem in grouping.problems:
         drawn = []
         for family in families(grouping, numeric, problem):
@@ -258,8 +260,8 @@ def random_families(grouping: Grouping, selection: Selection, *, asserted: bool 
             if len(family.groups) >= 2 and (asserted or paths <= selection.random):
                 drawn.append(family)
         names = distinct([family.name or family.groups[0].name.partition(" ")[0] for family in drawn])
-        found += [Family(name, family.groups) for name, family in zip(names, drawn, strict=True)]
-    return found
+        drawn_families += [Family(name, family.groups) for name, family in zip(names, drawn, strict=True)]
+    return drawn_families
 
 
 def budget_curve(family: Family, selection: Selection) -> ExpectedBest | None:
@@ -272,15 +274,15 @@ def budget_curve(family: Family, selection: Selection) -> ExpectedBest | None:
         family: groups of a random search.
         selection: how settings are compared.
     """
-    found = [value for group in family.groups if (value := selection.worth(group)) is not None]
-    finite = [value for value in found if math.isfinite(value)]
-    if len(found) < 2 or not finite:
+    worths = [value for group in family.groups if (value := selection.worth(group)) is not None]
+    finite = [value for value in worths if math.isfinite(value)]
+    if len(worths) < 2 or not finite:
         return None
-    around = family.groups[0].entries[0].environment.get("data") or {}
-    classes = around.get("num_classes")
+    data = family.groups[0].entries[0].environment.get("data") or {}
+    classes = data.get("num_classes")
     large = selection.rule.mode == "max"
     guess = min(finite) if large else max(finite)
     if isinstance(classes, int) and classes > 1:
         guess = min(guess, 1 / classes) if large else max(guess, math.log(classes))
-    values = [value if math.isfinite(value) else guess for value in found]
+    values = [value if math.isfinite(value) else guess for value in worths]
     return expected_best(values, list(range(1, len(values) + 1)), mode=selection.rule.mode)

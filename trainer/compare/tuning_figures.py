@@ -22,7 +22,7 @@ from trainer.training.selection import setting_value
 
 
 def draw_sensitivity(
-    found: Mapping[str, Sensitivity],
+    sensitivities: Mapping[str, Sensitivity],
     key: str,
     selection: Selection,
     groups: Sequence[Group],
@@ -31,19 +31,27 @@ def draw_sensitivity(
 ) -> Figure:
     """Draw the result against a swept key, with intervals, the good range and diverged settings."""
     factor = selection.metric.scale
-    settings_ = sorted({value for one in found.values() for value in one.settings})
+    settings_ = sorted({value for one in sensitivities.values() for value in one.settings})
     above = [value for value in settings_ if value > 0]
     log_x = settings_[0] >= 0 and bool(above) and above[-1] / above[0] >= 10
     # A log axis has no 0: if the sweep includes 0, draw it one decade left of the smallest value.
     zero = above[0] / 10 if log_x and settings_[0] == 0 else 0.0
-    means = [m for one in found.values() for m in one.centre if m is not None]
+    means = [m for one in sensitivities.values() for m in one.centre if m is not None]
     log_y = selection.metric.log and bool(means) and min(means) > 0
     with settings(look):
-        parts = [f"bar on the axis: within {100 * next(iter(found.values())).within:.3g} % of the best"]
-        if any(low is not None for one in found.values() for low in one.low):
+        parts = [
+            f"bar on the axis: within {100 * next(iter(sensitivities.values())).within:.3g} % of the best"
+        ]
+        if any(low is not None for one in sensitivities.values() for low in one.low):
             parts.append("vertical lines: t interval of each mean")
-        parts += ["X: runs diverged"] if any(map(any, (one.diverged for one in found.values()))) else []
-        parts += ["ring: best on the edge of the grid"] if any(o.best_at_edge for o in found.values()) else []
+        parts += (
+            ["X: runs diverged"] if any(map(any, (one.diverged for one in sensitivities.values()))) else []
+        )
+        parts += (
+            ["ring: best on the edge of the grid"]
+            if any(o.best_at_edge for o in sensitivities.values())
+            else []
+        )
         heading = f"{common_title(groups)}\n{' · '.join(parts)}"
         figure, (axes,) = new_figure(heading, look)
         if log_x:
@@ -57,28 +65,31 @@ def draw_sensitivity(
             scale_x(axes, settings_[0] - pad, settings_[-1] + pad, log=False)
         ends = [
             e
-            for one in found.values()
+            for one in sensitivities.values()
             for e in (*one.low, *one.high)
             if e is not None and (e > 0 or not log_y)
         ]
-        reach = [m for m in means if m > 0 or not log_y]
-        if log_y and reach:
-            ends = [end for end in ends if min(reach) / 10 < end < max(reach) * 10]
-        shown = limits([factor * np.array([*reach, *ends], dtype=np.float64)], log=log_y) or (0.1, 1.0)
+        positive_means = [m for m in means if m > 0 or not log_y]
+        if log_y and positive_means:
+            ends = [end for end in ends if min(positive_means) / 10 < end < max(positive_means) * 10]
+        y_limits = limits([factor * np.array([*positive_means, *ends], dtype=np.float64)], log=log_y) or (
+            0.1,
+            1.0,
+        )
         if selection.metric.unit == "%":
-            shown = max(shown[0], -2.0), min(shown[1], 100 + 0.04 * (100 - max(shown[0], 0.0)))
-        scale_y(axes, *shown, log=log_y)
+            y_limits = max(y_limits[0], -2.0), min(y_limits[1], 100 + 0.04 * (100 - max(y_limits[0], 0.0)))
+        scale_y(axes, *y_limits, log=log_y)
         handles = []
-        for place, one in enumerate(found.values()):
-            handles.append(_draw_family(axes, one, place, factor, look, zero))
+        for index, one in enumerate(sensitivities.values()):
+            handles.append(_draw_family(axes, one, index, factor, look, zero))
         axes.set_xlabel(key + (", logarithmic" if log_x else "") + (" but for 0" if zero else ""))
         axes.set_ylabel(selection.metric.with_unit(selection.label))
-        legend(figure, handles, [name or "all" for name in found], look)
+        legend(figure, handles, [name or "all" for name in sensitivities], look)
     return figure
 
 
-def _draw_family(axes: Any, one: Sensitivity, place: int, factor: float, look: Look, zero: float) -> Any:
-    line = line_for(place, look)
+def _draw_family(axes: Any, one: Sensitivity, index: int, factor: float, look: Look, zero: float) -> Any:
+    line = line_for(index, look)
     low_edge, high_edge = axes.get_ylim()
     x = np.array([value or zero for value in one.settings])
     y = np.array([math.nan if m is None else factor * m for m in one.centre])
@@ -91,15 +102,16 @@ def _draw_family(axes: Any, one: Sensitivity, place: int, factor: float, look: L
         x[ends], np.clip(low[ends], low_edge, None), np.clip(high[ends], None, high_edge),
         color=line.colour, linewidth=0.8 * look.line, alpha=0.6,
     )  # fmt: skip
-    lost = np.array(one.diverged) > 0
-    if lost.any():
+    diverged = np.array(one.diverged) > 0
+    if diverged.any():
         axes.plot(
-            x[lost], np.full(int(lost.sum()), 0.97 - 0.05 * place), "X", markersize=8, color=line.colour,
-            markeredgecolor="black", markeredgewidth=0.7, transform=axes.get_xaxis_transform(), zorder=5,
+            x[diverged], np.full(int(diverged.sum()), 0.97 - 0.05 * index), "X", markersize=8,
+            color=line.colour, markeredgecolor="black", markeredgewidth=0.7,
+            transform=axes.get_xaxis_transform(), zorder=5,
         )  # fmt: skip
     if one.good_from is not None and one.good_to is not None:
         axes.plot(
-            [one.good_from or zero, one.good_to or zero], [0.012 + 0.02 * place] * 2, color=line.colour,
+            [one.good_from or zero, one.good_to or zero], [0.012 + 0.02 * index] * 2, color=line.colour,
             linewidth=5, solid_capstyle="butt", alpha=0.7, transform=axes.get_xaxis_transform(),
         )  # fmt: skip
     if one.best_at_edge and one.best is not None:
@@ -131,22 +143,22 @@ def draw_heat_map(
         look: size, fonts and line widths.
     """
     cells: dict[tuple[float, float], list[float]] = {
-        (place[0], place[1]): selection.values(group)
-        for place, group in tuned(family, keys, swept, selection).items()
+        (setting[0], setting[1]): selection.values(group)
+        for setting, group in tuned(family, keys, swept, selection).items()
     }
-    across, up = (sorted({place[i] for place in cells}) for i in (0, 1))
+    across, up = (sorted({setting[i] for setting in cells}) for i in (0, 1))
     if len(across) < 2 or len(up) < 2:
         return None
     factor = selection.metric.scale
     means = np.full((len(up), len(across)), np.nan)
-    for (x, y), found in cells.items():
-        worth = setting_value(found, selection.rule)
-        if worth is not None and math.isfinite(worth):
-            means[up.index(y), across.index(x)] = factor * worth
+    for (x, y), values in cells.items():
+        setting_worth = setting_value(values, selection.rule)
+        if setting_worth is not None and math.isfinite(setting_worth):
+            means[up.index(y), across.index(x)] = factor * setting_worth
     with settings(look):
         named = f"{family.name}: " if family.name else ""
-        shown = selection.metric.with_unit(selection.label)
-        figure, (axes,) = new_figure(f"{common_title(family.groups)}\n{named}{shown}", look)
+        value_label = selection.metric.with_unit(selection.label)
+        figure, (axes,) = new_figure(f"{common_title(family.groups)}\n{named}{value_label}", look)
         if 2 * len(cells) < means.size:
             _scatter(axes, means, cells, across, up, look, selection=selection)
         else:
@@ -219,10 +231,12 @@ def _write_cells(
     shade, low, high = _shades(means, selection)
     colours = matplotlib.colormaps["Greys" if look.grey else "YlGnBu"]
     axes.imshow((shade - low) / (high - low), cmap=colours, vmin=0, vmax=1, origin="lower", aspect="auto")
-    for (x, y), found in cells.items():
+    for (x, y), values in cells.items():
         column, row = across.index(x), up.index(y)
-        lost = sum(not math.isfinite(value) for value in found)
-        text = f"{means[row, column]:.3g}" if not lost else f"{lost} of {len(found)}\ndiverged"
+        num_diverged = sum(not math.isfinite(value) for value in values)
+        text = (
+            f"{means[row, column]:.3g}" if not num_diverged else f"{num_diverged} of {len(values)}\ndiverged"
+        )
         axes.text(column, row, text, ha="center", va="center", fontsize=0.75 * look.font)
 
 
@@ -246,8 +260,8 @@ def draw_budget(
         ends = [factor * end for one in curves.values() for end in (one.low, one.high, one.mean)]
         scale_y(axes, *(limits(ends, log=False) or (0.0, 1.0)), log=False)
         handles = []
-        for place, one in enumerate(curves.values()):
-            line = line_for(place, look)
+        for index, one in enumerate(curves.values()):
+            line = line_for(index, look)
             x = np.array(one.budgets, dtype=np.float64)
             axes.fill_between(
                 x, factor * one.low, factor * one.high, color=line.colour, alpha=0.16, linewidth=0

@@ -40,20 +40,20 @@ def _marks(key: str) -> tuple[MayDiffer, ...]:
     """Return the marks of a key and of the sections that contain it."""
     parts = key.split(".")
     section: type[BaseModel] | None = Config
-    found = []
+    marks = []
     for depth, part in enumerate(parts):
         if section is None:
             break
         if part not in section.model_fields:
             if issubclass(section, WithOptions):
                 if depth == len(parts) - 1 and (mark := OPTIONS.get(section, {}).get(part)):
-                    found.append(mark)
+                    marks.append(mark)
                 continue  # a label or an index in a list of components; options are not followed further
             break
         info = section.model_fields[part]
-        found += [mark for mark in info.metadata if isinstance(mark, MayDiffer)]
+        marks += [mark for mark in info.metadata if isinstance(mark, MayDiffer)]
         section = _section_of(info.annotation)
-    return tuple(found)
+    return tuple(marks)
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
@@ -79,15 +79,15 @@ def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, list(value) if isinstance(value, tuple) else value
 
 
-def config_differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], verb: Verb) -> list[str]:
+def config_differences(saved: Mapping[str, Any], current: Mapping[str, Any], verb: Verb) -> list[str]:
     """Return the dotted keys in which two complete configs differ although a verb does not allow it.
 
     Args:
         saved: the resolved config of an existing run.
-        wanted: the requested config; null or `auto` in it accepts any saved value of a key marked `unset`.
+        current: the requested config; null or `auto` in it accepts any saved value of a key marked `unset`.
         verb: see `models.MayDiffer`.
     """
-    old, new = dict(leaves(saved)), dict(leaves(wanted))
+    old, new = dict(leaves(saved)), dict(leaves(current))
     return [
         key
         for key in dict.fromkeys([*old, *new])
@@ -208,19 +208,19 @@ def texts_in(value: Any) -> Iterator[str]:
 
 def source_files(file: Path) -> list[Path]:
     """Return a user's file and the files of its folder that it imports, directly or indirectly."""
-    folder, found, waiting = file.parent, [], [file]
+    folder, sources, waiting = file.parent, [], [file]
     while waiting:
         source = waiting.pop()
-        if source in found:
+        if source in sources:
             continue
-        found.append(source)
+        sources.append(source)
         for name in _imported_names(source, folder):
             module, package = folder / f"{name}.py", folder / name
             if module.is_file():
                 waiting.append(module)
             if package.is_dir():
                 waiting += sorted(package.rglob("*.py"))
-    return [found[0], *sorted(found[1:])]
+    return [sources[0], *sorted(sources[1:])]
 
 
 def _imported_names(source: Path, folder: Path) -> list[str]:
@@ -270,7 +270,7 @@ def _module_files(module: str) -> list[Path]:
         spec = None
     if spec is None:
         return []
-    folders = [Path(place) for place in spec.submodule_search_locations or ()]
+    folders = [Path(location) for location in spec.submodule_search_locations or ()]
     if folders:
         return sorted(path for folder in folders for path in folder.rglob("*.py"))
     return source_files(Path(spec.origin)) if spec.origin and Path(spec.origin).is_file() else []

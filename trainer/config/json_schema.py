@@ -54,8 +54,8 @@ def json_schema(components: Components) -> Schema:
             refer(definitions[section]["properties"], key, {"anyOf": [{"type": "null"}, _ref("init")]})
     for key in ("optimizer", "scheduler"):
         many = {"type": "array", "items": _ref(key), "minItems": 1}
-        nothing = [{"type": "null"}] if key == "scheduler" else []
-        refer(properties, key, {"anyOf": [*nothing, many, _ref(key)]})
+        null = [{"type": "null"}] if key == "scheduler" else []
+        refer(properties, key, {"anyOf": [*null, many, _ref(key)]})
     properties["base"] = {
         "type": "string",
         "description": "The config that this one extends: a file, relative to the folder of this file, or a "

@@ -155,7 +155,7 @@ def from_tree(tree: Tree, overrides: Sequence[str] = (), *, components: Componen
 
 
 @dataclass(slots=True)
-class _Found:
+class _ProblemList:
     """Problems with their paths, which are needed to sort them by line."""
 
     tree: Tree
@@ -191,15 +191,17 @@ class _Found:
 def _check(tree: Tree, components: Components) -> Config:
     if "loss" not in tree.data:  # add the default here, so that its options are filled in below
         tree.data["loss"] = {"name": Config.model_fields["loss"].default.name}
-    found = _Found(tree)
+    collected = _ProblemList(tree)
     checked = _Checked(tree.data)
     slots = list(islice(find_components(tree.data), MAX_COMPONENTS + 1))
     if len(slots) > MAX_COMPONENTS:
-        found.add(slots[-1][1], Problem(f"there are more than {MAX_COMPONENTS} components"))
-        raise ConfigError.of(found.in_order())
+        collected.add(slots[-1][1], Problem(f"there are more than {MAX_COMPONENTS} components"))
+        raise ConfigError.of(collected.in_order())
     option_names: dict[str, list[str]] = {}
     for slot, path, value in slots:
-        option_names[_address(path, value)] = _check_component(slot, path, value, found, checked, components)
+        option_names[_address(path, value)] = _check_component(
+            slot, path, value, collected, checked, components
+        )
     data = checked.built(tree.data, ())
     config: Config | None = None
     try:
@@ -207,9 +209,9 @@ def _check(tree: Tree, components: Components) -> Config:
     except ValidationError as error:
         for path, problem in messages.explain(error, data, Config):
             path = _as_written(tree, path)
-            found.add(path, _with_hint(problem, path, found, option_names))
-    if found.problems or config is None:
-        raise ConfigError.of(found.in_order())
+            collected.add(path, _with_hint(problem, path, collected, option_names))
+    if collected.problems or config is None:
+        raise ConfigError.of(collected.in_order())
     return config
 
 
@@ -237,14 +239,14 @@ def _check_component(
     slot: Slot,
     path: KeyPath,
     value: dict[Hashable, Any],
-    found: _Found,
+    problems: _ProblemList,
     checked: _Checked,
     components: Components,
 ) -> list[str]:
     """Validate a component's options against the model of its builder; return their names."""
     own_keys = slot.own_keys()
     own: dict[Hashable, Any] = {key: item for key, item in value.items() if key in own_keys}
-    given = {key: item for key, item in value.items() if key not in own_keys}
+    stated = {key: item for key, item in value.items() if key not in own_keys}
     checked.components[path] = {**own, "options": {}}
     groups = value.get("groups") if slot.kind == "optimizer" else None
     group_paths = []
@@ -262,7 +264,7 @@ def _check_component(
     name = value.get("name")
     if not isinstance(name, str):
         return []  # the second pass reports it
-    name = _absolute_name(name, found.position((*path, "name")))
+    name = _absolute_name(name, problems.position((*path, "name")))
     own["name"] = name
     checked.components[path]["name"] = name
     try:
@@ -271,24 +273,24 @@ def _check_component(
             raise unknown_name(slot.kind, name, components.names[slot.kind])
     except OptlabError as error:
         for problem in error.problems:
-            found.add((*path, "name"), problem)
+            problems.add((*path, "name"), problem)
         return []
     reserved = (*own_keys, "options")
     clash = [key for key, info in model.model_fields.items() if key in reserved and info.is_required()]
     if clash:
         what = f"{name} has a required parameter {', '.join(clash)}, which is a structural key of the config"
-        found.add((*path, "name"), Problem(what, fix="rename that parameter"))
+        problems.add((*path, "name"), Problem(what, fix="rename that parameter"))
         return []
-    options = _check_options(model, given, path, found, siblings=own_keys)
+    options = _check_options(model, stated, path, problems, siblings=own_keys)
     checked.components[path]["options"] = options
-    if components.check and (options or not given):
+    if components.check and (options or not stated):
         try:
             components.check(slot.kind, name, {str(key): item for key, item in options.items()})
         except OptlabError as error:
             for problem in error.problems:
-                found.add((*path, *(problem.key.split(".") if problem.key else ())), problem)
+                problems.add((*path, *(problem.key.split(".") if problem.key else ())), problem)
     for group_path, group_given in group_paths:
-        complete = _check_options(model, {**options, **group_given}, group_path, found, keys=group_given)
+        complete = _check_options(model, {**options, **group_given}, group_path, problems, keys=group_given)
         checked.components[group_path]["options"] = {k: v for k, v in complete.items() if k in group_given}
     return list(model.model_fields)
 
@@ -302,10 +304,10 @@ def _address(path: KeyPath, component: Mapping[Hashable, Any]) -> str:
 
 
 def _with_hint(
-    problem: Problem, path: KeyPath, found: _Found, option_names: Mapping[str, Sequence[str]]
+    problem: Problem, path: KeyPath, problems: _ProblemList, option_names: Mapping[str, Sequence[str]]
 ) -> Problem:
     """Return a problem of the config's structure with what the user most likely meant."""
-    if path == ("seed",) and not isinstance(found.tree.data["seed"], dict):
+    if path == ("seed",) and not isinstance(problems.tree.data["seed"], dict):
         streams = ", ".join(SeedConfig.model_fields)
         return replace(problem, expected=f"a whole number, or a mapping of {streams}")
     misplaced = len(path) == 1 and path[0] not in Config.model_fields
@@ -317,8 +319,8 @@ def _with_hint(
     key = suggestions.full_key(str(path[-1]), names, exact=bool(problem.fix) or len(path) > 1)
     if key is None:
         return problem
-    value = value_at(found.tree.data, path)
-    return replace(problem, fix=suggestions.did_you_mean(key, value, found.position(path)))
+    value = value_at(problems.tree.data, path)
+    return replace(problem, fix=suggestions.did_you_mean(key, value, problems.position(path)))
 
 
 def _absolute_name(name: str, position: Position | None) -> str:
@@ -327,9 +329,9 @@ def _absolute_name(name: str, position: Position | None) -> str:
 
 def _check_options(
     model: type[BaseModel],
-    given: Mapping[Hashable, Any],
+    stated: Mapping[Hashable, Any],
     path: KeyPath,
-    found: _Found,
+    problems: _ProblemList,
     *,
     siblings: Sequence[str] = (),
     keys: Mapping[Hashable, Any] | None = None,
@@ -338,25 +340,25 @@ def _check_options(
 
     Args:
         model: the model of the options.
-        given: the options in the config.
+        stated: the options in the config.
         path: the path of the component.
-        found: problems are added to it.
+        problems: problems are added to it.
         siblings: the component's structural keys, suggested for an unknown key.
         keys: report only problems of these keys (a parameter group inherits its optimizer's options).
     """
     try:
-        valid = model.model_validate(given)
+        valid = model.model_validate(stated)
     except ValidationError as error:
-        for below, problem in messages.explain(error, given, model, siblings=siblings):
+        for below, problem in messages.explain(error, stated, model, siblings=siblings):
             if keys is None or (below and below[0] in keys):
-                found.add((*path, *below), problem)
+                problems.add((*path, *below), problem)
         return {}
     options: dict[Hashable, Any] = {}
     for key, info in model.model_fields.items():
         value = _plain_output(getattr(valid, key))
         if value is None and any(isinstance(mark, BuilderDefault) for mark in info.metadata):
             continue
-        position = found.position((*path, key)) if key in given else None
+        position = problems.position((*path, key)) if key in stated else None
         folder = position.origin.folder if position else Path.cwd()
         if is_path(info):
             value = _map_text(value, partial(absolute_path, folder=folder))

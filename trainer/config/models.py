@@ -428,7 +428,7 @@ class TrainConfig(Section):
 
     @field_validator("metrics", mode="before")
     @classmethod
-    def _none_added(cls, value: Any) -> Any:
+    def _null_as_empty(cls, value: Any) -> Any:
         return [] if value is None else value
 
     @model_validator(mode="after")

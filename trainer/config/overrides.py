@@ -39,15 +39,15 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> tuple[Tree, list[st
     overlay = _Overlay(Tree(copy.deepcopy(tree.data), dict(tree.positions)))
     drop_other_length(overlay.tree, _train_keys(parsed))
     notes: list[str] = []
-    whole = [override for override in parsed if len(override.key) == 1]
+    sections = [override for override in parsed if len(override.key) == 1]
     parts = [override for override in parsed if len(override.key) > 1]
-    for group in (whole, parts):  # whole sections first: they decide whether there are several optimizers
+    for group in (sections, parts):  # whole sections first: they decide whether there are several optimizers
         for override in sorted(group, key=overlay.rank):
             try:
-                notes += overlay.lay(override)
+                notes += overlay.apply(override)
             except OptlabError as error:
                 problems += error.problems
-    problems += contradictions(overlay.given())
+    problems += contradictions(overlay.assignments())
     if problems:
         raise ConfigError.of(dict.fromkeys(problems))
     return overlay.tree, notes
@@ -74,15 +74,15 @@ def _read_overrides(texts: Sequence[str]) -> tuple[list[Override], list[Problem]
     return list(parsed.values()), problems
 
 
-def contradictions(given: Sequence[tuple[Override, KeyPath, Any]]) -> list[Problem]:
+def contradictions(assignments: Sequence[tuple[Override, KeyPath, Any]]) -> list[Problem]:
     """Return a problem for every pair of overrides that set the same key.
 
     Args:
-        given: every override with its resolved path and its value, short forms expanded.
+        assignments: every override with its resolved path and its value, short forms expanded.
     """
     problems = []
-    for number, (override, path, value) in enumerate(given):
-        for other, other_path, other_value in given[:number]:
+    for number, (override, path, value) in enumerate(assignments):
+        for other, other_path, other_value in assignments[:number]:
             ends = max(len(path), len(other_path))
             shared = _shared_path(_nested(other_path, other_value), _nested(path, value), ends=ends)
             if shared is not None:
@@ -149,13 +149,13 @@ class _Overlay:
 
     Args:
         tree: the config so far.
-        laid: the overrides applied so far, each with its path and its value, short forms expanded.
+        applied: the overrides applied so far, each with its path and its value, short forms expanded.
         labels: label and name of the items of every list that a key passed through, from before any override
             renamed them: `optimizer.Adam.lr` has the same meaning after `optimizer.Adam.name=SGD`.
     """
 
     tree: Tree
-    laid: list[tuple[Override, KeyPath, Any]] = field(default_factory=list)
+    applied: list[tuple[Override, KeyPath, Any]] = field(default_factory=list)
     labels: dict[KeyPath, list[tuple[Any, Any]]] = field(default_factory=dict)
 
     def rank(self, override: Override) -> tuple[int, bool, str]:
@@ -168,20 +168,20 @@ class _Overlay:
         )
         return len(self._key(override)), not names, override.text
 
-    def given(self) -> list[tuple[Override, KeyPath, Any]]:
+    def assignments(self) -> list[tuple[Override, KeyPath, Any]]:
         """Return the overrides with paths and values; a list of one optimizer is replaced by its item."""
-        found = []
-        for override, path, value in self.laid:
-            whole = self.tree.data.get(path[0])
-            if path[0] in _SINGLE_OR_LIST and not (isinstance(whole, list) and len(whole) > 1):
+        assignments = []
+        for override, path, value in self.applied:
+            section = self.tree.data.get(path[0])
+            if path[0] in _SINGLE_OR_LIST and not (isinstance(section, list) and len(section) > 1):
                 if path[1:2] == (0,):
                     path = (path[0], *path[2:])
                 elif len(path) == 1 and isinstance(value, list) and len(value) == 1:
                     value = value[0]
-            found.append((override, path, value))
-        return found
+            assignments.append((override, path, value))
+        return assignments
 
-    def lay(self, override: Override) -> list[str]:
+    def apply(self, override: Override) -> list[str]:
         """Apply one override; return a note if it dropped options."""
         path = self._resolve(override)
         value = override.value
@@ -196,11 +196,11 @@ class _Overlay:
             value = value_at(layer.data, path)
         keep = {
             below
-            for _, laid_at, laid in self.laid
-            for below in paths(laid, laid_at)
+            for _, applied_path, applied in self.applied
+            for below in paths(applied, applied_path)
             if len(below) > len(path)
         }
-        self.laid.append((override, path, value))
+        self.applied.append((override, path, value))
         if in_list and slot_at(path):
             # The label addresses this item and the match selects its parameters: a new name drops neither.
             keep |= {(*path, "label"), (*path, "match")}
@@ -210,14 +210,14 @@ class _Overlay:
     def _key(self, override: Override) -> tuple[str, ...]:
         """Return a key without the label or the 0 that addresses a single optimizer or schedule."""
         head, *rest = override.key
-        whole = self.tree.data.get(head)
+        section = self.tree.data.get(head)
         if len(rest) < 2 or head not in _SINGLE_OR_LIST:
             return override.key
         aliases: tuple[Any, ...] = ()
-        if isinstance(whole, list) and len(whole) == 1:
-            aliases = ("0", *self._labels((head,), whole)[0])
-        elif isinstance(whole, dict) and rest[0] not in whole:
-            aliases = ("0", whole.get("label"))
+        if isinstance(section, list) and len(section) == 1:
+            aliases = ("0", *self._labels((head,), section)[0])
+        elif isinstance(section, dict) and rest[0] not in section:
+            aliases = ("0", section.get("label"))
         return (head, *rest[1:]) if rest[0] in aliases else override.key
 
     def _resolve(self, override: Override) -> KeyPath:
@@ -265,9 +265,9 @@ class _Overlay:
         """Return the index of the item that `part` addresses, and whether `part` itself is that address."""
         labels = self._labels(path, items)
         for which in (0, 1):
-            found = [index for index, names in enumerate(labels) if names[which] == part]
-            if len(found) == 1:
-                return found[0], True
+            matching = [index for index, names in enumerate(labels) if names[which] == part]
+            if len(matching) == 1:
+                return matching[0], True
         if part.isascii() and part.isdigit() and len(part) < 10 and int(part) < len(items):
             return int(part), True
         if len(items) == 1 and path in (("optimizer",), ("scheduler",)) and not isinstance(items[0], list):

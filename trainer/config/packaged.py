@@ -32,7 +32,7 @@ def names(*kinds: str) -> dict[str, Path]:
         kinds: `config`, `sweep` or `lesson`; none = all.
     """
     folders = [folder() / _FOLDERS[kind] for kind in kinds or KINDS]
-    return {file.stem: file for place in folders for file in sorted(place.glob("*.yaml"))}
+    return {file.stem: file for source_folder in folders for file in sorted(source_folder.glob("*.yaml"))}
 
 
 def first_files() -> list[Path]:

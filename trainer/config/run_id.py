@@ -97,8 +97,8 @@ def _shortest(keys: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:
     labels = {}
     for key in keys:
         lengths = range(1, len(key) + 1)
-        alone = [n for n in lengths if all(other == key or other[-n:] != key[-n:] for other in keys)]
-        labels[key] = ".".join(key[-(alone or [len(key)])[0] :])
+        unambiguous = [n for n in lengths if all(other == key or other[-n:] != key[-n:] for other in keys)]
+        labels[key] = ".".join(key[-(unambiguous or [len(key)])[0] :])
     return labels
 
 

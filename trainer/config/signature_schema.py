@@ -251,8 +251,8 @@ def _represent(annotation: Any, names: _Names, unbounded: bool) -> Any:
     """
 
     def inner(part: Any) -> Any:
-        found = _represent(part, names, unbounded)
-        return Any if found is _Unrepresentable else found
+        represented = _represent(part, names, unbounded)
+        return Any if represented is _Unrepresentable else represented
 
     if isinstance(annotation, typing.ForwardRef):
         annotation = annotation.__forward_arg__
@@ -342,8 +342,8 @@ def _parameters(builder: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter
     signature = _signature(builder)
     function = _unwrap(builder)
     yield from _keywords(signature, _names_of(function))
-    passes_on = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    if not isinstance(function, type) or not passes_on:
+    takes_kwargs = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    if not isinstance(function, type) or not takes_kwargs:
         return
     for init in _inits(function)[1:]:
         above = _signature(init)
@@ -430,7 +430,7 @@ def parse_args_section(doc: str) -> dict[str, str]:
 def _plain_text(text: str) -> str:
     """Remove RST markup, backslashes of formulas and the default from a description."""
     text = re.split(r"\s\.\. \w+::", " " + text)[0]
-    text = re.sub(r":math:`([^`]*)`", lambda found: re.sub(r"\\(?:text|mathrm)?|[{}]", "", found[1]), text)
+    text = re.sub(r":math:`([^`]*)`", lambda match: re.sub(r"\\(?:text|mathrm)?|[{}]", "", match[1]), text)
     text = re.sub(r":[a-z:]+:`~?([^`]*)`", r"\1", text)
     text = re.sub(r"`([^`<]*?)\s*<[^`>]*>`_+", r"\1", text)
     text = re.sub(r"`+([^`]*)`+_*", r"`\1`", text)

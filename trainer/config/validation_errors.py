@@ -47,7 +47,7 @@ _LIMITS = {
     "string_pattern_mismatch": ("pattern", "text that matches {}"),
 }
 
-MOST_PROBLEMS = 100  # per mapping; for 10,000 problems of a hostile file, the closest names take a second
+MAX_PROBLEMS = 100  # per mapping; for 10,000 problems of a hostile file, the closest names take a second
 
 
 def explain(
@@ -62,8 +62,8 @@ def explain(
         siblings: further keys that are valid at the top level.
     """
     by_path: dict[KeyPath, list[tuple[Any, bool]]] = {}
-    found = error.errors(include_url=False)
-    for item in found[:MOST_PROBLEMS]:
+    errors = error.errors(include_url=False)
+    for item in errors[:MAX_PROBLEMS]:
         path, in_union = _path_in_data(item["loc"], data, item["type"])
         by_path.setdefault(path, []).append((item, in_union))
     for path, items in by_path.items():
@@ -71,9 +71,9 @@ def explain(
         if deeper and all(in_union for _, in_union in items):
             continue  # another member of the union reports a more specific problem
         yield path, _problem([item for item, _ in items], path, data, model, siblings)
-    if len(found) > MOST_PROBLEMS:
-        path, _ = _path_in_data(found[MOST_PROBLEMS]["loc"], data, found[MOST_PROBLEMS]["type"])
-        yield path, Problem(f"{len(found) - MOST_PROBLEMS:,} more problems from here on")
+    if len(errors) > MAX_PROBLEMS:
+        path, _ = _path_in_data(errors[MAX_PROBLEMS]["loc"], data, errors[MAX_PROBLEMS]["type"])
+        yield path, Problem(f"{len(errors) - MAX_PROBLEMS:,} more problems from here on")
 
 
 def _path_in_data(loc: Sequence[Hashable], data: Any, kind: str) -> tuple[KeyPath, bool]:
@@ -102,8 +102,8 @@ def _problem(
     kinds = {item["type"] for item in items}
     if "missing" in kinds:
         info = _field_at(model, path)
-        about = f" ({info.description.rstrip('.')})" if info is not None and info.description else ""
-        return Problem(f"{path[-1]!r} is missing", expected=f"a value{about}")
+        description = f" ({info.description.rstrip('.')})" if info is not None and info.description else ""
+        return Problem(f"{path[-1]!r} is missing", expected=f"a value{description}")
     if kinds & {"extra_forbidden", "invalid_key"}:
         return _unknown_key(path, data, model, siblings)
     value = items[0]["input"]

@@ -177,9 +177,9 @@ def parse_mapping(text: str, origin: Origin) -> Tree:
     """Parse YAML text whose top level is a mapping; raise ConfigError as `read_file` does."""
     tree = parse(text, origin)
     if not isinstance(tree.data, dict):
-        found = "nothing" if tree.data is None else f"a {type(tree.data).__name__}"
+        kind = "nothing" if tree.data is None else f"a {type(tree.data).__name__}"
         raise ConfigError(
-            f"found {found} at the top level",
+            f"found {kind} at the top level",
             where=str(tree.positions[()]),
             expected="a mapping of sections, as `model: {name: mlp}`",
         )

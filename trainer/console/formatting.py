@@ -28,7 +28,7 @@ def escape_characters(text: str, write: Callable[[str], str]) -> str:
 
     Only characters beyond printable ASCII are looked at one by one: 15 MB of JSON take 0.05 s instead of 0.7.
     """
-    return _UNUSUAL.sub(lambda found: c if (c := found.group()).isprintable() else write(c), text)
+    return _UNUSUAL.sub(lambda match: c if (c := match.group()).isprintable() else write(c), text)
 
 
 def indent_lines(text: str) -> str:

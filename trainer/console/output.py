@@ -37,9 +37,9 @@ def print_json(value: Any, *, file: TextIO | None = None) -> None:
         OutputError: also with exit code 1 if the reader closed the pipe, because truncated JSON is useless.
     """
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str)
-    shown = escape_characters(text, lambda c: json.dumps(c)[1:-1])
+    escaped = escape_characters(text, lambda c: json.dumps(c)[1:-1])
     try:
-        print_text(shown, file=file)
+        print_text(escaped, file=file)
     except OutputError as error:
         raise OutputError(error.reason) from error
 
@@ -48,12 +48,12 @@ def print_note(text: str, *, command: str = "") -> None:
     """Print a note on stderr. A command after it is never wrapped, so that it can be copied."""
     file = streams.lenient(sys.stderr)
     console = make_console(file)
-    words = indent_lines(clean(text))
-    if command and console.is_terminal and len(words) + len(command) + 1 > console.width:
-        print_line(console, Text(words))
+    line = indent_lines(clean(text))
+    if command and console.is_terminal and len(line) + len(command) + 1 > console.width:
+        print_line(console, Text(line))
         print_text(f"    {command}", file=file)
     else:
-        print_line(console, Text(f"{words} {command}" if command else words))
+        print_line(console, Text(f"{line} {command}" if command else line))
 
 
 @contextmanager
@@ -137,21 +137,21 @@ def print_line(console: Console, text: Text) -> None:
 def _print_pairs(console: Console, pairs: Mapping[str, Any], *, indent: int) -> None:
     if not pairs:
         return
-    shown = {
+    labels = {
         one_line(key): clean(value) if isinstance(value, str) else format_cell(value)
         for key, value in pairs.items()
     }
-    width = max(map(len, shown))
+    width = max(map(len, labels))
     if console.is_terminal:
         grid = Table.grid(padding=(0, 2, 0, 0))
         grid.add_column(width=indent + width, no_wrap=True, style="dim")
         grid.add_column(overflow="fold")
-        for key, value in shown.items():
+        for key, value in labels.items():
             grid.add_row(Text(" " * indent + key), Text(value))
         console.print(grid)
         return
     below = "\n" + " " * (indent + width + 2)
-    for key, value in shown.items():
+    for key, value in labels.items():
         write(" " * indent + key.ljust(width) + "  " + value.replace("\n", below) + "\n", console.file)
 
 

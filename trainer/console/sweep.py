@@ -67,13 +67,18 @@ class SweepProgress:
         if self._live is None or time.monotonic() - self._drawn < REDRAW_SECONDS:
             return
         self._drawn = time.monotonic()
-        shown = list(rows)
-        room = max(self._console.height - 4, 1)
+        all_rows = list(rows)
+        max_rows = max(self._console.height - 4, 1)
         cells = [
-            [format_cell(cell, c.spec) for c, cell in zip(columns, row, strict=True)] for row in shown[:room]
+            [format_cell(cell, c.spec) for c, cell in zip(columns, row, strict=True)]
+            for row in all_rows[:max_rows]
         ]
         grid, _ = fitted_grid(columns, cells, self._console.width, wrap=False)
-        more = [Text(f"... and {len(shown) - room} more", style="dim")] if len(shown) > room else []
+        more = (
+            [Text(f"... and {len(all_rows) - max_rows} more", style="dim")]
+            if len(all_rows) > max_rows
+            else []
+        )
         bar = ProgressBar(
             total=max(total, 1), completed=done, width=max(self._console.width - len(tail) - 2, 5)
         )

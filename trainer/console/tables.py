@@ -99,18 +99,18 @@ def fitted_grid(
         min(own, c.min_width or (own if c.align == "right" else TEXT_WIDTH))
         for own, c in zip(widths, columns, strict=True)
     ]
-    shown = list(range(len(columns)))
+    kept_columns = list(range(len(columns)))
     omitted = []
-    while (needed := sum(least[i] + GAP for i in shown) - GAP) > width:
-        last = max(shown, key=lambda i: columns[i].omit)
+    while (needed := sum(least[i] + GAP for i in kept_columns) - GAP) > width:
+        last = max(kept_columns, key=lambda i: columns[i].omit)
         if not columns[last].omit:
             return None, []
-        shown.remove(last)
+        kept_columns.remove(last)
         omitted.append(columns[last].title)
     grid = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     limits = {}
     spare = width - needed
-    for i in shown:
+    for i in kept_columns:
         number = columns[i].align == "right"
         grid.add_column(
             Text(one_line(columns[i].title)),
@@ -122,7 +122,7 @@ def fitted_grid(
             limits[i] = min(widths[i], least[i] + spare)
             spare -= limits[i] - least[i]
     for row in cells:
-        grid.add_row(*(Text(_cut(row[i], limits.get(i), keep_end=columns[i].keep_end)) for i in shown))
+        grid.add_row(*(Text(_cut(row[i], limits.get(i), keep_end=columns[i].keep_end)) for i in kept_columns))
     return grid, omitted
 
 

@@ -41,9 +41,9 @@ def draw_landscape(surface: Surface, descents: Sequence[Descent], heading: str) 
         ground.annotate("start", start, xytext=(6, 6), textcoords="offset points", zorder=5)
         for look, descent in zip(_line_styles(len(descents)), descents, strict=True):
             _draw_path(ground, descent, look)
-            shown = _clipped(descent.values)
+            values = _clipped(descent.values)
             fall.plot(
-                descent.evaluations, shown, color=look.colour, linestyle=look.dashes, label=label_of(descent)
+                descent.evaluations, values, color=look.colour, linestyle=look.dashes, label=label_of(descent)
             )
             if descent.diverged:
                 fall.plot(
@@ -101,11 +101,11 @@ def animate_landscape(surface: Surface, descents: Sequence[Descent], heading: st
                 ground.draw_artist(artist)
             frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
     palette = _palette([COLOURS["yellow"], COLOURS["black"], *(look.colour for look in looks)])
-    pictures = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    quantized = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     content = io.BytesIO()
-    pictures[0].save(
-        content, "GIF", save_all=True, append_images=pictures[1:], loop=0, optimize=False,
-        duration=[FRAME_MS] * (len(pictures) - 1) + [LAST_FRAME_MS],
+    quantized[0].save(
+        content, "GIF", save_all=True, append_images=quantized[1:], loop=0, optimize=False,
+        duration=[FRAME_MS] * (len(quantized) - 1) + [LAST_FRAME_MS],
     )  # fmt: skip
     return content.getvalue()
 
@@ -117,11 +117,11 @@ def render_landscape(figure: Figure, file_format: str) -> bytes:
 
 def label_of(descent: Descent) -> str:
     """Return a label such as `SGD:momentum=0.9 lr=0.01: f = 2.3e-05`; it notes an lr at the grid's edge."""
-    words = descent.contestant.text
+    label = descent.contestant.text
     if descent.lr is not None and "lr" not in descent.contestant.options:
-        words += f" lr={format_value(descent.lr)}"
-    words += ": diverged" if descent.diverged else f": f = {descent.values[-1]:.2g}"
-    return words + (" (lr at the grid's edge)" if descent.at_edge else "")
+        label += f" lr={format_value(descent.lr)}"
+    label += ": diverged" if descent.diverged else f": f = {descent.values[-1]:.2g}"
+    return label + (" (lr at the grid's edge)" if descent.at_edge else "")
 
 
 def _frame(heading: str, inches: tuple[float, float], panels: int) -> tuple[Figure, list[Axes]]:
@@ -194,20 +194,22 @@ def _draw_path(axes: Axes, descent: Descent, look: Line) -> None:
 
 def _scale_value_axes(axes: Axes, surface: Surface, descents: Sequence[Descent]) -> None:
     last = max(int(one.evaluations[-1]) for one in descents)
-    shown = limits([_clipped(one.values) for one in descents], log=True)
-    assert shown is not None, "f at the start is finite"
+    y_limits = limits([_clipped(one.values) for one in descents], log=True)
+    assert y_limits is not None, "f at the start is finite"
     # If one descent diverges, the others must remain distinguishable.
     top = 1e3 * max(float(one.values[0]) for one in descents)
-    shown = (shown[0], max(min(shown[1], top), 2 * shown[0]))
+    y_limits = (y_limits[0], max(min(y_limits[1], top), 2 * y_limits[0]))
     axes.set_yscale("log")
-    axes.set_ylim(*shown)
+    axes.set_ylim(*y_limits)
     axes.set_xlim(-0.02 * last, 1.02 * last)
     format_axis(axes.xaxis, 0, last, log=False)
-    format_axis(axes.yaxis, *shown, log=True)
+    format_axis(axes.yaxis, *y_limits, log=True)
     axes.set_xlabel(
         "step" if one_per_step(descents) else "gradient evaluations (a step takes one, LBFGS's many)"
     )
-    axes.set_ylabel("f (0 at the stars" + ("; below 1e-14 drawn there)" if shown[0] < 2 * MIN_SHOWN else ")"))
+    axes.set_ylabel(
+        "f (0 at the stars" + ("; below 1e-14 drawn there)" if y_limits[0] < 2 * MIN_SHOWN else ")")
+    )
 
 
 def one_per_step(descents: Sequence[Descent]) -> bool:

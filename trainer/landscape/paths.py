@@ -268,11 +268,11 @@ def compare_optimizers(
     Raises:
         ConfigError: an optimizer cannot be used here, or has neither a default nor a given learning rate.
     """
-    found = []
+    descents = []
     for contestant in contestants:
         own = contestant.options.get("lr", lr)
         if own is None and contestant.has_lr and rates:
-            found.append(tune(surface, contestant, rates=rates, steps=steps, start=start))
+            descents.append(tune(surface, contestant, rates=rates, steps=steps, start=start))
             continue
         chosen = own if own is not None else contestant.default_lr
         if chosen is None and contestant.has_lr:
@@ -280,5 +280,5 @@ def compare_optimizers(
                 f"{contestant.text} has no default learning rate", key="--no-tune", fix="set --lr, or tune it"
             )
         rate = float(chosen) if chosen is not None and contestant.has_lr else None
-        found.append(descend(surface, contestant, lr=rate, steps=steps, start=start))
-    return found
+        descents.append(descend(surface, contestant, lr=rate, steps=steps, start=start))
+    return descents

@@ -46,7 +46,7 @@ def draw_lesson(lesson: Lesson, runs: Runs, path: Path, *, note: str = "") -> No
         FigureCanvasAgg(figure)
         text = textwrap.fill(note, int(72 * width / 6.3))
         figure.suptitle("\n".join(filter(None, [lesson.title, _subtitle(list(runs.values())), text])))
-        again = {
+        repeats = {
             run.label: [other.label for other in lesson.runs if other.repeats == run.label]
             for run in lesson.runs
         }
@@ -55,7 +55,7 @@ def draw_lesson(lesson: Lesson, runs: Runs, path: Path, *, note: str = "") -> No
             figure.subplots(rows, columns, squeeze=False).flat, lesson.panels, strict=False
         ):
             axes.set_title(panel.title)
-            _draw(axes, panel, runs, looks, again)
+            _draw(axes, panel, runs, looks, repeats)
         _legend(figure)
     drawing = Image.open(io.BytesIO(render(figure, "png"))).convert("RGB")
     content = io.BytesIO()
@@ -65,8 +65,8 @@ def draw_lesson(lesson: Lesson, runs: Runs, path: Path, *, note: str = "") -> No
 
 def _subtitle(runs: Sequence[rundir.Run]) -> str:
     """Return what all runs have in common: network, data and seed."""
-    around = json.loads((runs[0].path / rundir.ENVIRONMENT).read_text(encoding="utf-8"))
-    shape, outputs = around["data"]["input_shape"], around["data"]["num_classes"]
+    environment = json.loads((runs[0].path / rundir.ENVIRONMENT).read_text(encoding="utf-8"))
+    shape, outputs = environment["data"]["input_shape"], environment["data"]["num_classes"]
     models = {
         run_title(run.config, inputs=int(np.prod(shape)), outputs=outputs).split(" · ")[0] for run in runs
     }
@@ -75,26 +75,26 @@ def _subtitle(runs: Sequence[rundir.Run]) -> str:
 
 def _legend(figure: Figure) -> None:
     """Draw one legend for all panels below them."""
-    found: dict[str, Any] = {}
+    handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    if len(found) > 1:
-        widest = max(map(len, found)) * 6.4 + 55
-        columns = max(1, min(len(found), int(72 * figure.get_figwidth() / widest)))
-        columns = -(-len(found) // -(-len(found) // columns))
-        figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
+            handles.setdefault(label, handle)
+    if len(handles) > 1:
+        widest = max(map(len, handles)) * 6.4 + 55
+        columns = max(1, min(len(handles), int(72 * figure.get_figwidth() / widest)))
+        columns = -(-len(handles) // -(-len(handles) // columns))
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
 
 
 def _draw(
-    axes: Axes, panel: Panel, runs: Runs, looks: Mapping[str, Line], again: Mapping[str, Sequence[str]]
+    axes: Axes, panel: Panel, runs: Runs, looks: Mapping[str, Line], repeats: Mapping[str, Sequence[str]]
 ) -> None:
     if isinstance(panel, Curves):
         _draw_curves(axes, panel, runs, looks)
     elif isinstance(panel, Difference):
         _draw_difference(axes, panel, runs, looks)
     elif isinstance(panel, StepTimes):
-        _draw_step_times(axes, panel, runs, looks, again)
+        _draw_step_times(axes, panel, runs, looks, repeats)
     elif isinstance(panel, TrainVal):
         _draw_train_val(axes, panel, runs)
     else:
@@ -118,19 +118,19 @@ def _draw_curves(axes: Axes, panel: Curves, runs: Runs, looks: Mapping[str, Line
     for label in panel.runs or runs:
         x, y = column(runs[label], panel.column, panel.x)
         y = 100 * y if panel.percent else y
-        look, shown = looks[label], y
+        look, curve = looks[label], y
         if panel.smooth and len(y) > 12:
-            shown = smooth(y)
+            curve = smooth(y)
             axes.plot(
                 x, y, ".", color=look.colour, markersize=2, alpha=max(0.12, min(0.5, 40 / len(x))), zorder=1
             )
         axes.plot(
-            x, shown, color=look.colour, linestyle=look.dashes, linewidth=1.5, label=label,
+            x, curve, color=look.colour, linestyle=look.dashes, linewidth=1.5, label=label,
             marker=look.marker if len(x) <= 25 else "",
         )  # fmt: skip
         _mark_divergence(axes, runs[label], x, y, look)
         xs.append(x)
-        ys.append(shown if panel.smooth and len(y) > 12 else y)
+        ys.append(curve if panel.smooth and len(y) > 12 else y)
     _scale(axes, panel, xs, ys)
 
 
@@ -163,25 +163,25 @@ def _scale(axes: Axes, panel: Curves, xs: Sequence[Array], ys: Sequence[Array]) 
     format_axis(axes.xaxis, low, high, log=panel.log_x)
     axes.set_xlabel(LABELS[panel.x] + (", logarithmic" if panel.log_x else ""))
     later = [y[x > 0] for x, y in zip(xs, ys, strict=True)]
-    shown = limits(ys, log=panel.log_y)
+    y_limits = limits(ys, log=panel.log_y)
     if panel.x == "epoch" and _range(later, panel.log_y) < 0.5 * _range(ys, panel.log_y):
         # The untrained network's value would compress the rest of the curve, so it may lie outside the axis.
-        shown = limits(later, log=panel.log_y)
-    if shown:
+        y_limits = limits(later, log=panel.log_y)
+    if y_limits:
         if panel.log_y:
             axes.set_yscale("log")
         if panel.percent:
-            shown = (max(shown[0], 0.0), min(shown[1], 101.0))
-        axes.set_ylim(*shown)
-        format_axis(axes.yaxis, *shown, log=panel.log_y)
+            y_limits = (max(y_limits[0], 0.0), min(y_limits[1], 101.0))
+        axes.set_ylim(*y_limits)
+        format_axis(axes.yaxis, *y_limits, log=panel.log_y)
     axes.set_ylabel(panel.ylabel)
 
 
 def _range(ys: Sequence[Array], log: bool) -> float:
-    shown = limits(ys, log=log)
-    if shown is None:
+    y_limits = limits(ys, log=log)
+    if y_limits is None:
         return 0.0
-    return math.log10(shown[1] / shown[0]) if log else shown[1] - shown[0]
+    return math.log10(y_limits[1] / y_limits[0]) if log else y_limits[1] - y_limits[0]
 
 
 def _draw_difference(axes: Axes, panel: Difference, runs: Runs, looks: Mapping[str, Line]) -> None:
@@ -224,16 +224,16 @@ def step_milliseconds(run: rundir.Run) -> float:
 
 
 def _draw_step_times(
-    axes: Axes, panel: StepTimes, runs: Runs, looks: Mapping[str, Line], again: Mapping[str, Sequence[str]]
+    axes: Axes, panel: StepTimes, runs: Runs, looks: Mapping[str, Line], repeats: Mapping[str, Sequence[str]]
 ) -> None:
-    found = [[step_milliseconds(runs[name]) for name in (label, *again[label])] for label in panel.runs]
-    middle = [float(np.median(times)) for times in found]
-    reach = [[m - min(t) for m, t in zip(middle, found, strict=True)],
-             [max(t) - m for m, t in zip(middle, found, strict=True)]]  # fmt: skip
+    all_times = [[step_milliseconds(runs[name]) for name in (label, *repeats[label])] for label in panel.runs]
+    middle = [float(np.median(times)) for times in all_times]
+    error_bars = [[m - min(t) for m, t in zip(middle, all_times, strict=True)],
+             [max(t) - m for m, t in zip(middle, all_times, strict=True)]]  # fmt: skip
     bars = axes.bar(panel.runs, middle, color=[looks[label].colour for label in panel.runs], width=0.6)
-    axes.errorbar(panel.runs, middle, reach, fmt="none", ecolor="black", elinewidth=1, capsize=4)
+    axes.errorbar(panel.runs, middle, error_bars, fmt="none", ecolor="black", elinewidth=1, capsize=4)
     axes.bar_label(bars, fmt="%.2f", label_type="center", color="white")
-    axes.set_ylim(0, 1.1 * max(map(max, found)))
+    axes.set_ylim(0, 1.1 * max(map(max, all_times)))
     axes.grid(visible=False, axis="x")
     axes.set_ylabel("milliseconds per step")
 

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from trainer.errors import ConfigError
 from trainer.seeding import preserved
-from trainer.user_code import place_of, what_happened
+from trainer.user_code import code_location, describe_error
 
 BATCH = 2
 """Batch size of the forward pass: batch normalization cannot train on one sample."""
@@ -138,7 +138,7 @@ def materialize(model: nn.Module, input_shape: tuple[int, ...]) -> None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise _misfit(input_shape, trace, error) from error
+        raise _shape_error(input_shape, trace, error) from error
     left = [name for name, layer in model.named_modules() if any(map(is_lazy, _tensors(layer)))]
     if left:
         raise ConfigError(
@@ -196,7 +196,7 @@ def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, ba
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise _misfit(input_shape, trace, error) from error
+            raise _shape_error(input_shape, trace, error) from error
     return trace
 
 
@@ -305,15 +305,15 @@ def _watched(model: nn.Module, trace: _Trace) -> Iterator[None]:
             handle.remove()
 
 
-def _misfit(input_shape: tuple[int, ...], trace: _Trace, error: BaseException) -> ConfigError:
+def _shape_error(input_shape: tuple[int, ...], trace: _Trace, error: BaseException) -> ConfigError:
     """Return the error with the name of the innermost layer that was running."""
     name, layer, shapes = trace.inside[-1] if trace.inside else ("", None, [])
-    place = f"layer {name} ({type(layer).__name__})" if name else "its forward function"
+    location = f"layer {name} ({type(layer).__name__})" if name else "its forward function"
     received = f", which received {' and '.join(_readable(shape) for shape in shapes)}" if shapes else ""
-    line = place_of(error)
+    line = code_location(error)
     return ConfigError(
-        f"samples of shape {list(input_shape)} do not pass through the model: {place}{received}, "
-        f"{what_happened(error)}{f' ({line})' if line else ''}",
+        f"samples of shape {list(input_shape)} do not pass through the model: {location}{received}, "
+        f"{describe_error(error)}{f' ({line})' if line else ''}",
         key="name",
         expected=_takes(layer),
         fix="change the size of the images (data.resize, data.pad) or choose another model",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainer.errors import ConfigError, OptlabError
 from trainer.seeding import stream_seed
-from trainer.user_code import place_of, what_happened
+from trainer.user_code import code_location, describe_error
 
 Fill = Callable[..., object]
 """A function that fills its first argument, a tensor, in place; those of torch also take `generator`."""
@@ -59,10 +59,10 @@ def parameter_role(name: str, parameter: Tensor) -> Literal["weight", "bias", "o
     `bias`, `in_proj_bias` and `bias_hh_l0` are biases. `weight`, `in_proj_weight` and all other tensors with
     two or more dimensions (also class tokens and layer scales) are weights. The rest is `other`.
     """
-    words = name.rpartition(".")[2].split("_")
-    if "bias" in words:
+    name_parts = name.rpartition(".")[2].split("_")
+    if "bias" in name_parts:
         return "bias"
-    return "weight" if "weight" in words or parameter.ndim >= 2 else "other"
+    return "weight" if "weight" in name_parts or parameter.ndim >= 2 else "other"
 
 
 def initialize(model: nn.Module, rules: Sequence[InitRule], *, generator: torch.Generator) -> None:
@@ -136,10 +136,10 @@ def _fill(
     except (OptlabError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        place = place_of(error)
-        words = f"{what_happened(error)} ({place})" if place else str(error)
+        location = code_location(error)
+        reason = f"{describe_error(error)} ({location})" if location else str(error)
         raise ConfigError(
-            f"cannot initialise {name} of shape {list(parameter.shape)}: {words}",
+            f"cannot initialise {name} of shape {list(parameter.shape)}: {reason}",
             key=key,
             fix="choose another function, or match only layers that it supports (init.layers)",
         ) from error

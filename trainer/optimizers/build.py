@@ -23,7 +23,7 @@ from trainer.errors import ConfigError, unknown_name
 from trainer.matching import trainable
 from trainer.optimizers.groups import Group
 from trainer.seeding import preserved
-from trainer.user_code import first_line, place_of, what_happened
+from trainer.user_code import code_location, describe_error, first_line
 
 CPU = torch.device("cpu")
 
@@ -96,9 +96,9 @@ _COUNTS: Mapping[type[Optimizer], Mapping[str, int]] = {
 def torch_optimizers() -> dict[str, type[Optimizer]]:
     """Return all optimizer classes of torch.optim by name (including those that `rules` rejects)."""
     return {
-        name: found
-        for name, found in sorted(vars(torch.optim).items())
-        if isinstance(found, type) and issubclass(found, Optimizer) and found is not Optimizer
+        name: cls
+        for name, cls in sorted(vars(torch.optim).items())
+        if isinstance(cls, type) and issubclass(cls, Optimizer) and cls is not Optimizer
     }
 
 
@@ -153,14 +153,14 @@ def check_options(
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a user's class may raise anything
-        message = first_line(error) if isinstance(error, Exception) else what_happened(error)
+        message = first_line(error) if isinstance(error, Exception) else describe_error(error)
         message = message or type(error).__name__
-        place = place_of(error)
+        location = code_location(error)
         chosen = next((name for name in IMPLEMENTATIONS if options.get(name)), "")
         raise ConfigError(
             f"{cls.__name__}: {message}"
             + (f" (with {kind})" if str(kind) else "")
-            + (f" ({place})" if place else ""),
+            + (f" ({location})" if location else ""),
             key=chosen if str(kind) and chosen else _option_in_message(message, options, option_names(cls)),
             fix=_fix(cls, kind, chosen),
         ) from error
@@ -293,11 +293,11 @@ def _check_holds(cls: type[Optimizer], optimizer: object, owned: Mapping[str, Te
             fix="call super().__init__(params, defaults) in its __init__",
         )
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    lost = [name for name, parameter in owned.items() if id(parameter) not in held]
-    if lost:
+    unheld = [name for name, parameter in owned.items() if id(parameter) not in held]
+    if unheld:
         raise ConfigError(
-            f"{cls.__name__} does not hold {len(lost)} of the {len(owned)} parameters that it was given, "
-            f"including {lost[0]}",
+            f"{cls.__name__} does not hold {len(unheld)} of the {len(owned)} parameters that it was given, "
+            f"including {unheld[0]}",
             key="name",
             expected="an optimizer over the parameters themselves, not copies",
         )
@@ -364,8 +364,8 @@ def _not_per_group(index: int, name: str, reason: str) -> ConfigError:
 def _trial(cls: type[Optimizer], options: Mapping[str, Any], kind: Kind) -> None:
     """Build the class on one 2 x 2 matrix (Muon needs two dimensions) and take one step; no side effects."""
     device, dtype = kind.device, kind.dtype
-    drawn_from = [device] if device.type == "cuda" else []
-    with preserved(), torch.random.fork_rng(devices=drawn_from), warnings.catch_warnings():
+    cuda_devices = [device] if device.type == "cuda" else []
+    with preserved(), torch.random.fork_rng(devices=cuda_devices), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         matrix = nn.Parameter(torch.eye(2, device=device, dtype=dtype))
         optimizer = cls([matrix], **_arguments(cls, options))

@@ -71,18 +71,18 @@ def assign_groups(model: nn.Module, owned: Sequence[str], specs: Sequence[GroupS
     if not specs:
         return [_group(model, "", list(owned), {})]
     problems: list[Problem] = []
-    left = list(owned)
-    taken: dict[str, str] = {}
+    remaining = list(owned)
+    group_of: dict[str, str] = {}
     groups: list[Group] = []
     for index, spec in enumerate(specs):
         key = f"groups.{index}.match"
         label = spec.label or _described(spec.match)
         wanted = set(matching(model, **spec.match))
-        found = [name for name in left if name in wanted]
-        earlier = sorted({taken[name] for name in wanted if name in taken})
+        matched = [name for name in remaining if name in wanted]
+        earlier = sorted({group_of[name] for name in wanted if name in group_of})
         if not wanted:
             problems.append(_matches_nothing(spec.match, key, owned))
-        elif not found and earlier:
+        elif not matched and earlier:
             problems.append(
                 Problem(
                     f"{_described(spec.match)!r} matches only parameters already in {_quoted(earlier)}",
@@ -90,7 +90,7 @@ def assign_groups(model: nn.Module, owned: Sequence[str], specs: Sequence[GroupS
                     fix="put the narrower pattern first: the first matching group gets a parameter",
                 )
             )
-        elif not found:
+        elif not matched:
             problems.append(
                 Problem(
                     f"{_described(spec.match)!r} matches only parameters that another optimizer owns",
@@ -98,11 +98,11 @@ def assign_groups(model: nn.Module, owned: Sequence[str], specs: Sequence[GroupS
                     expected=f"a pattern on {_listed(owned)}",
                 )
             )
-        taken |= dict.fromkeys(found, label)
-        left = [name for name in left if name not in wanted]
-        groups.append(_group(model, label, found, spec.options))
-    if left:
-        groups.append(_group(model, REST, left, {}))
+        group_of |= dict.fromkeys(matched, label)
+        remaining = [name for name in remaining if name not in wanted]
+        groups.append(_group(model, label, matched, spec.options))
+    if remaining:
+        groups.append(_group(model, REST, remaining, {}))
     for label, count in Counter(group.label for group in groups).items():
         if count > 1:
             index = [group.label for group in groups[: len(specs)]].index(label)
@@ -153,7 +153,7 @@ def assign_owners(model: nn.Module, matches: Mapping[str, Mapping[str, Any] | No
                     )
                 )
     claimed = {name for owned in owners.values() for name in owned}
-    left = [name for name in names if name not in claimed]
+    unclaimed = [name for name in names if name not in claimed]
     open_labels = [label for label, match in matches.items() if match is None]
     if len(open_labels) > 1:
         problems.append(
@@ -163,14 +163,14 @@ def assign_owners(model: nn.Module, matches: Mapping[str, Mapping[str, Any] | No
                 fix=f"give all but one a match; the parameters are {_listed(names)}",
             )
         )
-    elif open_labels and not left:
+    elif open_labels and not unclaimed:
         problems.append(Problem(f"no parameters remain for {open_labels[0]!r}", f"{open_labels[0]}.match"))
     elif open_labels:
-        owners[open_labels[0]] = left
-    elif left:
+        owners[open_labels[0]] = unclaimed
+    elif unclaimed:
         problems.append(
             Problem(
-                f"no optimizer owns {_listed(left)}",
+                f"no optimizer owns {_listed(unclaimed)}",
                 fix="widen a match, or leave out the last optimizer's match (it then gets the rest)",
             )
         )
@@ -186,10 +186,10 @@ def _group(model: nn.Module, label: str, names: Sequence[str], options: Mapping[
 
 def _described(match: Mapping[str, Any]) -> str:
     """Return a match as text: only its name pattern, or for example `kind=Linear,ndim=2`."""
-    given = {key: value for key, value in match.items() if value is not None}
-    if list(given) == ["name"]:
-        return str(given["name"])
-    return ",".join(f"{key}={value}" for key, value in given.items())
+    stated = {key: value for key, value in match.items() if value is not None}
+    if list(stated) == ["name"]:
+        return str(stated["name"])
+    return ",".join(f"{key}={value}" for key, value in stated.items())
 
 
 def _matches_nothing(match: Mapping[str, Any], key: str, names: Sequence[str]) -> Problem:

@@ -21,8 +21,8 @@ from trainer.plots.titles import WIDTH
 
 Item = TypeVar("Item")
 
-MOST_LAYERS = 24
-MOST_MOMENTS = 8
+MAX_LAYERS = 24
+MAX_MOMENTS = 8
 
 
 def plot_histograms(
@@ -54,8 +54,8 @@ def plot_histograms(
 
 def _draw(title: str, moments: Sequence[Mapping[str, Any]]) -> Figure:
     names = list(moments[0]["layers"])
-    chosen = _evenly(names, MOST_LAYERS)
-    shown = _evenly(moments, MOST_MOMENTS)
+    chosen = _evenly(names, MAX_LAYERS)
+    drawn = _evenly(moments, MAX_MOMENTS)
     columns = {0: 1, 1: 1, 2: 2, 4: 2}.get(len(chosen), 3 if len(chosen) <= 9 else 4)
     rows = max(1, -(-len(chosen) // columns))
     figure = Figure(figsize=(max(7.0, 2.5 * columns), 1.1 + 1.75 * rows), dpi=DPI, layout="constrained")
@@ -65,12 +65,12 @@ def _draw(title: str, moments: Sequence[Mapping[str, Any]]) -> Figure:
         lines.append(f"({len(chosen)} of {len(names)} layers)")
     figure.suptitle("\n".join(lines))
     grid = figure.subplots(rows, columns, squeeze=False)
-    last_epoch = max(float(moment["epoch"]) for moment in shown) or 1.0
+    last_epoch = max(float(moment["epoch"]) for moment in drawn) or 1.0
     shades = matplotlib.colormaps[ORDERED_COLOURS]
     for axes, name in zip(grid.flat, chosen, strict=False):
-        for i, moment in enumerate(shown):
+        for i, moment in enumerate(drawn):
             if layer := moment["layers"].get(name):
-                alone = len(shown) == 1
+                alone = len(drawn) == 1
                 start = i == 0 and not alone
                 colour = COLOURS["blue"] if alone else shades(0.9 * float(moment["epoch"]) / last_epoch)
                 _draw_layer(
@@ -86,7 +86,7 @@ def _draw(title: str, moments: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_visible(False)
     figure.supxlabel("weight", fontsize=10.5)
     figure.supylabel("density", fontsize=10.5)
-    if len(shown) > 1:
+    if len(drawn) > 1:
         ramp = matplotlib.colors.ListedColormap(shades(np.linspace(0, 0.9, 256)))
         figure.colorbar(
             ScalarMappable(Normalize(0, last_epoch), ramp),
@@ -109,8 +109,8 @@ def _draw_layer(
         # All weights are equal, for example after `zeros_`: a spike has no density. The invisible points give
         # it room where no other moment does.
         value = float(edges[0])
-        room = abs(value) / 2 or 0.01
-        axes.plot([value - room, value + room], [0, 0], linestyle="none")
+        margin = abs(value) / 2 or 0.01
+        axes.plot([value - margin, value + margin], [0, 0], linestyle="none")
         axes.axvline(value, color=colour, linestyle="--" if dashed else "-", linewidth=2)
         return
     density = counts / counts.sum() / widths

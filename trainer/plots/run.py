@@ -151,9 +151,9 @@ def draw_metric(curves: Curves, metric: Metric) -> Figure | None:
         _set_values(axes, every, log=True)
     else:
         # The untrained network would squeeze the rest against an edge: leave it out of the limits.
-        spread, whole = (_spread(values) for values in (later, every))
-        shown = limits(later if spread and whole > 2 * spread else every, log=False)
-        low, high = shown or (0.0, float(metric.scale))
+        spread, full_spread = (_spread(values) for values in (later, every))
+        y_limits = limits(later if spread and full_spread > 2 * spread else every, log=False)
+        low, high = y_limits or (0.0, float(metric.scale))
         if metric.unit == "%":
             low, high = max(low, -2.0), min(high, 100.0 + 0.04 * (100.0 - low))
         if low >= high:
@@ -181,10 +181,10 @@ def draw_lr(curves: Curves) -> Figure | None:
     _set_values(axes, [y for _, _, y in series], log=log, from_zero=True)
     for i, (label, x, y) in enumerate(series):
         line = LINES[i % len(LINES)]
-        held_x, held_y = _hold(x, y)
+        drawn_x, drawn_y = _schedule_line(x, y)
         axes.plot(
-            held_x,
-            _positive(held_y) if log else held_y,
+            drawn_x,
+            _positive(drawn_y) if log else drawn_y,
             color=line.colour,
             linestyle=line.dashes,
             marker=line.marker if len(x) == 1 else "",
@@ -268,11 +268,11 @@ def _points(table: Table, name: str) -> tuple[Array, Array]:
     return x, y
 
 
-def _hold(x: Array, y: Array) -> tuple[Array, Array]:
+def _schedule_line(x: Array, y: Array) -> tuple[Array, Array]:
     """Return the line of a schedule: single jumps are drawn vertical, gradual changes are connected."""
     changes = np.concatenate([[False], y[1:] != y[:-1], [False]])
-    alone = np.flatnonzero(changes[1:-1] & ~changes[:-2] & ~changes[2:]) + 1
-    return np.insert(x, alone, x[alone]), np.insert(y, alone, y[alone - 1])
+    jumps = np.flatnonzero(changes[1:-1] & ~changes[:-2] & ~changes[2:]) + 1
+    return np.insert(x, jumps, x[jumps]), np.insert(y, jumps, y[jumps - 1])
 
 
 def _positive(values: Array) -> Array:
@@ -312,15 +312,15 @@ def _set_steps(axes: Axes, steps: Sequence[Array], *, log: bool = False) -> None
 
 
 def _set_values(axes: Axes, values: Sequence[Array], *, log: bool, from_zero: bool = False) -> None:
-    shown = limits(values, log=log)
+    y_limits = limits(values, log=log)
     if log:
         axes.set_yscale("log")
-    if shown is None:
-        shown = (0.1, 10.0) if log else (0.0, 1.0)
+    if y_limits is None:
+        y_limits = (0.1, 10.0) if log else (0.0, 1.0)
     elif from_zero and not log:
-        shown = (0.0, shown[1])
-    axes.set_ylim(*shown)
-    format_axis(axes.yaxis, *shown, log=log)
+        y_limits = (0.0, y_limits[1])
+    axes.set_ylim(*y_limits)
+    format_axis(axes.yaxis, *y_limits, log=log)
 
 
 def _draw_epochs(axes: Axes, curves: Curves) -> None:
@@ -340,13 +340,13 @@ def _draw_epochs(axes: Axes, curves: Curves) -> None:
 
 def _draw_cloud(axes: Axes, x: Array, y: Array, line: Line, label: str) -> None:
     """Draw the raw points faintly with a smoothed line; few points are connected without smoothing."""
-    shown = _positive(y) if axes.get_yscale() == "log" else y
+    drawn_y = _positive(y) if axes.get_yscale() == "log" else y
     if len(x) < FEW_POINTS:
-        axes.plot(x, shown, color=line.colour, marker=".", linewidth=1.0, label=label)
+        axes.plot(x, drawn_y, color=line.colour, marker=".", linewidth=1.0, label=label)
         return
     few = len(x) < 500
     axes.plot(
-        x, shown, "o", color=line.colour, markersize=2.6 if few else 1.8, markeredgewidth=0,
+        x, drawn_y, "o", color=line.colour, markersize=2.6 if few else 1.8, markeredgewidth=0,
         alpha=0.5 if few else max(0.1, 0.5 * (500 / len(x)) ** 0.5), rasterized=len(x) > MANY_POINTS,
     )  # fmt: skip
     if axes.get_yscale() == "log" and (y == 0).any():
@@ -361,18 +361,18 @@ def _draw_cloud(axes: Axes, x: Array, y: Array, line: Line, label: str) -> None:
 
 
 def _draw_evaluations(axes: Axes, x: Array, y: Array, line: Line, label: str) -> None:
-    shown = _positive(y) if axes.get_yscale() == "log" else y
+    drawn_y = _positive(y) if axes.get_yscale() == "log" else y
     log_steps = axes.get_xscale() == "log"
     axes.plot(
         _positive(x) if log_steps else x,
-        shown,
+        drawn_y,
         color=line.colour,
         linestyle=line.dashes,
         marker=line.marker if len(x) <= 60 else "",
         label=label,
         zorder=3,
     )
-    start = shown[x == 0]
+    start = drawn_y[x == 0]
     if log_steps and start.size and np.isfinite(start[0]):
         axes.set_xlabel("training step (updates), logarithmic; hollow: before the first")
         axes.plot(
@@ -409,22 +409,22 @@ def _draw_test(axes: Axes, curves: Curves, metric: Metric) -> None:
 def _mark_end(axes: Axes, curves: Curves, step: Array, loss: Array, evaluations: Sequence[Any]) -> None:
     """Mark where the run diverged: at the first non-finite loss, or at the last loss if it grew too large."""
     bad = [x[~np.isfinite(y)] for x, y in [(step, loss), *((one[2], one[3]) for one in evaluations)]]
-    places = [float(x[0]) for x in bad if len(x)]
+    end_candidates = [float(x[0]) for x in bad if len(x)]
     diverged = (curves.summary or {}).get("status") == "diverged"
-    if not places and diverged:
-        places = [float(x[-1]) for x in (step, *(one[2] for one in evaluations)) if len(x)][:1]
-    if not places:
+    if not end_candidates and diverged:
+        end_candidates = [float(x[-1]) for x in (step, *(one[2] for one in evaluations)) if len(x)][:1]
+    if not end_candidates:
         return
-    place = max(min(places), axes.get_xlim()[0])
+    end_x = max(min(end_candidates), axes.get_xlim()[0])
     axes.plot(
-        [place], [0.96], marker="X", markersize=11, color=COLOURS["black"], markeredgecolor="white",
+        [end_x], [0.96], marker="X", markersize=11, color=COLOURS["black"], markeredgecolor="white",
         linestyle="none", transform=axes.get_xaxis_transform(), zorder=6, clip_on=False,
     )  # fmt: skip
     low, high = axes.transData.transform([[axes.get_xlim()[0], 1], [axes.get_xlim()[1], 1]])[:, 0]
-    here = axes.transData.transform((place, 1))[0]
-    left = (here - low) / (high - low) > 0.75
+    pixel_x = axes.transData.transform((end_x, 1))[0]
+    left = (pixel_x - low) / (high - low) > 0.75
     axes.annotate(
-        "diverged", (place, 0.96), xycoords=axes.get_xaxis_transform(), xytext=(-9 if left else 9, 0),
+        "diverged", (end_x, 0.96), xycoords=axes.get_xaxis_transform(), xytext=(-9 if left else 9, 0),
         textcoords="offset points", ha="right" if left else "left", va="center", weight="bold",
     )  # fmt: skip
 

@@ -221,7 +221,7 @@ def smooth(values: Array) -> Array:
             window = np.full(2 * half + 1, 1 / (2 * half + 1))
             result[start + full.start : start + full.stop] = np.convolve(stretch, window, mode="valid")
         for i in range(last + 1):
-            reach = min(i, last - i)
-            if i not in full and (i < half or reach >= max(half // 2, 1)):
-                result[start + i] = stretch[i - reach : i + reach + 1].mean()
+            half_width = min(i, last - i)
+            if i not in full and (i < half or half_width >= max(half // 2, 1)):
+                result[start + i] = stretch[i - half_width : i + half_width + 1].mean()
     return result

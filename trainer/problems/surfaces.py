@@ -22,14 +22,14 @@ class Surface:
 
     Args:
         value: f(x, y) >= 0, elementwise.
-        about: what makes it difficult, in a few words.
+        difficulty: what makes it difficult, in a few words.
         minima: the global minima (x, y), where f is 0.
         start: start point of the optimizers.
         x, y: plot window, (low, high); contains the minima and the start.
     """
 
     value: Function
-    about: str
+    difficulty: str
     minima: tuple[tuple[float, float], ...]
     start: tuple[float, float]
     x: tuple[float, float]

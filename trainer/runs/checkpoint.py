@@ -24,7 +24,7 @@ from trainer.reading import read_regular
 from trainer.runs.files import Guard, make_folder, write_atomically
 
 FORMAT = 1
-_MOST_BYTES = 1 << 40  # in effect limited by memory; devices and FIFOs are never read
+_MAX_BYTES = 1 << 40  # in effect limited by memory; devices and FIFOs are never read
 LAST = "last.pt"
 PREVIOUS = "previous.pt"
 BEST = "best.pt"
@@ -61,7 +61,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             tensors and plain values.
     """
     try:
-        content = read_regular(path, _MOST_BYTES)
+        content = read_regular(path, _MAX_BYTES)
     except FileNotFoundError as error:
         raise DamagedError(f"checkpoint {path} does not exist") from error
     except RunError as error:
@@ -75,18 +75,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DamagedError(f"{path} is not a readable checkpoint: {reason}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        saved_format = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise DamagedError(
-            f"{path} has format {str(found)[:80]!r}",
+            f"{path} has format {str(saved_format)[:80]!r}",
             expected=f"format {FORMAT}",
             fix="read it with the release of optlab that wrote it",
         )
     del state["format"]
     try:
-        found = digest({key: value for key, value in state.items() if key != "sha256"}, limit=len(content))
+        contents = {key: value for key, value in state.items() if key != "sha256"}
+        actual_digest = digest(contents, limit=len(content))
     except (TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise DamagedError(f"{path} is damaged: {error}") from error
-    if state.pop("sha256", None) != found:
+    if state.pop("sha256", None) != actual_digest:
         raise DamagedError(f"{path} is damaged: its content does not match its checksum")
     return state
 

@@ -107,10 +107,10 @@ def compare_with_lock() -> dict[str, Any]:
     except OSError:
         return {"lock": None, "compared": 0, "differences": []}
     installed: dict[str, str] = {}
-    for found in metadata.distributions():
-        if found.name and found.version:  # None if the metadata of the package is damaged
+    for distribution in metadata.distributions():
+        if distribution.name and distribution.version:  # None if the metadata of the package is damaged
             installed.setdefault(
-                canonicalize_name(found.name), found.version
+                canonicalize_name(distribution.name), distribution.version
             )  # the first is the one imported
     tested = [Requirement(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
     compared = [

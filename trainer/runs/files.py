@@ -19,7 +19,7 @@ from typing import IO, Any
 from trainer.errors import StorageError
 from trainer.records import Cell, format_header, format_row
 
-_MOST_PENDING = 64 << 20
+_MAX_PENDING = 64 << 20
 _CHUNK = 1 << 20
 
 Guard = Callable[[], None]
@@ -222,7 +222,7 @@ class Table:
         """
         self._guard()
         self._write(format_row(self.columns, row))
-        if self.failure and len(self._pending) > _MOST_PENDING:
+        if self.failure and len(self._pending) > _MAX_PENDING:
             raise self.failure
 
     def _write(self, line: str) -> None:

@@ -32,7 +32,7 @@ from trainer.training.loaded_data import load_data
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
+class LaunchResult:
     """A run that was trained, or that was finished already and skipped.
 
     Args:
@@ -58,7 +58,7 @@ def launch(
     *,
     force: bool = False,
     skip_existing: bool = False,
-) -> Launched:
+) -> LaunchResult:
     """Train a config in a directory.
 
     Args:
@@ -79,21 +79,21 @@ def launch(
         if skip_existing and loaded_data is None and rundir.is_finished(folder):
             loaded_data = load_data(loaded)  # needed to compare the data of the finished run
         digest = loaded_data.dataset.digest if loaded_data else None
-        if found := _existing(loaded, folder, skip_existing, busy=wait, data_digest=digest):
-            return Launched(folder, found, skipped=True)
+        if existing := _existing(loaded, folder, skip_existing, busy=wait, data_digest=digest):
+            return LaunchResult(folder, existing, skipped=True)
     setup = set_up_run(loaded, loaded_data=loaded_data)
     interrupts.check()  # torch's imports may have swallowed the signal; nothing has been written yet
     rundir.prepare_root(folder.parent)
     with rundir.locked(folder, wait=wait) as run_lock:
         # Another process may have trained the run while this one was building it.
         if not force and (
-            found := _existing(loaded, folder, skip_existing, busy=True, data_digest=setup.data_digest)
+            existing := _existing(loaded, folder, skip_existing, busy=True, data_digest=setup.data_digest)
         ):
-            return Launched(folder, found, skipped=True)
+            return LaunchResult(folder, existing, skipped=True)
         if options.progress:
             announce(setup, options.progress)
         result = runner.run(setup, run_lock, options)
-    return Launched(folder, result, skipped=False)
+    return LaunchResult(folder, result, skipped=False)
 
 
 def _existing(
@@ -146,12 +146,12 @@ def refuse_another_run(loaded: Loaded, folder: Path, data_digest: str | None) ->
         )
 
 
-def run_differences(folder: Path, wanted: Config, code: Code, data_digest: str | None) -> list[str]:
+def run_differences(folder: Path, config: Config, code: Code, data_digest: str | None) -> list[str]:
     """Return a line for each setting, source file, package and data set in which an existing run differs.
 
     Settings that may differ when an existing run is skipped are left out.
     """
-    saved, new = rundir.load_config(folder).model_dump(), wanted.model_dump()
+    saved, new = rundir.load_config(folder).model_dump(), config.model_dump()
     lines = describe_differences(config_differences(saved, new, "skip"), saved, new)
     return lines + environment_differences(folder, code, data_digest)
 

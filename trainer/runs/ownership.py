@@ -50,7 +50,7 @@ FOLDERS = (PLOTS, CHECKPOINTS)
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp\Z", re.DOTALL)
 _OPENING = re.compile(re.escape(rundir.OPENING) + r"[0-9a-f]{32}\Z")
-_MOST_LOOKED_AT = 2_000
+_MAX_FOLDERS = 2_000
 
 
 def files_within(folder: Path) -> dict[str, frozenset[str]]:
@@ -92,13 +92,13 @@ def _is_old_run(folder: Path) -> bool:
     except RunError:
         return False
     for name in (STEPS, EPOCHS):
-        found = kind(folder / name)
-        if found == "file":
+        actual = kind(folder / name)
+        if actual == "file":
             with open(folder / name, "rb") as file:
                 if not file.readline(1000).startswith(",".join(POSITION_COLUMNS).encode()):
                     return False
             known = True
-        elif found != "absent":
+        elif actual != "absent":
             return False
     return known
 
@@ -181,9 +181,9 @@ def _run_below(folder: Path) -> Path | None:
     If the directory itself is not a run, searching a limited number of folders is enough, because the
     directory is refused for its files in any case.
     """
-    most = None if is_run(folder) else _MOST_LOOKED_AT
+    most = None if is_run(folder) else _MAX_FOLDERS
     places = rundir.walk(folder, most=most)
-    return next((place for place in places if place != folder and is_run(place)), None)
+    return next((path for path in places if path != folder and is_run(path)), None)
 
 
 def refuse_links(folder: Path) -> None:
@@ -193,12 +193,12 @@ def refuse_links(folder: Path) -> None:
     """
     for path, wanted in _places(folder):
         try:
-            found = kind(path)
+            actual = kind(path)
         except OSError as error:
             raise RunError(f"cannot access {path}: {error.strerror}") from error
-        if found not in ("absent", wanted):
+        if actual not in ("absent", wanted):
             raise RunError(
-                f"{path} is a {found}",
+                f"{path} is a {actual}",
                 expected=f"a {'regular file' if wanted == 'file' else wanted}",
                 fix="replace it with a real file or directory: links in a run directory are not followed",
             )
@@ -242,11 +242,11 @@ def remove_leftovers(folder: Path) -> None:
     """Remove temporary files of killed processes from a run directory. The caller holds its lock."""
     copies = {path.name for path in _component_copies(folder)}
     own = {"": {LOCK, *FILES}, **files_within(folder), COMPONENTS: copies}
-    for place, names in own.items():
-        for name in _names_in(folder / place) if kind(folder / place) == "directory" else ():
+    for subfolder, names in own.items():
+        for name in _names_in(folder / subfolder) if kind(folder / subfolder) == "directory" else ():
             match = _TEMPORARY.match(name)
-            if match and match["name"] in names and kind(folder / place / name) == "file":
-                (folder / place / name).unlink(missing_ok=True)
+            if match and match["name"] in names and kind(folder / subfolder / name) == "file":
+                (folder / subfolder / name).unlink(missing_ok=True)
     current = rundir.opening_of(folder)
     for name in _names_in(folder):
         if _OPENING.match(name) and folder / name != current and kind(folder / name) == "directory":
@@ -266,16 +266,16 @@ def clear(folder: Path) -> None:
 def _delete(folder: Path, keep: tuple[str, ...]) -> None:
     """Delete the files of a run except the lock and `keep`, then its empty folders."""
     copies = _component_copies(folder)
-    within = [folder / place / name for place, names in files_within(folder).items() for name in names]
+    within = [folder / item / name for item, names in files_within(folder).items() for name in names]
     for path in [*within, *copies, *(folder / name for name in FILES if name not in keep)]:
         if kind(path) == "file":
             path.unlink()
     parents = {parent for copy in copies for parent in copy.parents if parent.is_relative_to(folder)}
     emptied = sorted(parents - {folder}, key=lambda path: -len(path.parts))
-    for place in [*(folder / name for name in FOLDERS), *emptied, folder / COMPONENTS]:
-        if kind(place) == "directory":
+    for item in [*(folder / name for name in FOLDERS), *emptied, folder / COMPONENTS]:
+        if kind(item) == "directory":
             with suppress(OSError):  # not empty: it contains a file of the user's
-                place.rmdir()
+                item.rmdir()
 
 
 def make_opening(folder: Path, uuid: str) -> Path:

@@ -39,9 +39,9 @@ from trainer.runs import checkpoint, rundir
 from trainer.runs.environment import package_version
 from trainer.runs.files import no_follow
 from trainer.training.experiment import Experiment
-from trainer.training.selection import Best, Patience, moment_of
+from trainer.training.selection import Best, Patience, eval_result
 
-_MOST_OF_MESSAGE = 20_000  # characters; the log has the full message
+_MAX_MESSAGE_LENGTH = 20_000  # characters; the log has the full message
 
 
 class Recorder:
@@ -100,8 +100,8 @@ class Recorder:
         self._sizes = state["tables"]
         # The run may have been killed between its last checkpoint and its end. With more patience, a run that
         # stopped early continues.
-        gave_up = self.patience is not None and self.patience.is_exhausted()
-        self.outcome = state["outcome"] if state["outcome"] != "early_stopped" or gave_up else None
+        is_exhausted = self.patience is not None and self.patience.is_exhausted()
+        self.outcome = state["outcome"] if state["outcome"] != "early_stopped" or is_exhausted else None
         evaluated = self.final.step if self.final else 0
         self._histograms = [moment for moment in histograms if moment["step"] <= evaluated]
         self._saved_at = self.experiment.progress.step
@@ -234,8 +234,8 @@ class Recorder:
             raise failure
         trouble = str(failure) if failure else ""
         if trouble != self._troubles.get(source, ""):
-            words = f"{trouble}\n  the run continues and retries" if trouble else "writes succeed again"
-            self._log.note(words)
+            message = f"{trouble}\n  the run continues and retries" if trouble else "writes succeed again"
+            self._log.note(message)
         self._troubles[source] = trouble
 
     def _state(self, sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -258,13 +258,13 @@ class Recorder:
     def read_test(self) -> dict[str, float | int | str | None]:
         """Measure the test split once: at the best checkpoint on validation, or without one at the end."""
         step, chosen = self.experiment.progress.step, "final"
-        if self.best and self.best.moment:
+        if self.best and self.best.result:
             path = self._path(checkpoint.BEST)
             state = checkpoint.load_checkpoint(path)["experiment"]
-            if state["progress"]["step"] != self.best.moment.step:
-                found, chosen_step = state["progress"]["step"], self.best.moment.step
+            if state["progress"]["step"] != self.best.result.step:
+                saved_step, chosen_step = state["progress"]["step"], self.best.result.step
                 raise RunError(
-                    f"{path} is of step {found}, but the best evaluation was at step {chosen_step}"
+                    f"{path} is of step {saved_step}, but the best evaluation was at step {chosen_step}"
                 )
             self.experiment.model.load_state_dict(state["model"])
             step, chosen = state["progress"]["step"], "best"
@@ -285,8 +285,8 @@ class Recorder:
             grad_evals=now.grad_evals,
             train_seconds=round(seconds, 6),
             total_seconds=round(self.elapsed(), 6),
-            final=moment_of(self.final) if self.final else None,
-            best=self.best.moment if self.best else None,
+            final=eval_result(self.final) if self.final else None,
+            best=self.best.result if self.best else None,
             test=test,
             steps_per_second=now.step / seconds if now.step else None,
             samples_per_second=now.samples / seconds if now.step else None,
@@ -336,7 +336,7 @@ class StatusFile:
             "status": status,
             "started": self._started,
             "ended": None if status == "running" else _now(),
-            "message": message[:_MOST_OF_MESSAGE],
+            "message": message[:_MAX_MESSAGE_LENGTH],
         }
         rundir.write_json(self._run_lock.folder / rundir.STATUS, fields, guard=self._run_lock.check)
         self._run_lock.sign()

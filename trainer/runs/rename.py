@@ -30,13 +30,13 @@ def rename_extended(folder: Path) -> Path:
     if target.exists():
         print_note(f"{folder} keeps its name, because {target} exists")
         return folder
-    around = rundir.read_environment(folder)
-    stays = around.get("origin") == origin(folder)
+    fields = rundir.read_environment(folder)
+    keeps_origin = fields.get("origin") == origin(folder)
     try:
         with rundir.locked(folder):
             folder.rename(target)
-            if stays:  # otherwise resuming it would ask for --trust
-                rundir.write_json(target / rundir.ENVIRONMENT, {**around, "origin": origin(target)})
+            if keeps_origin:  # otherwise resuming it would ask for --trust
+                rundir.write_json(target / rundir.ENVIRONMENT, {**fields, "origin": origin(target)})
     except (BusyError, OSError) as error:
         print_note(f"{folder} keeps its name: {error}")
         return target if target.exists() else folder

@@ -27,7 +27,7 @@ from trainer.console import print_note
 from trainer.errors import BusyError, OptlabError, RunError
 from trainer.runs import checkpoint, launch, ownership, rundir, runner
 from trainer.runs.environment import environment, origin
-from trainer.runs.launch import Launched
+from trainer.runs.launch import LaunchResult
 from trainer.runs.options import DEFAULTS, RunOptions
 from trainer.training.building import RunSetup, set_up_run
 from trainer.training.experiment import Experiment
@@ -48,7 +48,7 @@ def resume(
     *,
     loaded: Loaded | None = None,
     trust: bool = False,
-) -> Launched:
+) -> LaunchResult:
     """Resume the run in a directory; skip it if it is finished.
 
     Args:
@@ -93,7 +93,9 @@ def _refuse_untrusted_code(folder: Path, names: Sequence[str]) -> None:
     )
 
 
-def train_or_resume(loaded: Loaded, overrides: Sequence[str], folder: Path, options: RunOptions) -> Launched:
+def train_or_resume(
+    loaded: Loaded, overrides: Sequence[str], folder: Path, options: RunOptions
+) -> LaunchResult:
     """Train a config in a directory; skip a finished run of it and resume an interrupted one.
 
     Args:
@@ -120,12 +122,12 @@ def train_or_resume(loaded: Loaded, overrides: Sequence[str], folder: Path, opti
     return launch.launch(loaded, folder, options, skip_existing=True)
 
 
-def _execute_as(saved: Config, wanted: Config, overrides: Sequence[str]) -> Config:
+def _execute_as(saved: Config, config: Config, overrides: Sequence[str]) -> Config:
     """Return the requested config, with `auto` and null resolved as in the run unless overridden."""
-    given = {".".join(override.key) for override in map(parse_override, overrides)}
-    fields, former = wanted.model_dump(), saved.model_dump()
+    overridden = {".".join(override.key) for override in map(parse_override, overrides)}
+    fields, former = config.model_dump(), saved.model_dump()
     for section, key in (("train", "device"), ("train", "threads"), ("data", "root")):
-        if f"{section}.{key}" not in given and key in former[section]:
+        if f"{section}.{key}" not in overridden and key in former[section]:
             fields[section][key] = former[section][key]
     if fields["train"]["engine"] == "auto":
         fields["train"]["engine"] = former["train"]["engine"]
@@ -136,7 +138,7 @@ def _execute_as(saved: Config, wanted: Config, overrides: Sequence[str]) -> Conf
     return Config.model_validate(fields)
 
 
-def _continue_run(loaded: Loaded, folder: Path, options: RunOptions) -> Launched:
+def _continue_run(loaded: Loaded, folder: Path, options: RunOptions) -> LaunchResult:
     with rundir.locked(folder, wait=options.wait) as run_lock:
         status = rundir.read_status(folder) or {"status": "interrupted"}
         if status["status"] == "diverged":
@@ -158,10 +160,10 @@ def _continue_run(loaded: Loaded, folder: Path, options: RunOptions) -> Launched
             notes = [f"{rundir.ENVIRONMENT} is missing: code and data are not compared"]
         finished = status["status"] in rundir.FINISHED and not changed
         if finished and (result := rundir.read_result(folder)):
-            return Launched(folder, result, skipped=True)
+            return LaunchResult(folder, result, skipped=True)
         with running(config.model_dump()):
-            recorder, found = _restore(folder, setup)
-        notes += found
+            recorder, more_notes = _restore(folder, setup)
+        notes += more_notes
         if recorder is None:
             message = "no step was saved: starting at step 0"
         else:
@@ -177,13 +179,13 @@ def _continue_run(loaded: Loaded, folder: Path, options: RunOptions) -> Launched
             _record_resumption(folder, recorded, experiment)
         start = runner.Start(recorder, [*notes, message])
         done = runner.run(setup, run_lock, options, start=start)
-    return Launched(folder, done, skipped=False)
+    return LaunchResult(folder, done, skipped=False)
 
 
-def _refuse_changes(saved: Config, wanted: Config) -> None:
+def _refuse_changes(saved: Config, config: Config) -> None:
     """Raise RunError if a setting changed that past steps depend on."""
-    old, new = saved.model_dump(), wanted.model_dump()
-    changed = [key for key in config_differences(old, new, "resume") if not _is_free(key, saved, wanted)]
+    old, new = saved.model_dump(), config.model_dump()
+    changed = [key for key in config_differences(old, new, "resume") if not _is_free(key, saved, config)]
     if changed:
         raise RunError(
             "these changes would affect past steps of the run:\n    "
@@ -246,7 +248,7 @@ def _restore(folder: Path, setup: RunSetup) -> tuple[Mapping[str, Any] | None, l
 
     The state is None if no step was saved, so that the run starts at step 0.
     """
-    troubles: list[OptlabError] = []
+    errors: list[OptlabError] = []
     absent = 0
     for name in (checkpoint.LAST, checkpoint.PREVIOUS):
         path = folder / rundir.CHECKPOINTS / name
@@ -256,22 +258,22 @@ def _restore(folder: Path, setup: RunSetup) -> tuple[Mapping[str, Any] | None, l
         try:
             state = checkpoint.load_checkpoint(path)
             if state["experiment"]["progress"]["step"] == 0:
-                return None, [str(trouble) for trouble in troubles]
+                return None, [str(trouble) for trouble in errors]
             _check_tables(folder, state["recorder"]["tables"], path)
             _refuse_other_lengths(state["experiment"]["schedules"], setup)
             setup.experiment.load_state_dict(state["experiment"])
         except checkpoint.DamagedError as error:
-            troubles.append(error)
+            errors.append(error)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            troubles.append(checkpoint.DamagedError(f"{path} does not match the config of the run: {reason}"))
+            errors.append(checkpoint.DamagedError(f"{path} does not match the config of the run: {reason}"))
         else:
             _restore_best(path.parent, state["recorder"]["best"])
-            return state["recorder"], [f"{trouble}\n  falling back to {path}" for trouble in troubles]
+            return state["recorder"], [f"{trouble}\n  falling back to {path}" for trouble in errors]
     if absent == 2:
         return None, []
     raise UnreadableError(
-        "no checkpoint of this run can be read:\n    " + "\n    ".join(map(str, troubles)),
+        "no checkpoint of this run can be read:\n    " + "\n    ".join(map(str, errors)),
         fix="train it from the start with --force",
     )
 

@@ -46,10 +46,10 @@ CHECKPOINTS = "checkpoints"
 COMPONENTS = "components"
 
 _MIB = 1 << 20
-_MOST_NODES = 100_000
-_MOST_SHOWN = 200
-_MOST_SHARED_BYTES = 1 << 14
-_MOST_SECTIONS = 32
+_MAX_NODES = 100_000
+_MAX_ERROR_LENGTH = 200
+_MAX_SHARED_BYTES = 1 << 14
+_MAX_SECTIONS = 32
 
 
 class _Versioned(Protocol):
@@ -60,13 +60,13 @@ class _Versioned(Protocol):
 Fields = TypeVar("Fields", bound=_Versioned)
 
 
-class _AsRead(BaseModel):
+class _StrictModel(BaseModel):
     """Base of the models of files; unknown keys are kept."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
 
-class StatusFields(_AsRead):
+class StatusFields(_StrictModel):
     """status.json."""
 
     format: int = Field(description="Version of the file's format.")
@@ -97,7 +97,7 @@ class ComponentCopy(BaseModel):
         return value
 
 
-class _Data(_AsRead):
+class _Data(_StrictModel):
     name: str | None = None
     sha256: str | None = None
     input_shape: list[int] | None = None
@@ -112,7 +112,7 @@ def _check_metric(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-class EnvironmentFields(_AsRead):
+class EnvironmentFields(_StrictModel):
     """environment.json: the keys that are read back."""
 
     format: int = FORMAT
@@ -127,18 +127,18 @@ class EnvironmentFields(_AsRead):
     resumed: list[dict[str, Any]] = []
 
 
-class _Layer(_AsRead):
+class _Layer(_StrictModel):
     edges: list[float]
     counts: list[int]
 
 
-class _HistogramMoment(_AsRead):
+class _HistogramMoment(_StrictModel):
     step: int
     epoch: float
     layers: dict[str, _Layer]
 
 
-class HistogramsFields(_AsRead):
+class HistogramsFields(_StrictModel):
     """histograms.json."""
 
     format: int
@@ -172,15 +172,15 @@ def read_environment(path: Path) -> dict[str, Any]:
         content = read_regular(path / ENVIRONMENT, 16 * _MIB)
     except FileNotFoundError:
         return {}
-    found: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
 
     def parse(text: bytes) -> EnvironmentFields:
-        nonlocal found
-        found = from_json(text)
-        return EnvironmentFields.model_validate(found)
+        nonlocal environment
+        environment = from_json(text)
+        return EnvironmentFields.model_validate(environment)
 
     _parse(path / ENVIRONMENT, parse, content)
-    return found
+    return environment
 
 
 def recorded_metrics(environment: Mapping[str, Any]) -> list[Metric]:
@@ -214,29 +214,29 @@ def _parse(path: Path, parse: Callable[[bytes], Fields], content: bytes) -> Fiel
     except (ValidationError, ValueError, RecursionError) as error:
         _refuse_format(path, content)
         raise RunError(f"{path} is damaged: {_reason(error)}") from error
-    found = fields.format
-    if found != FORMAT:
+    content_format = fields.format
+    if content_format != FORMAT:
         _refuse_format(path, content)
-        raise RunError(f"{path} has format {found}", expected=f"format {FORMAT}")
+        raise RunError(f"{path} has format {content_format}", expected=f"format {FORMAT}")
     return fields
 
 
 def _refuse_format(path: Path, content: bytes) -> None:
     """Raise RunError if a file has another format; the error names the release that wrote it."""
     try:
-        found = json.loads(content)
+        fields = json.loads(content)
     except (ValueError, RecursionError):
         return
-    if not isinstance(found, dict) or "format" not in found or found["format"] == FORMAT:
+    if not isinstance(fields, dict) or "format" not in fields or fields["format"] == FORMAT:
         return
-    refuse_format(path, found["format"], found.get("optlab"))
+    refuse_format(path, fields["format"], fields.get("optlab"))
 
 
-def refuse_format(path: Path, found: Any, release: Any) -> None:
+def refuse_format(path: Path, actual: Any, release: Any) -> None:
     """Raise RunError for a file whose format this release does not read."""
     by = f"optlab {release[:40]}" if isinstance(release, str) else "a later release of optlab"
     raise RunError(
-        f"{path} has format {found!r:.40}",
+        f"{path} has format {actual!r:.40}",
         expected=f"format {FORMAT}",
         fix=f"read it with {by}",
     )
@@ -246,10 +246,10 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if not isinstance(error, ValidationError):
-        return str(error)[:_MOST_SHOWN]
+        return str(error)[:_MAX_ERROR_LENGTH]
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}"[:_MOST_SHOWN] if place else str(first["msg"])[:_MOST_SHOWN]
+    key = ".".join(map(str, first["loc"]))
+    return f"{key}: {first['msg']}"[:_MAX_ERROR_LENGTH] if key else str(first["msg"])[:_MAX_ERROR_LENGTH]
 
 
 class _ConfigLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -284,25 +284,25 @@ def read_config(path: Path, known: Sections | None = None) -> dict[str, Any]:
     Raises:
         RunError: the file is missing, cannot be read, or is not a config.
     """
-    place = path / CONFIG
+    file = path / CONFIG
     try:
-        content = read_regular(place, MAX_BYTES)
+        content = read_regular(file, MAX_BYTES)
         refuse_deep(content)
         config = None if known is None else _join_sections(content, known)
         if config is None:
             config = yaml.load(content, Loader=_ConfigLoader)
-        _bounded(config)
+        _check_size(config)
     except FileNotFoundError as error:
         raise RunError(
             f"{path} is not a run directory: it has no {CONFIG}", fix="see `optlab runs`"
         ) from error
     except (ValueError, RecursionError, OverflowError, yaml.YAMLError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RunError(f"cannot read {place}: {reason[:_MOST_SHOWN]}") from error
+        raise RunError(f"cannot read {file}: {reason[:_MAX_ERROR_LENGTH]}") from error
     if not isinstance(config, dict):
-        raise RunError(f"{place} is damaged: it is not a mapping")
+        raise RunError(f"{file} is damaged: it is not a mapping")
     if config.get("format", FORMAT) != FORMAT:
-        refuse_format(place, config["format"], None)
+        refuse_format(file, config["format"], None)
     rename_keys(config)
     try:
         Config.model_validate(config)
@@ -311,7 +311,7 @@ def read_config(path: Path, known: Sections | None = None) -> dict[str, Any]:
         if faults:  # unknown keys are allowed: a later release may have added them
             key = ".".join(map(str, faults[0]["loc"]))
             raise RunError(
-                f"{place} is not a resolved config: {key}: {faults[0]['msg']}"[:_MOST_SHOWN]
+                f"{file} is not a resolved config: {key}: {faults[0]['msg']}"[:_MAX_ERROR_LENGTH]
             ) from error
     return config
 
@@ -322,37 +322,37 @@ def _join_sections(content: bytes, known: Sections) -> dict[str, Any] | None:
     None where the whole file has to be parsed: it is not written as optlab does, or a section cannot be
     parsed alone. Parsing 10,000 configs of a sweep takes 0.4 s this way instead of 5 s.
     """
-    if len(content) > _MOST_SHARED_BYTES:
+    if len(content) > _MAX_SHARED_BYTES:
         return None
     try:
         text = content.decode()
         sections = _SECTION.findall(text)
-        if "".join(sections) != text or len(sections) > _MOST_SECTIONS:
+        if "".join(sections) != text or len(sections) > _MAX_SECTIONS:
             return None
         config: dict[str, Any] = {}
         for section in sections:
-            found = known.get(section)
-            if found is None:
-                found = yaml.load(section, Loader=_ConfigLoader)
-                if not isinstance(found, dict):
+            parsed = known.get(section)
+            if parsed is None:
+                parsed = yaml.load(section, Loader=_ConfigLoader)
+                if not isinstance(parsed, dict):
                     return None
-                known[section] = found
-            if found.keys() & config.keys():
+                known[section] = parsed
+            if parsed.keys() & config.keys():
                 return None
-            config.update(found)
+            config.update(parsed)
     except (ValueError, RecursionError, OverflowError, yaml.YAMLError):
         return None
     return config
 
 
-def _bounded(value: Any) -> None:
+def _check_size(value: Any) -> None:
     """Raise ValueError if a config has too many values, counted with aliases expanded."""
     count, waiting = 0, [value]
     while waiting:
         one = waiting.pop()
         count += 1
-        if count > _MOST_NODES:
-            raise ValueError(f"it has more than {_MOST_NODES:,} values")
+        if count > _MAX_NODES:
+            raise ValueError(f"it has more than {_MAX_NODES:,} values")
         if isinstance(one, dict):  # all that YAML gives; `Mapping` takes three times as long to ask for
             waiting.extend(one.values())
         elif isinstance(one, list):

@@ -59,7 +59,7 @@ class RunLock:
         """
         lock = _lstat(self.folder / LOCK)
         if lock is None:
-            self._take_again()
+            self._reacquire()
         elif not os.path.samestat(lock, os.fstat(self._file.fileno())):
             raise self._lost()
         if self._signed is None:
@@ -83,7 +83,7 @@ class RunLock:
         """Release the lock."""
         self._file.close()
 
-    def _take_again(self) -> None:
+    def _reacquire(self) -> None:
         """Lock the directory again after its lock file was deleted, unless another process was faster."""
         try:
             file = open(self.folder / LOCK, "x+", encoding="utf-8", opener=no_follow)  # noqa: SIM115
@@ -142,8 +142,8 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[RunLock]:
                 f"{path} is being written by another process" + (f" ({holder})" if holder else ""),
                 fix="use --wait to wait for it, or choose another --run-dir",
             ) from error
-        found = _lstat(path / LOCK)
-        if found is not None and os.path.samestat(found, os.fstat(file.fileno())):
+        status = _lstat(path / LOCK)
+        if status is not None and os.path.samestat(status, os.fstat(file.fileno())):
             break
         file.close()  # deleted between opening and locking
     run_lock = RunLock(path, file)
@@ -164,8 +164,8 @@ def _open(path: Path) -> IO[str]:
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
             reason = f"{LOCK} is a symbolic link"
         raise RunError(f"cannot write in {path}: {reason}", fix="choose another --run-dir") from error
-    found = os.fstat(file.fileno())
-    if not stat.S_ISREG(found.st_mode) or not _CONTENT.match(os.pread(file.fileno(), 100, 0)):
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode) or not _CONTENT.match(os.pread(file.fileno(), 100, 0)):
         file.close()
         raise RunError(f"{path / LOCK} was not written by optlab", fix="choose another --run-dir")
     return file

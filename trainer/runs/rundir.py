@@ -136,15 +136,15 @@ def load_run(path: str | Path, known: run_files.Sections | None = None) -> Run:
     """
     folder = Path(path)
     status = load_status(folder)
-    place = _opening(folder, status["uuid"]) or folder
+    source = _opening(folder, status["uuid"]) or folder
     return Run(
         path=folder,
         status=status,
-        config=read_config(place, known),
-        steps=_rows(place / STEPS),
-        epochs=_rows(place / EPOCHS),
-        result=read_result(place),
-        environment=read_environment(place),
+        config=read_config(source, known),
+        steps=_rows(source / STEPS),
+        epochs=_rows(source / EPOCHS),
+        result=read_result(source),
+        environment=read_environment(source),
     )
 
 
@@ -201,7 +201,7 @@ def find_runs(roots: Iterable[Path]) -> list[Path]:
     Includes folders that only look like a run directory: reading them raises an error. Their subfolders are
     searched as well.
     """
-    return sorted({place for root in roots for place in walk(root)})
+    return sorted({folder for root in roots for folder in walk(root)})
 
 
 def walk(root: Path, *, most: int | None = None) -> Iterator[Path]:

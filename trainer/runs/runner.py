@@ -70,9 +70,9 @@ def run(
         StorageError: a file cannot be written; files written before stay readable.
     """
     folder, config, experiment = run_lock.folder, setup.config, setup.experiment
-    goes_on = start is not None and start.recorder is not None
+    continues = start is not None and start.recorder is not None
     log = RunLog(run_lock, options.progress)
-    status = StatusFile(run_lock, new=not goes_on)
+    status = StatusFile(run_lock, new=not continues)
     recorder = Recorder(
         experiment,
         run_lock,
@@ -200,30 +200,30 @@ def write_opening(setup: RunSetup, folder: Path, made_by: Mapping[str, str]) -> 
         made_by: `environment.origin` of the run directory.
     """
     rundir.write_atomically(folder / rundir.CONFIG, dump(setup.config))
-    around = environment() | {"origin": dict(made_by)}
-    around["device"] = setup.config.train.device
-    around["threads"] = torch.get_num_threads()
-    around["data"] = {
+    fields = environment() | {"origin": dict(made_by)}
+    fields["device"] = setup.config.train.device
+    fields["threads"] = torch.get_num_threads()
+    fields["data"] = {
         "name": setup.config.data.name,
         "sha256": setup.data_digest,
         "input_shape": list(setup.experiment.splits.train.inputs.shape[1:]),
         "num_classes": setup.num_classes,
     }
-    around["metrics"] = [metric.description() for metric in setup.experiment.metrics]
-    around["optimizer_defaults"] = _optimizer_defaults(setup)
-    around["packages"] = dict(setup.code.packages)
-    around["components"] = rundir.copy_components(folder, setup.code.files)
-    rundir.write_json(folder / rundir.ENVIRONMENT, around)
+    fields["metrics"] = [metric.description() for metric in setup.experiment.metrics]
+    fields["optimizer_defaults"] = _optimizer_defaults(setup)
+    fields["packages"] = dict(setup.code.packages)
+    fields["components"] = rundir.copy_components(folder, setup.code.files)
+    rundir.write_json(folder / rundir.ENVIRONMENT, fields)
 
 
 def _optimizer_defaults(setup: RunSetup) -> dict[str, dict[str, Any]]:
     """Return each optimizer's default options by config name, so that titles can omit default values."""
-    found = {}
+    defaults = {}
     optimizers = setup.experiment.state.optimizers.values()
     for config, optimizer in zip(setup.config.optimizer, optimizers, strict=True):
         parameters = inspect.signature(type(optimizer)).parameters.values()
-        found[config.name] = {p.name: p.default for p in parameters if _is_plain(p.default)}
-    return found
+        defaults[config.name] = {p.name: p.default for p in parameters if _is_plain(p.default)}
+    return defaults
 
 
 def _is_plain(value: Any) -> bool:
@@ -252,8 +252,8 @@ def _draw(folder: Path, formats: Sequence[str], draw: Draw, log: RunLog, guard: 
         failures = draw_figures(folder, formats, draw, guard=guard).failures
     except RunError as error:
         failures = [str(error)]
-    for words in failures:
-        log.note(f"warning: {words}")
+    for failure in failures:
+        log.note(f"warning: {failure}")
 
 
 def draw_figures(
@@ -267,18 +267,18 @@ def draw_figures(
     target = folder / rundir.PLOTS
     paths, failures = [], []
     try:
-        pictures = draw(folder, formats)
+        rendered_figures = draw(folder, formats)
         rundir.make_folder(target)
     except RunError:
         raise
     except Exception as error:  # matplotlib can raise anything
         return Figures([], [f"no figure could be drawn: {first_line(error)}"])
-    for picture in pictures:
+    for rendered in rendered_figures:
         try:
-            if picture.failure:
-                raise FigureError(picture.failure)
-            rundir.write_atomically(target / picture.name, picture.content, guard=guard)
-            paths.append(target / picture.name)
+            if rendered.failure:
+                raise FigureError(rendered.failure)
+            rundir.write_atomically(target / rendered.name, rendered.content, guard=guard)
+            paths.append(target / rendered.name)
         except (FigureError, StorageError) as error:
             failures.append(str(error))
     return Figures(paths, failures)

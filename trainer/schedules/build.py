@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
 
 from trainer.errors import ConfigError, Problem
 from trainer.schedules.schedule import Chain, Schedule, learning_rate
-from trainer.user_code import place_of, what_happened
+from trainer.user_code import code_location, describe_error
 
 SIMULATED_INTERVALS = 10_000
 """Number of intervals simulated before the run (0.1 s); later errors are found only during the run."""
@@ -300,8 +300,8 @@ def _simulate(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int |
 
 
 def _describe_error(error: BaseException) -> str:
-    place = place_of(error)
-    return what_happened(error) + (f" ({place})" if place else "")
+    location = code_location(error)
+    return describe_error(error) + (f" ({location})" if location else "")
 
 
 def _fault(specs: Sequence[ScheduleSpec], interval: int, what: str) -> ConfigError:
@@ -348,7 +348,7 @@ def _part(optimizer: Optimizer, spec: ScheduleSpec, remaining: int | None, *, ke
     except BaseException as error:
         message = str(error) or type(error).__name__
         blamed = [name for name in (*options, *known) if name in message]
-        if place_of(error) or not isinstance(error, Exception):
+        if code_location(error) or not isinstance(error, Exception):
             message = _describe_error(error)
         raise ConfigError(f"{spec.name}: {message}", key=key + (blamed[0] if blamed else "name")) from error
     if not isinstance(scheduler, LRScheduler):

@@ -116,9 +116,9 @@ def band(
     Raises:
         ValueError: y is not two-dimensional, or `t` with a median.
     """
-    found = np.asarray(y, dtype=np.float64)
-    if found.ndim != 2:
-        raise ValueError(f"expected values [runs, points], got an array of shape {found.shape}")
+    matrix = np.asarray(y, dtype=np.float64)
+    if matrix.ndim != 2:
+        raise ValueError(f"expected values [runs, points], got an array of shape {matrix.shape}")
     if kind == "t" and centre == "median":
         raise ValueError("a Student t band requires the mean; use kind='bootstrap' for a median")
     check_share(confidence, "confidence")
@@ -144,12 +144,12 @@ def band(
                 )
         return interval.low, interval.high
 
-    there = np.isfinite(found)
-    out = np.full((3, found.shape[1]), np.nan)
-    for place in np.flatnonzero(there.any(axis=0)):
-        column = found[there[:, place], place]
-        out[:, place] = np.array([middle(column), *ends(column)], dtype=np.float64)  # None becomes NaN
-    return Band(out[0], out[1], out[2], there.sum(axis=0))
+    is_finite = np.isfinite(matrix)
+    out = np.full((3, matrix.shape[1]), np.nan)
+    for column_index in np.flatnonzero(is_finite.any(axis=0)):
+        column = matrix[is_finite[:, column_index], column_index]
+        out[:, column_index] = np.array([middle(column), *ends(column)], dtype=np.float64)  # None becomes NaN
+    return Band(out[0], out[1], out[2], is_finite.sum(axis=0))
 
 
 def _even_grid(first: float, last: float, points: int, scale: Literal["linear", "log"]) -> Floats:

@@ -330,8 +330,8 @@ def _signed_rank_p(signed: tuple[float, ...]) -> tuple[float, bool]:
     # Set explicitly, because the meaning of "auto" and of the default correction differs between scipy
     # versions. scipy 1.13 calls the normal approximation "approx"; later versions accept that name, too.
     method = "approx" if not exact else stats.PermutationMethod(n_resamples=np.inf) if ties else "exact"
-    found = stats.wilcoxon(np.array(signed), zero_method="wilcox", correction=True, method=method)
-    return float(found.pvalue), exact
+    result = stats.wilcoxon(np.array(signed), zero_method="wilcox", correction=True, method=method)
+    return float(result.pvalue), exact
 
 
 def individual_confidence(confidence: float, comparisons: int) -> float:

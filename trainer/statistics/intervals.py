@@ -87,13 +87,13 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     Raises:
         ValueError: no values, or NaN or infinite ones: count diverged runs, do not average them.
     """
-    found = finite(values)
+    sample = finite(values)
     check_share(confidence, "confidence")
-    estimate, n = float(found.mean()), found.size
+    estimate, n = float(sample.mean()), sample.size
     if n == 1:
         return Interval(estimate, None, None, 1, confidence, "Student t", ONE_SEED)
-    half = t_upper_quantile((1 - confidence) / 2, n - 1) * float(found.std(ddof=1)) / math.sqrt(n)
-    note = f"all {n} values are equal" if np.ptp(found) == 0 else ""
+    half = t_upper_quantile((1 - confidence) / 2, n - 1) * float(sample.std(ddof=1)) / math.sqrt(n)
+    note = f"all {n} values are equal" if np.ptp(sample) == 0 else ""
     return Interval(estimate, estimate - half, estimate + half, n, confidence, "Student t", note)
 
 
@@ -132,19 +132,19 @@ def bootstrap_interval(
     Raises:
         ValueError: no values, values that are not finite, or a median with `bca`.
     """
-    found = finite(values)
+    sample = finite(values)
     check_share(confidence, "confidence")
     if method == "bca" and statistic == "median":
         raise ValueError("bca is not available for a median; use method='percentile'")
     centre = np.mean if statistic == "mean" else np.median
-    estimate, n = float(centre(found)), found.size
+    estimate, n = float(centre(sample)), sample.size
     name = f"{'BCa' if method == 'bca' else 'percentile'} bootstrap of the {statistic}"
     if n == 1:
         return Interval(estimate, None, None, 1, confidence, name, ONE_SEED)
-    if np.ptp(found) == 0:
+    if np.ptp(sample) == 0:
         return Interval(estimate, estimate, estimate, n, confidence, name, f"all {n} values are equal")
     ends = stats.bootstrap(
-        (found,),
+        (sample,),
         centre,
         confidence_level=confidence,
         n_resamples=resamples,
@@ -199,15 +199,16 @@ def _coverage_note(n: int, statistic: Statistic, confidence: float) -> str:
 
 def finite(values: ArrayLike) -> Floats:
     """Return `values` as float64 [n]. Raise ValueError if empty, not one-dimensional or not finite."""
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 1 or found.size == 0:
-        raise ValueError(f"expected one or more numbers [n], got an array of shape {found.shape}")
-    strange = int(np.count_nonzero(~np.isfinite(found)))
-    if strange:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"expected one or more numbers [n], got an array of shape {array.shape}")
+    num_nonfinite = int(np.count_nonzero(~np.isfinite(array)))
+    if num_nonfinite:
         raise ValueError(
-            f"{strange} of {found.size} values are NaN or infinite: count diverged runs, do not average them"
+            f"{num_nonfinite} of {array.size} values are NaN or infinite: "
+            "count diverged runs, do not average them"
         )
-    return found
+    return array
 
 
 def check_share(value: float, name: str) -> None:
@@ -224,7 +225,7 @@ def check_mode(mode: str) -> None:
 
 def as_times(times: Sequence[float] | ArrayLike) -> Floats:
     """Return times as float64, any shape; inf = unreached. Raise ValueError if empty, NaN or negative."""
-    found = np.asarray(times, dtype=np.float64)
-    if found.size == 0 or bool(np.isnan(found).any()) or bool((found < 0).any()):
+    array = np.asarray(times, dtype=np.float64)
+    if array.size == 0 or bool(np.isnan(array).any()) or bool((array < 0).any()):
         raise ValueError("expected one or more times >= 0, infinity where the target was not reached")
-    return found
+    return array

@@ -77,12 +77,12 @@ def time_to_target(
         ValueError: lengths differ, steps decrease, a NaN target, or an unknown mode.
     """
     check_mode(mode)
-    when, found = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    if when.shape != found.shape or when.ndim != 1:
-        raise ValueError(f"steps {when.shape} and values {found.shape} must be rows of equal length")
+    when, numbers = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if when.shape != numbers.shape or when.ndim != 1:
+        raise ValueError(f"steps {when.shape} and values {numbers.shape} must be rows of equal length")
     if math.isnan(target) or not bool((np.diff(when) >= 0).all()):
         raise ValueError("steps must not decrease or be NaN, and the target must be a number")
-    met = found <= target if mode == "min" else found >= target
+    met = numbers <= target if mode == "min" else numbers >= target
     return float(when[met.argmax()]) if bool(met.any()) else math.inf
 
 
@@ -117,9 +117,9 @@ def ecdf_of_times(times: ArrayLike) -> TimesEcdf:
     Raises:
         ValueError: no times, NaN or negative ones.
     """
-    found = as_times(times).ravel()
-    x, counts = np.unique(found[np.isfinite(found)], return_counts=True)
-    return TimesEcdf(x, np.cumsum(counts) / found.size, found.size)
+    array = as_times(times).ravel()
+    x, counts = np.unique(array[np.isfinite(array)], return_counts=True)
+    return TimesEcdf(x, np.cumsum(counts) / array.size, array.size)
 
 
 def performance_profile(times: ArrayLike) -> Profile:
@@ -138,22 +138,22 @@ def performance_profile(times: ArrayLike) -> Profile:
         ValueError: not two-dimensional, or times that are NaN, negative or zero (the target was met before
             training, so times are not comparable).
     """
-    found = as_times(times)
-    if found.ndim != 2:
-        raise ValueError(f"expected times [problems, solvers], got an array of shape {found.shape}")
-    if bool((found == 0).any()):
+    array = as_times(times)
+    if array.ndim != 2:
+        raise ValueError(f"expected times [problems, solvers], got an array of shape {array.shape}")
+    if bool((array == 0).any()):
         raise ValueError("a time is 0: the target was met before training; choose a harder target")
-    solved = found[np.isfinite(found).any(axis=1)]
+    solved = array[np.isfinite(array).any(axis=1)]
     ratios = solved / solved.min(axis=1, keepdims=True)
     tau = np.unique(np.append(ratios[np.isfinite(ratios)], 1.0))
     within = [np.searchsorted(np.sort(column), tau, side="right") for column in ratios.T]
-    return Profile(tau, np.array(within) / len(found), len(found) - len(solved))
+    return Profile(tau, np.array(within) / len(array), len(array) - len(solved))
 
 
 def _quantile(ordered: Floats, share: float) -> float:
     # Hand-written, because numpy's interpolation turns infinities into NaN.
-    place = round(share * ordered.size, 9)
-    first = max(math.ceil(place), 1) - 1
-    if place == first + 1 and first + 1 < ordered.size:
+    position = round(share * ordered.size, 9)
+    first = max(math.ceil(position), 1) - 1
+    if position == first + 1 and first + 1 < ordered.size:
         return float((ordered[first] + ordered[first + 1]) / 2)
     return float(ordered[first])

@@ -111,17 +111,18 @@ def sensitivity(
         raise ValueError(f"expected one or more finite settings, got {list(values_by_setting)}")
     if not (math.isfinite(within) and within >= 0):
         raise ValueError(f"within must be >= 0, got {within!r}")
-    groups = {float(setting): np.asarray(found, float) for setting, found in values_by_setting.items()}
+    groups = {float(setting): np.asarray(interval, float) for setting, interval in values_by_setting.items()}
     rows = [groups[setting] for setting in settings]
     diverged = tuple(int(np.count_nonzero(~np.isfinite(row))) for row in rows)
     intervals = [
-        None if lost else mean_interval(row, confidence=confidence)
-        for row, lost in zip(rows, diverged, strict=True)
+        None if any_diverged else mean_interval(row, confidence=confidence)
+        for row, any_diverged in zip(rows, diverged, strict=True)
     ]
-    centres = [math.nan if found is None else found.estimate for found in intervals]
+    centres = [math.nan if interval is None else interval.estimate for interval in intervals]
     if over_seeds == "median":
         centres = [
-            math.nan if lost else float(np.median(row)) for row, lost in zip(rows, diverged, strict=True)
+            math.nan if any_diverged else float(np.median(row))
+            for row, any_diverged in zip(rows, diverged, strict=True)
         ]
     eligible = [
         centre if candidates is None or setting in candidates else math.nan
@@ -145,8 +146,8 @@ def sensitivity(
     return Sensitivity(
         settings,
         tuple(None if math.isnan(centre) else centre for centre in centres),
-        tuple(None if found is None else found.low for found in ends),
-        tuple(None if found is None else found.high for found in ends),
+        tuple(None if interval is None else interval.low for interval in ends),
+        tuple(None if interval is None else interval.high for interval in ends),
         tuple(len(row) for row in rows),
         diverged,
         None if best is None else settings[best],
@@ -190,12 +191,12 @@ def expected_best(
     """
     check_mode(mode)
     check_share(confidence, "confidence")
-    found = finite(values)
-    n = found.size
+    sample = finite(values)
+    n = sample.size
     if not budgets or any(not 1 <= k <= n for k in budgets):
         raise ValueError(f"budgets must lie between 1 and the number of trials, {n}; got {list(budgets)}")
     sign = 1.0 if mode == "max" else -1.0
-    ordered = sign * np.sort(sign * found)
+    ordered = sign * np.sort(sign * sample)
     share = np.arange(n + 1)[:, None] / n
     weights = np.diff(share ** np.asarray(budgets, dtype=np.float64), axis=0)  # [n, budgets]
     mean = ordered @ weights

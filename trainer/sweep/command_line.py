@@ -13,7 +13,7 @@ from trainer.config.yaml_reader import Origin, Position, Tree, parse
 from trainer.errors import ConfigError, OptlabError, Problem
 from trainer.sweep.models import SweepConfig
 
-MOST_IN_RANGE = 100_000
+MAX_RANGE_LENGTH = 100_000
 _RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})\Z")
 _SEEDS = ("seeds", "final_seeds")
 _OWN = {"variants", "axes", *SweepConfig.model_fields} - {"format", "base", "name"}
@@ -102,11 +102,11 @@ def _expanded(item: Any, key: str, text: str) -> Sequence[Any]:
     if match is None:
         return [item]
     low, high = int(match[1]), int(match[2])
-    if not low <= high < low + MOST_IN_RANGE:
+    if not low <= high < low + MAX_RANGE_LENGTH:
         raise ConfigError(
             f"{item} is not a valid range",
             key=key,
             where=f"override {text!r}",
-            expected=f"LOW..HIGH, at most {MOST_IN_RANGE:,} integers",
+            expected=f"LOW..HIGH, at most {MAX_RANGE_LENGTH:,} integers",
         )
     return range(low, high + 1)

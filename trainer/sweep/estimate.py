@@ -14,7 +14,7 @@ from trainer.sweep.plan import RunSpec, SharedData, VariantInfo, load_run_config
 from trainer.training.building import build_experiment
 from trainer.training.experiment import Experiment
 
-MOST_STEPS = 200
+MAX_STEPS = 200
 MEASURED_SECONDS = 0.3
 WORKER_START_SECONDS = 4.0  # importing torch; 2 to 5 s on the machines that were measured
 
@@ -73,7 +73,7 @@ def _seconds_of_a_step(experiment: Experiment) -> float:
     batches, clock, done = experiment.remaining_batches(), Clock(experiment.state.device), 0
     first = _seconds_of(experiment, lambda: experiment.engine.step(next(batches)))
     clock.start()
-    for batch in islice(batches, MOST_STEPS):
+    for batch in islice(batches, MAX_STEPS):
         experiment.engine.step(batch)
         done += 1
         if clock.read() > MEASURED_SECONDS:

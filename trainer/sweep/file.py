@@ -45,10 +45,10 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         ConfigError: the file is invalid; the error names the line.
     """
     path = packaged.find(path)
-    tree, given = read_file(path), read_overrides(overrides)
+    tree, parsed = read_file(path), read_overrides(overrides)
     if not is_sweep(tree):
-        tree = sweep_of(path, tree, given)
-    config_overrides = _apply_own(tree, given)
+        tree = sweep_of(path, tree, parsed)
+    config_overrides = _apply_own(tree, parsed)
     _make_paths_absolute(tree)
     places = {".".join(map(str, key)): str(position) for key, position in tree.positions.items()}
     variants_data = tree.data.pop("variants", None)
@@ -114,16 +114,16 @@ def _set_own(tree: Tree, override: Override, path: KeyPath, value: Any) -> None:
         tree.data[head] = value
         tree.positions[path] = override.position
         return
-    whole = tree.data.get(head)
-    if head == "objective" and isinstance(whole, str):
-        whole = {"metric": whole}
-    if whole is not None and not isinstance(whole, dict):
+    section = tree.data.get(head)
+    if head == "objective" and isinstance(section, str):
+        section = {"metric": section}
+    if section is not None and not isinstance(section, dict):
         raise ConfigError(
-            f"{head} is {whole!r}, which has no keys",
+            f"{head} is {section!r}, which has no keys",
             key=".".join(override.key),
             where=str(override.position),
         )
-    tree.data[head] = {**(whole or {}), path[1]: value}
+    tree.data[head] = {**(section or {}), path[1]: value}
     tree.positions[path if head == "axes" else (head,)] = override.position
 
 
@@ -305,12 +305,12 @@ def _variant(
     _check_dotted(dotted, layer, merged, key, places)
     texts, text_places = _fixed(dotted, key, config_overrides, axes, places)
     for axis in axes.values():
-        home = next(
+        position_text = next(
             places[candidate]
             for candidate in (f"{key}.axes.{axis.key}", f"{key}.{axis.key}", f"axes.{axis.key}", "")
             if candidate in places
         )
-        text_places |= dict.fromkeys(override_texts_of(axis), home)
+        text_places |= dict.fromkeys(override_texts_of(axis), position_text)
     return Variant(text, merged, tuple(texts), tuple(axes.values()), text_places)
 
 
@@ -331,7 +331,7 @@ def _fixed(
     places: Mapping[str, str],
 ) -> tuple[list[str], dict[str, str]]:
     """Return the fixed overrides of a variant; the command line takes precedence for the same key."""
-    given = {".".join(override.key): override for override in config_overrides}
+    by_key = {".".join(override.key): override for override in config_overrides}
     problems = [
         Problem(
             f"{name} is an axis of this sweep",
@@ -339,7 +339,7 @@ def _fixed(
             str(override.position),
             fix=f"use axes.{name}=[...] to change the values of the axis",
         )
-        for name, override in given.items()
+        for name, override in by_key.items()
         if name in axes
     ]
     problems += [
@@ -356,7 +356,7 @@ def _fixed(
         raise ConfigError.of(problems)
     texts, text_places = [], {}
     for name, value in dotted.items():
-        if name in given:
+        if name in by_key:
             continue
         text = f"{name}={value_text(value)}"
         texts.append(text)
@@ -375,14 +375,14 @@ def _check_dotted(
             after, _ = apply_overrides(merged, [f"{name}={value_text(value)}"])
         except OptlabError as error:
             if name.startswith("seed."):
-                place = places.get(f"{key}.{name}", "")
-                problems += [replace(item, key=f"{key}.{name}", where=place) for item in error.problems]
+                where = places.get(f"{key}.{name}", "")
+                problems += [replace(item, key=f"{key}.{name}", where=where) for item in error.problems]
             continue  # any other problem is reported with its line when the variant is checked
-        lost = [path for path, item in _leaves(layer.data, ()) if _at(after.data, path) != item]
-        if lost:
-            what = f"it changes {'.'.join(map(str, lost[0]))}, which this variant sets as well"
-            place = places.get(f"{key}.{name}", "")
-            problems.append(Problem(what, f"{key}.{name}", place, fix="write both in one mapping"))
+        changed_paths = [path for path, item in _leaves(layer.data, ()) if _at(after.data, path) != item]
+        if changed_paths:
+            what = f"it changes {'.'.join(map(str, changed_paths[0]))}, which this variant sets as well"
+            where = places.get(f"{key}.{name}", "")
+            problems.append(Problem(what, f"{key}.{name}", where, fix="write both in one mapping"))
     if problems:
         raise ConfigError.of(problems)
 

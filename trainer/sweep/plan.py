@@ -47,7 +47,7 @@ from trainer.training.loaded_data import LoadedData, load_data
 Stage = Literal["search", "final"]
 SWEEP_FILE = "sweep.yaml"
 DATA = ".data"
-_MOST_BYTES = 64 << 20  # maximum size of a sweep.yaml
+_MAX_BYTES = 64 << 20  # maximum size of a sweep.yaml
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,12 +117,12 @@ def extras(sweep: Sweep, variant: Variant, stage: Stage) -> list[str]:
     One thread per run; no figures (`optlab plot` can draw them later); and the test split is read only by
     final runs, if settings are chosen.
     """
-    given = [*variant.overrides, *override_texts({axis.key: None for axis in variant.axes})]
+    all_overrides = [*variant.overrides, *override_texts({axis.key: None for axis in variant.axes})]
     train, log = (variant.tree.data.get(section) or {} for section in ("train", "log"))
     overrides = []  # a section that is not a mapping is skipped: validation reports it with its line
-    if isinstance(train, dict) and train.get("threads") is None and not gives(given, "train.threads"):
+    if isinstance(train, dict) and train.get("threads") is None and not gives(all_overrides, "train.threads"):
         overrides.append("train.threads=1")
-    if isinstance(log, dict) and "plots" not in log and not gives(given, "log.plots"):
+    if isinstance(log, dict) and "plots" not in log and not gives(all_overrides, "log.plots"):
         overrides.append("log.plots=[]")
     if stage == "final":
         overrides.append("train.test=end")
@@ -246,7 +246,7 @@ def check_variants(sweep: Sweep, shared_data: SharedData) -> dict[str, VariantIn
         trials = [first] + [first | {axis.key: value} for axis in variant.axes for value in axis.probes()[1:]]
         for values in trials:
             try:
-                experiment = _try(sweep, variant, values, shared_data)
+                experiment = _build_trial(sweep, variant, values, shared_data)
             except OptlabError as error:
                 problems += error.problems
                 if values is first:
@@ -261,7 +261,9 @@ def check_variants(sweep: Sweep, shared_data: SharedData) -> dict[str, VariantIn
 
 
 @process_state.preserved()
-def _try(sweep: Sweep, variant: Variant, values: Mapping[str, Any], shared_data: SharedData) -> Experiment:
+def _build_trial(
+    sweep: Sweep, variant: Variant, values: Mapping[str, Any], shared_data: SharedData
+) -> Experiment:
     overrides = extras(sweep, variant, "search")
     loaded = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, overrides)
     with relocated(variant.places):
@@ -282,9 +284,9 @@ def _infos(sweep: Sweep, variant: Variant, values: Mapping[str, Any], experiment
 
 def _refuse_duplicates(sweep: Sweep, infos: Mapping[str, VariantInfo]) -> None:
     seen: dict[str, str] = {}
-    for name, found in infos.items():
+    for name, info in infos.items():
         axes = {axis.key: axis.as_config() for axis in sweep.variants[name].axes}
-        same = json.dumps([{**found.config, "name": None}, axes], sort_keys=True, default=str)
+        same = json.dumps([{**info.config, "name": None}, axes], sort_keys=True, default=str)
         if same in seen:
             raise ConfigError(
                 f"{seen[same]} and {name} are the same experiment",
@@ -303,9 +305,9 @@ def resolve_objective(sweep: Sweep, infos: Mapping[str, VariantInfo]) -> Objecti
     """
     objective = sweep.config.objective
     if objective is None:
-        measured = [{metric.name for metric in found.metrics} for found in infos.values()]
+        measured = [{metric.name for metric in info.metrics} for info in infos.values()]
         objective = Objective(metric=f"val_{leading(set.intersection(*measured))}")
-    lacking = [name for name, found in infos.items() if objective.metric not in found.columns]
+    lacking = [name for name, info in infos.items() if objective.metric not in info.columns]
     if lacking:
         wanted = sweep.config.objective or sweep.config.strategy != "grid" or sweep.final_seeds
         if not wanted:
@@ -319,7 +321,7 @@ def resolve_objective(sweep: Sweep, infos: Mapping[str, VariantInfo]) -> Objecti
             fix="set data.val_size: 0.1 in the base to choose settings on a validation split",
         )
     if sweep.config.prune in ("median", "hyperband"):
-        late = [name for name, found in infos.items() if found.evaluations < 2]
+        late = [name for name, info in infos.items() if info.evaluations < 2]
         if late:
             raise ConfigError(
                 f"{late[0]} is evaluated only at the end, so it cannot be pruned",
@@ -328,7 +330,7 @@ def resolve_objective(sweep: Sweep, infos: Mapping[str, VariantInfo]) -> Objecti
                 fix="use prune: null, or set train.eval_every: {steps: ..} in the base",
             )
     if objective.mode is None and metric_name(objective.metric) not in BUILT_IN:
-        metrics = [find(objective.metric, found.metrics) for found in infos.values()]
+        metrics = [find(objective.metric, info.metrics) for info in infos.values()]
         if len({metric.mode for metric in metrics}) > 1:
             raise ConfigError(
                 f"the variants disagree on whether a higher {objective.metric} is better",
@@ -346,9 +348,8 @@ def resolved(sweep: Sweep, infos: Mapping[str, VariantInfo], objective: Objectiv
     fields |= {"base": None, "seeds": sweep.seeds, "final_seeds": sweep.final_seeds or 0}
     fields["objective"] = objective.model_dump() if objective else None
     fields["variants"] = {
-        name: dict(found.config)
-        | {"axes": {axis.key: axis.as_config() for axis in sweep.variants[name].axes}}
-        for name, found in infos.items()
+        name: dict(info.config) | {"axes": {axis.key: axis.as_config() for axis in sweep.variants[name].axes}}
+        for name, info in infos.items()
     }
     return fields
 
@@ -411,11 +412,11 @@ class ExistingRuns:
 def _known_variants(root: Path, infos: Mapping[str, VariantInfo]) -> set[str]:
     """Return the variants whose config in the existing sweep.yaml is the current one."""
     try:
-        former = yaml.safe_load(read_regular(root / SWEEP_FILE, _MOST_BYTES))["variants"]
+        former = yaml.safe_load(read_regular(root / SWEEP_FILE, _MAX_BYTES))["variants"]
         return {
             name
-            for name, found in infos.items()
-            if name in former and not config_differences(_without_axes(former[name]), found.config, "skip")
+            for name, info in infos.items()
+            if name in former and not config_differences(_without_axes(former[name]), info.config, "skip")
         }
     except (
         OSError,

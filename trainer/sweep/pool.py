@@ -79,7 +79,7 @@ class Pool:
         """Return the tasks in progress."""
         return [worker.task for worker in self._workers.values() if worker.task is not None]
 
-    def give(self, number: int, task: Task) -> None:
+    def assign(self, number: int, task: Task) -> None:
         """Send a task to an idle worker. If it has died, the next `wait` reports that."""
         worker = self._workers[number]
         worker.task = task

@@ -142,8 +142,8 @@ def _set_collection(enabled: bool, threshold: tuple[int, int, int]) -> None:
 def _handlers() -> dict[int, Any]:
     if threading.current_thread() is not threading.main_thread():
         return {}
-    found = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    return {number: handler for number, handler in found.items() if handler is not None}  # None: set in C
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    return {number: handler for number, handler in handlers.items() if handler is not None}  # None: set in C
 
 
 def _set_handlers(handlers: dict[int, Any]) -> None:

@@ -159,13 +159,13 @@ def variant_state(
     counts = Counter(outcome.status for outcome in outcomes)
     planned = (trials or len(variant_search.settings)) * len(variant_search.seeds) + finals
     best, seeds = variant_search.best_so_far()
-    shown = ""
+    best_text = ""
     if best and objective:
         setting, value = best
         described = ", ".join(f"{key.rpartition('.')[2]}={_short(v)}" for key, v in setting.values.items())
-        shown = f"{objective.metric} {value:.4g}" + (f" at {described}" if described else "")
+        best_text = f"{objective.metric} {value:.4g}" + (f" at {described}" if described else "")
         if seeds < len(variant_search.seeds):
-            shown += f" ({seeds} of {len(variant_search.seeds)} seeds)"
+            best_text += f" ({seeds} of {len(variant_search.seeds)} seeds)"
     return VariantState(
         variant_search.variant.name,
         running,
@@ -173,8 +173,8 @@ def variant_state(
         counts["diverged"],
         counts["pruned"],
         counts["failed"],
-        planned - variant_search.spared(),
-        shown,
+        planned - variant_search.num_skipped(),
+        best_text,
     )
 
 

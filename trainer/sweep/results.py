@@ -63,8 +63,8 @@ class Setting:
 
     def value(self, seeds: Sequence[int], objective: Objective) -> float | None:
         """Return its value over all seeds; None if a run is missing, failed or pruned."""
-        found = [value_of(self.outcomes[seed], objective) for seed in seeds if seed in self.outcomes]
-        values = [value for value in found if value is not None]
+        all_values = [value_of(self.outcomes[seed], objective) for seed in seeds if seed in self.outcomes]
+        values = [value for value in all_values if value is not None]
         return setting_value(values, objective.rule) if len(values) == len(seeds) else None
 
 
@@ -75,17 +75,17 @@ def best_setting(
     known = list(settings)
     values = [setting.value(seeds, objective) for setting in known]
     pairs = zip((setting.values for setting in known), values, strict=True)
-    place = selection.best_setting(pairs, objective.direction)
-    if place is None:
+    index = selection.best_setting(pairs, objective.direction)
+    if index is None:
         return None
-    value = values[place]
+    value = values[index]
     assert value is not None
-    return known[place], value
+    return known[index], value
 
 
 def rows(runs: Iterable[tuple[RunSpec, Outcome | None]], axes: Sequence[str]) -> list[dict[str, Any]]:
     """Return a row per run: variant, stage, axes, status, measurements and cost."""
-    found = []
+    table_rows = []
     for spec, outcome in runs:
         row: dict[str, Any] = {"variant": spec.variant, "stage": spec.stage, "trial": spec.trial}
         row |= {key: spec.values.get(key) for key in axes}
@@ -107,8 +107,8 @@ def rows(runs: Iterable[tuple[RunSpec, Outcome | None]], axes: Sequence[str]) ->
                 "optimizer_state_bytes": result.optimizer_state_bytes,
             }
         row |= {"run": str(spec.folder), "message": outcome.message if outcome else ""}
-        found.append(row)
-    return found
+        table_rows.append(row)
+    return table_rows
 
 
 def csv_text(table: Sequence[Mapping[str, Any]]) -> str:
@@ -168,7 +168,7 @@ def _final(finals: Mapping[int, Outcome]) -> dict[str, Any]:
     If some runs diverged, the mean is over the other runs, so it is biased and the interval is omitted. `n`
     is the number of all final runs.
     """
-    found: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "n": len(finals),
         "statuses": dict(sorted(Counter(outcome.status for outcome in finals.values()).items())),
         "confidence": CONFIDENCE,
@@ -182,12 +182,12 @@ def _final(finals: Mapping[int, Outcome]) -> dict[str, Any]:
         values = [test[metric] for test in tests if metric in test and math.isfinite(test[metric])]
         if values:
             interval = mean_interval(values, confidence=CONFIDENCE)
-            whole = len(values) == len(finals)
-            found[f"test_{metric}"] = {
+            all_finite = len(values) == len(finals)
+            summary[f"test_{metric}"] = {
                 "mean": interval.estimate,
-                "low": interval.low if whole else None,
-                "high": interval.high if whole else None,
+                "low": interval.low if all_finite else None,
+                "high": interval.high if all_finite else None,
                 "std": statistics.stdev(values) if len(values) > 1 else None,
                 "values": values,
             }
-    return found
+    return summary

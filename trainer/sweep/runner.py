@@ -36,11 +36,11 @@ from trainer.sweep.pool import Event, Pool
 from trainer.sweep.progress import Display, Finished, Pace, SweepState, sweep_state, variant_state
 from trainer.sweep.results import Outcome
 from trainer.sweep.search import Search, open_storage
-from trainer.sweep.tasks import Tasks, slots_here
+from trainer.sweep.tasks import Tasks, sweep_slots
 from trainer.sweep.variant_search import VariantSearch
 
 POLL_SECONDS = 0.2
-MOST_IDLE_DEATHS = 5
+MAX_IDLE_EXITS = 5
 
 
 @dataclass(slots=True)
@@ -107,22 +107,22 @@ class SweepRunner:
         self._tasks = Tasks(sweep, shared_data, self._existing)
         self._display = display
         self._pending: dict[Path, _PendingRun] = {}
-        self._again: list[_PendingRun] = []
+        self._queued: list[_PendingRun] = []
         self._stop: str | None = None
         self._failures: dict[Path, Outcome] = {}
         self._outcomes: dict[Path, Outcome] = {}
         self._others: list[RunSpec] = []
-        self._left_some = False
+        self._other_processes_noted = False
         self._kept = 0
         self._pace = Pace()
-        self._idle_deaths = 0
-        self._handed: Counter[str] = Counter()
+        self._idle_exits = 0
+        self._num_taken: Counter[str] = Counter()
         self._written = 0.0
         self._force = force
         self.searches = self._variant_searches(set())
 
-    def _variant_searches(self, anew: set[str]) -> dict[str, VariantSearch]:
-        config, found = self.sweep.config, {}
+    def _variant_searches(self, restarted: set[str]) -> dict[str, VariantSearch]:
+        config, variant_searches = self.sweep.config, {}
         storage = open_storage(self.root) if config.strategy != "grid" else None
         for name, variant in self.sweep.variants.items():
             search = None
@@ -135,11 +135,13 @@ class SweepRunner:
                     storage,
                     self.objective.direction,
                     evaluations,
-                    anew="always" if name in anew else "mismatch" if self._force else "never",
+                    delete_stored="always" if name in restarted else "mismatch" if self._force else "never",
                 )
             finals = bool(self.sweep.final_seeds) and self.options.shard is None
-            found[name] = VariantSearch(self.sweep, variant, self.root, self.objective, search, finals=finals)
-        return found
+            variant_searches[name] = VariantSearch(
+                self.sweep, variant, self.root, self.objective, search, finals=finals
+            )
+        return variant_searches
 
     # ---- existing runs
 
@@ -182,7 +184,7 @@ class SweepRunner:
         with self._signals():
             first = self._next()
             if first is not None:
-                self._again.append(_PendingRun(first))
+                self._queued.append(_PendingRun(first))
                 self._work()
         self._read_other_outcomes()  # other shards may have finished more runs
         self.write_files()
@@ -198,14 +200,14 @@ class SweepRunner:
         part, parts = self.options.shard or (1, 1)
         active, number = self._active(), 0
         for name, variant_search in self.searches.items():
-            mine: list[RunSpec] = []
+            own: list[RunSpec] = []
             for spec in variant_search.specs():
-                here = name in active and number % parts == part - 1
-                (mine if here else self._others).append(spec)
+                in_shard = name in active and number % parts == part - 1
+                (own if in_shard else self._others).append(spec)
                 number += 1
             if self.options.shard and name in active:
                 variant_search.ready.clear()
-                variant_search.ready.extend(mine)
+                variant_search.ready.extend(own)
 
     def _read_other_outcomes(self) -> None:
         """Read the outcomes of runs of other shards and of variants that are not run now, for the tables."""
@@ -229,8 +231,8 @@ class SweepRunner:
             ready = [name for name in active if self.searches[name].ready]
             if not ready:
                 break
-            name = min(ready, key=lambda name: self._handed[name])
-            self._handed[name] += 1
+            name = min(ready, key=lambda name: self._num_taken[name])
+            self._num_taken[name] += 1
             spec = self.searches[name].ready.popleft()
             if not self._is_done_or_pending(spec):
                 return spec
@@ -255,13 +257,13 @@ class SweepRunner:
     def _work(self) -> None:
         """Start the workers and send them runs until none is left or the sweep is stopped."""
         self._write_data()
-        slots = slots_here(self.sweep, self._infos, self.options.workers)
+        slots = sweep_slots(self.sweep, self._infos, self.options.workers)
         notified = False
         with Pool(len(slots), self.sweep.variants) as pool:
             while True:
                 if not self._stop:
                     self._check_other_processes()
-                    self._hand_out(pool, slots)
+                    self._assign_runs(pool, slots)
                 if not pool.busy() and (self._stop or not self._pending):
                     return
                 for event in pool.wait(POLL_SECONDS):
@@ -274,17 +276,17 @@ class SweepRunner:
                     )
                 self._show()
 
-    def _hand_out(self, pool: Pool, slots: Sequence[str | None]) -> None:
+    def _assign_runs(self, pool: Pool, slots: Sequence[str | None]) -> None:
         for number in pool.idle():
-            if self._again:
-                pending = self._again.pop(0)
+            if self._queued:
+                pending = self._queued.pop(0)
             elif (spec := self._next()) is not None:
                 pending = _PendingRun(spec)
             else:
                 return
             self._pending[pending.spec.folder] = pending
             prune_metric = self.searches[pending.spec.variant].prune_metric(pending.spec)
-            pool.give(number, self._tasks.task(pending.spec, slots[number], prune_metric))
+            pool.assign(number, self._tasks.task(pending.spec, slots[number], prune_metric))
 
     def _write_data(self) -> None:
         """Write the data of every variant, still in memory from the check, to files; then release it."""
@@ -298,8 +300,8 @@ class SweepRunner:
 
     def _handle(self, pool: Pool, event: Event) -> None:
         if event.task is None:
-            self._idle_deaths += 1
-            if self._idle_deaths > MOST_IDLE_DEATHS:
+            self._idle_exits += 1
+            if self._idle_exits > MAX_IDLE_EXITS:
                 raise RunError(
                     "the worker processes exit as soon as they start", fix="see their error output above"
                 )
@@ -319,12 +321,12 @@ class SweepRunner:
             elif reply.status != "interrupted":
                 self._finish(pending, Outcome(reply.status, reply.result, reply.message), kept=reply.skipped)
         elif not self._stop:
-            self._retry(pending, _death(event.exit_code))
+            self._retry(pending, _describe_exit(event.exit_code))
 
     def _wait_for_other(self, pending: _PendingRun) -> None:
         """Wait for a run that another process trains, and take its outcome."""
-        if not self._left_some:
-            self._left_some = True
+        if not self._other_processes_noted:
+            self._other_processes_noted = True
             self._display.note(f"{pending.spec.label}: another process trains it; waiting for such runs")
         pending.elsewhere = True
         self._pending[pending.spec.folder] = pending
@@ -341,14 +343,14 @@ class SweepRunner:
                 self._kept += 1
                 self._finish(pending, outcome, kept=True)
             else:
-                self._again.append(pending)
+                self._queued.append(pending)
 
     def _retry(self, pending: _PendingRun, why: str) -> None:
         """Retry a run whose process was lost; the second time, mark it as failed."""
         if pending.attempt == 1:
             self._display.note(f"{pending.spec.label}: {why}; retrying")
             pending.attempt = 2
-            self._again.append(pending)
+            self._queued.append(pending)
             return
         message = f"its process was lost twice: {why}"
         if pending.spec.folder.is_dir():
@@ -368,7 +370,7 @@ class SweepRunner:
 
     def _take(self, spec: RunSpec, outcome: Outcome, *, kept: bool) -> None:
         self._outcomes[spec.folder] = outcome
-        self.searches[spec.variant].take(spec, outcome)
+        self.searches[spec.variant].add_outcome(spec, outcome)
         if outcome.status == "failed":
             self._failures[spec.folder] = outcome
             if self.options.fail_fast:
@@ -438,7 +440,7 @@ def _delete_run(spec: RunSpec) -> None:
         ownership.clear(spec.folder)
 
 
-def _death(exit_code: int | None) -> str:
+def _describe_exit(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         named = {one.value: one.name for one in signal.Signals}  # most real-time signals have no name
         name = named.get(-exit_code, f"signal {-exit_code}")

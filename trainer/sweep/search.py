@@ -52,13 +52,13 @@ class Trial:
     Args:
         number: from 0, within the variant.
         values: by axis.
-        told: whether its outcome was told to the search.
+        finished: whether its outcome was told to the search.
         pruned: whether it was pruned.
     """
 
     number: int
     values: Mapping[str, Any]
-    told: bool
+    finished: bool
     pruned: bool
 
 
@@ -90,10 +90,10 @@ def open_storage(root: Path) -> JournalStorage:
     path = root / STORAGE
     if path.exists():
         content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        complete_size = content.rfind(b"\n") + 1
+        if complete_size < len(content):
             with open(path, "r+b") as file:
-                file.truncate(whole)
+                file.truncate(complete_size)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_SweepHoldsTheLock(str(path))))
@@ -112,7 +112,7 @@ class Search:
         storage: from `open_storage`.
         direction: direction of the objective.
         evaluations: number of evaluations of a complete run, for hyperband.
-        anew: when to delete the stored search.
+        delete_stored: when to delete the stored search.
 
     Raises:
         RunError: the storage contains a search with other settings.
@@ -126,7 +126,7 @@ class Search:
         direction: Literal["min", "max"],
         evaluations: int,
         *,
-        anew: Literal["never", "mismatch", "always"] = "never",
+        delete_stored: Literal["never", "mismatch", "always"] = "never",
     ) -> None:
         assert config.trials is not None
         self._config = config
@@ -148,7 +148,7 @@ class Search:
             },
             sort_keys=True,
         )
-        self._study = _study(storage, variant.name, self._direction, signature, anew)
+        self._study = _study(storage, variant.name, self._direction, signature, delete_stored)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._qmc = _WholeSpaceQMC(self._space, self._seed(0))
@@ -189,13 +189,13 @@ class Search:
     def batch(self) -> list[Trial]:
         """Return the untold trials of the current batch, asking for them if needed; empty at the end."""
         trials = self.trials()
-        waiting = [trial.number for trial in trials if not trial.told]
+        waiting = [trial.number for trial in trials if not trial.finished]
         start = min(waiting, default=len(trials))
         start -= start % self._config.batch
         end = min(start + self._config.batch, self._limit)
         for number in range(len(trials), end):
             self._ask(number)
-        return [trial for trial in self.trials()[start:end] if not trial.told]
+        return [trial for trial in self.trials()[start:end] if not trial.finished]
 
     def _ask(self, number: int) -> None:
         self._replica.sampler = self._sampler(number)
@@ -223,9 +223,9 @@ class Search:
 
     def tell(self, number: int, value: float | None, state: State) -> None:
         """Tell the outcome of a trial. Call it in trial order, for a whole batch at a time."""
-        given = value if state == "complete" else None
+        reported = value if state == "complete" else None
         for study in (self._study, self._replica):
-            study.tell(number, given, _STATES[state], skip_if_finished=True)
+            study.tell(number, reported, _STATES[state], skip_if_finished=True)
 
     def pruner(self, number: int) -> TrialPruner:
         """Return the pruner of a trial of the current batch."""
@@ -314,7 +314,7 @@ def _study(
     name: str,
     direction: Literal["minimize", "maximize"],
     signature: str,
-    anew: Literal["never", "mismatch", "always"],
+    delete_stored: Literal["never", "mismatch", "always"],
 ) -> Study:
     """Return the stored study of a variant; create it if missing."""
 
@@ -324,7 +324,7 @@ def _study(
     study = create()
     known = study.user_attrs.get("optlab")
     differs = known != signature and (known is not None or bool(study.trials))
-    if anew == "always" or (differs and anew == "mismatch"):
+    if delete_stored == "always" or (differs and delete_stored == "mismatch"):
         optuna.delete_study(study_name=name, storage=storage)
         study = create()
         known = None

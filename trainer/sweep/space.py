@@ -115,8 +115,8 @@ def edge(axis: Axis, value: Any) -> str | None:
         low, high, at = axis.low, axis.high, float(value)
         if axis.kind == "log_uniform":
             low, high, at = math.log(low), math.log(high), math.log(at)
-        place = (at - low) / (high - low)
-        side = "below" if place < EDGE_FRACTION else "above" if place > 1 - EDGE_FRACTION else None
+        fraction = (at - low) / (high - low)
+        side = "below" if fraction < EDGE_FRACTION else "above" if fraction > 1 - EDGE_FRACTION else None
     else:
         if axis.kind == "choice" or len(axis.values) < 2 or not all(map(_is_number, axis.values)):
             return None

@@ -33,7 +33,7 @@ def worker_slots(
     return [None] * (cores if workers == "auto" else int(workers))
 
 
-def slots_here(sweep: Sweep, infos: Mapping[str, VariantInfo], workers: int | None) -> list[str | None]:
+def sweep_slots(sweep: Sweep, infos: Mapping[str, VariantInfo], workers: int | None) -> list[str | None]:
     """Return `worker_slots` of a sweep on this machine.
 
     Args:

@@ -57,7 +57,7 @@ class Trainer:
             return Reply("failed", None, f"{type(error).__name__}: {error}")
         return Reply(done.result.status, done.result, done.result.message, done.skipped)
 
-    def _train(self, task: Task, loaded: Loaded) -> launch.Launched:
+    def _train(self, task: Task, loaded: Loaded) -> launch.LaunchResult:
         """Train a run, or resume it if it was interrupted."""
         changed = code_changes(task.code, code_of(loaded.config))
         if changed:

@@ -88,7 +88,7 @@ class VariantSearch:
         for trial in self._search.trials():
             if trial.pruned:
                 self._pruned.add(trial.number)
-            for seed in self.seeds if trial.told else ():
+            for seed in self.seeds if trial.finished else ():
                 spec = self._spec(trial.number, seed)
                 outcome = read_outcome(spec.folder)
                 if outcome and outcome.status in DONE:
@@ -135,7 +135,7 @@ class VariantSearch:
             self._pruners[number] = self._search.pruner(number)
         return self._pruners[number]
 
-    def take(self, spec: RunSpec, outcome: Outcome) -> None:
+    def add_outcome(self, spec: RunSpec, outcome: Outcome) -> None:
         """Record the outcome of a run and add the runs that follow to `ready`."""
         if spec.stage == "final":
             self.final_outcomes[spec.seed] = outcome
@@ -155,7 +155,7 @@ class VariantSearch:
             if not any(self._waiting.values()) and not any(self._running.values()):
                 self._finish_batch()
 
-    def spared(self) -> int:
+    def num_skipped(self) -> int:
         """Return the number of runs that pruning has made unnecessary."""
         return sum(
             len(self.seeds) - len(self.settings[number].outcomes) - len(self._running.get(number, ()))
@@ -168,11 +168,11 @@ class VariantSearch:
         if self._sweep.config.prune != "wilcoxon" or objective is None:
             return False
         values = {
-            place: value_of(setting.outcomes[seed], objective)
-            for place, seed in enumerate(self.seeds)
+            index: value_of(setting.outcomes[seed], objective)
+            for index, seed in enumerate(self.seeds)
             if seed in setting.outcomes
         }
-        known = {place: value for place, value in values.items() if value is not None}
+        known = {index: value for index, value in values.items() if value is not None}
         behind = self._pruner(setting.number).stops(known)
         return behind and bool(self._waiting[setting.number])
 

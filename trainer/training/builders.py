@@ -90,10 +90,10 @@ def _build(kind: str, component: Component, **context: Any) -> Any:
     """Build a component from its options and from those context values that its signature accepts."""
     builder = catalog.find(kind, component.name)
     wanted = inspect.signature(builder).parameters
-    given = {name: value for name, value in context.items() if name in wanted}
+    arguments = {name: value for name, value in context.items() if name in wanted}
     options = catalog.arguments(kind, component.name, component.options)
     with user_code(component.name):
-        return builder(**options, **given)
+        return builder(**options, **arguments)
 
 
 def build_loss(component: Component) -> Loss:
@@ -122,19 +122,19 @@ def build_metrics(
         num_classes: number of outputs.
         classes: whether the targets are classes.
     """
-    found = list(of_targets(classes=classes))
+    metrics = list(of_targets(classes=classes))
     for number, component in enumerate(components):
         try:
-            metric, adds_up = _build_metric(component)
-            _check_metric(metric, component, found, classes=classes)
+            metric, is_additive = _build_metric(component)
+            _check_metric(metric, component, metrics, classes=classes)
             with user_code(component.name):
                 for one in targets:
-                    try_metric(metric, one, num_classes, adds_up=adds_up)
+                    try_metric(metric, one, num_classes, check_additive=is_additive)
         except OptlabError as error:
             raise type(error).of(prefixed(problem, str(number)) for problem in error.problems) from error
-        if metric not in found:
-            found.append(metric)
-    return tuple(found)
+        if metric not in metrics:
+            metrics.append(metric)
+    return tuple(metrics)
 
 
 def _build_metric(component: MetricConfig) -> tuple[Metric, bool]:
@@ -176,8 +176,8 @@ def _check_metric(
     if component.mode not in (None, metric.mode):
         raise ConfigError(f"{metric.name} has mode {metric.mode}", key="mode", fix="leave out `mode`")
     own = component.name not in BUILT_IN
-    taken = (*RESERVED_NAMES, *BUILT_IN) if own else ()
-    if metric.name in taken or any(one.name == metric.name and one != metric for one in others):
+    reserved = (*RESERVED_NAMES, *BUILT_IN) if own else ()
+    if metric.name in reserved or any(one.name == metric.name and one != metric for one in others):
         raise ConfigError(
             f"the name {metric.name} is taken by another metric or column",
             key="name",
@@ -192,8 +192,8 @@ def build_augmentation(component: Component, num_classes: int, key: str) -> Augm
         if component.name not in catalog.REGISTRIES["augmentation"] and is_augmentation(builder):
             options = catalog.arguments("augmentation", component.name, component.options)
             return FunctionAugmentation(builder, options, component.name, num_classes)
-        found = _build("augmentation", component, num_classes=num_classes)
-        return require_augmentation(found, component.name)
+        augmentation = _build("augmentation", component, num_classes=num_classes)
+        return require_augmentation(augmentation, component.name)
     except OptlabError as error:
         raise type(error).of(prefixed(problem, key) for problem in error.problems) from error
 

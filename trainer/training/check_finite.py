@@ -25,18 +25,22 @@ def find_nonfinite(
         The description; None if all values are finite.
     """
     parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    found = []
+    findings = []
     if not torch.isfinite(loss):
-        found.append(f"the loss is {loss.item()}")
+        findings.append(f"the loss is {loss.item()}")
     for number, batch in enumerate(batches):
         for kind, values in (("inputs", batch.inputs), ("targets", batch.targets)):
             if count := _num_nonfinite(values):
                 which = f" {number + 1}" if len(batches) > 1 else ""
-                found.append(f"the batch{which} has {count:,} bad values of {values.numel():,} in its {kind}")
+                findings.append(
+                    f"the batch{which} has {count:,} bad values of {values.numel():,} in its {kind}"
+                )
     if gradients:
-        found += _describe_first("gradient", [(name, p.grad) for name, p in parameters if p.grad is not None])
-    found += _describe_first("weight", parameters)
-    return "; ".join(found) if found else None
+        findings += _describe_first(
+            "gradient", [(name, p.grad) for name, p in parameters if p.grad is not None]
+        )
+    findings += _describe_first("weight", parameters)
+    return "; ".join(findings) if findings else None
 
 
 def _describe_first(kind: str, tensors: Sequence[tuple[str, Tensor]]) -> list[str]:

@@ -64,10 +64,10 @@ class RunningMean:
 
     def _add_metrics(self, outputs: list[Tensor], targets: list[Tensor]) -> None:
         together = [(torch.cat(outputs), torch.cat(targets))]
-        for place, metric in enumerate(self._metrics):
+        for index, metric in enumerate(self._metrics):
             # Sums of floats depend on how steps are grouped, which differs in a resumed run.
             for part in together if metric.counts else zip(outputs, targets, strict=True):
-                self._sums[place] = _add(self._sums[place], metric, *part)
+                self._sums[index] = _add(self._sums[index], metric, *part)
 
     def values(self) -> dict[str, float | None]:
         """Return `train_loss` and `train_<metric>`; None if no step was added."""
@@ -101,8 +101,8 @@ class RunningMean:
 
 def _add(sums: Tensor, metric: Metric, outputs: Tensor, targets: Tensor) -> Tensor:
     assert metric.sums is not None
-    found = metric.sums(outputs, targets)
-    return sums.to(found.device) + found
+    batch_sums = metric.sums(outputs, targets)
+    return sums.to(batch_sums.device) + batch_sums
 
 
 @torch.no_grad()

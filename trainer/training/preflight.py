@@ -13,7 +13,7 @@ from trainer.metrics import Metric
 from trainer.models.describe import check_shapes
 from trainer.seeding import generator
 from trainer.training.experiment import Experiment
-from trainer.user_code import place_of
+from trainer.user_code import code_location
 
 
 def check_parameters(model: nn.Module) -> None:
@@ -53,8 +53,8 @@ def try_loss(loss: Loss, targets: Tensor, num_classes: int) -> None:
         value = loss(outputs, targets)
     except (RuntimeError, ValueError, TypeError) as error:
         kind = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape[1:])}"
-        place = place_of(error)
-        line = f" ({place})" if place else ""
+        location = code_location(error)
+        line = f" ({location})" if location else ""
         raise ConfigError(f"the loss fails on targets of type {kind}: {error}{line}", key="name") from error
     if not isinstance(value, Tensor) or value.ndim != 0:
         shape = f" of shape {list(value.shape)}" if isinstance(value, Tensor) else ""
@@ -76,14 +76,14 @@ def try_loss(loss: Loss, targets: Tensor, num_classes: int) -> None:
         )
 
 
-def try_metric(metric: Metric, targets: Tensor, num_classes: int, *, adds_up: bool) -> None:
+def try_metric(metric: Metric, targets: Tensor, num_classes: int, *, check_additive: bool) -> None:
     """Compute a metric on random outputs, so that a wrong one is reported before the run.
 
     Args:
         metric: the metric.
         targets: targets of some samples.
         num_classes: number of outputs.
-        adds_up: whether the sums of two batches are added to those of both together.
+        check_additive: whether the sums of two batches are added to those of both together.
     """
     assert metric.sums is not None
     outputs = torch.randn(len(targets), num_classes, generator=generator("construction", 0))
@@ -99,7 +99,7 @@ def try_metric(metric: Metric, targets: Tensor, num_classes: int, *, adds_up: bo
             raise ConfigError(
                 f"`value` of {metric.name} returned a {type(value).__name__}", key="name", expected="a float"
             )
-        if not adds_up or len(targets) < 2:
+        if not check_additive or len(targets) < 2:
             return
         first, rest = metric.sums(outputs[:1], targets[:1]), metric.sums(outputs[1:], targets[1:])
     added = first.double() + rest.double()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from trainer.config.models import EarlyStopping
 from trainer.metrics import Mode
-from trainer.records import EvalRecord, Moment, RunResult
+from trainer.records import EvalRecord, EvalResult, RunResult
 
 OverSeeds = Literal["mean", "median"]
 Evaluation = Literal["best", "last"]
@@ -35,13 +35,13 @@ class SelectionRule:
     evaluation: Evaluation = "best"
 
     @property
-    def place(self) -> str:
+    def checkpoint_name(self) -> str:
         """Name of the evaluation, for messages."""
         return "the best checkpoint" if self.evaluation == "best" else "the last evaluation"
 
     def __str__(self) -> str:
         end = "highest" if self.mode == "max" else "lowest"
-        return f"{end} {self.over_seeds} over seeds of {self.metric} at {self.place}"
+        return f"{end} {self.over_seeds} over seeds of {self.metric} at {self.checkpoint_name}"
 
 
 def run_value(status: str, result: RunResult | None, rule: SelectionRule) -> float | None:
@@ -50,8 +50,8 @@ def run_value(status: str, result: RunResult | None, rule: SelectionRule) -> flo
         return -math.inf if rule.mode == "max" else math.inf
     if status not in ("completed", "early_stopped") or result is None:
         return None
-    moment = (result.best or result.final) if rule.evaluation == "best" else result.final
-    return moment.values.get(rule.metric) if moment else None
+    chosen = (result.best or result.final) if rule.evaluation == "best" else result.final
+    return chosen.values.get(rule.metric) if chosen else None
 
 
 def setting_value(values: Sequence[float], rule: SelectionRule) -> float | None:
@@ -76,8 +76,8 @@ def best_setting(settings: Iterable[tuple[Mapping[str, Any], float | None]], mod
     """
     sign = -1 if mode == "max" else 1
     ranked = [
-        (sign * worth, _order(values), place)
-        for place, (values, worth) in enumerate(settings)
+        (sign * worth, _order(values), index)
+        for index, (values, worth) in enumerate(settings)
         if worth is not None and math.isfinite(worth)
     ]
     return min(ranked)[-1] if ranked else None
@@ -101,9 +101,9 @@ def improves(value: float | None, best: float | None, mode: Mode, min_delta: flo
     return value < best - min_delta if mode == "min" else value > best + min_delta
 
 
-def moment_of(record: EvalRecord) -> Moment:
+def eval_result(record: EvalRecord) -> EvalResult:
     """Return an evaluation in the form that summary.json stores."""
-    return Moment(record.step, record.epoch, round(record.train_seconds, 6), dict(record.values))
+    return EvalResult(record.step, record.epoch, round(record.train_seconds, 6), dict(record.values))
 
 
 @dataclass(slots=True)
@@ -113,28 +113,28 @@ class Best:
     Args:
         metric: a column of epochs.csv.
         mode: `max` if higher values are better, `min` if lower ones are.
-        moment: the best evaluation; None = there was none.
+        result: the best evaluation; None = there was none.
     """
 
     metric: str
     mode: Mode
-    moment: Moment | None = None
+    result: EvalResult | None = None
 
     def update(self, record: EvalRecord) -> bool:
         """Add an evaluation; return whether it is the new best."""
-        best = self.moment.values[self.metric] if self.moment else None
+        best = self.result.values[self.metric] if self.result else None
         if record.step == 0 or not improves(record.values[self.metric], best, self.mode):
             return False
-        self.moment = moment_of(record)
+        self.result = eval_result(record)
         return True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain values."""
-        return {"moment": None if self.moment is None else asdict(self.moment)}
+        return {"moment": None if self.result is None else asdict(self.result)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by `state_dict`."""
-        self.moment = Moment(**state["moment"]) if state["moment"] else None
+        self.result = EvalResult(**state["moment"]) if state["moment"] else None
 
 
 @dataclass(slots=True)

@@ -34,10 +34,10 @@ class Interval:
 
     def next(self, step: int) -> int:
         """Return the first later step at which the action is due."""
-        found = max(step + 1, int((step // self.period + 1) * self.period) - 1)
-        while not self.due(found):
-            found += 1
-        return found
+        due_step = max(step + 1, int((step // self.period + 1) * self.period) - 1)
+        while not self.due(due_step):
+            due_step += 1
+        return due_step
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,21 +63,21 @@ class Agreement:
     _most_moved: float = 0.0  # largest difference that rounding made in any value
 
     def compare(
-        self, found: Mapping[str, Evidence], wanted: Mapping[str, Evidence], moved: Mapping[str, Evidence]
+        self, actual: Mapping[str, Evidence], expected: Mapping[str, Evidence], moved: Mapping[str, Evidence]
     ) -> str | None:
         """Compare one step; return a description of the largest difference beyond tolerance, or None.
 
         Args:
-            found: values of the step that is checked.
-            wanted: values of the eager step.
+            actual: values of the step that is checked.
+            expected: values of the eager step.
             moved: values of the eager step with inputs perturbed as much as rounding changes a forward pass.
         """
         self._steps += 1
-        shares, by_rounding = _shares(found, wanted), _by_rounding(moved, wanted)
+        shares, by_rounding = _shares(actual, expected), _by_rounding(moved, expected)
         self._least = _smaller(self._least, shares)
         self._least_moved = _smaller(self._least_moved, by_rounding)
         self._most_moved = max(self._most_moved, *by_rounding.values())
-        beyond = [name for name, share in shares.items() if share > self._limit(wanted[name])]
+        beyond = [name for name, share in shares.items() if share > self._limit(expected[name])]
         worst = max(beyond, key=lambda name: shares[name], default=None)
         return worst and f"in step {self._steps} {worst} differs from eager's by {shares[worst]:.2g} of it"
 
@@ -109,49 +109,51 @@ def _smaller(former: Mapping[str, float], shares: Mapping[str, float]) -> dict[s
     return {name: min(share, former.get(name, share)) for name, share in shares.items()}
 
 
-def _by_rounding(moved: Mapping[str, Evidence], wanted: Mapping[str, Evidence]) -> dict[str, float]:
+def _by_rounding(moved: Mapping[str, Evidence], expected: Mapping[str, Evidence]) -> dict[str, float]:
     """Return the relative change of each value by rounding; all 0 if the forward pass changed too much.
 
     Then the perturbed inputs crossed a threshold of the model (for example, inputs that are word indices).
     """
-    shares = _shares(moved, wanted)
-    forward = [share for name, share in shares.items() if wanted[name].limit <= EXACT]
+    shares = _shares(moved, expected)
+    forward = [share for name, share in shares.items() if expected[name].limit <= EXACT]
     crossed = max(forward, default=0.0) > EXACT or math.inf in shares.values()
     return dict.fromkeys(shares, 0.0) if crossed else shares
 
 
-def deviation(found: Mapping[str, Evidence], wanted: Mapping[str, Evidence]) -> float:
+def deviation(actual: Mapping[str, Evidence], expected: Mapping[str, Evidence]) -> float:
     """Return the largest difference of any element, relative to the largest element of its kind."""
     largest: dict[str, float] = {}
-    for evidence in wanted.values():
-        here = _finite(evidence.value).abs().max().item()
-        largest[evidence.kind] = max(largest.get(evidence.kind, 0.0), here)
+    for evidence in expected.values():
+        size = _finite(evidence.value).abs().max().item()
+        largest[evidence.kind] = max(largest.get(evidence.kind, 0.0), size)
     shares = [
-        (_finite(found[name].value) - _finite(evidence.value)).abs().max().item()
+        (_finite(actual[name].value) - _finite(evidence.value)).abs().max().item()
         / max(largest[evidence.kind], 1e-30)
-        for name, evidence in wanted.items()
+        for name, evidence in expected.items()
     ]
     return max(shares, default=0.0)
 
 
-def _shares(found: Mapping[str, Evidence], wanted: Mapping[str, Evidence]) -> dict[str, float]:
+def _shares(actual: Mapping[str, Evidence], expected: Mapping[str, Evidence]) -> dict[str, float]:
     """Return the largest difference of each value, relative to its largest element.
 
     Differences below 1e-5 of the largest element of the same kind are ignored: such values may be only
     rounding errors (the gradient of a bias before batch norm). NaN and infinite elements must be equal in
     both; they are excluded from the differences.
     """
-    largest = {name: _finite(evidence.value).abs().max().item() for name, evidence in wanted.items()}
+    largest = {name: _finite(evidence.value).abs().max().item() for name, evidence in expected.items()}
     of_kind: dict[str, float] = {}
-    for name, evidence in wanted.items():
+    for name, evidence in expected.items():
         of_kind[evidence.kind] = max(of_kind.get(evidence.kind, 0.0), largest[name])
     shares = {}
-    for name, evidence in wanted.items():
-        ours, theirs = found[name].value, evidence.value
-        if not torch.allclose(ours - _finite(ours), theirs - _finite(theirs), equal_nan=True):
+    for name, evidence in expected.items():
+        actual_value, expected_value = actual[name].value, evidence.value
+        if not torch.allclose(
+            actual_value - _finite(actual_value), expected_value - _finite(expected_value), equal_nan=True
+        ):
             shares[name] = math.inf
             continue
-        difference = (_finite(ours) - _finite(theirs)).abs().max().item()
+        difference = (_finite(actual_value) - _finite(expected_value)).abs().max().item()
         counted = difference - evidence.rounding - _NOISE * of_kind[evidence.kind]
         shares[name] = max(counted, 0.0) / max(largest[name], 1e-30)
     return shares

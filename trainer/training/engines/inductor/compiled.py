@@ -91,7 +91,8 @@ class CompiledEngine(EagerEngine):
         self._kept: list[Tensor] = []
         self._known: Sequence[object] | None = None  # the state dictionaries that `_kept` was read from
         self._watched = PythonState()
-        self._own: dict[str, object] = {}  # other objects that a step may change; restored after a check
+        # Other objects that a step may change; restored after a check.
+        self._other_state: dict[str, object] = {}
         self._draws = False  # whether a forward or backward pass drew from Python's or numpy's generator
         self._compared, self._deviation = 0, 0.0
         self._checking = False
@@ -136,7 +137,7 @@ class CompiledEngine(EagerEngine):
         if (problem := kernel_cache.unwritable()) is not None:
             return problem
         own = {type(one).__name__: one for one in self.optimizers if is_own(one)}
-        self._own = {**own, **(also_restore or {})}
+        self._other_state = {**own, **(also_restore or {})}
         if reason := self._why_not_compilable():
             return reason
         self.whole_step = (
@@ -199,7 +200,7 @@ class CompiledEngine(EagerEngine):
             return f"the model's code depends on {self._watched.outside}"
         if self._watched.opaque:
             return f"the model's code can reach {self._watched.opaque}, whose changes cannot be detected"
-        if opaque := PythonState.of(self._own, known=values).opaque:
+        if opaque := PythonState.of(self._other_state, known=values).opaque:
             return f"a check cannot restore {opaque}"
         return None
 
@@ -275,10 +276,10 @@ class CompiledEngine(EagerEngine):
         if not self._checking:
             return super()._forward_backward(inputs, targets, share, first=first)
         before = random.getstate(), _numpy_random.get_state()
-        found = super()._forward_backward(inputs, targets, share, first=first)
+        result = super()._forward_backward(inputs, targets, share, first=first)
         after = random.getstate(), _numpy_random.get_state()
         self._draws = self._draws or repr(before) != repr(after)
-        return found
+        return result
 
     def _groups(self) -> Iterator[tuple[Update, Optimizer, dict[str, Any]]]:
         for update, optimizer in zip(self._updates, self.optimizers, strict=True):
@@ -293,9 +294,9 @@ class CompiledEngine(EagerEngine):
         states = [optimizer.state for optimizer in self.optimizers]
         if self._known is not None and all(map(operator.is_, states, self._known)):
             return True
-        found = self._state()
-        self._kept = [value for value in found if value is not None]
-        self._known = states if len(self._kept) == len(found) else None
+        values = self._state()
+        self._kept = [value for value in values if value is not None]
+        self._known = states if len(self._kept) == len(values) else None
         return self._known is not None
 
     def _state(self) -> list[Tensor | None]:
@@ -337,11 +338,11 @@ class CompiledEngine(EagerEngine):
         from torch._inductor.compile_fx import compile_fx, compile_fx_inner
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        found: list[Any] = []
+        compiled_graphs: list[Any] = []
 
         def compile_inner(*graph: Any, **options: Any) -> Any:
-            found.append(compile_fx_inner(*graph, **options))
-            return found[-1]
+            compiled_graphs.append(compile_fx_inner(*graph, **options))
+            return compiled_graphs[-1]
 
         body = self._whole if self.whole_step else self._gradients_of
         instead = products.decompositions() | pooling.decompositions()
@@ -351,7 +352,7 @@ class CompiledEngine(EagerEngine):
             wrapped: Any = compile_fx(graph, arguments, inner_compile=compile_inner, config_patches=_OPTIONS)
         # Call the program without its wrappers, whose checks and copies take 10 us; after an outer cache hit,
         # only the wrapped program is available.
-        program = found[-1].current_callable if found else lambda values: wrapped(*values)
+        program = compiled_graphs[-1].current_callable if compiled_graphs else lambda values: wrapped(*values)
 
         return program
 
@@ -392,15 +393,15 @@ class CompiledEngine(EagerEngine):
     @contextmanager
     def _restored(self) -> Iterator[None]:
         """Restore the state of model, optimizers, gradients and random generators after the block."""
-        taken, own = self._snapshot(), PythonState.of(self._own, known=self._watched.known)
+        snapshot, other_state = self._snapshot(), PythonState.of(self._other_state, known=self._watched.known)
         self._checking, self._draws = True, False
         try:
             yield
         finally:
             self._checking = False
             self._watched.restore()
-            own.restore()
-            self._restore(taken)
+            other_state.restore()
+            self._restore(snapshot)
 
     def _snapshot(self) -> dict[str, Any]:
         values = {**self._named, **self._constants}
@@ -411,25 +412,25 @@ class CompiledEngine(EagerEngine):
             "random": random_state(),
         }
 
-    def _restore(self, taken: Mapping[str, Any]) -> None:
+    def _restore(self, snapshot: Mapping[str, Any]) -> None:
         values = {**self._named, **self._constants}
         with torch.no_grad():
-            for name, value in taken["model"].items():
+            for name, value in snapshot["model"].items():
                 values[name].copy_(value)
         for name, value in values.items():  # a model or a failed trace may have replaced them
             module, _, leaf = name.rpartition(".")
             setattr(self.model.get_submodule(module), leaf, value)
-        for parameter, gradient in zip(self.parameters, taken["gradients"], strict=True):
+        for parameter, gradient in zip(self.parameters, snapshot["gradients"], strict=True):
             parameter.grad = copy.deepcopy(gradient)
         self._known = None
-        for optimizer, (state, options) in zip(self.optimizers, taken["optimizers"], strict=True):
+        for optimizer, (state, options) in zip(self.optimizers, snapshot["optimizers"], strict=True):
             optimizer.state.clear()
             optimizer.state.update({p: copy.deepcopy(values) for p, values in state.items()})
             for group, former in zip(optimizer.param_groups, options, strict=True):
                 for key in group.keys() - former.keys() - {"params"}:
                     del group[key]
                 group.update(copy.deepcopy(former))
-        set_random_state(taken["random"])
+        set_random_state(snapshot["random"])
 
     def _disagreement(
         self, program: Program, first: Sequence[MicroBatch], others: Iterable[Sequence[MicroBatch]]
@@ -464,7 +465,7 @@ class CompiledEngine(EagerEngine):
         output = super().step(batches)
         if abs(float(output.loss)) < least_loss:
             return None
-        wanted = self._evidence(output, start["model"])
+        expected = self._evidence(output, start["model"])
         drawn = torch.get_rng_state()
         if any(self._constants[name] is not value for name, value in self.model.named_buffers()):
             return "the model replaces its buffers instead of writing into them"
@@ -472,18 +473,18 @@ class CompiledEngine(EagerEngine):
         try:
             moved = self._evidence(super().step(_perturbed(batches)), start["model"])
         except Exception:  # the model may reject perturbed inputs
-            moved = wanted
+            moved = expected
         self._restore(start)
         self._use(program, *batches[0])
         try:
-            found = self._evidence(self.step(batches), start["model"])
+            actual = self._evidence(self.step(batches), start["model"])
         finally:
             self._program = None
         if not torch.equal(drawn, torch.get_rng_state()):
             return "the compiled step draws other random numbers than the eager step"
         self._compared += 1
-        self._deviation = max(self._deviation, deviation(found, wanted))
-        return agreement.compare(found, wanted, moved)
+        self._deviation = max(self._deviation, deviation(actual, expected))
+        return agreement.compare(actual, expected, moved)
 
     def _reset_running_sums(self) -> None:
         """Reset all running sums of gradients, which would hide an error in one step."""
@@ -502,31 +503,31 @@ class CompiledEngine(EagerEngine):
         since `before`; otherwise they are the gradients.
         """
         forward = {"the loss": output.loss, "the output": torch.cat(output.outputs), **self._constants}
-        found = {name: Evidence.of(name, v, limit=EXACT, rounding=1e-5) for name, v in forward.items()}
+        all_evidence = {name: Evidence.of(name, v, limit=EXACT, rounding=1e-5) for name, v in forward.items()}
         if self.whole_step:
-            found |= self._updates_made(before)
+            all_evidence |= self._updates_made(before)
         else:
             for name, parameter in self._named.items():
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                found[f"the gradient of {name}"] = Evidence.of("gradient", gradient, limit=ROUGH)
-        return {name: evidence for name, evidence in found.items() if evidence.value.numel()}
+                all_evidence[f"the gradient of {name}"] = Evidence.of("gradient", gradient, limit=ROUGH)
+        return {name: evidence for name, evidence in all_evidence.items() if evidence.value.numel()}
 
     def _updates_made(self, before: Mapping[str, Tensor]) -> dict[str, Evidence]:
         names = {id(parameter): name for name, parameter in self._named.items()}
-        found = {}
+        updates = {}
         for update, optimizer, group in self._groups():
             for parameter in filter(Tensor.numel, group["params"]):
                 name, state = names[id(parameter)], optimizer.state[parameter]
                 for kind in update.state(group):
-                    found[f"the {kind} of {name}"] = Evidence.of(kind, state[kind], limit=ROUGH)
+                    updates[f"the {kind} of {name}"] = Evidence.of(kind, state[kind], limit=ROUGH)
                 kind = f"update by {type(optimizer).__name__}"
                 step = parameter.detach() - before[name]
                 rounding = torch.finfo(step.dtype).eps * before[name].nan_to_num(nan=0.0).abs().max().item()
                 if update.direction is not None:  # weighted by how certain its direction is
                     sure = state[update.direction].abs()
                     step, rounding = step * sure, rounding * sure.max().item()
-                found[f"the update of {name}"] = Evidence.of(kind, step, limit=ROUGH, rounding=rounding)
-        return found
+                updates[f"the update of {name}"] = Evidence.of(kind, step, limit=ROUGH, rounding=rounding)
+        return updates
 
 
 def _layout(inputs: Tensor, targets: Tensor) -> tuple[object, ...]:

@@ -23,10 +23,10 @@ def operation() -> Any:
     """Return `stored` as a graph operation, registered with Inductor. Importing Inductor takes seconds."""
     from torch._inductor.lowering import lowerings, register_lowering
 
-    found = _torch.ops.optlab.stored.default
-    if found not in lowerings:
-        register_lowering(found, type_promotion_kind=None)(_lower)
-    return found
+    stored_op = _torch.ops.optlab.stored.default
+    if stored_op not in lowerings:
+        register_lowering(stored_op, type_promotion_kind=None)(_lower)
+    return stored_op
 
 
 def _lower(x: Any) -> Any:

@@ -63,10 +63,10 @@ def _pool(x: Tensor, kernel_size: Sequence[int], *window: Any) -> Any:
     if not _suits_loops(x, kernel_size, *window):
         return _torch.ops.optlab.max_pool2d.default(x, kernel_size, *window)
     height, width = tile = _pair(kernel_size)
-    maxima, places = _maxima(x, tile)
+    maxima, positions = _maxima(x, tile)
     _, rows, columns, _ = maxima.shape
-    row = torch.arange(rows).view(-1, 1, 1) * height + places.long() // width
-    column = torch.arange(columns).view(-1, 1) * width + places.long() % width
+    row = torch.arange(rows).view(-1, 1, 1) * height + positions.long() // width
+    column = torch.arange(columns).view(-1, 1) * width + positions.long() % width
     indices = row * (columns * width) + column  # removed from the program if unused
     return maxima.permute(0, 3, 1, 2), indices.permute(0, 3, 1, 2)
 
@@ -125,24 +125,24 @@ def _maxima(x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
         count, all_rows // height, height, all_columns // width, width, channels
     )
     maxima = tiles[:, :, 0, :, 0]
-    places = torch.zeros_like(maxima)
-    for place in range(1, height * width):
-        value = tiles[:, :, place // width, :, place % width]
+    positions = torch.zeros_like(maxima)
+    for position in range(1, height * width):
+        value = tiles[:, :, position // width, :, position % width]
         larger = (value > maxima) | value.ne(value)  # isnan() is not vectorized
         maxima = torch.where(larger, value, maxima)
-        places = torch.where(larger, float(place), places)
-    return maxima, stored(places)
+        positions = torch.where(larger, float(position), positions)
+    return maxima, stored(positions)
 
 
 def _pass_back_to_tiles(gradient: Tensor, x: Tensor, tile: tuple[int, int]) -> Tensor:
     """Return the gradient of x. Inductor computes the indices once, in the forward pass."""
     height, width = tile
-    _, places = _maxima(x, tile)
+    _, positions = _maxima(x, tile)
     gradient = gradient.permute(0, 2, 3, 1)
     if not gradient.is_contiguous():
         gradient = stored(gradient.contiguous())
     numbers = torch.arange(height * width, dtype=x.dtype).view(height, 1, width, 1)
-    chosen = places[:, :, None, :, None] == numbers
+    chosen = positions[:, :, None, :, None] == numbers
     count, rows, columns, channels = gradient.shape
-    found = torch.where(chosen, gradient[:, :, None, :, None], 0.0)
-    return found.reshape(count, rows * height, columns * width, channels).permute(0, 3, 1, 2)
+    tiled = torch.where(chosen, gradient[:, :, None, :, None], 0.0)
+    return tiled.reshape(count, rows * height, columns * width, channels).permute(0, 3, 1, 2)

@@ -59,7 +59,7 @@ _MISSING = object()
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Location:
     """An object or variable whose content can change.
 
     Args:
@@ -100,7 +100,7 @@ class PythonState:
     known: Iterable[Tensor] = ()
     outside: str | None = None
     opaque: str | None = None
-    _places: list[_Place] = field(default_factory=list)
+    _locations: list[_Location] = field(default_factory=list)
     _seen: dict[int, Any] = field(default_factory=dict)
     _todo: list[tuple[Any, str]] = field(default_factory=list)
     _names: set[str] = field(default_factory=set)
@@ -131,14 +131,14 @@ class PythonState:
 
     def change(self) -> str | None:
         """Return the name of something that has changed; None if nothing has."""
-        found = next((found for place in self._places if (found := place.change())), None)
-        return found and re.sub(r"\.(_modules|_buffers|_parameters)\.", ".", found)  # as users name them
+        change = next((change for location in self._locations if (change := location.change())), None)
+        return change and re.sub(r"\.(_modules|_buffers|_parameters)\.", ".", change)  # as users name them
 
     def restore(self) -> None:
         """Restore the recorded state."""
-        for place in self._places:
-            if place.change():
-                place.write(place.content)
+        for location in self._locations:
+            if location.change():
+                location.write(location.content)
 
     # ---- values
 
@@ -316,7 +316,7 @@ class PythonState:
 
     def _add(self, name: str, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
         try:
-            self._places.append(_Place(name, read, write, read()))
+            self._locations.append(_Location(name, read, write, read()))
         except Exception:  # for example, a tensor without storage
             self._mark_opaque(name)
 
@@ -347,10 +347,10 @@ def _root(kind: type) -> str:
 def _attributes_of(value: Any) -> dict[str, Any] | None:
     """Return an object's `__dict__` without calling a user's `__getattr__`; None if it has none."""
     try:
-        found = object.__getattribute__(value, "__dict__")
+        attributes = object.__getattribute__(value, "__dict__")
     except AttributeError:
         return None
-    return found if isinstance(found, dict) else None
+    return attributes if isinstance(attributes, dict) else None
 
 
 def _is_stream(kind: type) -> bool:
@@ -456,8 +456,8 @@ def _slots(kind: type) -> Iterator[str]:
 
 
 def _read_slots(value: Any, slots: Iterable[str]) -> dict[str, Any]:
-    found = {name: getattr(value, name, _MISSING) for name in slots if not name.startswith("__")}
-    return {name: item for name, item in found.items() if item is not _MISSING}
+    values = {name: getattr(value, name, _MISSING) for name in slots if not name.startswith("__")}
+    return {name: item for name, item in values.items() if item is not _MISSING}
 
 
 def _write_slots(value: Any, content: dict[str, Any]) -> None:
