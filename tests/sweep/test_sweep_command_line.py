@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from command import optlab, write_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from small_sweeps import BASE, results, run, write
@@ -169,3 +170,17 @@ def test_paths_in_a_sweep_file_start_at_its_folder(tmp_path: Path) -> None:
         "model": ({"name": f"{tmp_path}/m.py:M"},),
     }
     assert variant.overrides == (f"loss.name={tmp_path}/my.py:Loss",)
+
+
+@pytest.mark.parametrize("verb", ["train", "validate"])
+@pytest.mark.parametrize("text", ["optimizer.lr=0.1,0.01", "seed=0..4"])
+def test_several_values_for_one_run_suggest_a_sweep(tmp_path: Path, verb: str, text: str) -> None:
+    config = write_tiny(tmp_path)
+    done = optlab(verb, config, "train.epochs=1", text)
+    assert done.code == 2
+    assert f"optlab sweep {config} train.epochs=1 {text}" in done.err
+
+
+def test_a_text_with_a_comma_is_one_value_of_a_run(tmp_path: Path) -> None:
+    done = optlab("validate", write_tiny(tmp_path), "model.hidden=[8,8]")
+    assert done.code == 0, done.err

@@ -50,6 +50,7 @@ from trainer.runs.options import RunOptions
 from trainer.runs.resume import resume as resume_run
 from trainer.runs.resume import train_or_resume
 from trainer.seeding import global_stream
+from trainer.sweep.command_line import suggest_sweep
 from trainer.sweep.json_schema import sweep_schema
 from trainer.training.builders import make_model
 from trainer.training.building import RunSetup, set_up_run
@@ -76,7 +77,7 @@ def train(
     if dry_run:
         announce_code(*components_in(draft.tree.data))
     with drawing.in_child_process(draft.wants_figures() and not dry_run) as draw:
-        with console.waiting("Checking the config", quiet=output.quiet):
+        with console.waiting("Checking the config", quiet=output.quiet), suggest_sweep(config, overrides):
             loaded = catalog.check_config(draft)  # torch imports its compiler here
         displayed_folder = where.run_dir or launch.folder_for(loaded, overrides, where.runs)
         folder = displayed_folder.absolute()  # a component may change the working directory
@@ -192,7 +193,8 @@ def validate(config: Path, overrides: Sequence[str], *, require_data: bool, as_j
     announce_code(*components_in(draft.tree.data))
     extent, unchecked = "", []
     with console.waiting("Checking the config"):
-        loaded = catalog.check_config(draft)
+        with suggest_sweep(config, overrides):
+            loaded = catalog.check_config(draft)
         try:
             setup = set_up_run(loaded, download=False)
             resolved, extent = setup.config, f"; {setup.experiment.plan.steps} steps"

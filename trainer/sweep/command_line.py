@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -110,3 +113,27 @@ def _expanded(item: Any, key: str, text: str) -> Sequence[Any]:
             expected=f"LOW..HIGH, at most {MAX_RANGE_LENGTH:,} integers",
         )
     return range(low, high + 1)
+
+
+@contextmanager
+def suggest_sweep(config: Path, overrides: Sequence[str]) -> Iterator[None]:
+    """Add to errors about an override with several values the command that sweeps over them."""
+    try:
+        yield
+    except ConfigError as error:
+        several = {f"override {text!r}" for text in overrides if _has_several_values(text)}
+        command = shlex.join(["optlab", "sweep", str(config), *overrides])
+        raise type(error).of(
+            replace(problem, fix=f"to train one run per value: {command}")
+            if problem.where in several
+            else problem
+            for problem in error.problems
+        ) from error
+
+
+def _has_several_values(text: str) -> bool:
+    try:
+        override = _read_override(text)
+    except OptlabError:
+        return False
+    return override.key != parse_override(text).key and len(override.value) > 1
