@@ -93,7 +93,7 @@ class EvalResult:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run came to; `summary.json` holds it.
+    """The results of a run, as stored in `summary.json`.
 
     Args:
         status: how it ended.

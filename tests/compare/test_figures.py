@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from trainer.compare import Comparison, compare_runs, draw_curves, group_runs, load_runs
-from trainer.compare.figure_style import find_look
+from trainer.compare.figure_style import find_style
 from trainer.errors import ConfigError
 from trainer.plots.style import render
 
@@ -165,7 +165,7 @@ def test_legends_lie_inside_the_figure(write_run: Any, tmp_path: Path) -> None:
     for place, optimizer in enumerate(names):
         write_run(f"x/{place}", optimizer=optimizer)
     for style in ("screen", "slides", "paper"):
-        figure = drawn(tmp_path, look=find_look(style))
+        figure = drawn(tmp_path, figure_style=find_style(style))
         figure.draw_without_rendering()
         box, whole = figure.legends[0].get_window_extent(), figure.bbox
         assert box.x0 >= whole.x0
@@ -173,15 +173,15 @@ def test_legends_lie_inside_the_figure(write_run: Any, tmp_path: Path) -> None:
 
 
 def test_styles_and_sizes(three: Path) -> None:
-    slides = drawn(three, look=find_look("slides"))
+    slides = drawn(three, figure_style=find_style("slides"))
     assert tuple(slides.get_size_inches()) == (10.0, 5.6)
-    assert tuple(drawn(three, look=find_look("paper", (3.0, 2.0))).get_size_inches()) == (3.0, 2.0)
-    (axes,) = drawn(three, look=find_look("print")).axes
+    assert tuple(drawn(three, figure_style=find_style("paper", (3.0, 2.0))).get_size_inches()) == (3.0, 2.0)
+    (axes,) = drawn(three, figure_style=find_style("print")).axes
     assert {line.get_color() for line in axes.lines} == {"#000000"}
     with pytest.raises(ConfigError, match="unknown style"):
-        find_look("poster")
+        find_style("poster")
     with pytest.raises(ConfigError, match="inches"):
-        find_look("paper", (0.0, 2.0))
+        find_style("paper", (0.0, 2.0))
 
 
 def test_the_same_runs_give_the_same_bytes(three: Path) -> None:

@@ -85,7 +85,7 @@ def train(
         if dry_run:
             _dry_run(set_up_run(loaded), displayed_folder)
             return 0
-        with launch.shown(output.quiet) as progress:
+        with launch.progress_display(output.quiet) as progress:
             options = RunOptions(progress=progress, wait=existing.wait, draw=draw)
             try:
                 if existing.resume and rundir.read_status(folder) is not None:

@@ -26,7 +26,7 @@ def resume(run: Path, overrides: Sequence[str], output: OutputOptions, *, trust:
         figures_wanted = draft.wants_figures()
         announce_code(*components_in(draft.tree.data))
     folder = run.absolute()  # a component may change the working directory
-    with launch.shown(output.quiet) as progress, drawing.in_child_process(figures_wanted) as draw:
+    with launch.progress_display(output.quiet) as progress, drawing.in_child_process(figures_wanted) as draw:
         options = RunOptions(progress=progress, draw=draw)
         done = resume_run(folder, overrides, options, trust=trust)
     displayed_folder = run if done.skipped else run.parent / rename_extended(folder).name

@@ -184,7 +184,9 @@ class _ProgressReporter(Display):
             tail += f", {state.failed} failed"
         if state.rate:
             tail += f"  {state.rate:.3g}/min"
-        tail += f"  left {'-:--' if state.left is None else console.format_seconds(state.left)}"
+        tail += (
+            f"  left {'-:--' if state.seconds_left is None else console.format_seconds(state.seconds_left)}"
+        )
         self._progress.update(SWEEP_COLUMNS, _state_rows(state), state.done, state.planned, tail)
 
     def note(self, text: str) -> None:

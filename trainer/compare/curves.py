@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from trainer.compare.entries import Entry, code, differs, metrics_of
 from trainer.compare.figure_style import (
-    LOOKS,
-    Look,
+    STYLES,
+    FigureStyle,
     legend,
     line_for,
     new_figure,
@@ -79,7 +79,7 @@ def draw_curves(
     seeds: bool = True,
     smoothed: bool = True,
     heading: str | None = None,
-    look: Look = LOOKS["screen"],
+    figure_style: FigureStyle = STYLES["screen"],
     multiples: bool | None = None,
 ) -> Figure | None:
     """Draw a metric of several groups during training. Return None if no run recorded it.
@@ -98,7 +98,7 @@ def draw_curves(
         smoothed: smooth minibatch losses per run (centred window, which shrinks at the start; the line stops
             before the end); other columns are never smoothed.
         heading: title of the figure; None = what the groups have in common.
-        look: size, fonts and line widths.
+        figure_style: size, fonts and line widths.
         multiples: draw one panel per group, with the other groups in grey behind it; None = do so for more
             than seven groups.
     """
@@ -115,24 +115,26 @@ def draw_curves(
     panels = drawn[:PANELS] if several else drawn
     columns = min(math.ceil(math.sqrt(len(panels))), 4) if several else 1
     rows = -(-len(panels) // columns) if several else 1
-    with settings(look):
+    with settings(figure_style):
         figure_title = heading if heading is not None else common_title([group for group, _ in drawn])
         cut = f"\nthe first {PANELS} of {len(drawn)} groups" if len(panels) < len(drawn) else ""
         caption = _caption(drawn, centre, band, smoothed and metric == "loss")
-        figure, axes = new_figure("\n".join(filter(None, [figure_title, caption])) + cut, look, rows, columns)
+        figure, axes = new_figure(
+            "\n".join(filter(None, [figure_title, caption])) + cut, figure_style, rows, columns
+        )
         _set_limits(axes[0], drawn, measured, log_x=log_x, log_y=log_y, as_loss=as_loss)
         if several:
-            _draw_panels(axes, panels, look, centre, band, seeds, columns)
-            figure.supxlabel(along, fontsize=look.font)
-            figure.supylabel(column_label(metric, measured), fontsize=look.font)
+            _draw_panels(axes, panels, figure_style, centre, band, seeds, columns)
+            figure.supxlabel(along, fontsize=figure_style.font)
+            figure.supylabel(column_label(metric, measured), fontsize=figure_style.font)
         else:
             handles = [
-                _draw_group(axes[0], group, series, line_for(i, look), centre, band, seeds=seeds)
+                _draw_group(axes[0], group, series, line_for(i, figure_style), centre, band, seeds=seeds)
                 for i, (group, series) in enumerate(panels)
             ]
             axes[0].set_xlabel(along)
             axes[0].set_ylabel(column_label(metric, measured))
-            legend(figure, handles, [_label(group) for group, _ in panels], look)
+            legend(figure, handles, [_label(group) for group, _ in panels], figure_style)
     return figure
 
 
@@ -218,7 +220,7 @@ def _curve(entry: Entry, metric: str, x: Axis, factor: float) -> _Series | None:
 
 
 def _after_start(one: _Series) -> _Series:
-    """Return a curve without x = 0, which a log axis cannot show; a line from there would look flat."""
+    """Return a curve without x = 0: a log axis would show a flat line up to the next value."""
     after_start = one.x > 0
     return _Series(one.x[after_start], one.y[after_start], one.diverged) if after_start.any() else one
 
@@ -240,7 +242,7 @@ def _logs(
 def _draw_panels(
     axes: Sequence[Axes],
     drawn: Sequence[tuple[Group, list[_Series]]],
-    look: Look,
+    figure_style: FigureStyle,
     centre: Literal["mean", "median"],
     band: BandKind | None,
     seeds: bool,
@@ -251,10 +253,10 @@ def _draw_panels(
             if other is not group:
                 x, y, _, _ = _centre(other_series, centre, None, log=one.get_xscale() == "log")
                 one.plot(x, y, color="#cccccc", linewidth=0.6, zorder=1.5)
-        line = line_for(0, look)
+        line = line_for(0, figure_style)
         _draw_group(one, group, series, Line(line.colour, "-", ""), centre, band, seeds=seeds)
-        wide = int(72 * look.inches[0] / columns / (0.63 * look.font))
-        one.set_title(plain(textwrap.fill(_label(group), max(wide, 12))), fontsize=0.8 * look.font)
+        wide = int(72 * figure_style.inches[0] / columns / (0.63 * figure_style.font))
+        one.set_title(plain(textwrap.fill(_label(group), max(wide, 12))), fontsize=0.8 * figure_style.font)
         if one.get_xscale() == "linear":
             one.locator_params(axis="x", nbins=4)
     for index, one in enumerate(axes[len(drawn) :], start=len(drawn)):
@@ -373,11 +375,11 @@ def _set_limits(
     start = [float(one.y[0]) for one in every if np.isfinite(one.y[0]) and one.y[0] > 0]
     top = max(start, default=math.inf) * (100 if log_y else 3) if as_loss else math.inf
     y_limits = limits([one.y[one.y <= top] for one in every], log=log_y)
-    later_shown = limits([one.y[(one.x > 0) & (one.y <= top)] for one in every], log=log_y)
-    if y_limits and later_shown and (metric.unit == "%" or not log_y):
+    later_limits = limits([one.y[(one.x > 0) & (one.y <= top)] for one in every], log=log_y)
+    if y_limits and later_limits and (metric.unit == "%" or not log_y):
         # Leave out the untrained network where its value would squeeze the rest of the curve against an edge.
-        zoomed = later_shown[1] - later_shown[0] < (y_limits[1] - y_limits[0]) / 2
-        y_limits = later_shown if zoomed else y_limits
+        zoomed = later_limits[1] - later_limits[0] < (y_limits[1] - y_limits[0]) / 2
+        y_limits = later_limits if zoomed else y_limits
     if y_limits is None:
         y_limits = (0.1, 10.0) if log_y else (0.0, 1.0)
     if metric.unit == "%":

@@ -82,7 +82,7 @@ def metrics_of(entries: Iterable[Entry]) -> tuple[Metric, ...]:
         final = entry.run.result.final if entry.run.result else None
         columns = tuple(final.values) if final else ()
         kind = columns, repr(entry.environment.get("metrics"))
-        if kind in seen:  # thousands of runs measure the same
+        if kind in seen:  # thousands of runs have the same metrics
             continue
         seen.add(kind)
         names |= set(map(metric_name, columns))

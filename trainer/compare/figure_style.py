@@ -17,7 +17,7 @@ from trainer.plots.style import DPI, FIGURE_INCHES, LINES, SETTINGS, Line, forma
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class FigureStyle:
     """Size, fonts and line widths of a figure.
 
     Args:
@@ -33,67 +33,69 @@ class Look:
     grey: bool = False
 
 
-LOOKS: dict[str, Look] = {
-    "screen": Look(),
-    "slides": Look((10.0, 5.6), font=16.0, line=3.0),
-    "paper": Look((5.0, 3.3), font=8.5, line=1.3),
-    "print": Look((6.5, 4.2), font=10.0, line=1.5, grey=True),
+STYLES: dict[str, FigureStyle] = {
+    "screen": FigureStyle(),
+    "slides": FigureStyle((10.0, 5.6), font=16.0, line=3.0),
+    "paper": FigureStyle((5.0, 3.3), font=8.5, line=1.3),
+    "print": FigureStyle((6.5, 4.2), font=10.0, line=1.5, grey=True),
 }
 GREYS = ("#000000", "#555555", "#888888", "#333333", "#707070", "#9a9a9a", "#202020")
 
 
-def find_look(style: str, inches: tuple[float, float] | None = None) -> Look:
-    """Return the look of a style, optionally with another size. Raise ConfigError if the style is unknown."""
-    if style not in LOOKS:
-        raise ConfigError(f"unknown style {style!r}", key="--style", expected=", ".join(LOOKS))
-    look = LOOKS[style]
+def find_style(style: str, inches: tuple[float, float] | None = None) -> FigureStyle:
+    """Return a style by name, optionally with another size. Raise ConfigError if the name is unknown."""
+    if style not in STYLES:
+        raise ConfigError(f"unknown style {style!r}", key="--style", expected=", ".join(STYLES))
+    figure_style = STYLES[style]
     if inches is None:
-        return look
+        return figure_style
     if not all(1 <= side <= 60 for side in inches):
         raise ConfigError(
             f"a figure of {inches[0]:g} x {inches[1]:g} inches",
             key="--size",
             expected="1 to 60 inches a side",
         )
-    return Look(inches, look.font, look.line, look.grey)
+    return FigureStyle(inches, figure_style.font, figure_style.line, figure_style.grey)
 
 
-def settings(look: Look) -> AbstractContextManager[None]:
-    """Return a context manager that applies this look and restores matplotlib's settings afterwards."""
+def settings(figure_style: FigureStyle) -> AbstractContextManager[None]:
+    """Return a context manager that applies this style and restores matplotlib's settings afterwards."""
     sizes = ("font.size", "axes.titlesize", "figure.titlesize", "legend.fontsize", "axes.labelsize")
     own: dict[Any, Any] = {
         **SETTINGS,
-        **dict.fromkeys(sizes, look.font),
-        "xtick.labelsize": look.font,
-        "ytick.labelsize": look.font,
-        "lines.linewidth": look.line,
-        "lines.markersize": 3.2 * look.line,
+        **dict.fromkeys(sizes, figure_style.font),
+        "xtick.labelsize": figure_style.font,
+        "ytick.labelsize": figure_style.font,
+        "lines.linewidth": figure_style.line,
+        "lines.markersize": 3.2 * figure_style.line,
     }
     return style.settings(own)
 
 
-def new_figure(heading: str, look: Look, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    heading: str, figure_style: FigureStyle, rows: int = 1, columns: int = 1
+) -> tuple[Figure, list[Axes]]:
     """Return a figure with a heading, and its `rows x columns` axes with shared scales, row by row."""
-    width, height = look.inches
+    width, height = figure_style.inches
     if rows > 2:
         height *= rows / 2
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(plain(fitted(heading, look)))
+    figure.suptitle(plain(fitted(heading, figure_style)))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     axes = [one for row in grid for one in row]
     for one in axes:
         # Ticks are created while drawing, possibly under other settings: set what they need here.
         one.tick_params(
-            which="both", labelsize=look.font * (1 if rows * columns == 1 else 0.8),
+            which="both", labelsize=figure_style.font * (1 if rows * columns == 1 else 0.8),
             grid_color=SETTINGS["grid.color"], grid_linewidth=SETTINGS["grid.linewidth"],
         )  # fmt: skip
     return figure, axes
 
 
-def fitted(text: str, look: Look) -> str:
+def fitted(text: str, figure_style: FigureStyle) -> str:
     """Return text wrapped to the width of the figure, preferably between its parts."""
-    width = max(int(72 * look.inches[0] / (0.54 * look.font)), 20)
+    width = max(int(72 * figure_style.inches[0] / (0.54 * figure_style.font)), 20)
     lines: list[str] = []
     for paragraph in text.split("\n"):
         line = ""
@@ -116,15 +118,15 @@ def plain(text: str) -> str:
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
-def line_for(index: int, look: Look) -> Line:
+def line_for(index: int, figure_style: FigureStyle) -> Line:
     """Return the line style of the i-th series; after the seventh, colours and dashes are combined anew."""
     line = LINES[index % len(LINES)]
     if index >= len(LINES):
         line = Line(line.colour, LINES[(index + index // len(LINES)) % len(LINES)].dashes, line.marker)
-    return Line(GREYS[index % len(GREYS)], line.dashes, line.marker) if look.grey else line
+    return Line(GREYS[index % len(GREYS)], line.dashes, line.marker) if figure_style.grey else line
 
 
-def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], look: Look) -> None:
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], figure_style: FigureStyle) -> None:
     """Put a legend below the axes, in as many columns as fit; a single entry gets no legend."""
     if len(labels) < 2:
         return
@@ -133,14 +135,14 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], look: 
         rows = -(-len(labels) // columns)
         widest = [max(map(len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
         # A character is about 0.6 font sizes wide; handle and gaps take 5.5 font sizes.
-        if sum((0.6 * width + 5.5) * look.font for width in widest) < 72 * figure.get_figwidth():
+        if sum((0.6 * width + 5.5) * figure_style.font for width in widest) < 72 * figure.get_figwidth():
             break
         columns -= 1
     rows = -(-len(labels) // columns)
     columns = -(-len(labels) // rows)
     if rows > 3:  # Make the figure taller for a long legend, which would otherwise shrink the axes.
         width, height = figure.get_size_inches()
-        figure.set_size_inches(width, height + (rows - 3) * 1.6 * look.font / 72)
+        figure.set_size_inches(width, height + (rows - 3) * 1.6 * figure_style.font / 72)
     figure.legend(handles, list(map(plain, labels)), loc="outside lower center", ncols=columns)
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from trainer.compare import tuning
 from trainer.compare.curves import Axis, Scale, draw_curves, has_metric
 from trainer.compare.entries import metrics_of
-from trainer.compare.figure_style import Look
+from trainer.compare.figure_style import FigureStyle
 from trainer.compare.groups import Group, Grouping
 from trainer.compare.measures import Target
 from trainer.compare.times import draw_profile, draw_times
@@ -45,7 +45,7 @@ def draw_all(
     targets: Sequence[Target],
     search: Search,
     options: CurveOptions,
-    look: Look,
+    figure_style: FigureStyle,
     *,
     random_search: bool,
 ) -> tuple[dict[str, Figure], list[str]]:
@@ -57,7 +57,7 @@ def draw_all(
         targets: targets whose times are drawn.
         search: tuning results of runs at several settings.
         options: options of the curves.
-        look: size, fonts and line widths.
+        figure_style: size, fonts and line widths.
         random_search: treat the runs as a random search.
     """
     figures: dict[str, Figure] = {}
@@ -70,24 +70,26 @@ def draw_all(
         for name in _curve_metrics(members):
             figure = draw_curves(
                 members, name, x=options.x, scale=options.scale, centre=options.centre, band=options.band,
-                smoothed=options.smooth, multiples=options.multiples, look=look,
+                smoothed=options.smooth, multiples=options.multiples, figure_style=figure_style,
             )  # fmt: skip
             if figure is not None:
                 _add(figures, name + suffix, figure)
         for target in targets:
-            figure = draw_times(grouping, frame, target, unit=unit, problem=problem, look=look)
+            figure = draw_times(
+                grouping, frame, target, unit=unit, problem=problem, figure_style=figure_style
+            )
             if figure is None:
                 notes.append(f"{head}no run reached {target}: no figure of times")
             else:
                 _add(figures, f"times.{file_name(str(target))}{suffix}", figure)
-    figures |= _sensitivities(search, look)
+    figures |= _sensitivities(search, figure_style)
     for target in targets if len(grouping.problems) > 1 else ():
-        figure, reason = draw_profile(frame, target, unit=unit, look=look)
+        figure, reason = draw_profile(frame, target, unit=unit, figure_style=figure_style)
         if figure is None:
             notes.append(f"no performance profile for {target}: {reason}")
         else:
             _add(figures, f"profile.{file_name(str(target))}", figure)
-    budgets = _budgets(search, look, asserted=random_search)
+    budgets = _budgets(search, figure_style, assume_random=random_search)
     if random_search and not budgets:
         notes.append("no budget curve: no family of settings was tried more than once")
     return figures | budgets, notes
@@ -107,7 +109,7 @@ def _curve_metrics(groups: Sequence[Group]) -> list[str]:
     return metrics
 
 
-def _sensitivities(search: Search, look: Look) -> dict[str, Figure]:
+def _sensitivities(search: Search, figure_style: FigureStyle) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     suffixes = _suffixes(search.grouping.problems)
     for problem in search.grouping.problems:
@@ -115,7 +117,9 @@ def _sensitivities(search: Search, look: Look) -> dict[str, Figure]:
         suffix = suffixes[problem]
         for (where, key), sensitivities in search.sensitivities.items():
             if where == problem:
-                figure = draw_sensitivity(sensitivities, key, search.selection, members, look=look)
+                figure = draw_sensitivity(
+                    sensitivities, key, search.selection, members, figure_style=figure_style
+                )
                 _add(figures, f"sensitivity.{file_name(key)}{suffix}", figure)
         if len(search.swept) < 2:
             continue
@@ -123,15 +127,15 @@ def _sensitivities(search: Search, look: Look) -> dict[str, Figure]:
         named = _suffixes([family.name for family in families])
         for family in families:
             keys = search.swept[0], search.swept[1]
-            drawn = draw_heat_map(family, search.selection, keys, search.swept, look=look)
+            drawn = draw_heat_map(family, search.selection, keys, search.swept, figure_style=figure_style)
             if drawn is not None:
                 _add(figures, f"heat_map{named[family.name]}{suffix}", drawn)
     return figures
 
 
-def _budgets(search: Search, look: Look, *, asserted: bool) -> dict[str, Figure]:
+def _budgets(search: Search, figure_style: FigureStyle, *, assume_random: bool) -> dict[str, Figure]:
     grouping, selection = search.grouping, search.selection
-    families = tuning.random_families(grouping, selection, asserted=asserted)
+    families = tuning.random_families(grouping, selection, assume_random=assume_random)
     figures = {}
     suffixes = _suffixes(grouping.problems)
     for problem in grouping.problems:
@@ -140,7 +144,9 @@ def _budgets(search: Search, look: Look, *, asserted: bool) -> dict[str, Figure]
         curves = {name: curve for name, curve in all_curves.items() if curve is not None}
         if curves:
             members = [group for family in on_problem for group in family.groups]
-            figures[f"budget{suffixes[problem]}"] = draw_budget(curves, selection, members, look=look)
+            figures[f"budget{suffixes[problem]}"] = draw_budget(
+                curves, selection, members, figure_style=figure_style
+            )
     return figures
 
 

@@ -126,7 +126,9 @@ def is_final(run: Run) -> bool:
     return sweep is not None and os.path.realpath(run.path).startswith(f"{sweep / FINAL}{os.sep}")
 
 
-@lru_cache(maxsize=1 << 14)  # called several times per run, and one folder can contain thousands of runs
+@lru_cache(
+    maxsize=1 << 14
+)  # cached: called several times per run, and a folder can contain thousands of runs
 def _sweep_above(folder: Path) -> Path | None:
     """Return the nearest sweep folder at or above the given one; `find` clears the cache."""
     real_path = Path(os.path.realpath(folder))

@@ -205,14 +205,16 @@ class _Names:
                 continue
             match = group.get("match") or {}
             target = (
-                match.get("name") if isinstance(match, Mapping) and len(_set_conditions(match)) == 1 else None
+                match.get("name")
+                if isinstance(match, Mapping) and len(_active_conditions(match)) == 1
+                else None
             )
             options = [
                 f"{key}={format_setting(self._shortened(item), digits=digits)}"
                 for key, item in group.items()
                 if key not in ("match", "label")
             ]
-            parts.append(" ".join([str(target or format_setting(_set_conditions(match))), *options]))
+            parts.append(" ".join([str(target or format_setting(_active_conditions(match))), *options]))
         return f"groups=({'; '.join(parts)})" if parts else "one group"
 
 
@@ -220,7 +222,7 @@ def _parts(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value] if value else []
 
 
-def _set_conditions(match: Any) -> Any:
+def _active_conditions(match: Any) -> Any:
     """Return the conditions of a match that are set."""
     if not isinstance(match, Mapping):
         return match
@@ -230,7 +232,7 @@ def _set_conditions(match: Any) -> Any:
 class _KeyFilter:
     """Decides whether the value of one key is part of a group's short name.
 
-    It is if it differs between groups of the same component or is not the default.
+    The value is part of the name if it differs between groups of the same component or is not the default.
     """
 
     def __init__(self, key: str, groups: Sequence[NameInput]) -> None:
@@ -251,7 +253,7 @@ class _KeyFilter:
         """Return whether the value of the key is part of a group's name."""
         value, component = one.settings[self._key], self._component(one)
         if not component:
-            # An option that only some groups have, and that is off there, is not worth naming.
+            # Leave out an option that only some groups have and that is off in these.
             return bool(value) or self._in_all_groups
         if len(self._codes[component]) > 1:
             return True

@@ -58,7 +58,7 @@ class Selection:
         """Return the scores of all runs of a group that have one."""
         return [value for one in group.entries if (value := self.value(one)) is not None]
 
-    def worth(self, group: Group) -> float | None:
+    def score(self, group: Group) -> float | None:
         """Return the score of a group; None if a seed is missing on which its sweep compares settings."""
         wanted = frozenset[str]().union(*(self.seeds.get(one.run.path, ()) for one in group.entries))
         known = {one.seed for one in group.entries if self.value(one) is not None}

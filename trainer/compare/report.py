@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from trainer.compare import tuning
 from trainer.compare.curves import Axis, Scale
 from trainer.compare.entries import Entry
-from trainer.compare.figure_style import find_look
+from trainer.compare.figure_style import find_style
 from trainer.compare.figures import CurveOptions, draw_all
 from trainer.compare.groups import Grouping, group_runs
 from trainer.compare.load import find, is_final, sweep_of
@@ -191,7 +191,7 @@ def compare_runs(
         RunError: no run is left to compare.
         ConfigError: an option is invalid.
     """
-    look = find_look(style, size)
+    figure_style = find_style(style, size)
     check_confidence(confidence)
     all_runs, notes = _runs(runs)
     finals, searched, reasons = _stages(all_runs)
@@ -201,7 +201,12 @@ def compare_runs(
     goals = tuple(dict.fromkeys(parse_target(text, entries) for text in targets))
     frame = run_frame(grouping, goals)
     judged = _metric(metric, frame) if metric else primary_metric(frame)
-    notes += [*grouping.notes, *_missing(frame, grouping.metrics), *_machines(entries), *_singles(grouping)]
+    notes += [
+        *grouping.notes,
+        *_missing_notes(frame, grouping.metrics),
+        *_machine_notes(entries),
+        *_single_seed_notes(grouping),
+    ]
     if against is None and max(Counter(group.problem for group in grouping.groups).values()) > ALL_PAIRS:
         notes.append(
             f"more than {ALL_PAIRS} groups: each is compared with the group of the best mean. The same seeds "
@@ -211,12 +216,14 @@ def compare_runs(
     trial_entries = [entry for group in trials.groups for entry in group.entries]
     selection = selection_of(trial_entries, judged if metric else None)
     search = tuning.search_of(trials, selection, within=within, confidence=confidence)
-    if not any(note.endswith("pruned") for note in notes):  # their trials were counted elsewhere
+    if not any(note.endswith("pruned") for note in notes):  # pruned trials are missing here
         notes += search.unequal()
     figures: dict[str, Figure] = {}
     if draw:
         curves = CurveOptions(x, scale, centre, band, smooth, multiples)
-        figures, reasons = draw_all(grouping, frame, goals, search, curves, look, random_search=random_search)
+        figures, reasons = draw_all(
+            grouping, frame, goals, search, curves, figure_style, random_search=random_search
+        )
         notes += reasons
     return Comparison(
         grouping=grouping,
@@ -275,7 +282,7 @@ def _metric(name: str, frame: pd.DataFrame) -> str:
     raise unknown_name("result", name, known, key="--metric")
 
 
-def _missing(frame: pd.DataFrame, metrics: Sequence[Metric]) -> list[str]:
+def _missing_notes(frame: pd.DataFrame, metrics: Sequence[Metric]) -> list[str]:
     ended = frame[frame["status"] != "diverged"]
     notes = []
     for name in columns_of(metrics):
@@ -286,14 +293,14 @@ def _missing(frame: pd.DataFrame, metrics: Sequence[Metric]) -> list[str]:
     return notes
 
 
-def _machines(entries: Sequence[Entry]) -> list[str]:
+def _machine_notes(entries: Sequence[Entry]) -> list[str]:
     machines = sorted({timed_on(one) for one in entries})
     if len(machines) < 2:
         return []
     return [f"the runs were timed on {'; on '.join(machines)}: seconds and milliseconds are not comparable"]
 
 
-def _singles(grouping: Grouping) -> list[str]:
+def _single_seed_notes(grouping: Grouping) -> list[str]:
     single = [group.label for group in grouping.groups if len({entry.seed for entry in group.entries}) == 1]
     if not single:
         return []

@@ -7,7 +7,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from trainer.compare.curves import common_title
-from trainer.compare.figure_style import LOOKS, Look, legend, line_for, new_figure, scale_x, scale_y, settings
+from trainer.compare.figure_style import (
+    STYLES,
+    FigureStyle,
+    legend,
+    line_for,
+    new_figure,
+    scale_x,
+    scale_y,
+    settings,
+)
 from trainer.compare.groups import Grouping
 from trainer.compare.measures import Target
 from trainer.statistics import ecdf_of_times, performance_profile, summary_of_times
@@ -22,7 +31,7 @@ def draw_times(
     *,
     unit: str = "steps",
     problem: str = "",
-    look: Look = LOOKS["screen"],
+    figure_style: FigureStyle = STYLES["screen"],
 ) -> Figure | None:
     """Draw the share of each group's runs that reached a target, against time. Return None if no run did.
 
@@ -35,7 +44,7 @@ def draw_times(
         target: the target.
         unit: steps, epochs or seconds.
         problem: the problem, if there are several.
-        look: size, fonts and line widths.
+        figure_style: size, fonts and line widths.
     """
     column = f"{unit} to {target}"
     groups = [group for group in grouping.groups if group.problem == problem]
@@ -50,9 +59,9 @@ def draw_times(
         return None
     positive = finite[finite > 0]
     log = bool(positive.size) and float(positive.max() / positive.min()) > 20
-    with settings(look):
+    with settings(figure_style):
         head = f"runs that reached {target}, of all runs"
-        figure, (axes,) = new_figure(f"{common_title(groups)}\n{head}", look)
+        figure, (axes,) = new_figure(f"{common_title(groups)}\n{head}", figure_style)
         last = float(finite.max()) or 1.0
         if log:
             scale_x(axes, float(positive.min()) / 1.3, last * 1.3, log=True)
@@ -63,7 +72,7 @@ def draw_times(
         edge = axes.get_xlim()
         for index, (name, values) in enumerate(times.items()):
             steps = ecdf_of_times(values)
-            line = line_for(index, look)
+            line = line_for(index, figure_style)
             x = np.concatenate([[edge[0]], np.maximum(steps.x, edge[0]), [edge[1]]])
             y = np.concatenate([[0.0], steps.fraction, steps.fraction[-1:] if steps.x.size else [0.0]])
             (handle,) = axes.plot(
@@ -75,7 +84,7 @@ def draw_times(
             labels.append(f"{name} ({summary.reached} of {summary.n})")
         axes.set_xlabel(f"{UNIT_LABELS[unit]} to {target}")
         axes.set_ylabel("share of runs")
-        legend(figure, handles, labels, look)
+        legend(figure, handles, labels, figure_style)
     return figure
 
 
@@ -87,7 +96,7 @@ def median_times(frame: pd.DataFrame, target: Target, unit: str) -> pd.DataFrame
 
 
 def draw_profile(
-    frame: pd.DataFrame, target: Target, *, unit: str = "steps", look: Look = LOOKS["screen"]
+    frame: pd.DataFrame, target: Target, *, unit: str = "steps", figure_style: FigureStyle = STYLES["screen"]
 ) -> tuple[Figure | None, str]:
     """Draw the performance profile rho(tau) over problems, or return the reason why it cannot be drawn.
 
@@ -98,7 +107,7 @@ def draw_profile(
         frame: the result of `measures.run_frame`, with this target.
         target: the target, the same value on every problem.
         unit: steps, epochs or seconds.
-        look: size, fonts and line widths.
+        figure_style: size, fonts and line widths.
     """
     times = median_times(frame, target, unit)
     times = times.loc[:, times.notna().all()]
@@ -109,18 +118,18 @@ def draw_profile(
     if not np.isfinite(times.to_numpy()).any():
         return None, f"no group reaches {target} on any problem in half of its runs"
     profile = performance_profile(times.to_numpy())
-    with settings(look):
+    with settings(figure_style):
         figure, (axes,) = new_figure(
             f"performance profile over {len(times)} problems · {unit} to {target}\n"
             "read the best group only: the order of the others depends on which groups are included",
-            look,
+            figure_style,
         )
         last = max(float(profile.tau[-1]) * 1.1, 1.5)
         scale_x(axes, 1.0, last, log=last > 3)
         scale_y(axes, -0.03, 1.05, log=False)
         handles = []
         for index, rho in enumerate(profile.rho):
-            line = line_for(index, look)
+            line = line_for(index, figure_style)
             (handle,) = axes.plot(
                 np.append(profile.tau, last), np.append(rho, rho[-1]), drawstyle="steps-post",
                 color=line.colour, linestyle=line.dashes, marker=line.marker, markevery=slice(0, -1),
@@ -129,5 +138,5 @@ def draw_profile(
             handles.append(handle)
         axes.set_xlabel("tau: times the best group's time")
         axes.set_ylabel("share of problems solved")
-        legend(figure, handles, [str(name) for name in times.columns], look)
+        legend(figure, handles, [str(name) for name in times.columns], figure_style)
     return figure, ""

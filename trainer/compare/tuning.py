@@ -114,8 +114,8 @@ def _without(groups: Sequence[Group], swept: Sequence[str]) -> str:
 def best_group(groups: Sequence[Group], swept: Sequence[str], selection: Selection) -> Group | None:
     """Return the best group by the rule with which a sweep selects its best setting; None without one."""
     settings = [{key: group.settings.get(key) for key in swept} for group in groups]
-    worths = map(selection.worth, groups)
-    index = best_setting(zip(settings, worths, strict=True), selection.rule.mode)
+    scores = map(selection.score, groups)
+    index = best_setting(zip(settings, scores, strict=True), selection.rule.mode)
     return None if index is None else groups[index]
 
 
@@ -167,7 +167,7 @@ def tuned(
 ) -> dict[tuple[float, ...], Group]:
     """Return the best group of a family for each combination of values of some swept keys.
 
-    If no group of a combination can be selected, return one whose runs diverged or lack a seed.
+    If no group of a combination has a score, return one whose runs diverged or lack a seed.
     """
     members: dict[tuple[float, ...], list[Group]] = defaultdict(list)
     for group in family.groups:
@@ -241,7 +241,7 @@ def sensitivity_lines(sensitivities: Mapping[str, Sensitivity], key: str) -> lis
 # Random search
 
 
-def random_families(grouping: Grouping, selection: Selection, *, asserted: bool = False) -> list[Family]:
+def random_families(grouping: Grouping, selection: Selection, *, assume_random: bool = False) -> list[Family]:
     """Return the families whose settings were drawn at random, which a budget curve requires.
 
     These are runs of a sweep whose sweep.yaml has `strategy: random` without pruning.
@@ -249,7 +249,7 @@ def random_families(grouping: Grouping, selection: Selection, *, asserted: bool 
     Args:
         grouping: the groups.
         selection: contains the paths of these runs.
-        asserted: treat all runs as a random search, because the user says so.
+        assume_random: treat all runs as a random search, whatever their sweep.yaml says.
     """
     numeric = [key for key in grouping.keys if any(is_number(g.settings.get(key)) for g in grouping.groups)]
     drawn_families = []
@@ -257,7 +257,7 @@ def random_families(grouping: Grouping, selection: Selection, *, asserted: bool 
         drawn = []
         for family in families(grouping, numeric, problem):
             paths = {entry.run.path for group in family.groups for entry in group.entries}
-            if len(family.groups) >= 2 and (asserted or paths <= selection.random):
+            if len(family.groups) >= 2 and (assume_random or paths <= selection.random):
                 drawn.append(family)
         names = distinct([family.name or family.groups[0].name.partition(" ")[0] for family in drawn])
         drawn_families += [Family(name, family.groups) for name, family in zip(names, drawn, strict=True)]
@@ -267,16 +267,16 @@ def random_families(grouping: Grouping, selection: Selection, *, asserted: bool 
 def budget_curve(family: Family, selection: Selection) -> ExpectedBest | None:
     """Return the expected best of k trials, or None for fewer than two trials.
 
-    A trial is a group. A group with a diverged run counts as guessing: accuracy 1 / classes, loss
-    ln(classes), or the worst result of the others if the number of classes is unknown.
+    A trial is a group. A group with a diverged run gets the score of random guessing: accuracy
+    1 / classes, loss ln(classes), or the worst result of the others if the number of classes is unknown.
 
     Args:
         family: groups of a random search.
         selection: how settings are compared.
     """
-    worths = [value for group in family.groups if (value := selection.worth(group)) is not None]
-    finite = [value for value in worths if math.isfinite(value)]
-    if len(worths) < 2 or not finite:
+    scores = [value for group in family.groups if (value := selection.score(group)) is not None]
+    finite = [value for value in scores if math.isfinite(value)]
+    if len(scores) < 2 or not finite:
         return None
     data = family.groups[0].entries[0].environment.get("data") or {}
     classes = data.get("num_classes")
@@ -284,5 +284,5 @@ def budget_curve(family: Family, selection: Selection) -> ExpectedBest | None:
     guess = min(finite) if large else max(finite)
     if isinstance(classes, int) and classes > 1:
         guess = min(guess, 1 / classes) if large else max(guess, math.log(classes))
-    values = [value if math.isfinite(value) else guess for value in worths]
+    values = [value if math.isfinite(value) else guess for value in scores]
     return expected_best(values, list(range(1, len(values) + 1)), mode=selection.rule.mode)

@@ -12,7 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trainer.compare.curves import common_title
-from trainer.compare.figure_style import LOOKS, Look, legend, line_for, new_figure, scale_x, scale_y, settings
+from trainer.compare.figure_style import (
+    STYLES,
+    FigureStyle,
+    legend,
+    line_for,
+    new_figure,
+    scale_x,
+    scale_y,
+    settings,
+)
 from trainer.compare.groups import Group
 from trainer.compare.objective import Selection
 from trainer.compare.tuning import Family, tuned
@@ -27,7 +36,7 @@ def draw_sensitivity(
     selection: Selection,
     groups: Sequence[Group],
     *,
-    look: Look = LOOKS["screen"],
+    figure_style: FigureStyle = STYLES["screen"],
 ) -> Figure:
     """Draw the result against a swept key, with intervals, the good range and diverged settings."""
     factor = selection.metric.scale
@@ -38,7 +47,7 @@ def draw_sensitivity(
     zero = above[0] / 10 if log_x and settings_[0] == 0 else 0.0
     means = [m for one in sensitivities.values() for m in one.centre if m is not None]
     log_y = selection.metric.log and bool(means) and min(means) > 0
-    with settings(look):
+    with settings(figure_style):
         parts = [
             f"bar on the axis: within {100 * next(iter(sensitivities.values())).within:.3g} % of the best"
         ]
@@ -53,7 +62,7 @@ def draw_sensitivity(
             else []
         )
         heading = f"{common_title(groups)}\n{' · '.join(parts)}"
-        figure, (axes,) = new_figure(heading, look)
+        figure, (axes,) = new_figure(heading, figure_style)
         if log_x:
             scale_x(axes, (zero or above[0]) / 1.4, above[-1] * 1.4, log=True)
             if zero:
@@ -81,15 +90,17 @@ def draw_sensitivity(
         scale_y(axes, *y_limits, log=log_y)
         handles = []
         for index, one in enumerate(sensitivities.values()):
-            handles.append(_draw_family(axes, one, index, factor, look, zero))
+            handles.append(_draw_family(axes, one, index, factor, figure_style, zero))
         axes.set_xlabel(key + (", logarithmic" if log_x else "") + (" but for 0" if zero else ""))
         axes.set_ylabel(selection.metric.with_unit(selection.label))
-        legend(figure, handles, [name or "all" for name in sensitivities], look)
+        legend(figure, handles, [name or "all" for name in sensitivities], figure_style)
     return figure
 
 
-def _draw_family(axes: Any, one: Sensitivity, index: int, factor: float, look: Look, zero: float) -> Any:
-    line = line_for(index, look)
+def _draw_family(
+    axes: Any, one: Sensitivity, index: int, factor: float, figure_style: FigureStyle, zero: float
+) -> Any:
+    line = line_for(index, figure_style)
     low_edge, high_edge = axes.get_ylim()
     x = np.array([value or zero for value in one.settings])
     y = np.array([math.nan if m is None else factor * m for m in one.centre])
@@ -100,7 +111,7 @@ def _draw_family(axes: Any, one: Sensitivity, index: int, factor: float, look: L
     ends = np.isfinite(low) & np.isfinite(high)
     axes.vlines(
         x[ends], np.clip(low[ends], low_edge, None), np.clip(high[ends], None, high_edge),
-        color=line.colour, linewidth=0.8 * look.line, alpha=0.6,
+        color=line.colour, linewidth=0.8 * figure_style.line, alpha=0.6,
     )  # fmt: skip
     diverged = np.array(one.diverged) > 0
     if diverged.any():
@@ -129,7 +140,7 @@ def draw_heat_map(
     keys: tuple[str, str],
     swept: Sequence[str],
     *,
-    look: Look = LOOKS["screen"],
+    figure_style: FigureStyle = STYLES["screen"],
 ) -> Figure | None:
     """Draw the result over two swept keys. Return None if one of them has fewer than two values.
 
@@ -140,7 +151,7 @@ def draw_heat_map(
         selection: how settings are compared.
         keys: keys of the x and y axes; if less than half of the grid was run (a search), draw points.
         swept: all swept keys; a cell shows the best of its settings in the other keys.
-        look: size, fonts and line widths.
+        figure_style: size, fonts and line widths.
     """
     cells: dict[tuple[float, float], list[float]] = {
         (setting[0], setting[1]): selection.values(group)
@@ -152,17 +163,17 @@ def draw_heat_map(
     factor = selection.metric.scale
     means = np.full((len(up), len(across)), np.nan)
     for (x, y), values in cells.items():
-        setting_worth = setting_value(values, selection.rule)
-        if setting_worth is not None and math.isfinite(setting_worth):
-            means[up.index(y), across.index(x)] = factor * setting_worth
-    with settings(look):
+        score = setting_value(values, selection.rule)
+        if score is not None and math.isfinite(score):
+            means[up.index(y), across.index(x)] = factor * score
+    with settings(figure_style):
         named = f"{family.name}: " if family.name else ""
         value_label = selection.metric.with_unit(selection.label)
-        figure, (axes,) = new_figure(f"{common_title(family.groups)}\n{named}{value_label}", look)
+        figure, (axes,) = new_figure(f"{common_title(family.groups)}\n{named}{value_label}", figure_style)
         if 2 * len(cells) < means.size:
-            _scatter(axes, means, cells, across, up, look, selection=selection)
+            _scatter(axes, means, cells, across, up, figure_style, selection=selection)
         else:
-            _write_cells(axes, means, cells, across, up, look, selection=selection)
+            _write_cells(axes, means, cells, across, up, figure_style, selection=selection)
             axes.set_xticks(range(len(across)), [format_number(value) for value in across])
             axes.set_yticks(range(len(up)), [format_number(value) for value in up])
             axes.grid(visible=False)
@@ -177,7 +188,7 @@ def _scatter(
     cells: Mapping[tuple[float, float], Sequence[float]],
     across: Sequence[float],
     up: Sequence[float],
-    look: Look,
+    figure_style: FigureStyle,
     *,
     selection: Selection,
 ) -> None:
@@ -190,19 +201,19 @@ def _scatter(
         )
         scale(axes, low, high, log=log)
     shade, low, high = _shades(means, selection)
-    colours = matplotlib.colormaps["Greys" if look.grey else "YlGnBu"]
+    colours = matplotlib.colormaps["Greys" if figure_style.grey else "YlGnBu"]
     for x, y in cells:
         row, column = up.index(y), across.index(x)
         lost = not math.isfinite(means[row, column])
         colour = "none" if lost else colours((shade[row, column] - low) / (high - low))
         axes.plot(
-            [x], [y], "X" if lost else "o", markersize=1.1 * look.font, markerfacecolor=colour,
+            [x], [y], "X" if lost else "o", markersize=1.1 * figure_style.font, markerfacecolor=colour,
             markeredgecolor="black", markeredgewidth=0.6,
         )  # fmt: skip
         text = "diverged" if lost else f"{means[row, column]:.3g}"
         axes.annotate(
-            text, (x, y), xytext=(0, 0.75 * look.font), textcoords="offset points", ha="center",
-            fontsize=0.75 * look.font,
+            text, (x, y), xytext=(0, 0.75 * figure_style.font), textcoords="offset points", ha="center",
+            fontsize=0.75 * figure_style.font,
         )  # fmt: skip
 
 
@@ -223,13 +234,13 @@ def _write_cells(
     cells: Mapping[tuple[float, float], Sequence[float]],
     across: Sequence[float],
     up: Sequence[float],
-    look: Look,
+    figure_style: FigureStyle,
     *,
     selection: Selection,
 ) -> None:
     """Colour each cell by its mean (the best is the darkest) and write the mean into it."""
     shade, low, high = _shades(means, selection)
-    colours = matplotlib.colormaps["Greys" if look.grey else "YlGnBu"]
+    colours = matplotlib.colormaps["Greys" if figure_style.grey else "YlGnBu"]
     axes.imshow((shade - low) / (high - low), cmap=colours, vmin=0, vmax=1, origin="lower", aspect="auto")
     for (x, y), values in cells.items():
         column, row = across.index(x), up.index(y)
@@ -237,7 +248,7 @@ def _write_cells(
         text = (
             f"{means[row, column]:.3g}" if not num_diverged else f"{num_diverged} of {len(values)}\ndiverged"
         )
-        axes.text(column, row, text, ha="center", va="center", fontsize=0.75 * look.font)
+        axes.text(column, row, text, ha="center", va="center", fontsize=0.75 * figure_style.font)
 
 
 def draw_budget(
@@ -245,23 +256,23 @@ def draw_budget(
     selection: Selection,
     groups: Sequence[Group],
     *,
-    look: Look = LOOKS["screen"],
+    figure_style: FigureStyle = STYLES["screen"],
 ) -> Figure:
     """Draw the expected best of k random trials with its interval, one line per family."""
     factor = selection.metric.scale
-    with settings(look):
+    with settings(figure_style):
         heading = (
             f"{common_title(groups)}\nexpected best of k random trials · band: nominal 95 % bootstrap "
             "interval; it covers less as k approaches the number of trials"
         )
-        figure, (axes,) = new_figure(heading, look)
+        figure, (axes,) = new_figure(heading, figure_style)
         last = max(one.budgets[-1] for one in curves.values())
         scale_x(axes, 0.9, last * 1.1, log=True)
         ends = [factor * end for one in curves.values() for end in (one.low, one.high, one.mean)]
         scale_y(axes, *(limits(ends, log=False) or (0.0, 1.0)), log=False)
         handles = []
         for index, one in enumerate(curves.values()):
-            line = line_for(index, look)
+            line = line_for(index, figure_style)
             x = np.array(one.budgets, dtype=np.float64)
             axes.fill_between(
                 x, factor * one.low, factor * one.high, color=line.colour, alpha=0.16, linewidth=0
@@ -274,5 +285,5 @@ def draw_budget(
         axes.set_xlabel("trials k, logarithmic")
         name = selection.rule.metric.replace("_", " ")
         axes.set_ylabel(selection.metric.with_unit(f"expected best {name}"))
-        legend(figure, handles, [f"{name} ({one.n} trials)" for name, one in curves.items()], look)
+        legend(figure, handles, [f"{name} ({one.n} trials)" for name, one in curves.items()], figure_style)
     return figure

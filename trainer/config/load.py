@@ -57,23 +57,23 @@ class Loaded:
 
     Args:
         config: the complete config, with every default filled in.
-        places: the location of every dotted key that a file or an override sets.
+        positions: the location of every dotted key that a file or an override sets.
         notes: messages for the user, such as the options that an override dropped.
     """
 
     config: Config
-    places: Mapping[str, Position] = field(repr=False)
+    positions: Mapping[str, Position] = field(repr=False)
     notes: list[str] = field(default_factory=list)
 
     def where(self, key: str) -> str:
         """Return the location of a dotted key, or of its nearest parent that is set, as `file:line`."""
         for candidate in (key, *_other_spellings(key)):
-            if candidate in self.places:
-                return str(self.places[candidate])
+            if candidate in self.positions:
+                return str(self.positions[candidate])
         head, dot, _ = key.rpartition(".")
         if dot:
             return self.where(head)
-        return str(self.places[""]) if "" in self.places else ""
+        return str(self.positions[""]) if "" in self.positions else ""
 
 
 def _other_spellings(key: str) -> list[str]:

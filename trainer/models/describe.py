@@ -161,15 +161,15 @@ def sparse_gradients(model: nn.Module, input_shape: tuple[int, ...]) -> set[str]
         for name, _ in layer.named_parameters(recurse=False)
     }
     try:
-        twin = _copy(model)
+        model_copy = _copy(model)
         with preserved(), torch.enable_grad():
-            output = twin(torch.zeros((BATCH, *input_shape), dtype=torch.float32))
+            output = model_copy(torch.zeros((BATCH, *input_shape), dtype=torch.float32))
             output.real.sum().backward()
     except KeyboardInterrupt:
         raise
     except BaseException:  # the run reports the error
         return names
-    gradients = {name: parameter.grad for name, parameter in twin.named_parameters()}
+    gradients = {name: parameter.grad for name, parameter in model_copy.named_parameters()}
     return names | {
         name for name, gradient in gradients.items() if gradient is not None and gradient.is_sparse
     }
@@ -183,16 +183,16 @@ def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, ba
     shape = (batch, *input_shape)
     trace = _Trace({}, [])
     try:
-        twin = _copy(model, device="meta")
-        _forward(twin, shape, trace, training=training, device="meta")
+        model_copy = _copy(model, device="meta")
+        _forward(model_copy, shape, trace, training=training, device="meta")
         return trace
     except KeyboardInterrupt:
         raise
     except BaseException:
         trace = _Trace({}, [])
-    with _copied(model) as twin:
+    with _temporary_copy(model) as model_copy:
         try:
-            _forward(twin, shape, trace, training=training)
+            _forward(model_copy, shape, trace, training=training)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -226,20 +226,20 @@ def _copy(model: nn.Module, device: str = "") -> nn.Module:
 
 
 @contextmanager
-def _copied(model: nn.Module) -> Iterator[nn.Module]:
+def _temporary_copy(model: nn.Module) -> Iterator[nn.Module]:
     """Provide a copy for the block, or the model itself if it cannot be copied (it has a lock, a file ...).
 
     In the second case, restore the tensors and the attributes of all modules, but not the objects that these
     refer to.
     """
     try:
-        twin = _copy(model)
+        model_copy = _copy(model)
     except KeyboardInterrupt:
         raise
     except BaseException:
         pass
     else:
-        yield twin
+        yield model_copy
         return
     tensors = [(tensor, tensor.detach().clone()) for tensor in _tensors(model)]
     kept = ("_parameters", "_buffers", "_modules")

@@ -67,7 +67,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except RunError as error:
         raise DamagedError(str(error)) from error
     try:
-        _refuse_packed(content)
+        _refuse_compressed(content)
         with warnings.catch_warnings():  # torch warns about pickles that it then rejects
             warnings.simplefilter("ignore")
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -92,7 +92,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _refuse_packed(content: bytes) -> None:
+def _refuse_compressed(content: bytes) -> None:
     """Refuse compressed archives: torch does not compress, and a compressed one could be a zip bomb."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -200,7 +200,7 @@ class Writer:
         for path, job in list(self._pending.items()):
             try:
                 make_folder(job.path.parent)
-                write_atomically(job.path, job.content, former=job.former, proved=True, guard=self._guard)
+                write_atomically(job.path, job.content, former=job.former, verify=True, guard=self._guard)
             except StorageError as error:
                 self._failure = error
                 return

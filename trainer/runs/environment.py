@@ -41,7 +41,8 @@ def environment() -> dict[str, Any]:
 def origin(folder: Path) -> dict[str, str]:
     """Return the user and host of this process and the absolute path of a run directory.
 
-    If the recorded origin of a run directory differs, it was received, copied or moved: see `resume --trust`.
+    If the recorded origin of a run directory differs, the directory was moved, or copied from elsewhere: see
+    `resume --trust`.
     """
     return {"user": str(os.getuid()), "host": platform.node(), "path": str(folder.resolve())}
 

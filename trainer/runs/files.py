@@ -68,7 +68,7 @@ def write_atomically(
     content: str | bytes,
     *,
     former: Path | None = None,
-    proved: bool = False,
+    verify: bool = False,
     guard: Guard | None = None,
 ) -> None:
     """Write a file atomically: temporary name, fsync, rename.
@@ -77,7 +77,7 @@ def write_atomically(
         path: the file. A symbolic link is replaced, never followed.
         content: the new content.
         former: path under which the existing file is kept.
-        proved: read the new file back and compare it before the rename.
+        verify: read the new file back and compare it before the rename.
         guard: called just before the rename.
 
     Raises:
@@ -91,14 +91,14 @@ def write_atomically(
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if proved and temporary.read_bytes() != data:
+        if verify and temporary.read_bytes() != data:
             raise OSError(errno.EIO, "the data read back differs from the data written")
         if guard is not None:
             guard()
         if former is not None:
             _keep(path, former)
         os.replace(temporary, path)
-        if proved:
+        if verify:
             sync_folder(path.parent)
     except (OSError, StorageError) as error:
         with suppress(OSError):

@@ -196,7 +196,7 @@ def describe_groups(setup: RunSetup) -> list[str]:
 
 
 @contextmanager
-def shown(quiet: bool) -> Iterator[TrainingProgress | None]:
+def progress_display(quiet: bool) -> Iterator[TrainingProgress | None]:
     """Yield the progress display, or None if `quiet` is true."""
     if quiet:
         yield None

@@ -5,8 +5,8 @@ the new one:
 
 1. The config, environment and component files are written to `.opening-<uuid>`, beside the old run.
 2. status.json is replaced by one with the same uuid: now the directory contains the new run.
-3. The files of the old run are deleted, and those of `.opening-<uuid>` moved to their places, config.yaml
-   last.
+3. The files of the old run are deleted, and those of `.opening-<uuid>` moved to the run directory,
+   config.yaml last.
 
 If the process is killed during step 3, `recover` completes it; until then `rundir` reads the files of the new
 run from `.opening-<uuid>`.
@@ -42,7 +42,7 @@ from trainer.runs.run_files import (
     SUMMARY,
     EnvironmentFields,
 )
-from trainer.runs.run_lock import is_ours
+from trainer.runs.run_lock import is_lock_file
 
 FILES = (CONFIG, ENVIRONMENT, STATUS, STEPS, EPOCHS, SUMMARY, HISTOGRAMS, LOG)
 CHECKPOINT_FILES = ("last.pt", "previous.pt", "best.pt", "former_best.pt")
@@ -145,9 +145,9 @@ def refuse_foreign(folder: Path) -> None:
         refuse_links(folder)
         return
     names = [name for name in sorted(os.listdir(folder)) if name != LOCK and not _OPENING.match(name)]
-    if is_ours(folder / LOCK):  # a deleted run left the user's own files
-        ours = {*FILES, *FOLDERS, COMPONENTS}
-        names = [name for name in names if name in ours and not _is_empty(folder / name)]
+    if is_lock_file(folder / LOCK):  # a deleted run left the user's own files
+        known_names = {*FILES, *FOLDERS, COMPONENTS}
+        names = [name for name in names if name in known_names and not _is_empty(folder / name)]
     if names:
         reason = ""
         if STATUS in names:
@@ -182,8 +182,8 @@ def _run_below(folder: Path) -> Path | None:
     directory is refused for its files in any case.
     """
     most = None if is_run(folder) else _MAX_FOLDERS
-    places = rundir.walk(folder, most=most)
-    return next((path for path in places if path != folder and is_run(path)), None)
+    folders = rundir.walk(folder, most=most)
+    return next((path for path in folders if path != folder and is_run(path)), None)
 
 
 def refuse_links(folder: Path) -> None:
@@ -286,7 +286,7 @@ def make_opening(folder: Path, uuid: str) -> Path:
     return opening
 
 
-def settle_opening(opening: Path) -> None:
+def sync_opening(opening: Path) -> None:
     """Sync the first files of a run to disk, before status.json is replaced (step 2 above)."""
     try:
         sync_folder(opening)

@@ -256,7 +256,7 @@ class Recorder:
         return self.total_seconds + time.monotonic() - self._began
 
     def read_test(self) -> dict[str, float | int | str | None]:
-        """Measure the test split once: at the best checkpoint on validation, or without one at the end."""
+        """Evaluate the test split once: at the best checkpoint, or at the end if there is none."""
         step, chosen = self.experiment.progress.step, "final"
         if self.best and self.best.result:
             path = self._path(checkpoint.BEST)

@@ -58,8 +58,8 @@ def resume(
         loaded: the config that the run is expected to have, with the overrides; settings that were not
             overridden and that do not affect its numbers keep the resolved values of the run. None = use the
             config of the run.
-        trust: execute the files and packages that are named in a run directory made elsewhere; with `loaded`,
-            only those that it names are executed.
+        trust: execute user files and packages even if the run directory was made elsewhere; with `loaded`,
+            only those named in that config are executed.
 
     Raises:
         BusyError: another process writes to the directory, and `options.wait` is false.

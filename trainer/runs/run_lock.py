@@ -84,7 +84,7 @@ class RunLock:
         self._file.close()
 
     def _reacquire(self) -> None:
-        """Lock the directory again after its lock file was deleted, unless another process was faster."""
+        """Lock the directory again after its lock file was deleted, unless another process has locked it."""
         try:
             file = open(self.folder / LOCK, "x+", encoding="utf-8", opener=no_follow)  # noqa: SIM115
         except FileNotFoundError as error:
@@ -171,7 +171,7 @@ def _open(path: Path) -> IO[str]:
     return file
 
 
-def is_ours(lock: Path) -> bool:
+def is_lock_file(lock: Path) -> bool:
     """Return whether a `lock` file was written by optlab."""
     try:
         descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

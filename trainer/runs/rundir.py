@@ -91,7 +91,7 @@ def read_status(path: Path) -> dict[str, Any] | None:
 
 
 def opening_of(folder: Path) -> Path | None:
-    """Return the folder with the first files of a run, or None if they have been moved to their places."""
+    """Return the folder with the first files of a run; None if they are already in the run directory."""
     status = read_status(folder)
     return _opening(folder, status["uuid"]) if status else None
 
@@ -129,7 +129,7 @@ def load_run(path: str | Path, known: run_files.Sections | None = None) -> Run:
 
     Args:
         path: the run directory.
-        known: makes runs share what their configs have in common; see `read_config`.
+        known: sections of configs that were read before; see `read_config`.
 
     Raises:
         RunError: `path` is not a run directory, or one of its files is damaged (the message names it).

@@ -88,7 +88,7 @@ def run(
         else:
             opening = ownership.make_opening(folder, status.uuid)
             write_opening(setup, opening, origin(folder))
-            ownership.settle_opening(opening)
+            ownership.sync_opening(opening)
         status.write("running")
         ownership.complete_opening(folder)  # deletes the files of a former run
         (folder / rundir.SUMMARY).unlink(missing_ok=True)  # exists if the run is extended
@@ -104,7 +104,7 @@ def run(
                 if words := experiment.compile():
                     log.note(words)
                 with sparing_collector():
-                    outcome = _follow(experiment, recorder, log, options)
+                    outcome = _run_loop(experiment, recorder, log, options)
                 if outcome == "interrupted":
                     message = f"{signal.Signals(received[0]).name} after step {experiment.progress.step}"
                 else:
@@ -136,7 +136,7 @@ def run(
     return result
 
 
-def _follow(experiment: Experiment, recorder: Recorder, log: RunLog, options: RunOptions) -> Status:
+def _run_loop(experiment: Experiment, recorder: Recorder, log: RunLog, options: RunOptions) -> Status:
     """Process the records of the loop until it ends or a record ends it; return the outcome."""
     outcome = recorder.outcome  # set if the run was killed between its last step and its end
     progress, should_prune = options.progress, options.should_prune
@@ -227,7 +227,7 @@ def _optimizer_defaults(setup: RunSetup) -> dict[str, dict[str, Any]]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value consists of plain JSON types, as every default that a config can state."""
+    """Return whether a value consists of plain JSON types, like every default that a config can set."""
     if type(value) in (list, tuple):
         return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, str)

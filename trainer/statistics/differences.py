@@ -371,9 +371,9 @@ def _signed_magnitudes(differences: Floats, rounding: float) -> Floats:
     kept = differences[np.abs(differences) > rounding]
     order = np.argsort(np.abs(kept))
     steps = np.diff(np.abs(kept)[order], prepend=0.0) > rounding
-    places = np.empty(kept.size)
-    places[order] = np.cumsum(steps)
-    return np.sign(kept) * places
+    ranks = np.empty(kept.size)
+    ranks[order] = np.cumsum(steps)
+    return np.sign(kept) * ranks
 
 
 @lru_cache(maxsize=1024)

@@ -50,27 +50,27 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         tree = sweep_of(path, tree, parsed)
     config_overrides = _apply_own(tree, parsed)
     _make_paths_absolute(tree)
-    places = {".".join(map(str, key)): str(position) for key, position in tree.positions.items()}
+    locations = {".".join(map(str, key)): str(position) for key, position in tree.positions.items()}
     variants_data = tree.data.pop("variants", None)
     axes_data = tree.data.pop("axes", None)
-    config = _check_settings(tree, places)
-    base = _read_base(config, path, places)
-    common = _axes(axes_data, "axes", places)
+    config = _check_settings(tree, locations)
+    base = _read_base(config, path, locations)
+    common = _axes(axes_data, "axes", locations)
     if variants_data is None:
         variants_data = {_plain_name(base): {}}
     if not isinstance(variants_data, dict) or not variants_data:
         raise ConfigError(
             f"got {variants_data!r}",
             key="variants",
-            where=places.get("variants", ""),
+            where=locations.get("variants", ""),
             expected="a mapping of names to overlays, such as `momentum: {optimizer: {momentum: 0.9}}`",
         )
-    _check_names(list(variants_data), places)
+    _check_names(list(variants_data), locations)
     variants = {}
     for name, overlay in variants_data.items():
-        variant = _variant(name, overlay, tree, base, common, config_overrides, places)
+        variant = _variant(name, overlay, tree, base, common, config_overrides, locations)
         variants[variant.name] = variant
-    sweep = Sweep(config, variants, path, places)
+    sweep = Sweep(config, variants, path, locations)
     _check_together(sweep)
     return sweep
 
@@ -166,29 +166,29 @@ def _absolute(key: str, value: Any, folder: Path) -> Any:
     return absolute_import_path(value, folder)
 
 
-def _check_settings(tree: Tree, places: Mapping[str, str]) -> SweepConfig:
+def _check_settings(tree: Tree, locations: Mapping[str, str]) -> SweepConfig:
     try:
         return SweepConfig.model_validate(tree.data)
     except ValidationError as error:
         problems = []
         for below, problem in messages.explain(error, tree.data, SweepConfig, siblings=("variants", "axes")):
             key = ".".join(map(str, below))
-            problems.append(replace(problem, key=key, where=_nearest_place(below, places)))
+            problems.append(replace(problem, key=key, where=_nearest_location(below, locations)))
         raise ConfigError.of(problems) from error
 
 
-def _nearest_place(path: KeyPath, places: Mapping[str, str]) -> str:
+def _nearest_location(path: KeyPath, locations: Mapping[str, str]) -> str:
     for length in range(len(path), -1, -1):
         key = ".".join(map(str, path[:length]))
-        if key in places:
-            return places[key]
+        if key in locations:
+            return locations[key]
     return ""
 
 
-def _read_base(config: SweepConfig, path: Path, places: Mapping[str, str]) -> Tree:
+def _read_base(config: SweepConfig, path: Path, locations: Mapping[str, str]) -> Tree:
     if config.base is None:
         return Tree({}, {})
-    return read_layers(base_file(config.base, path.absolute().parent, places.get("base", "")))
+    return read_layers(base_file(config.base, path.absolute().parent, locations.get("base", "")))
 
 
 def _plain_name(base: Tree) -> str:
@@ -196,13 +196,13 @@ def _plain_name(base: Tree) -> str:
     return name if NAME.match(name) and name.lower() not in RESERVED_NAMES else "runs"
 
 
-def _check_names(names: Sequence[Hashable], places: Mapping[str, str]) -> None:
+def _check_names(names: Sequence[Hashable], locations: Mapping[str, str]) -> None:
     """Refuse variant names that cannot be folder names in the sweep directory, on any file system."""
     seen: dict[str, Hashable] = {}
     problems = []
     for name in names:
         text = str(name)
-        where = places.get(f"variants.{text}", places.get("variants", ""))
+        where = locations.get(f"variants.{text}", locations.get("variants", ""))
         if not NAME.match(text):
             problems.append(
                 Problem(
@@ -223,7 +223,7 @@ def _check_names(names: Sequence[Hashable], places: Mapping[str, str]) -> None:
         raise ConfigError.of(problems)
 
 
-def _axes(data: Any, key: str, places: Mapping[str, str]) -> dict[str, Axis]:
+def _axes(data: Any, key: str, locations: Mapping[str, str]) -> dict[str, Axis]:
     """Read a mapping of axes; raise one ConfigError with all problems."""
     if data is None:
         return {}
@@ -231,7 +231,7 @@ def _axes(data: Any, key: str, places: Mapping[str, str]) -> dict[str, Axis]:
         raise ConfigError(
             f"got {data!r}",
             key=key,
-            where=places.get(key, ""),
+            where=locations.get(key, ""),
             expected="a mapping of dotted keys to values, such as `optimizer.lr: [0.1, 0.01]`",
         )
     axes: dict[str, Axis] = {}
@@ -244,7 +244,7 @@ def _axes(data: Any, key: str, places: Mapping[str, str]) -> dict[str, Axis]:
                 raise ConfigError(f"{name!r} is given twice, as text and as a number")
             axes[str(name)] = parse_axis(str(name), value)
         except ConfigError as error:
-            where = places.get(full, places.get(key, ""))
+            where = locations.get(full, locations.get(key, ""))
             problems += [replace(problem, key=full, where=where) for problem in error.problems]
     if problems:
         raise ConfigError.of(problems)
@@ -266,16 +266,16 @@ def _variant(
     base: Tree,
     common: Mapping[str, Axis],
     config_overrides: Sequence[Override],
-    places: Mapping[str, str],
+    locations: Mapping[str, str],
 ) -> Variant:
     key, text = f"variants.{name}", str(name)
-    where = places.get(key, places.get("variants", ""))
+    where = locations.get(key, locations.get("variants", ""))
     overlay = {} if overlay is None else overlay
     if not isinstance(overlay, dict):
         raise ConfigError(
             f"got {overlay!r}", key=key, where=where, expected="a mapping of settings that change the base"
         )
-    own_axes = _axes(overlay.get("axes"), f"{key}.axes", places)
+    own_axes = _axes(overlay.get("axes"), f"{key}.axes", locations)
     dotted: dict[str, Any] = {}
     plain: dict[Hashable, Any] = {}
     for part, value in overlay.items():
@@ -285,10 +285,10 @@ def _variant(
                     raise ConfigError(
                         "this key has an axis in `axes` and another axis in the variant",
                         key=f"{key}.{part}",
-                        where=places.get(f"{key}.{part}", where),
+                        where=locations.get(f"{key}.{part}", where),
                         fix="keep one of them",
                     )
-                own_axes |= _axes({part: value}, key, places)
+                own_axes |= _axes({part: value}, key, locations)
             else:
                 dotted[part] = value
         elif part != "axes":
@@ -302,16 +302,16 @@ def _variant(
     merged = merge(base, layer)
     merged.data["name"] = text
     axes = {**common, **own_axes}
-    _check_dotted(dotted, layer, merged, key, places)
-    texts, text_places = _fixed(dotted, key, config_overrides, axes, places)
+    _check_dotted(dotted, layer, merged, key, locations)
+    texts, text_locations = _fixed(dotted, key, config_overrides, axes, locations)
     for axis in axes.values():
         position_text = next(
-            places[candidate]
+            locations[candidate]
             for candidate in (f"{key}.axes.{axis.key}", f"{key}.{axis.key}", f"axes.{axis.key}", "")
-            if candidate in places
+            if candidate in locations
         )
-        text_places |= dict.fromkeys(override_texts_of(axis), position_text)
-    return Variant(text, merged, tuple(texts), tuple(axes.values()), text_places)
+        text_locations |= dict.fromkeys(override_texts_of(axis), position_text)
+    return Variant(text, merged, tuple(texts), tuple(axes.values()), text_locations)
 
 
 def _looks_like_axis(value: Mapping[Hashable, Any]) -> bool:
@@ -328,7 +328,7 @@ def _fixed(
     key: str,
     config_overrides: Sequence[Override],
     axes: Mapping[str, Axis],
-    places: Mapping[str, str],
+    locations: Mapping[str, str],
 ) -> tuple[list[str], dict[str, str]]:
     """Return the fixed overrides of a variant; the command line takes precedence for the same key."""
     by_key = {".".join(override.key): override for override in config_overrides}
@@ -346,7 +346,7 @@ def _fixed(
         Problem(
             f"{name} has a single value here, but is an axis of this sweep",
             f"{key}.{name}",
-            places.get(f"{key}.{name}", ""),
+            locations.get(f"{key}.{name}", ""),
             fix=f"use a list, {name}: [...], to give this variant its own axis",
         )
         for name in dotted
@@ -354,18 +354,18 @@ def _fixed(
     ]
     if problems:
         raise ConfigError.of(problems)
-    texts, text_places = [], {}
+    texts, text_locations = [], {}
     for name, value in dotted.items():
         if name in by_key:
             continue
         text = f"{name}={value_text(value)}"
         texts.append(text)
-        text_places[text] = places.get(f"{key}.{name}", "")
-    return [*texts, *(override.text for override in config_overrides)], text_places
+        text_locations[text] = locations.get(f"{key}.{name}", "")
+    return [*texts, *(override.text for override in config_overrides)], text_locations
 
 
 def _check_dotted(
-    dotted: Mapping[str, Any], layer: Tree, merged: Tree, key: str, places: Mapping[str, str]
+    dotted: Mapping[str, Any], layer: Tree, merged: Tree, key: str, locations: Mapping[str, str]
 ) -> None:
     """Refuse a dotted key that changes or removes a value that the same variant sets in a mapping."""
     problems = []
@@ -375,13 +375,13 @@ def _check_dotted(
             after, _ = apply_overrides(merged, [f"{name}={value_text(value)}"])
         except OptlabError as error:
             if name.startswith("seed."):
-                where = places.get(f"{key}.{name}", "")
+                where = locations.get(f"{key}.{name}", "")
                 problems += [replace(item, key=f"{key}.{name}", where=where) for item in error.problems]
             continue  # any other problem is reported with its line when the variant is checked
         changed_paths = [path for path, item in _leaves(layer.data, ()) if _at(after.data, path) != item]
         if changed_paths:
             what = f"it changes {'.'.join(map(str, changed_paths[0]))}, which this variant sets as well"
-            where = places.get(f"{key}.{name}", "")
+            where = locations.get(f"{key}.{name}", "")
             problems.append(Problem(what, f"{key}.{name}", where, fix="write both in one mapping"))
     if problems:
         raise ConfigError.of(problems)

@@ -112,14 +112,14 @@ class Variant:
         tree: its config without axes and seed, with the position of every value.
         overrides: overrides for all its runs: dotted keys of the variant and of the command line.
         axes: the keys that are varied.
-        places: position of each override in the sweep file, for messages.
+        locations: position of each override in the sweep file, for messages.
     """
 
     name: str
     tree: Tree = field(repr=False)
     overrides: tuple[str, ...]
     axes: tuple[Axis, ...]
-    places: Mapping[str, str] = field(repr=False, default_factory=dict)
+    locations: Mapping[str, str] = field(repr=False, default_factory=dict)
 
     def texts(self, values: Mapping[str, Any], seed: int, extra: Sequence[str] = ()) -> list[str]:
         """Return all overrides of one run, in the syntax of the command line."""
@@ -134,13 +134,13 @@ class Sweep:
         config: its settings.
         variants: by name, in the order of the file.
         path: the file.
-        places: position of each key in the file, for messages.
+        locations: position of each key in the file, for messages.
     """
 
     config: SweepConfig
     variants: Mapping[str, Variant]
     path: Path
-    places: Mapping[str, str] = field(repr=False, default_factory=dict)
+    locations: Mapping[str, str] = field(repr=False, default_factory=dict)
 
     @property
     def seeds(self) -> list[int]:
@@ -164,9 +164,9 @@ class Sweep:
 
     def where(self, key: str) -> str:
         """Return the position of a key of the sweep, or of its nearest parent that has one."""
-        while key and key not in self.places:
+        while key and key not in self.locations:
             key = key.rpartition(".")[0]
-        return self.places.get(key, "")
+        return self.locations.get(key, "")
 
 
 def override_texts(values: Mapping[str, Any]) -> list[str]:
@@ -208,19 +208,19 @@ def load_variant(
     variant: Variant, values: Mapping[str, Any], seed: int, components: Components, extra: Sequence[str] = ()
 ) -> Loaded:
     """Return the validated config of one run of a variant; errors name lines of the sweep file."""
-    with relocated(variant.places):
+    with relocated(variant.locations):
         return from_tree(variant.tree, variant.texts(values, seed, extra), components=components)
 
 
 @contextmanager
-def relocated(places: Mapping[str, str]) -> Iterator[None]:
+def relocated(locations: Mapping[str, str]) -> Iterator[None]:
     """In errors about an override, replace its position by its line in the sweep file."""
     try:
         yield
     except OptlabError as error:
-        raise type(error).of(_relocate(problem, places) for problem in error.problems) from error
+        raise type(error).of(_relocate(problem, locations) for problem in error.problems) from error
 
 
-def _relocate(problem: Problem, places: Mapping[str, str]) -> Problem:
+def _relocate(problem: Problem, locations: Mapping[str, str]) -> Problem:
     text = problem.where.removeprefix("override ").strip("'\"")
-    return replace(problem, where=places[text]) if text in places else problem
+    return replace(problem, where=locations[text]) if text in locations else problem

@@ -266,7 +266,7 @@ def _build_trial(
 ) -> Experiment:
     overrides = extras(sweep, variant, "search")
     loaded = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, overrides)
-    with relocated(variant.places):
+    with relocated(variant.locations):
         return build_experiment(loaded, loaded_data=shared_data.loaded_data(loaded))
 
 

@@ -1,4 +1,4 @@
-"""A pool of worker processes: starts them, sends tasks, receives replies, replaces dead workers.
+"""A pool of worker processes: starts them, sends tasks, receives replies, replaces workers that exited.
 
 The caller decides which task runs next.
 """
@@ -24,7 +24,7 @@ from trainer.sweep.worker import work
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A reply, question or death of a worker (`exit_code`, negative = killed by that signal)."""
+    """A reply or question of a worker, or its exit (`exit_code`, negative = killed by that signal)."""
 
     worker: int
     task: Task | None

@@ -98,7 +98,7 @@ def preserved() -> Iterator[None]:
 
 
 @contextmanager
-def user_files_executed_anew() -> Iterator[None]:
+def user_modules_removed() -> Iterator[None]:
     """Remove user files imported in the block from `sys.modules`, so that every run executes them again."""
     kept = {name for name in sys.modules if name.startswith(_USER_MODULES)}
     try:

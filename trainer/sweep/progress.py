@@ -50,7 +50,7 @@ class SweepState:
         failed: number of failed runs.
         elapsed: seconds since the start.
         rate: runs per minute; None = not known yet.
-        left: estimated seconds left; None = not known yet.
+        seconds_left: estimated seconds left; None = not known yet.
     """
 
     variants: Sequence[VariantState]
@@ -61,7 +61,7 @@ class SweepState:
     failed: int
     elapsed: float
     rate: float | None
-    left: float | None
+    seconds_left: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +119,8 @@ def sweep_state(
     done = sum(v.done + v.diverged + v.pruned + v.failed for v in variants)
     planned = sum(v.planned or 0 for v in variants)
     rate = pace.rate
-    left = (planned - done) / rate * 60 if rate else None
-    return SweepState(variants, running, done, planned, kept, failed, pace.elapsed, rate, left)
+    seconds_left = (planned - done) / rate * 60 if rate else None
+    return SweepState(variants, running, done, planned, kept, failed, pace.elapsed, rate, seconds_left)
 
 
 def write_progress(root: Path, state: SweepState, status: str) -> None:
@@ -134,7 +134,7 @@ def write_progress(root: Path, state: SweepState, status: str) -> None:
         "running": list(state.running),
         "elapsed_seconds": round(state.elapsed, 1),
         "runs_per_minute": state.rate,
-        "left_seconds": state.left,
+        "left_seconds": state.seconds_left,
         "variants": [
             {name: getattr(variant, name) for name in VariantState.__slots__} for variant in state.variants
         ],

@@ -1,7 +1,7 @@
 """Runs a sweep: sends runs to workers, collects their outcomes, writes the files of the sweep.
 
-`VariantSearch` decides which run is next, and `launch` trains it. This module handles worker deaths, signals,
-failures and progress.
+`VariantSearch` decides which run is next, and `launch` trains it. This module handles workers that exit,
+signals, failures and progress.
 """
 
 from __future__ import annotations

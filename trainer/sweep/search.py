@@ -1,9 +1,9 @@
-"""Search with Optuna: asks for trials in batches of a fixed size, tells their values in trial order.
+"""Search with Optuna: asks for trials in batches of a fixed size and reports their values in trial order.
 
-The trials do not depend on the number of workers or on interruptions: samplers are seeded per trial, a batch
-is asked for as a whole before any of its values is told, and a pruner sees only earlier batches. The storage
-in the sweep directory is an Optuna journal, which Optuna's own tools can read. A trial is one line, and an
-incomplete last line is dropped.
+The trials do not depend on the number of workers or on interruptions: samplers are seeded per trial, all
+trials of a batch are created before any of its values is reported, and a pruner sees only earlier batches.
+The storage in the sweep directory is an Optuna journal, which Optuna's own tools can read. A trial is one
+line, and an incomplete last line is dropped.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Trial:
     Args:
         number: from 0, within the variant.
         values: by axis.
-        finished: whether its outcome was told to the search.
+        finished: whether its outcome was reported to the search.
         pruned: whether it was pruned.
     """
 
@@ -62,7 +62,7 @@ class Trial:
     pruned: bool
 
 
-class _SweepHoldsTheLock(JournalFileOpenLock):
+class _NoLock(JournalFileOpenLock):
     """Does nothing: the sweep directory is locked already, with a lock that a crash releases."""
 
     def acquire(self) -> bool:
@@ -96,7 +96,7 @@ def open_storage(root: Path) -> JournalStorage:
                 file.truncate(complete_size)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=_SweepHoldsTheLock(str(path))))
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_NoLock(str(path))))
     except (ValueError, KeyError, OSError) as error:
         raise RunError(
             f"{path} is damaged: {error}", fix="move the file away; finished runs are kept"
@@ -158,7 +158,7 @@ class Search:
         return stream_seed(f"search/{self._name}", self._config.search_seed, number) % 2**32
 
     def _replay(self) -> Study:
-        """Return a copy of the stored study in memory, which is asked for trials."""
+        """Return an in-memory copy of the stored study; new trials come from it."""
         replica = optuna.create_study(direction=self._direction, study_name=self._name)
         for frozen in self._study.trials:
             if self._config.strategy == "qmc":  # asking advances the QMC sequence
@@ -187,7 +187,7 @@ class Search:
         return Trial(frozen.number, values, frozen.state.is_finished(), pruned)
 
     def batch(self) -> list[Trial]:
-        """Return the untold trials of the current batch, asking for them if needed; empty at the end."""
+        """Return the unfinished trials of the current batch, created if needed; empty at the end."""
         trials = self.trials()
         waiting = [trial.number for trial in trials if not trial.finished]
         start = min(waiting, default=len(trials))
@@ -222,7 +222,7 @@ class Search:
                     return RandomSampler(seed=seed)
 
     def tell(self, number: int, value: float | None, state: State) -> None:
-        """Tell the outcome of a trial. Call it in trial order, for a whole batch at a time."""
+        """Report the outcome of a trial. Call it in trial order, for a whole batch at a time."""
         reported = value if state == "complete" else None
         for study in (self._study, self._replica):
             study.tell(number, reported, _STATES[state], skip_if_finished=True)

@@ -122,7 +122,7 @@ def edge(axis: Axis, value: Any) -> str | None:
             return None
         ends = {min(axis.values): "below", max(axis.values): "above"}
         side = ends.get(value)
-        if value == 0 and side == "below":  # 0 means off, so a smaller value makes no sense
+        if value == 0 and side == "below":  # 0 turns the option off; smaller values are not valid
             return None
     if side is None:
         return None

@@ -41,7 +41,7 @@ class Trainer:
         Process-wide settings that a component changes are restored afterwards.
         """
         _reset_peak_memory()
-        with process_state.preserved(), process_state.user_files_executed_anew():
+        with process_state.preserved(), process_state.user_modules_removed():
             return self._reply(task)
 
     def _reply(self, task: Task) -> Reply:

@@ -138,7 +138,7 @@ def build_metrics(
 
 
 def _build_metric(component: MetricConfig) -> tuple[Metric, bool]:
-    """Return a metric, and whether its sums over batches add up, as those of a `Metric` have to.
+    """Return a metric, and whether its sums over batches must be additive (required of a `Metric`).
 
     A user's function of (outputs, targets) is used directly, with its options bound.
     """

@@ -137,7 +137,7 @@ def _set_up_run(loaded: Loaded, *, download: bool, loaded_data: LoadedData | Non
     model.to(device)
     if device.type == "cpu" and config.model.name in catalog.REGISTRIES["model"]:
         feed_channels_last(model, prepare.output_shape)
-    seed_globals("construction", config.seed.init)  # what ran so far depends on what was cached
+    seed_globals("construction", config.seed.init)  # earlier random draws depend on which data were cached
     with located(loaded, "loss"):
         loss = build_loss(config.loss)
         with user_code(config.loss.name):

@@ -1,6 +1,6 @@
 """The experiment that the training loop runs: its objects, its state, and what is due at each step.
 
-`building.build_experiment` makes it. It writes no files and prints nothing.
+`building.build_experiment` creates it. It writes no files and prints nothing.
 """
 
 from __future__ import annotations

@@ -76,9 +76,9 @@ def best_setting(settings: Iterable[tuple[Mapping[str, Any], float | None]], mod
     """
     sign = -1 if mode == "max" else 1
     ranked = [
-        (sign * worth, _order(values), index)
-        for index, (values, worth) in enumerate(settings)
-        if worth is not None and math.isfinite(worth)
+        (sign * score, _order(values), index)
+        for index, (values, score) in enumerate(settings)
+        if score is not None and math.isfinite(score)
     ]
     return min(ranked)[-1] if ranked else None
 

@@ -53,7 +53,7 @@ class Agreement:
     """Compares steps of two engines, one step at a time.
 
     Args:
-        bound: largest relative difference of a gradient in one step, whatever the measured rounding.
+        bound: largest relative difference of a gradient in one step, independent of the measured rounding.
     """
 
     bound: float = 2 * ROUGH

@@ -45,13 +45,13 @@ _OPTIONS: dict[str, Any] = {
 }
 
 _MIN_LR = 1e-30
-"""Steps with a smaller learning rate run eager: torch's capturable Adam divides by it, at worst 0 by 0."""
+"""Steps with a smaller learning rate run eager: torch's capturable Adam divides by it, which may give NaN."""
 
 _MAX_STEPS = 32
 """Maximum number of steps to check; the check stops once each value agreed in at least one of them."""
 
 _PERTURBATION = 2.0**-18
-"""Relative perturbation of inputs that imitates rounding: outputs of residual networks differ by 5e-6."""
+"""Relative perturbation of inputs, as large as rounding errors: outputs of residual networks vary by 5e-6."""
 
 _MIN_LOSS = 1e-3
 """Smallest loss at which later steps are compared: below it, gradients may be only rounding errors."""
