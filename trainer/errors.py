@@ -53,10 +53,10 @@ class OptlabError(Exception):
     @classmethod
     def of(cls, problems: Iterable[Problem]) -> OptlabError:
         """Return one error with several problems, in the order given (at least one)."""
-        found = tuple(problems)
-        assert found, "an error needs a problem"
-        error = cls(found[0].what)
-        error.problems = found
+        all_problems = tuple(problems)
+        assert all_problems, "an error needs a problem"
+        error = cls(all_problems[0].what)
+        error.problems = all_problems
         return error
 
     def __str__(self) -> str:

@@ -209,7 +209,7 @@ def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
     rows, advice = [], []
     for name, part in parts.items():
         best, final = part["best"], part["final"] or {}
-        told = final.get(f"test_{tested.name}")
+        test_summary = final.get(f"test_{tested.name}")
         at = {key.rpartition(".")[2]: value for key, value in (best["values"] if best else {}).items()}
         rows.append(
             [
@@ -219,8 +219,8 @@ def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
                 ", ".join(f"{count} {status}" for status, count in part["statuses"].items()),
                 f"{metric} {best[metric]:.4g}" if best else None,
                 ", ".join(f"{key}={console.format_cell(value, '')}" for key, value in at.items()) or None,
-                _mean_and_half_width(told, final["n"], tested.scale) if told else None,
-                final["n"] if told else None,
+                _mean_and_half_width(test_summary, final["n"], tested.scale) if test_summary else None,
+                final["n"] if test_summary else None,
             ]
         )
         advice += [f"{name}: {text}" for text in part["edges"]]
@@ -231,8 +231,8 @@ def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
     for text in advice:
         console.print_sentence(text)
     counts = summary["runs"]
-    told = f"{counts['done']} of {counts['planned']} runs, {counts['failed']} failed"
-    console.print_text(f"{summary['status']}: {told}; {root}")
+    progress_text = f"{counts['done']} of {counts['planned']} runs, {counts['failed']} failed"
+    console.print_text(f"{summary['status']}: {progress_text}; {root}")
 
 
 def _mean_and_half_width(test_summary: Mapping[str, Any], n: int, scale: float) -> str:

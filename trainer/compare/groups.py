@@ -372,7 +372,7 @@ def _executions(groups: Sequence[Group], differ: Sequence[str]) -> list[str]:
             for one in group.entries:
                 if key in one.settings:  # other optimizers may not have this option
                     ways[group.problem][_format_value(key, one.settings[key])] += 1
-        together = sum((found for found in ways.values() if len(found) > 1), Counter[str]())
+        together = sum((counts for counts in ways.values() if len(counts) > 1), Counter[str]())
         if together:
             values = ", ".join(f"{value} ({count} runs)" for value, count in sorted(together.items()))
             parts.append(f"{'engine' if key == RAN_ENGINE else key} = {values}")

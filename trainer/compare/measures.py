@@ -233,7 +233,7 @@ def _step_time(
         time = mean.estimate, mean.low, mean.high
     if is_base:
         over = 0.0, None, None
-    elif own.size and any(found.size for found in base):
+    elif own.size and any(times.size for times in base):
         more = welch_difference(own, np.concatenate(base), confidence=confidence)
         over = more.estimate, more.low, more.high
     names = [f"{name}{end}" for name in ("ms_per_step", "overhead_ms") for end in ("", "_low", "_high")]

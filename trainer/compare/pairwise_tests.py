@@ -124,14 +124,14 @@ def _by_seed(grouping: Grouping, frame: pd.DataFrame, metric: str) -> dict[str, 
     Completed runs without the metric are left out, and so are groups that have no other runs.
     """
     runs = frame[(frame["status"] == "diverged") | frame[metric].notna()]
-    found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    values_by_seed: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     # Lists, because iterating over a text column of pandas takes ten times as long.
     columns = (runs[name].tolist() for name in ("problem", "group", "seed", metric))
     for problem, group, seed, value in zip(*columns, strict=True):
-        found[problem, group][str(seed)].append(value)
+        values_by_seed[problem, group][str(seed)].append(value)
     values: dict[str, dict[str, Values]] = {problem: {} for problem in grouping.problems}
     for one in grouping.groups:
-        if seeds := found.get((one.problem, one.name)):
+        if seeds := values_by_seed.get((one.problem, one.name)):
             values[one.problem][one.name] = {seed: float(np.mean(each)) for seed, each in seeds.items()}
     return values
 
@@ -141,7 +141,7 @@ def _family(values: Mapping[str, Mapping[str, Values]], mode: Mode, against: str
     pairs: list[tuple[str, str, str]] = []
     comparisons = 0
     for problem, groups in values.items():
-        several = sum(len(found) > 1 for found in groups.values())
+        several = sum(len(by_seed) > 1 for by_seed in groups.values())
         counted = several * (several - 1) // 2
         if against is not None:
             others = [name for name in groups if name != against] if against in groups else []

@@ -204,13 +204,13 @@ def _scatter(
     colours = matplotlib.colormaps["Greys" if figure_style.grey else "YlGnBu"]
     for x, y in cells:
         row, column = up.index(y), across.index(x)
-        lost = not math.isfinite(means[row, column])
-        colour = "none" if lost else colours((shade[row, column] - low) / (high - low))
+        diverged = not math.isfinite(means[row, column])
+        colour = "none" if diverged else colours((shade[row, column] - low) / (high - low))
         axes.plot(
-            [x], [y], "X" if lost else "o", markersize=1.1 * figure_style.font, markerfacecolor=colour,
+            [x], [y], "X" if diverged else "o", markersize=1.1 * figure_style.font, markerfacecolor=colour,
             markeredgecolor="black", markeredgewidth=0.6,
         )  # fmt: skip
-        text = "diverged" if lost else f"{means[row, column]:.3g}"
+        text = "diverged" if diverged else f"{means[row, column]:.3g}"
         axes.annotate(
             text, (x, y), xytext=(0, 0.75 * figure_style.font), textcoords="offset points", ha="center",
             fontsize=0.75 * figure_style.font,

@@ -289,9 +289,9 @@ def _check_component(
         except OptlabError as error:
             for problem in error.problems:
                 problems.add((*path, *(problem.key.split(".") if problem.key else ())), problem)
-    for group_path, group_given in group_paths:
-        complete = _check_options(model, {**options, **group_given}, group_path, problems, keys=group_given)
-        checked.components[group_path]["options"] = {k: v for k, v in complete.items() if k in group_given}
+    for group_path, group_stated in group_paths:
+        complete = _check_options(model, {**options, **group_stated}, group_path, problems, keys=group_stated)
+        checked.components[group_path]["options"] = {k: v for k, v in complete.items() if k in group_stated}
     return list(model.model_fields)
 
 

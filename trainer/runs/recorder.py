@@ -190,7 +190,7 @@ class Recorder:
         if failure is None and self._saved_at == self.experiment.progress.step:
             return
         try:
-            self._put_last()
+            self._put_checkpoint()
         except rundir.VanishedError:
             raise
         except StorageError as error:
@@ -207,14 +207,14 @@ class Recorder:
         failure = self._writer.wait()
         self._report("checkpoints", failure)
         if self._saved_at != self.experiment.progress.step:
-            self._put_last()
+            self._put_checkpoint()
         else:
             self._flush()
             self._writer.start()  # a new best.pt, or writes that failed before
         if failure := self._writer.wait():
             raise failure
 
-    def _put_last(self) -> None:
+    def _put_checkpoint(self) -> None:
         """Flush the tables, then pass last.pt, which records their sizes, to the writer."""
         state = self._state(self._flush())
         self._writer.put(self._path(checkpoint.LAST), state, former=self._path(checkpoint.PREVIOUS))

@@ -101,8 +101,8 @@ def run(
                 recorder.open(stack)
                 if options.progress:
                     options.progress.waiting_for("Compiling the steps, evaluating before training")
-                if words := experiment.compile():
-                    log.note(words)
+                if compile_message := experiment.compile():
+                    log.note(compile_message)
                 with sparing_collector():
                     outcome = _run_loop(experiment, recorder, log, options)
                 if outcome == "interrupted":
@@ -112,8 +112,8 @@ def run(
                 recorder.finish()
             if options.progress:
                 options.progress.waiting_for("Testing, drawing the figures")
-            if words := experiment.compilation.describe_checks():
-                log.write(words)
+            if check_summary := experiment.compilation.describe_checks():
+                log.write(check_summary)
             reads_test = config.train.test != "never" and outcome in ("completed", "early_stopped")
             test = recorder.read_test() if reads_test else None
             result = recorder.result(outcome, test, message)
@@ -122,12 +122,12 @@ def run(
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             failure = None if interrupted else as_error(error, config.model_dump())
-            words = str(failure or "interrupted twice")
+            error_text = str(failure or "interrupted twice")
             if failure is not None and failure is not error:
                 log.write("".join(traceback.format_exception(error)))
-            log.write(words)
+            log.write(error_text)
             with suppress(StorageError):  # report the first error
-                status.write("interrupted" if interrupted else "failed", message=words)
+                status.write("interrupted" if interrupted else "failed", message=error_text)
             if failure is None or failure is error:
                 raise
             raise failure from error

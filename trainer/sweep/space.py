@@ -112,10 +112,10 @@ def edge(axis: Axis, value: Any) -> str | None:
     (on a log scale for `log_uniform`).
     """
     if axis.is_range:
-        low, high, at = axis.low, axis.high, float(value)
+        low, high, position = axis.low, axis.high, float(value)
         if axis.kind == "log_uniform":
-            low, high, at = math.log(low), math.log(high), math.log(at)
-        fraction = (at - low) / (high - low)
+            low, high, position = math.log(low), math.log(high), math.log(position)
+        fraction = (position - low) / (high - low)
         side = "below" if fraction < EDGE_FRACTION else "above" if fraction > 1 - EDGE_FRACTION else None
     else:
         if axis.kind == "choice" or len(axis.values) < 2 or not all(map(_is_number, axis.values)):
