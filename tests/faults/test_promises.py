@@ -10,7 +10,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_tests_behind_every_promise_are_there() -> None:
     table = (
-        (ROOT / "README.md").read_text(encoding="utf-8").partition("## Nothing lost")[2].partition("\n## ")[0]
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("## Resuming and reliability")[2]
+        .partition("\n## ")[0]
     )
     rows = [line for line in table.splitlines() if line.startswith("| ")][2:]
     assert len(rows) >= 10

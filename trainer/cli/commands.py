@@ -279,7 +279,7 @@ def list_components(kind: str | None, *, as_json: bool) -> None:
         console.print_json(components)
         return
     rows = [(chosen, name, text) for chosen, names in components.items() for name, text in names.items()]
-    console.table([Column("kind"), Column("name"), Column("what it is")], rows)
+    console.table([Column("kind"), Column("name"), Column("description")], rows)
 
 
 def _summary(builder: Any) -> str:

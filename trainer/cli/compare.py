@@ -24,13 +24,13 @@ class AnalysisOptions:
         list[str] | None,
         typer.Option(
             metavar="METRIC=X",
-            help="Measure the time to reach this value, e.g. val_accuracy=0.95. Can be repeated.",
+            help="Report the time to reach this value, e.g. val_accuracy=0.95. Can be repeated.",
         ),
     ] = None
     metric: Annotated[
         str | None,
         typer.Option(
-            help="Result to test and to rank settings by, e.g. val_loss (default: test, else validation).",
+            help="Result to compare and rank settings by, e.g. val_loss (default: test, else validation).",
             metavar="RESULT",
         ),
     ] = None
@@ -56,19 +56,23 @@ class AnalysisOptions:
 class LineOptions:
     """How the curves of the groups are drawn."""
 
-    x: Annotated[str, typer.Option("--x", help="The x axis: step, epoch, samples or seconds.")] = "step"
+    x: Annotated[
+        str, typer.Option("--x", help="Quantity on the x axis: step, epoch, samples or seconds.")
+    ] = "step"
     scale: Annotated[
         str | None,
-        typer.Option(help="semilogy, semilogx, linear or loglog (default: semilogy for losses)."),
+        typer.Option(
+            help="Axis scales: semilogy, semilogx, linear or loglog (default: semilogy for losses)."
+        ),
     ] = None
     centre: Annotated[str, typer.Option(help="Line of each group: mean or median.")] = "mean"
     band: Annotated[
-        str, typer.Option(help="Band around it: min-max, std, quantiles, t, bootstrap or none.")
+        str, typer.Option(help="Band around the line: min-max, std, quantiles, t, bootstrap or none.")
     ] = "min-max"
     smooth: Annotated[bool, typer.Option(help="Smooth minibatch losses.")] = True
     multiples: Annotated[
         bool | None,
-        typer.Option("--multiples/--overlay", help="One panel per group (default: above 7 groups)."),
+        typer.Option("--multiples/--overlay", help="One panel per group (default: for more than 7 groups)."),
     ] = None
 
 
@@ -78,7 +82,9 @@ class SearchOptions:
 
     within: Annotated[
         float,
-        typer.Option(metavar="PERCENT", help="Sensitivity: a setting is good within this share of the best."),
+        typer.Option(
+            metavar="PERCENT", help="Sensitivity: a setting within this percentage of the best is good."
+        ),
     ] = 5.0
     random: Annotated[
         bool, typer.Option("--random", help="Treat the runs as a random search and draw its budget curve.")
@@ -105,7 +111,9 @@ class FigureFiles:
         list[str] | None,
         typer.Option("--format", help="Format of the figures in a folder: png, svg or pdf. Can be repeated."),
     ] = None
-    style: Annotated[str, typer.Option(help="screen, slides, paper or print (grey).")] = "screen"
+    style: Annotated[str, typer.Option(help="Figure style: screen, slides, paper or print (grey).")] = (
+        "screen"
+    )
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Figure size in inches, e.g. 7x4.")] = None
 
 
@@ -127,8 +135,8 @@ def compare(
 ) -> None:
     """Compare groups of runs: a table with intervals, paired tests, figures.
 
-    Runs that differ only in the seed form a group, named by the keys in which groups differ. Runs with the
-    same seed are paired.
+    Runs that differ only in the seed form a group. A group is named by the keys in which the groups differ.
+    Runs with the same seed are paired.
 
     Examples:
 

@@ -13,17 +13,17 @@ from trainer.cli.options import AsJson
 def init(
     folder: Annotated[
         Path,
-        typer.Argument(help="Where to write the files (default: here).", metavar="[FOLDER]"),
+        typer.Argument(help="Folder to write the files to.", metavar="[FOLDER]"),
     ] = Path(),
     show_list: Annotated[bool, typer.Option("--list", help="List the packaged configs instead.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a first set of commented configs: a quick run, MNIST, a sweep, and an optimizer of your own.
+    """Write example configs with comments: a quick run, MNIST, a sweep, and an optimizer to edit.
 
     Existing files are never changed.
 
-    The packaged configs need no file: `optlab train NAME`, `optlab sweep NAME`, or `base: optlab:NAME` in a
-    config.
+    The packaged configs can be used without writing them: `optlab train NAME`, `optlab sweep NAME`, or
+    `base: optlab:NAME` in a config.
 
     Examples:
 
@@ -49,7 +49,7 @@ def _list(*, as_json: bool) -> None:
     if as_json:
         console.print_json([dict(zip(("kind", "name", "description"), row, strict=True)) for row in rows])
     else:
-        console.table([console.Column("kind"), console.Column("name"), console.Column("what it is")], rows)
+        console.table([console.Column("kind"), console.Column("name"), console.Column("description")], rows)
 
 
 def _write(folder: Path, *, as_json: bool) -> None:

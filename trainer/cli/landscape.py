@@ -26,7 +26,7 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 def landscape(problem: str, descent: DescentOptions, files: LandscapeFiles, *, as_json: bool) -> None:
-    """Run the optimizers on a surface, write the figures, print how close each came to a minimum."""
+    """Run the optimizers on a surface, write the figures, print the final distances to a minimum."""
     name, surface = find_surface(problem)
     contestants = parse_contestants(descent.optimizers)
     where = surface.start if descent.start is None else _point(descent.start)
@@ -87,7 +87,7 @@ def budget(descents: list[Descent], lr: float | None) -> str:
     if not tuned:
         return "lr not tuned: each optimizer's default, unless stated"
     count, rates = len(tuned[0].trials), tuned[0].trials
-    text = f"lr tuned: for each the best end of {count} rates from {rates[0].lr:g} to {rates[-1].lr:g}"
+    text = f"lr tuned: best final value of {count} rates from {rates[0].lr:g} to {rates[-1].lr:g}"
     others = [one.contestant.text for one in descents if not one.trials]
     return text + (f"; not tuned: {', '.join(others)}" if others else "")
 

@@ -18,7 +18,9 @@ def lessons(
     ] = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="scikit-learn's digits instead of MNIST: about two minutes for all."),
+        typer.Option(
+            "--quick", help="Use scikit-learn's digits instead of MNIST: about two minutes for all."
+        ),
     ] = False,
     show_list: Annotated[bool, typer.Option("--list", help="List the lessons.")] = False,
     runs: RunsFolder = RUNS,
@@ -34,9 +36,9 @@ def lessons(
 ) -> None:
     """Train the runs of the lessons on torch.optim and draw a figure for each lesson.
 
-    Runs and figures are written to `runs/lessons`, those of --quick to `runs/lessons-quick`. Rerun the
-    command to continue: finished runs are kept. Without --quick the lessons train on MNIST, lesson 13 on
-    CIFAR-10.
+    Runs and figures are written to `runs/lessons`, those of --quick to `runs/lessons-quick`. If the command
+    was interrupted, rerun it: finished runs are kept. Without --quick the lessons train on MNIST, lesson 13
+    on CIFAR-10.
 
     Examples:
 

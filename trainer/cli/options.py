@@ -29,7 +29,7 @@ Overrides = Annotated[
     ),
 ]
 RunsFolder = Annotated[
-    Path, typer.Option("--runs", envvar="OPTLAB_RUNS", help="Directory that holds all runs.", metavar="DIR")
+    Path, typer.Option("--runs", envvar="OPTLAB_RUNS", help="Directory of all runs.", metavar="DIR")
 ]
 RUNS = Path("runs")
 LOADING = "Loading PyTorch"
@@ -40,7 +40,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 class OutputOptions:
     """What a verb that trains prints."""
 
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress on stderr.")] = False
     as_json: AsJson = False
 
 
@@ -71,7 +71,9 @@ class ExistingRun:
     wait: Annotated[
         bool,
         typer.Option(
-            "--wait", help="Wait for a process that trains this run; alone, also skip it if it is finished."
+            "--wait",
+            help="Wait while another process trains this run; without --resume or --force, also skip a "
+            "finished run.",
         ),
     ] = False
 
@@ -95,10 +97,11 @@ class DescentOptions:
         str | None, typer.Option(help="Starting point (default: the problem's own).", metavar="X,Y")
     ] = None
     lr: Annotated[
-        float | None, typer.Option(help="Use this learning rate for all optimizers, without tuning.")
+        float | None, typer.Option(help="Use this learning rate for all optimizers; do not tune.")
     ] = None
     tune: Annotated[
-        bool, typer.Option("--tune/--no-tune", help="Tune each optimizer's learning rate or use its default.")
+        bool,
+        typer.Option("--tune/--no-tune", help="Tune each optimizer's learning rate, or use its default."),
     ] = True
     trials: Annotated[
         int, typer.Option(help="Number of learning rates to try per optimizer.", min=2, max=1000)
@@ -115,7 +118,7 @@ class LandscapeFiles:
             "--output", "-o", help="A folder, or a file for the figure (png, svg, pdf).", metavar="PATH"
         ),
     ] = None
-    animate: Annotated[bool, typer.Option("--gif/--no-gif", help="Also write an animation.")] = True
+    animate: Annotated[bool, typer.Option("--gif/--no-gif", help="Also write an animated GIF.")] = True
     runs: RunsFolder = RUNS
 
 

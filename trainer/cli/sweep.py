@@ -30,10 +30,13 @@ class SweepOptions:
         typer.Option(help="Run the I-th of N parts of the grid, e.g. in a job array.", metavar="I/N"),
     ] = None
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the runs, the budget of each variant and an estimate.")
+        bool,
+        typer.Option("--dry-run", help="Print the runs, the budget of each variant and a time estimate."),
     ] = False
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing runs of another config.")] = False
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite existing runs that have another config.")
+    ] = False
     figures: Annotated[
         bool, typer.Option("--figures/--no-figures", help="Compare the runs at the end and draw figures.")
     ] = True
@@ -63,13 +66,13 @@ def sweep(
 ) -> None:
     """Train many runs in parallel: variants, a grid or a search, seeds, with equal budgets.
 
-    Several values for a key make an axis: separate them by commas, or write 0..4 for 0,1,2,3,4. Brackets and
-    quotes are those of YAML: model.hidden=[100,50],[20]. The sweep's folder contains the sweep.yaml of it.
+    Several values for a key define an axis: separate them by commas, or write 0..4 for 0,1,2,3,4. Each value
+    is YAML: model.hidden=[100,50],[20]. The sweep's folder then contains the equivalent sweep.yaml.
 
     Rerun the command after a crash or Ctrl-C: finished runs are kept, interrupted ones are resumed.
 
     Exit codes: 0 done, 2 invalid file or usage, 4 some runs failed, 130 interrupted, 143 terminated,
-    129 hung up.
+    129 terminal closed.
 
     Examples:
 

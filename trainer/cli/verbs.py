@@ -75,7 +75,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with: optlab train quickstart, or optlab init to write a first set of configs",
+    epilog="Start with: optlab train quickstart, or optlab init to write example configs",
 )
 
 
@@ -96,7 +96,7 @@ def options(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Train small neural networks and compare optimizers honestly: YAML in, a run directory out."""
+    """Train small neural networks from YAML configs and compare optimizers fairly."""
 
 
 def verb(name: str | None = None, *, panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -116,14 +116,14 @@ def train(
     folder: RunFolder,
     existing: ExistingRun,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved config, groups, steps and an estimate.")
+        bool, typer.Option("--dry-run", help="Print the config, parameter groups, steps and a time estimate.")
     ] = False,
     output: OutputOptions,
 ) -> None:
     """Train one experiment and write a run directory.
 
     Exit codes: 0 done, 1 failed, 2 invalid config or usage, 3 diverged, 130 interrupted, 143 terminated,
-    129 hung up.
+    129 terminal closed.
 
     Examples:
 
@@ -183,7 +183,7 @@ def validate(
 ) -> None:
     """Check a config without training: names, options, shapes, parameter groups. Downloads nothing.
 
-    If the data set is not on disk, what depends on it is not checked, and a note says so.
+    If the data set is not on disk, the checks that need it are skipped, and a note says so.
 
     Python files and packages named in the config are printed, then imported, which executes them.
 
@@ -209,8 +209,8 @@ def prepare(
 ) -> None:
     """Download a data set and check it, so that later runs need no network.
 
-    The files go to `root`, else to OPTLAB_DATA, else to your cache directory. Data sets that are slow to
-    decode are also stored decoded, in OPTLAB_CACHE or your cache directory.
+    The files are stored in `root`, else in OPTLAB_DATA, else in your cache directory. Data sets that are slow
+    to decode are also stored decoded, in OPTLAB_CACHE or your cache directory.
 
     Examples:
 
@@ -224,7 +224,7 @@ def prepare(
     commands.prepare(name, options or [])
 
 
-@verb(panel="Look")
+@verb(panel="Inspect")
 def plot(
     run: Annotated[list[Path], typer.Argument(help="Run directories.", autocompletion=completion.run_dirs)],
     formats: Annotated[
@@ -245,11 +245,11 @@ def plot(
     commands.plot(run, formats or ["png"])
 
 
-verb(panel="Look")(compare_verb.compare)
+verb(panel="Inspect")(compare_verb.compare)
 verb(panel="Train")(lessons.lessons)
 
 
-@verb("runs", panel="Look")
+@verb("runs", panel="Inspect")
 def list_runs(
     folders: Annotated[
         list[Path] | None, typer.Argument(help="Folders to search (default: the directory of all runs).")
@@ -259,7 +259,7 @@ def list_runs(
         str, typer.Option(help="Column to sort by; prefix it with - for descending.", metavar="COLUMN")
     ] = "run",
     wide: Annotated[
-        bool, typer.Option("--wide", help="Show all columns and whole paths, however narrow the terminal.")
+        bool, typer.Option("--wide", help="Show all columns and whole paths, also on a narrow terminal.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -278,11 +278,11 @@ def list_runs(
     runs_table.list_runs(folders or [runs], sort=sort, wide=wide, as_json=as_json)
 
 
-@verb("list", panel="Look")
+@verb("list", panel="Inspect")
 def list_components(
     kind: Annotated[
         str | None,
-        typer.Argument(help="dataset, augmentation, model, init, loss, optimizer or scheduler."),
+        typer.Argument(help="dataset, augmentation, model, init, loss, metric, optimizer or scheduler."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -300,10 +300,10 @@ def list_components(
     commands.list_components(kind, as_json=as_json)
 
 
-@verb(panel="Look")
+@verb(panel="Inspect")
 def show(
     kind: Annotated[
-        str, typer.Argument(help="dataset, augmentation, model, init, loss, optimizer or scheduler.")
+        str, typer.Argument(help="dataset, augmentation, model, init, loss, metric, optimizer or scheduler.")
     ],
     name: Annotated[
         str,
@@ -336,7 +336,7 @@ def show(
     commands.show(kind, name, options or [], shape=shape, classes=classes, as_json=as_json)
 
 
-@verb("landscape", panel="Look")
+@verb("landscape", panel="Inspect")
 def watch_landscape(
     problem: Annotated[
         str,
@@ -367,10 +367,10 @@ def watch_landscape(
     landscape.landscape(problem, descent, files, as_json=as_json)
 
 
-@verb(panel="Help")
+@verb(panel="Tools")
 def bench(
     root: Annotated[
-        Path | None, typer.Option(help="Folder of MNIST (default: OPTLAB_DATA).", metavar="DIR")
+        Path | None, typer.Option(help="Folder with MNIST (default: OPTLAB_DATA).", metavar="DIR")
     ] = None,
     model: Annotated[
         Literal["mlp", "cnn"],
@@ -378,7 +378,7 @@ def bench(
     ] = "mlp",
     optimizer: Annotated[Literal["SGD", "Adam", "AdamW"], typer.Option(help="SGD has momentum 0.9.")] = "SGD",
     batch_size: Annotated[int, typer.Option(help="Samples per step.", min=1, max=2000)] = 64,
-    steps: Annotated[int, typer.Option(help="Steps per loop and round, at most one epoch's.", min=30)] = 900,
+    steps: Annotated[int, typer.Option(help="Steps per loop and round, at most one epoch.", min=30)] = 900,
     rounds: Annotated[int, typer.Option(help="Measured rounds, after one warm-up round.", min=1)] = 9,
     threads: Annotated[int | None, typer.Option(help="Cores for every loop (default: all).", min=1)] = None,
     output: Annotated[
@@ -407,15 +407,15 @@ def bench(
     run_bench(root, setting, output=output, as_json=as_json)
 
 
-@verb(panel="Help")
+@verb(panel="Tools")
 def schema(
-    sweep: Annotated[bool, typer.Option("--sweep", help="The schema of sweeps.")] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Print the schema of sweep files.")] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File to write (default: stdout).", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of configs. Editors use it for completion and checks.
+    """Print the JSON Schema of configs, which editors use for completion and checks.
 
     Add `# yaml-language-server: $schema=optlab.schema.json` as the first line of a config, or see
     docs/editors.md.
@@ -432,7 +432,7 @@ def schema(
     commands.schema(output, sweep=sweep)
 
 
-@verb(panel="Help")
+@verb(panel="Tools")
 def doctor(runs: RunsFolder = RUNS, as_json: AsJson = False) -> None:
     """Print versions, devices, threads, data sets on disk, the cache and write access.
 

@@ -161,9 +161,9 @@ LESSONS = (
         1,
         "01_sgd_by_hand",
         "Lesson 1: gradient descent by hand, batch 1 against batch 64",
-        "The gradient of one image is a noisy estimate: with batch size 1 the loss jumps from step to step, "
-        "with 64 it hardly does. Per image seen, batch size 1 still learns faster, because it takes 64 "
-        "times the steps.",
+        "The gradient of one image is a noisy estimate: with batch size 1 the loss fluctuates strongly from "
+        "step to step, with 64 only a little. Per image seen, batch size 1 still learns faster, because it "
+        "takes 64 times as many steps.",
         (
             Run("batch 1", "01_sgd_by_hand", ("data.batch_size=1",)),
             Run("batch 64", "01_sgd_by_hand", quick=("log.every=1",)),
@@ -183,7 +183,7 @@ LESSONS = (
         tuple(Run(f"lr {lr}", "02_learning_rate", (f"optimizer.lr={lr}",)) for lr in ("1", "1e-2", "1e-4")),
         (LOSS, VAL_ACCURACY),
         quick=("train.epochs=20", "log.every=2", "optimizer.momentum=0.9"),
-        quick_note="64 inputs forgive a rate of 1 without it",
+        quick_note="with 64 inputs a rate of 1 does not overshoot without momentum",
     ),
     Lesson(
         3,
@@ -286,9 +286,9 @@ LESSONS = (
         8,
         "08_parameter_groups",
         "Lesson 8: parameter groups with rates of their own",
-        "A hundredth of the rate for the output layer slows learning a little, for the hidden layer more, "
-        "because most weights are there. A rate of 0 freezes the hidden layer, and the output layer learns "
-        "from random features.",
+        "A hundredth of the rate slows learning a little for the output layer, and more for the hidden "
+        "layer, which has most of the weights. A rate of 0 freezes the hidden layer, and the output layer "
+        "learns from random features.",
         (
             Run("0.05 for all", "08_one_rate"),
             Run("output 5e-4", "08_fast_hidden"),
@@ -444,7 +444,7 @@ LESSONS = (
         "15_why_stochastic",
         "Lesson 15: why stochastic: 1,000 images, each there ten times",
         "A tenth of the repeated set gives the same gradient as all of it: the loss per step is the same, "
-        "for a tenth of the work. Per image seen, the minibatch is therefore ten times as fast.",
+        "at a tenth of the work. Per image seen, the minibatch is therefore ten times as fast.",
         (
             Run("all 10,000 per step", "15_full_batch"),
             Run("1,000 per step", "15_full_batch", ("data.batch_size=1000",)),
