@@ -135,7 +135,7 @@ def test_the_command_draws_and_goes_on_where_it_stopped(
     broken = next(folder for folder in rundir.find_runs([tmp_path]) if "amsgrad" in folder.name)
     (broken / rundir.STATUS).write_text('{"format": 1, "status": "running"}', encoding="utf-8")
     done = optlab("lessons", "14", *options, "--json")
-    assert done.err.count("there already") == len(LESSONS[13].runs) - 1
+    assert done.err.count("already finished") == len(LESSONS[13].runs) - 1
     assert done.json == [str(drawn[2])]
 
 

@@ -35,7 +35,7 @@ def draw_lesson(lesson: Lesson, runs: Runs, path: Path, *, note: str = "") -> No
         lesson: what it shows.
         runs: its runs by label, all of them.
         path: the file to write, in place.
-        note: said below the title, in as many lines as it takes; empty = nothing.
+        note: text below the title, wrapped to the width of the figure; empty = none.
     """
     columns = min(lesson.columns, len(lesson.panels))
     rows = -(-len(lesson.panels) // columns)

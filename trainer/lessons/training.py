@@ -102,5 +102,5 @@ def train_one(job: Job) -> Done:
     result = launched.result
     if result.status == "interrupted":
         return Done(job, folder, "interrupted", failed=True, interrupted=True)
-    spent = "there already" if launched.skipped else f"{result.total_seconds:.1f} s"
+    spent = "already finished" if launched.skipped else f"{result.total_seconds:.1f} s"
     return Done(job, folder, f"{result.status}, {result.steps:,} steps, {spent}")
