@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from command import optlab
 
@@ -24,7 +25,6 @@ train: {epochs: 1, early_stopping: {patience: 3}}
 
 
 def validator(*options: str) -> Any:
-    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
     schema = json.loads(optlab("schema", *options).out)
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
