@@ -26,7 +26,7 @@ def make_older(run: Path) -> None:
 
 def test_current_names_are_keys_and_former_names_are_not() -> None:
     for (head, former), (section, current) in CURRENT_NAMES.items():
-        fields = Config.model_fields[head].annotation.model_fields  # type: ignore[union-attr]
+        fields = Config.model_fields[head].annotation.model_fields
         assert (head, current in fields, former in fields) == (section, True, False)
 
 

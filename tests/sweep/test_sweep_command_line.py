@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_sweeps import BASE, results, run, write
 
+from trainer.config.merge import SWEEP_KEYS
+from trainer.config.models import Config
 from trainer.errors import ConfigError
 from trainer.runs import rundir
 from trainer.sweep.command_line import read_overrides
 from trainer.sweep.file import read_sweep
-from trainer.sweep.models import value_text
+from trainer.sweep.models import SweepConfig, value_text
 
 
 def read(text: str) -> tuple[str, Any]:
@@ -128,6 +130,16 @@ def test_a_config_without_axes_is_not_a_sweep(tmp_path: Path) -> None:
     write(tmp_path, {})
     with pytest.raises(ConfigError, match=r"base\.yaml is the config of one run"):
         read_sweep(tmp_path / "base.yaml", ["train.epochs=3"])
+
+
+def test_a_file_with_any_key_of_a_sweep_is_a_sweep_for_every_verb(tmp_path: Path) -> None:
+    assert set(SWEEP_KEYS) == {"variants", "axes", *SweepConfig.model_fields} - {"format", "base", "name"}
+    assert not set(SWEEP_KEYS) & set(Config.model_fields)
+    write(tmp_path, {"base": "base.yaml", "name": "s", "seeds": 2})
+    assert read_sweep(tmp_path / "sweep.yaml").seeds == [0, 1]
+    done = optlab("validate", tmp_path / "sweep.yaml")
+    assert done.code == 2
+    assert f"optlab sweep {tmp_path}/sweep.yaml" in done.err
 
 
 def test_the_seeds_alone_can_vary(tmp_path: Path) -> None:

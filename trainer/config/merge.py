@@ -24,6 +24,12 @@ from trainer.config.paths import absolute_path
 from trainer.config.yaml_reader import KeyPath, Origin, Position, Tree, display_name, parse, read_file
 from trainer.errors import ConfigError, nearest
 
+SWEEP_KEYS = (
+    *("variants", "axes", "seeds", "strategy", "trials", "batch", "search_seed", "objective", "prune"),
+    *("final_seeds", "allow_unequal", "workers", "runs_per_gpu"),
+)
+"""Keys that a sweep file has and the config of one run has not."""
+
 _LENGTHS = ("epochs", "steps")
 
 
@@ -75,7 +81,7 @@ def read_layers(path: Path) -> Tree:
 
 def _refuse_sweep(tree: Tree, path: Path) -> None:
     """Raise ConfigError if a file has keys that only a sweep has."""
-    for key in ("variants", "axes", "final_seeds"):
+    for key in SWEEP_KEYS:
         if key in tree.data:
             raise ConfigError(
                 f"this is a sweep, and not the config of one run: it has {key!r}",

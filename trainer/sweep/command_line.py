@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from trainer.config.merge import Override, parse_override
+from trainer.config.merge import SWEEP_KEYS, Override, parse_override
 from trainer.config.yaml_reader import Origin, Position, Tree, parse
 from trainer.errors import ConfigError, OptlabError, Problem
 from trainer.sweep.models import SweepConfig
@@ -19,12 +19,11 @@ from trainer.sweep.models import SweepConfig
 MAX_RANGE_LENGTH = 100_000
 _RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})\Z")
 _SEEDS = ("seeds", "final_seeds")
-_OWN = {"variants", "axes", *SweepConfig.model_fields} - {"format", "base", "name"}
 
 
 def is_sweep(tree: Tree) -> bool:
     """Return whether a file has a key of a sweep: `variants`, `axes`, `seeds`, `trials` ..."""
-    return bool(_OWN & tree.data.keys())
+    return any(key in tree.data for key in SWEEP_KEYS)
 
 
 def sweep_of(config: Path, tree: Tree, overrides: Sequence[Override]) -> Tree:
