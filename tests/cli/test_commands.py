@@ -263,6 +263,6 @@ def test_the_shell_asks_for_completion_and_gets_it() -> None:
         "COMP_WORDS": "optlab sh",
         "COMP_CWORD": "1",
     }
-    code = "import sys; sys.argv = ['optlab']; from trainer.cli.verbs import app; app(prog_name='optlab')"
+    code = "import sys; sys.argv = ['optlab']; from trainer.cli.app import app; app(prog_name='optlab')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert "show" in done.stdout.split()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from trainer.cli.verbs import app
+from trainer.cli.app import app
 from trainer.errors import ConfigError, OptlabError
 from trainer.runs import rundir
 

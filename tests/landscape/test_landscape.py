@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.optimize import rosen
 from typer.testing import CliRunner
 
-from trainer.cli.verbs import app
+from trainer.cli.app import app
 from trainer.errors import ConfigError
 from trainer.landscape.paths import (
     compare_optimizers,

@@ -9,9 +9,8 @@ from typing import Any
 
 import yaml
 
-from trainer.cli import sweeping
-from trainer.cli.options import OutputOptions
-from trainer.cli.sweep import SweepOptions
+from trainer.cli.commands import sweep as sweep_command
+from trainer.cli.options import OutputOptions, SweepOptions
 
 BASE = """\
 data: {name: digits, limit: 200, val_size: 200, batch_size: 20}
@@ -35,7 +34,7 @@ def run(file: Path, *overrides: str, runs: Path, **options: Any) -> int:
     """Run a sweep from this process, with its own workers; return the exit code."""
     output = OutputOptions(as_json=options.pop("as_json", False))
     given: dict[str, Any] = {"workers": 1, "figures": False}
-    return sweeping.sweep(file, overrides, runs, SweepOptions(**given | options), output)
+    return sweep_command.sweep(file, overrides, runs, SweepOptions(**given | options), output)
 
 
 def results(folder: Path) -> list[dict[str, str]]:

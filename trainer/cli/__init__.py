@@ -1,4 +1,4 @@
-"""The entry points of the command line. The verbs are in `verbs`.
+"""The entry points of the command line. The verbs are in `verbs/`.
 
 This module imports nothing slow, so that Ctrl-C is handled from the start.
 """
@@ -16,7 +16,7 @@ from trainer.errors import OptlabError, OutputError
 def main() -> None:
     """Run the command line. Print a user's error on stderr without a traceback and set the exit code."""
     from trainer import console
-    from trainer.cli.verbs import app
+    from trainer.cli.app import app
 
     with streams.guarded():
         try:
@@ -48,7 +48,7 @@ def script() -> None:
     # optlab never opens a window. With an unknown backend or an unreadable matplotlibrc, importing matplotlib
     # would fail.
     os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
-    from trainer.cli import verbs  # noqa: F401 (typer, rich and pydantic, before KeyboardInterrupt is raised)
+    from trainer.cli import app  # noqa: F401 (typer, rich and pydantic, before KeyboardInterrupt is raised)
 
     interrupts.remember()
     try:

@@ -122,6 +122,140 @@ class LandscapeFiles:
     runs: RunsFolder = RUNS
 
 
+@dataclass(frozen=True)
+class SweepOptions:
+    """Which runs of a sweep to train and how."""
+
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Worker processes (default: as in the sweep file, else one per core).", min=1),
+    ] = None
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Run only this variant. Can be repeated.", metavar="VARIANT"),
+    ] = None
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Run the I-th of N parts of the grid, e.g. in a job array.", metavar="I/N"),
+    ] = None
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the runs, the budget of each variant and a time estimate."),
+    ] = False
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite existing runs that have another config.")
+    ] = False
+    figures: Annotated[
+        bool, typer.Option("--figures/--no-figures", help="Compare the runs at the end and draw figures.")
+    ] = True
+
+
+@dataclass(frozen=True)
+class AnalysisOptions:
+    """How runs are grouped and tested."""
+
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Group by this key only, e.g. optimizer.name. Can be repeated."),
+    ] = None
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC=X",
+            help="Report the time to reach this value, e.g. val_accuracy=0.95. Can be repeated.",
+        ),
+    ] = None
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Result to compare and rank settings by, e.g. val_loss (default: test, else validation).",
+            metavar="RESULT",
+        ),
+    ] = None
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GROUP", help="Compare all groups with this one: fewer pairs, narrower intervals."
+        ),
+    ] = None
+    bootstrap: Annotated[
+        bool,
+        typer.Option(
+            "--bootstrap",
+            help="Use bootstrap intervals for paired differences. With few seeds their coverage is too low.",
+        ),
+    ] = False
+    confidence: Annotated[
+        float, typer.Option(help="Level of each group's interval; joint level of all difference intervals.")
+    ] = 0.95
+
+
+@dataclass(frozen=True)
+class LineOptions:
+    """How the curves of the groups are drawn."""
+
+    x: Annotated[
+        str, typer.Option("--x", help="Quantity on the x axis: step, epoch, samples or seconds.")
+    ] = "step"
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Axis scales: semilogy, semilogx, linear or loglog (default: semilogy for losses)."
+        ),
+    ] = None
+    centre: Annotated[str, typer.Option(help="Line of each group: mean or median.")] = "mean"
+    band: Annotated[
+        str, typer.Option(help="Band around the line: min-max, std, quantiles, t, bootstrap or none.")
+    ] = "min-max"
+    smooth: Annotated[bool, typer.Option(help="Smooth minibatch losses.")] = True
+    multiples: Annotated[
+        bool | None,
+        typer.Option("--multiples/--overlay", help="One panel per group (default: for more than 7 groups)."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How the settings of a search are compared."""
+
+    within: Annotated[
+        float,
+        typer.Option(
+            metavar="PERCENT", help="Sensitivity: a setting within this percentage of the best is good."
+        ),
+    ] = 5.0
+    random: Annotated[
+        bool, typer.Option("--random", help="Treat the runs as a random search and draw its budget curve.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class FigureFiles:
+    """Where figures are written, and their format."""
+
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="A folder for all figures and tables, or one file: png svg pdf, csv md tex json.",
+        ),
+    ] = None
+    figure: Annotated[
+        str | None, typer.Option(help="The figure to write to a single file, e.g. val_loss.", metavar="NAME")
+    ] = None
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="Format of the figures in a folder: png, svg or pdf. Can be repeated."),
+    ] = None
+    style: Annotated[str, typer.Option(help="Figure style: screen, slides, paper or print (grey).")] = (
+        "screen"
+    )
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Figure size in inches, e.g. 7x4.")] = None
+
+
 def expand_options(function: Callable[..., None]) -> Callable[..., None]:
     """Return a function for Typer that has the fields of dataclass parameters as its own parameters.
 

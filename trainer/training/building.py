@@ -36,7 +36,8 @@ from trainer.training.builders import (
     build_schedules,
 )
 from trainer.training.compilation import Compilation
-from trainer.training.engines.choice import PAYS_AFTER_STEPS, compiler, engine_class
+from trainer.training.engines.choice import PAYS_AFTER_STEPS, engine_class
+from trainer.training.engines.compiler import compiler
 from trainer.training.evaluation import RunningMean
 from trainer.training.experiment import Experiment
 from trainer.training.loaded_data import LoadedData, load_data

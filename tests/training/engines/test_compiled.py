@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn import functional
 
 from trainer.losses import penalty
-from trainer.training.engines.choice import compiler
+from trainer.training.engines.compiler import compiler
 from trainer.training.engines.eager import EagerEngine
 from trainer.training.engines.inductor import updates
 from trainer.training.engines.inductor.compiled import CompiledEngine

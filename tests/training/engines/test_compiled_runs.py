@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from trainer.bench.loops import BARE
 from trainer.bench.task import OPTIONS, Task
 from trainer.catalog import MODELS
-from trainer.cli.verbs import app
+from trainer.cli.app import app
 from trainer.errors import ConfigError
-from trainer.training.engines.choice import PAYS_AFTER_STEPS, compiler
+from trainer.training.engines.choice import PAYS_AFTER_STEPS
+from trainer.training.engines.compiler import compiler
 from trainer.training.engines.eager import MicroBatch
 from trainer.training.engines.inductor.compiled import CompiledEngine
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainer.training.engines.choice import compiler
+from trainer.training.engines.compiler import compiler
 from trainer.training.engines.inductor import microkernel
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")

@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
-from trainer.training.engines.choice import compiler
+from trainer.training.engines.compiler import compiler
 from trainer.training.engines.inductor.pooling import decompositions
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")

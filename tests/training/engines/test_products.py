@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.training.engines.choice import compiler
+from trainer.training.engines.compiler import compiler
 from trainer.training.engines.inductor import microkernel
 from trainer.training.engines.inductor.matmul import decompositions
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer import build_experiment, load_config
-from trainer.training.engines.choice import compiler, engine_class
+from trainer.training.engines.choice import engine_class
+from trainer.training.engines.compiler import compiler
 from trainer.training.engines.inductor.compiled import CompiledEngine
 from trainer.training.engines.inductor.python_state import PythonState
 

@@ -6,19 +6,12 @@ and the log says so.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 
 from trainer.training.engines.eager import EagerEngine, MicroBatch
 
 PAYS_AFTER_STEPS = 50_000
 """Number of planned steps from which compiling (a few seconds) pays off for small networks on a CPU."""
-
-
-def compiler() -> str | None:
-    """Return the C++ compiler that Inductor would use; None if there is none."""
-    return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 
 
 def engine_class(name: str) -> type[EagerEngine]:

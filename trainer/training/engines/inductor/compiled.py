@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 
 from trainer import kernel_cache
 from trainer.seeding import random_state, set_random_state
-from trainer.training.engines.choice import compiler
+from trainer.training.engines.compiler import compiler
 from trainer.training.engines.eager import EagerEngine, MicroBatch, StepOutput
 from trainer.training.engines.inductor import matmul as products
 from trainer.training.engines.inductor import pooling

@@ -1,45 +1,15 @@
-"""The verb `sweep`: its options and its help. The implementation is in `sweeping`."""
+"""The verb `sweep`: its options and help."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from trainer.cli import completion
-from trainer.cli.options import LOADING, RUNS, OutputOptions, RunsFolder
+from trainer.cli.options import LOADING, RUNS, OutputOptions, RunsFolder, SweepOptions
 from trainer.console import waiting
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """Which runs of a sweep to train and how."""
-
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Worker processes (default: as in the sweep file, else one per core).", min=1),
-    ] = None
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="Run only this variant. Can be repeated.", metavar="VARIANT"),
-    ] = None
-    shard: Annotated[
-        str | None,
-        typer.Option(help="Run the I-th of N parts of the grid, e.g. in a job array.", metavar="I/N"),
-    ] = None
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Print the runs, the budget of each variant and a time estimate."),
-    ] = False
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite existing runs that have another config.")
-    ] = False
-    figures: Annotated[
-        bool, typer.Option("--figures/--no-figures", help="Compare the runs at the end and draw figures.")
-    ] = True
 
 
 def sweep(
@@ -87,6 +57,6 @@ def sweep(
         optlab sweep optimizers --shard $SLURM_ARRAY_TASK_ID/8
     """
     with waiting(LOADING, quiet=output.quiet):
-        from trainer.cli import sweeping
+        from trainer.cli.commands import sweep as command
 
-    raise typer.Exit(sweeping.sweep(file, overrides or [], runs, options, output))
+    raise typer.Exit(command.sweep(file, overrides or [], runs, options, output))

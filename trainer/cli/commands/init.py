@@ -1,45 +1,16 @@
-"""The verb `init`: write a first set of configs, or list the packaged ones. Does not import torch."""
+"""Implementation of `optlab init`: write or list packaged configs. Does not import torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from trainer.cli.options import AsJson
-
-
-def init(
-    folder: Annotated[
-        Path,
-        typer.Argument(help="Folder to write the files to.", metavar="[FOLDER]"),
-    ] = Path(),
-    show_list: Annotated[bool, typer.Option("--list", help="List the packaged configs instead.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Write example configs with comments: a quick run, MNIST, a sweep, and an optimizer to edit.
-
-    Existing files are never changed.
-
-    The packaged configs can be used without writing them: `optlab train NAME`, `optlab sweep NAME`, or
-    `base: optlab:NAME` in a config.
-
-    Examples:
-
-        optlab init experiments
-
-        optlab init --list
-    """
-    if show_list:
-        _list(as_json=as_json)
-    else:
-        _write(folder, as_json=as_json)
+from trainer import console
+from trainer.config import packaged
+from trainer.errors import RunError
 
 
-def _list(*, as_json: bool) -> None:
-    from trainer import console
-    from trainer.config import packaged
+def list_configs(*, as_json: bool) -> None:
+    """Print the packaged configs, sweeps and lessons."""
 
     rows = [
         (kind, name, packaged.description(file))
@@ -52,10 +23,8 @@ def _list(*, as_json: bool) -> None:
         console.table([console.Column("kind"), console.Column("name"), console.Column("description")], rows)
 
 
-def _write(folder: Path, *, as_json: bool) -> None:
-    from trainer import console
-    from trainer.config import packaged
-    from trainer.errors import RunError
+def write_configs(folder: Path, *, as_json: bool) -> None:
+    """Write the first configs to a folder; leave existing files as they are."""
 
     states = {}
     for source in packaged.first_files():

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from trainer import console
-from trainer.cli.commands import announce_code
-from trainer.cli.options import OutputOptions
-from trainer.cli.runs import SHARDS, SWEEP_COLUMNS
-from trainer.cli.sweep import SweepOptions
-from trainer.cli.sweep_plan import dry_run_of
+from trainer.cli.commands.components import announce_code
+from trainer.cli.commands.runs import SHARDS, SWEEP_COLUMNS
+from trainer.cli.commands.sweep_plan import dry_run_of
+from trainer.cli.options import OutputOptions, SweepOptions
 from trainer.compare import compare_runs
 from trainer.compare.table import caption, render_table, with_half_width
 from trainer.config.identity import components_in

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from trainer import console
-from trainer.cli.compare import AnalysisOptions, FigureFiles, LineOptions, SearchOptions
+from trainer.cli.options import AnalysisOptions, FigureFiles, LineOptions, SearchOptions
 from trainer.compare import Comparison, compare_runs
 from trainer.compare.table import caption, render_table, sections
 from trainer.console import Column

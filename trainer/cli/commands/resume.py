@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trainer.cli.commands import announce_code, finish
+from trainer.cli.commands.components import announce_code
+from trainer.cli.commands.train import finish
 from trainer.cli.options import OutputOptions
 from trainer.config.identity import components_in
 from trainer.config.load import read

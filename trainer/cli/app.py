@@ -1,0 +1,127 @@
+"""The Typer application: the verbs with their panels in the help.
+
+A verb's options and help are in `verbs/`, its implementation is in `commands/`. The functions in `verbs/`
+import their implementations when called, because importing torch would slow down `optlab --help`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from trainer import streams
+from trainer.cli.options import expand_options
+from trainer.cli.verbs import (
+    bench,
+    compare,
+    doctor,
+    init,
+    landscape,
+    lessons,
+    list_components,
+    plot,
+    prepare,
+    resume,
+    runs,
+    schema,
+    show,
+    sweep,
+    train,
+    validate,
+)
+from trainer.errors import ConfigError
+
+
+class Verb(TyperCommand):
+    """A command during which `print` writes to stderr, so that stdout has only results."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; answer a config key that is given as an option with the override."""
+        arguments = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # typer exports no name for NoSuchOption
+            option = str(getattr(error, "option_name", ""))
+            if type(error).__name__ == "NoSuchOption" and "overrides" in (each.name for each in self.params):
+                _refuse_option(option, arguments)
+            raise
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with streams.components_print_to_stderr():
+            return super().invoke(ctx)
+
+
+def _refuse_option(option: str, arguments: Sequence[str]) -> None:
+    """Raise ConfigError if an unknown option is a key of the config, as in `--lr 0.1` and `--epochs=3`."""
+    from trainer.config.suggestions import option_as_override
+
+    at = next(i for i, text in enumerate(arguments) if text.partition("=")[0] == option)
+    value = arguments[at].partition("=")[2] or next(iter(arguments[at + 1 : at + 2]), None)
+    if override := option_as_override(option, value):
+        raise ConfigError(
+            f"there is no option {option}",
+            where="command line",
+            expected="config keys as KEY=VALUE",
+            fix=f"did you mean {override}?",
+        )
+
+
+app = typer.Typer(
+    name="optlab",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: optlab train quickstart, or optlab init to write example configs",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"optlab {version('optlab')}")
+        except PackageNotFoundError:
+            typer.echo("optlab, not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train small neural networks from YAML configs and compare optimizers fairly."""
+
+
+PANELS: Mapping[str, Mapping[str, Callable[..., None]]] = {
+    "Start": {"init": init.init},
+    "Train": {
+        "train": train.train,
+        "resume": resume.resume,
+        "sweep": sweep.sweep,
+        "validate": validate.validate,
+        "prepare": prepare.prepare,
+        "lessons": lessons.lessons,
+    },
+    "Inspect": {
+        "plot": plot.plot,
+        "compare": compare.compare,
+        "runs": runs.list_runs,
+        "list": list_components.list_components,
+        "show": show.show,
+        "landscape": landscape.landscape,
+    },
+    "Tools": {"bench": bench.bench, "schema": schema.schema, "doctor": doctor.doctor},
+}
+"""The verbs by their panel of the help, in the order in which the help lists them."""
+
+for panel, verbs in PANELS.items():
+    for name, function in verbs.items():
+        app.command(name, cls=Verb, rich_help_panel=panel)(expand_options(function))

@@ -1,0 +1,31 @@
+"""Implementation of `optlab prepare`: download and check a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainer import catalog, console
+from trainer.cli.commands.components import component_options
+from trainer.errors import (
+    unknown_name,
+)
+
+
+def prepare(name: str, options: Sequence[str]) -> None:
+    """Download and check a data set; cache it decoded if decoding takes time."""
+    if name not in catalog.DATASETS:
+        raise unknown_name("data set", name, list(catalog.DATASETS))
+    with console.waiting(f"Preparing {name}"):
+        dataset = catalog.DATASETS[name](**component_options("dataset", name, options))
+    pairs = {
+        "train": f"{len(dataset.train):,} samples",
+        "test": f"{len(dataset.test):,} samples",
+        "shape": "x".join(map(str, dataset.input_shape)),
+        "classes": f"{dataset.num_classes}"
+        if dataset.class_names
+        else f"none ({dataset.num_classes} real targets)",
+        "sha256": dataset.digest,
+    }
+    console.print_pairs(f"{name} is ready", pairs)
+    for note in dataset.notes:
+        console.print_note(note)
