@@ -24,6 +24,7 @@ from trainer.training.engines.eager import MicroBatch
 from trainer.training.engines.inductor.compiled import CompiledEngine
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
+NIGHTLY = pytest.mark.nightly  # compiling takes seconds per case
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
 
 
@@ -84,9 +85,9 @@ def test_a_deep_residual_network_runs_compiled(
 @pytest.mark.parametrize(
     ("optimizer", "zero_grad"),
     [
-        ("{name: SGD, lr: 0.1, momentum: 0.9}", "every_step"),
         ("{name: AdamW, lr: 0.005}", "every_step"),
-        ("{name: SGD, lr: 0.0001}", "never"),
+        pytest.param("{name: SGD, lr: 0.1, momentum: 0.9}", "every_step", marks=NIGHTLY),
+        pytest.param("{name: SGD, lr: 0.0001}", "never", marks=NIGHTLY),
     ],
 )
 def test_a_compiled_run_resumes_bit_for_bit_and_agrees_with_eager(
@@ -125,8 +126,8 @@ def test_a_compiled_run_resumes_bit_for_bit_and_agrees_with_eager(
 @pytest.mark.parametrize(
     ("override", "tolerance"),
     [
-        ("data.augment=[{name: random_crop, padding: 1}]", 1e-4),
-        ("train.precision=bfloat16", 2e-2),
+        pytest.param("data.augment=[{name: random_crop, padding: 1}]", 1e-4, marks=NIGHTLY),
+        pytest.param("train.precision=bfloat16", 2e-2, marks=NIGHTLY),
         (
             "optimizer=[{name: SGD, lr: 0.1, label: weights, match: '*.weight'},"
             " {name: Adam, lr: 0.01, label: rest}]",
@@ -166,22 +167,37 @@ def test_lbfgs_says_how_it_runs(tmp_path: Path) -> None:
     assert "against eager" in words or "the steps run eager" in words
 
 
+def bench_loops(mnist_root: Path, figure: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run `optlab bench` with small numbers; return the loops by name."""
+    monkeypatch.setenv("OPTLAB_DATA", str(mnist_root))
+    options = ["--optimizer", "AdamW", "--batch-size", 8, "--steps", 30, "--rounds", 1, "--threads", 1]
+    printed = json.loads(optlab("bench", *options, "-o", figure, "--json"))
+    assert printed["fell_back"] == 0
+    assert figure.stat().st_size > 1000
+    loops = {loop["name"]: loop for loop in printed["loops"]}
+    assert all(loop["median"] > 0 for loop in loops.values())
+    assert loops[BARE]["ratios"][BARE] == 1
+    return loops
+
+
+@pytest.mark.real_data
+def test_the_bench_measures_loops_and_draws_them(
+    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = ["optlab, eager", BARE]
+    monkeypatch.setattr("trainer.bench.loops.names", lambda setting: measured)
+    assert set(bench_loops(mnist_root, tmp_path / "bench.svg", monkeypatch)) == set(measured)
+
+
+@NIGHTLY
 @pytest.mark.real_data
 @needs_compiler
 def test_the_bench_measures_every_loop(
     mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPTLAB_DATA", str(mnist_root))
-    figure = tmp_path / "bench.svg"
-    options = ["--optimizer", "AdamW", "--batch-size", 8, "--steps", 30, "--rounds", 1, "--threads", 1]
-    told = json.loads(optlab("bench", *options, "-o", figure, "--json"))
-    loops = {loop["name"]: loop for loop in told["loops"]}
+    loops = bench_loops(mnist_root, tmp_path / "bench.svg", monkeypatch)
     assert {"optlab, eager", "optlab, compiled", BARE, "textbook loop"} <= set(loops)
-    assert all(loop["median"] > 0 for loop in loops.values())
-    assert loops[BARE]["ratios"][BARE] == 1
     assert "against eager" in loops["optlab, compiled"]["note"]
-    assert told["fell_back"] == 0
-    assert figure.stat().st_size > 1000
 
 
 def test_the_bench_trains_what_the_config_says() -> None:

@@ -17,6 +17,7 @@ from trainer.training.engines.inductor.pooling import decompositions
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
 
+NIGHTLY = pytest.mark.nightly  # compiling takes seconds per case
 OWN_KERNELS = {"optlab.max_pool2d.default", "optlab.max_pool2d_backward.default"}
 
 
@@ -62,12 +63,12 @@ def pooled_with(options: dict[str, Any]) -> Callable[[Tensor, Tensor], list[Tens
 
 
 @needs_compiler
-@pytest.mark.parametrize("innermost", ["width", "channels"])
+@pytest.mark.parametrize("innermost", [pytest.param("width", marks=NIGHTLY), "channels"])
 @pytest.mark.parametrize(
     ("channels", "options"),
     [
-        (5, {"kernel_size": 2}),
-        (1, {"kernel_size": (3, 2), "stride": (1, 2), "padding": (1, 0)}),
+        pytest.param(5, {"kernel_size": 2}, marks=NIGHTLY),
+        pytest.param(1, {"kernel_size": (3, 2), "stride": (1, 2), "padding": (1, 0)}, marks=NIGHTLY),
         (4, {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2, "ceil_mode": True}),
     ],
 )
@@ -82,14 +83,19 @@ def test_other_windows_are_left_to_torchs_kernels(
 
 
 @needs_compiler
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("channels", "options"),
+    ("channels", "options", "dtype"),
     [
-        (32, {"kernel_size": 2}),
-        (16, {"kernel_size": (3, 2), "stride": (3, 2), "ceil_mode": True}),
-        (48, {"kernel_size": (1, 4)}),
-        (16, {"kernel_size": (2,), "stride": (2,), "padding": (0,), "dilation": (1,)}),
+        (32, {"kernel_size": 2}, torch.float32),
+        (16, {"kernel_size": (3, 2), "stride": (3, 2), "ceil_mode": True}, torch.bfloat16),
+        pytest.param(32, {"kernel_size": 2}, torch.bfloat16, marks=NIGHTLY),
+        pytest.param(48, {"kernel_size": (1, 4)}, torch.float32, marks=NIGHTLY),
+        pytest.param(
+            16,
+            {"kernel_size": (2,), "stride": (2,), "padding": (0,), "dilation": (1,)},
+            torch.float32,
+            marks=NIGHTLY,
+        ),
     ],
 )
 def test_tiles_are_pooled_in_loops(channels: int, options: dict[str, Any], dtype: torch.dtype) -> None:
@@ -102,7 +108,12 @@ def test_tiles_are_pooled_in_loops(channels: int, options: dict[str, Any], dtype
 
 @needs_compiler
 @pytest.mark.parametrize(
-    "options", [{"kernel_size": 2}, {"kernel_size": (4, 3), "stride": (4, 3)}, {"kernel_size": (3, 2)}]
+    "options",
+    [
+        pytest.param({"kernel_size": 2}, marks=NIGHTLY),
+        pytest.param({"kernel_size": (4, 3), "stride": (4, 3)}, marks=NIGHTLY),
+        {"kernel_size": (3, 2)},
+    ],
 )
 def test_the_places_that_a_model_asks_for_are_torchs(options: dict[str, Any]) -> None:
     def pooled(x: Tensor) -> list[Tensor]:

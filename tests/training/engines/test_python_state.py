@@ -32,6 +32,9 @@ ALL = [
     and issubclass(thing, stateful_models.Base)
     and name not in ("Base", "Evaluated")
 ]
+IN_EVERY_RUN = {"Counter", "GlobalDict", "PythonRandom", "HiddenTensor", "Closed", "Branching"}
+"""One model of each kind of state. The others are nightly, because compiling takes seconds per model."""
+CASES = [pytest.param(name, marks=[] if name in IN_EVERY_RUN else pytest.mark.nightly) for name in ALL]
 LENGTH = ["train.epochs=2", "log.every=1"]
 
 
@@ -42,7 +45,7 @@ def run(folder: Path, name: str, engine: str, *overrides: str) -> Path:
     return folder / engine
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", CASES)
 def test_a_model_with_python_state_is_trained_as_eager_trains_it(name: str, tmp_path: Path) -> None:
     eager, compiled = (run(tmp_path, name, engine) for engine in ("eager", "compiled"))
     assert "the steps run eager: " in (compiled / "train.log").read_text()
