@@ -78,13 +78,19 @@ class SweepConfig(Section):
     seeds: Count | Annotated[list[Seed], Field(min_length=1)] = Field(
         1, description="Number of seeds (from 0), or a list; the same for every variant."
     )
-    strategy: Strategy = Field("grid", description="grid | random | qmc | tpe | gp.")
+    strategy: Strategy = Field(
+        "grid", description="How settings are chosen: all combinations (`grid`), or a sampler of Optuna."
+    )
     trials: Count | None = Field(None, description="Number of settings per variant; null for a grid.")
     batch: Count = Field(
         4, description="Trials per batch of a search; results depend on it, but not on the number of workers."
     )
     search_seed: Seed = Field(0, description="Seed of the search.")
-    objective: Objective | None = Field(None, description="null = val_accuracy (val_loss without classes).")
+    objective: Objective | None = Field(
+        None,
+        description="How settings are compared; null = val_accuracy, or val_loss if the targets are not "
+        "classes.",
+    )
     prune: Literal["median", "hyperband", "wilcoxon"] | None = Field(
         None, description="Pruner that stops unpromising trials early; null = none."
     )
