@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from typer.models import ArgumentInfo, OptionInfo
 
 from trainer import catalog
-from trainer.cli.verbs import app
+from trainer.cli.app import app
 from trainer.config.models import Config
 from trainer.sweep.models import SweepConfig
 

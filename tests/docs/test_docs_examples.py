@@ -1,8 +1,8 @@
 """What the documentation shows is run: commands with their output, YAML and Python blocks.
 
-Each page is run in a folder of its own, from top to bottom. In the ordinary suite, `quickstart` is shortened to
-two epochs on 150 images, runs draw no figures, and blocks that take long (`<!-- nightly -->`) are only parsed by
-the command line. The nightly tests run all commands as they are, in bash.
+Each page is run in a folder of its own, from top to bottom. In the ordinary suite `quickstart` is shortened,
+runs draw no figures, and blocks that take long (`<!-- nightly -->`) are only parsed by the command line. The
+nightly tests run all commands as they are, in bash.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 from command import optlab
 from pages import GUIDES, REFERENCE, ROOT, Block, Command, blocks, commands, name_of
 
-from trainer.cli.verbs import Verb
+from trainer.cli.app import Verb
 from trainer.config import packaged
 
 SHORT = (
@@ -74,7 +74,7 @@ def is_plain(line: str) -> bool:
 def parse(command: Command, place: str) -> None:
     """Check that the command line accepts the commands of a line, without running them."""
     for arguments in optlab_commands(command.line):
-        with mock.patch.object(Verb, "invoke", lambda self, context: None):
+        with mock.patch.object(Verb, "invoke", return_value=None):
             done = optlab(*arguments)
         assert done.code == 0, f"{place}: {command.line}\n{done.err}"
     for script in re.findall(r"\bscripts/[\w.]+", command.line):
@@ -88,7 +88,7 @@ def run(command: Command, place: str, configs: Path) -> None:
         return
     (arguments,) = optlab_commands(command.line)
     fast = FAST if arguments[0] == "train" and arguments[1].endswith(".yaml") else ()
-    with mock.patch.object(packaged, "folder", lambda: configs):
+    with mock.patch.object(packaged, "folder", return_value=configs):
         done = optlab(*arguments, *fast)
     fails = any(line.startswith("error:") for line in command.output)
     assert (done.code != 0) == fails, f"{place}: {command.line}\n{done.err}"

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -82,7 +83,7 @@ def test_guides_name_the_next_page() -> None:
     """Each guide ends with a link to the next one, in the order of the overview."""
     order = [link for link in links(DOCS / "index.md") if "/" not in link and "#" not in link]
     guides = order[: order.index("faq.md") + 1]
-    for page, following in zip(guides, guides[1:], strict=False):
+    for page, following in pairwise(guides):
         text = (DOCS / page).read_text(encoding="utf-8")
         assert f"]({following})" in text.splitlines()[-1], f"{page} should end with a link to {following}"
     assert {DOCS / page for page in guides} <= set(GUIDES)
