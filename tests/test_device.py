@@ -2,30 +2,22 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.device import Clock, default_threads, resolve_device, usable_cores
+from trainer import device
+from trainer.device import Clock, resolve_device
 from trainer.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("told", "threads"), [("3", 3), ("", None), ("many", None), ("0", None), (None, None)]
+    ("told", "threads"), [("3", 3), ("99", 8), ("", 8), ("many", 8), ("0", 8), ("\u00b2", 8), (None, 8)]
 )
-def test_threads_follow_omp_num_threads_where_it_is_a_number(
-    monkeypatch: pytest.MonkeyPatch, told: str | None, threads: int | None
+def test_usable_threads_are_bounded_by_the_cores_and_omp_num_threads(
+    monkeypatch: pytest.MonkeyPatch, told: str | None, threads: int
 ) -> None:
+    monkeypatch.setattr(device, "usable_cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if told is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", told)
-    assert default_threads() == (threads or usable_cores())
-
-
-def test_a_small_step_gets_one_thread_unless_omp_num_threads_says_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert default_threads(0) == default_threads(500_000) == 1
-    assert default_threads(600_000) == default_threads(None) == usable_cores()
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert default_threads(0) == default_threads(600_000) == 3
+    assert device.usable_threads() == threads
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:99", "cpu:0", ""])

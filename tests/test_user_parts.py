@@ -17,7 +17,7 @@ from torch import nn
 
 from trainer import build_experiment, device, load_config
 from trainer.errors import ConfigError
-from trainer.models.describe import check_shapes, layer_table, materialize, multiplications, sparse_gradients
+from trainer.models.describe import check_shapes, layer_table, materialize, sparse_gradients
 from trainer.optimizers.build import Kind, check_options, resolve_implementation
 from trainer.sweep.runner import _describe_exit
 
@@ -124,7 +124,6 @@ def test_looking_at_a_model_leaves_no_trace() -> None:
     before = trace_of(model)
     check_shapes(model, (3, 2, 2), 3)
     layer_table(model, (3, 2, 2))
-    multiplications(model, (3, 2, 2))
     sparse_gradients(model, (3, 2, 2))
     materialize(model, (3, 2, 2))
     assert same(before, trace_of(model))
@@ -385,13 +384,6 @@ def test_more_threads_than_a_machine_takes_are_refused(threads: int, tmp_path: P
     assert done.code == 2
     assert f"train.threads: got {threads}" in done.err
     assert f"1 to {device.most_threads()}" in done.err
-
-
-def test_more_threads_by_the_environment_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1000000")
-    done = optlab("validate", write(tmp_path, ""), "train.threads=null")
-    assert done.code == 2
-    assert "OMP_NUM_THREADS=1000000" in done.err
 
 
 def test_a_worker_killed_by_any_signal_is_told() -> None:

@@ -19,11 +19,6 @@ PRECISIONS: dict[str, torch.dtype] = {
 }
 
 
-# Two threads are as fast as one at 0.6 million multiplications in convolutions and at 3 million in an mlp. If
-# the other core is idle, waking it up doubles the time of a step.
-_FOR_ONE_THREAD = 2**19
-
-
 def resolve_device(name: str) -> torch.device:
     """Return the device named `auto`, `cpu`, `cuda` or `cuda:N`; raise ConfigError if it does not exist."""
     if name == "auto":
@@ -62,34 +57,22 @@ def most_threads() -> int:
     return max(256, 4 * (os.cpu_count() or 1))
 
 
-def check_threads(threads: int, *, key: str = "train.threads", what: str = "") -> int:
-    """Return the number of threads; raise ConfigError if it exceeds `most_threads()`.
-
-    Args:
-        threads: number of threads.
-        key: config key for the message.
-        what: the value as the user wrote it; empty = the number.
-    """
+def check_threads(threads: int, *, key: str = "train.threads") -> int:
+    """Return the number of threads; raise ConfigError for the config key if it exceeds `most_threads()`."""
     if threads > most_threads():
         raise ConfigError(
-            f"got {what or threads}",
+            f"got {threads}",
             key=key,
             expected=f"1 to {most_threads()} on this machine, which has {os.cpu_count() or 1} cores",
         )
     return threads
 
 
-def default_threads(multiplications: int | None = None) -> int:
-    """Return OMP_NUM_THREADS if it is a positive number, else 1 for small steps, else the usable cores.
-
-    Args:
-        multiplications: number of multiplications by weights in the forward pass of a step; None = unknown.
-    """
+def usable_threads() -> int:
+    """Return the number of usable cores, or OMP_NUM_THREADS if it is a smaller positive number."""
     variable = os.environ.get("OMP_NUM_THREADS", "")
-    if variable.isdigit() and int(variable) > 0:
-        return int(variable)
-    small = multiplications is not None and multiplications <= _FOR_ONE_THREAD
-    return 1 if small else usable_cores()
+    allowed = int(variable) if variable.isdecimal() else 0
+    return min(allowed, usable_cores()) if allowed else usable_cores()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -14,8 +14,6 @@ import torch
 import yaml
 from command import TINY, column, optlab, rows, train, write_tiny
 
-from trainer.device import usable_cores
-
 LAST_STEP = "7"  # 200 samples in batches of 32
 POSITION = ["step", "epoch", "samples", "grad_evals", "train_seconds"]
 
@@ -118,23 +116,13 @@ def test_status_and_summary_agree_with_the_tables(plain: Path) -> None:
     assert summary["train_seconds"] <= summary["total_seconds"]
 
 
-@pytest.mark.parametrize(("hidden", "alone"), [("[16]", True), ("[4000]", False)])
-def test_a_small_step_gets_one_thread_a_larger_one_all_cores(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: str, alone: bool
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    train(config, "train.threads=null", f"model.hidden={hidden}", "train.steps=1", run_dir=tmp_path / "run")
-    saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
-    assert saved["train"]["threads"] == (1 if alone else usable_cores())
-
-
 @pytest.mark.parametrize("hidden", ["[100]", "[4000, 100]"])
 def test_the_saved_config_gives_the_same_bits(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: str
 ) -> None:
     """The initial weights come from a decomposition whose last bits depend on the number of threads."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    short = ["train.threads=null", "init={weight: {name: orthogonal_}}", "train.steps=2", "train.epochs=null"]
+    short = ["train.threads=auto", "init={weight: {name: orthogonal_}}", "train.steps=2", "train.epochs=null"]
     train(config, *short, f"model.hidden={hidden}", "data.normalize=dataset", run_dir=tmp_path / "first")
     train(tmp_path / "first/config.yaml", run_dir=tmp_path / "again")
     first, again = (

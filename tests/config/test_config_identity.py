@@ -253,7 +253,7 @@ def test_configs_are_compared_by_the_declaration(full: Path, key: str) -> None:
 
 def test_what_auto_became_serves_auto_and_nothing_else(full: Path) -> None:
     config, run = full / "full.yaml", full / "run"
-    same = ("train.threads=null", "train.engine=auto", "train.device=cpu", "optimizer.fused=true")
+    same = ("train.threads=auto", "train.engine=auto", "train.device=cpu", "optimizer.fused=true")
     for override in same:
         done = optlab("train", config, override, "--skip-existing", "--run-dir", run, "--quiet", "--json")
         assert (done.code, done.json["skipped"]) == (0, True), done.err

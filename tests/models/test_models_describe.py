@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trainer.errors import ConfigError
 from trainer.models.convolutional import cnn
 from trainer.models.dense import mlp
-from trainer.models.describe import LayerRow, check_shapes, layer_table, multiplications
+from trainer.models.describe import LayerRow, check_shapes, layer_table
 
 
 class LooksAtValues(nn.Module):
@@ -84,54 +84,6 @@ def test_output_shapes_are_those_of_a_real_pass() -> None:
         assert shapes[name] == tuple(value.shape[1:])
 
 
-@pytest.mark.parametrize(
-    ("model", "shape", "count"),
-    [
-        (nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3)), (3, 4), 60 + 15),
-        (nn.Linear(4, 3), (7, 4), 7 * 12),
-        (nn.Conv2d(3, 8, 5, padding=2, stride=2), (3, 9, 7), 5 * 4 * 8 * 3 * 25),
-        (nn.Conv2d(4, 8, 3, groups=2, bias=False), (4, 6, 6), 4 * 4 * 8 * 2 * 9),
-        (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4)), (4,), 0),
-        (nn.LSTM(5, 3), (4, 5), None),
-    ],
-)
-def test_multiplications_are_those_of_the_layers(
-    model: nn.Module, shape: tuple[int, ...], count: int | None
-) -> None:
-    assert multiplications(model, shape) == count
-
-
-class HoldsWeights(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(3, 4))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.weight.t()
-
-
-class UsesALayersWeights(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(x, self.layer.weight)
-
-
-@pytest.mark.parametrize(
-    "model",
-    [HoldsWeights(), UsesALayersWeights(), nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))],
-)
-def test_multiplications_are_not_known_of_other_modules_with_matrices(model: nn.Module) -> None:
-    assert multiplications(model, (4,)) is None
-
-
-def test_a_layer_that_is_called_twice_multiplies_twice() -> None:
-    layer = nn.Linear(4, 4)
-    assert multiplications(nn.Sequential(layer, nn.ReLU(), layer), (4,)) == 32
-
-
 @pytest.mark.parametrize("in_training", [True, False])
 def test_looking_changes_nothing(in_training: bool) -> None:
     model = disturbable().train(in_training)
@@ -141,7 +93,6 @@ def test_looking_changes_nothing(in_training: bool) -> None:
     random = torch.random.get_rng_state()
     check_shapes(model, (1, 4, 4), 3)
     layer_table(model, (1, 4, 4))
-    multiplications(model, (1, 4, 4))
     with pytest.raises(ConfigError):
         check_shapes(model, (1, 9, 9), 3)
     assert torch.equal(random, torch.random.get_rng_state())

@@ -7,6 +7,7 @@ has fragmented. The state of the allocator alone changes the time of a convoluti
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -23,11 +24,11 @@ from trainer.bench.task import LOG_EVERY, Setting, Task
 from trainer.child_process import ChildProcess
 from trainer.data.dataset import data_root
 from trainer.data.torchvision_sets import mnist
-from trainer.device import check_threads, default_threads, sparing_collector
+from trainer.device import check_threads, sparing_collector
 from trainer.errors import OptlabError
 from trainer.records import POSITION_COLUMNS, StepRecord
 from trainer.runs import rundir
-from trainer.training.building import build_experiment
+from trainer.training.building import build_experiment, set_up_run
 from trainer.training.experiment import Experiment
 from trainer.training.loop import train
 
@@ -44,6 +45,7 @@ class Loop:
         root: folder of MNIST; None = the default folder.
         setting: the settings of the benchmark.
         folder: folder for its files; the caller removes it.
+        threads: number of torch's threads.
 
     Attributes:
         note: remarks, such as the compile time.
@@ -54,9 +56,9 @@ class Loop:
     note = ""
     fell_back = False
 
-    def __init__(self, name: str, root: Path | None, setting: Setting, folder: Path) -> None:
+    def __init__(self, name: str, root: Path | None, setting: Setting, folder: Path, threads: int) -> None:
         self._name = name
-        self.child = ChildProcess(_serve, name, root, setting, folder)
+        self.child = ChildProcess(_serve, name, root, setting, folder, threads)
 
     def wait(self) -> None:
         """Wait until the loop is ready; raise OptlabError if it cannot run here."""
@@ -109,13 +111,15 @@ def _others(setting: Setting) -> dict[str, Callable[[Task, Path, Path], Run]]:
     return loops
 
 
-def _serve(pipe: Connection, name: str, root: Path | None, setting: Setting, folder: Path) -> None:
+def _serve(
+    pipe: Connection, name: str, root: Path | None, setting: Setting, folder: Path, threads: int
+) -> None:
     """Prepare the loop, send its note, then time the requested numbers of steps until the pipe closes."""
     if setting.threads and hasattr(os, "sched_setaffinity"):  # some loops have no option for threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])
-    torch.set_num_threads(check_threads(setting.threads or default_threads(), key="--threads"))
+    torch.set_num_threads(threads)
     try:
-        run, note, fell_back = _build_loop(name, root, setting, folder)
+        run, note, fell_back = _build_loop(name, root, setting, folder, threads)
     except Exception as error:  # for example, a partly installed package
         pipe.send(OptlabError(f"the loop {name!r} cannot run: {type(error).__name__}: {error}"))
         return
@@ -125,15 +129,33 @@ def _serve(pipe: Connection, name: str, root: Path | None, setting: Setting, fol
             pipe.send(run(pipe.recv()))
 
 
-def _build_loop(name: str, root: Path | None, setting: Setting, folder: Path) -> tuple[Run, str, bool]:
+def choose_threads(root: Path | None, setting: Setting) -> int:
+    """Return the number of threads of all loops: as set, else what `train.threads: auto` is for the task."""
+    if setting.threads:
+        return check_threads(setting.threads, key="--threads")
+    with tempfile.TemporaryDirectory() as folder:
+        task, source = _task(root, Path(folder), setting)
+        config = _write_config(task, source, Path(folder))
+        threads = set_up_run(catalog.load_config(config)).config.train.threads
+    assert threads != "auto"
+    return threads
+
+
+def _write_config(task: Task, source: Path, folder: Path) -> Path:
+    path = folder / "bench.yaml"
+    path.write_text(task.config(str(source)), encoding="utf-8")
+    return path
+
+
+def _build_loop(
+    name: str, root: Path | None, setting: Setting, folder: Path, threads: int
+) -> tuple[Run, str, bool]:
     """Return the loop, its note, and whether it fell back to eager."""
     task, source = _task(root, folder, setting)
     overrides = _ours(setting).get(name)
     if overrides is not None:
-        overrides += [f"train.threads={setting.threads}"] if setting.threads else []
-        path = folder / "bench.yaml"
-        path.write_text(task.config(str(source)), encoding="utf-8")
-        experiment = build_experiment(catalog.load_config(path, overrides))
+        config = _write_config(task, source, folder)
+        experiment = build_experiment(catalog.load_config(config, [*overrides, f"train.threads={threads}"]))
         note = experiment.compile() or ""
         fell_back = experiment.compilation.requested and not experiment.engine.ready
         return _trained(experiment, folder), note, fell_back

@@ -47,12 +47,13 @@ class Row:
         return (high - low) / 2
 
 
-def measure(root: Path | None, setting: Setting) -> list[Row]:
+def measure(root: Path | None, setting: Setting, threads: int) -> list[Row]:
     """Measure all loops that can run here. Each round runs every loop once.
 
     Args:
         root: folder of MNIST; None = the default folder. The cnn trains on noise of CIFAR-10's shape.
         setting: the settings of the benchmark.
+        threads: number of torch's threads in every loop.
 
     Raises:
         DataError: MNIST is not found.
@@ -65,7 +66,7 @@ def measure(root: Path | None, setting: Setting) -> list[Row]:
             with waiting("Starting the loops"):
                 for name in loops.names(setting):
                     folder = Path(tempfile.mkdtemp(dir=temporary))
-                    running[name] = Loop(name, root, setting, folder)
+                    running[name] = Loop(name, root, setting, folder, threads)
                 for loop in running.values():
                     loop.wait()
             times = _rounds(running, steps, setting.rounds)

@@ -31,7 +31,8 @@ class Setting:
         batch_size: samples per step.
         steps: steps per loop and round; at most one epoch.
         rounds: number of measured rounds, after one warm-up round.
-        threads: cores for each loop and number of torch threads; None = all usable cores.
+        threads: cores for each loop and number of torch's threads; None = all usable cores, and the number of
+            threads that `train.threads: auto` chooses.
     """
 
     model: ModelName

@@ -370,10 +370,11 @@ class TrainConfig(Section):
         description="How a step runs: `eager`, or `compiled` (compiling takes seconds, or 1 to 2 minutes "
         "for a deep network); `auto` = compiled for long runs on a CPU with a C++ compiler, else eager.",
     )
-    threads: Annotated[Count | None, EXECUTION] = Field(
-        None,
-        description="Number of CPU threads of torch; null = OMP_NUM_THREADS if it is set, else 1 if the "
-        "forward pass of a batch is too small for several threads, else the number of usable cores.",
+    threads: Annotated[Count | Literal["auto"], EXECUTION] = Field(
+        "auto",
+        description="Number of CPU threads of torch. `auto` measures a few forward and backward passes with "
+        "one thread and with all usable cores (at most OMP_NUM_THREADS) and uses all only if that is at "
+        "least 10 % faster; in a sweep, `auto` = 1. The last digits of results depend on this number.",
     )
     deterministic: bool = Field(
         False, description="Use deterministic kernels only (torch.use_deterministic_algorithms)."

@@ -23,8 +23,6 @@ from trainer.user_code import code_location, describe_error
 BATCH = 2
 """Batch size of the forward pass: batch normalization cannot train on one sample."""
 
-_COUNTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
@@ -86,23 +84,6 @@ def check_shapes(
         )
 
 
-def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> int | None:
-    """Return the number of multiplications by weights per sample in a forward pass.
-
-    Return None if it is unknown: if matrices belong to other layers than linear and convolutional ones, or to
-    layers that are not called.
-
-    Raises:
-        ConfigError: samples of `input_shape` do not pass through the model.
-    """
-    trace = _probe(model, input_shape, training=True, batch=BATCH)
-    for name, module in model.named_modules():
-        has_matrices = any(weight.ndim >= 2 for weight in module.parameters(recurse=False))
-        if has_matrices and (type(module) not in _COUNTED or name not in trace.outputs):
-            return None
-    return trace.multiplications // BATCH
-
-
 @dataclass(slots=True)
 class _Trace:
     """The record of a forward pass.
@@ -110,14 +91,11 @@ class _Trace:
     Args:
         outputs: shape of one sample's output by layer.
         inside: the layers that are being executed, with the shapes of their inputs.
-        multiplications: number of multiplications by the weights of linear and convolutional layers, for the
-            whole batch.
         result: what the model returned.
     """
 
     outputs: dict[str, tuple[int, ...] | None]
     inside: list[tuple[str, nn.Module, list[tuple[int, ...]]]]
-    multiplications: int = 0
     result: object = None
 
 
@@ -161,7 +139,7 @@ def sparse_gradients(model: nn.Module, input_shape: tuple[int, ...]) -> set[str]
         for name, _ in layer.named_parameters(recurse=False)
     }
     try:
-        model_copy = _copy(model)
+        model_copy = copy_model(model)
         with preserved(), torch.enable_grad():
             output = model_copy(torch.zeros((BATCH, *input_shape), dtype=torch.float32))
             output.real.sum().backward()
@@ -183,7 +161,7 @@ def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, ba
     shape = (batch, *input_shape)
     trace = _Trace({}, [])
     try:
-        model_copy = _copy(model, device="meta")
+        model_copy = copy_model(model, device="meta")
         _forward(model_copy, shape, trace, training=training, device="meta")
         return trace
     except KeyboardInterrupt:
@@ -208,7 +186,7 @@ def _forward(
         trace.result = model(torch.zeros(shape, dtype=torch.float32))
 
 
-def _copy(model: nn.Module, device: str = "") -> nn.Module:
+def copy_model(model: nn.Module, device: str = "") -> nn.Module:
     """Return a deep copy of the model, with parameters and buffers on `device` if it is given."""
     memo: dict[int, object] = {}
     for module in model.modules():
@@ -233,7 +211,7 @@ def _temporary_copy(model: nn.Module) -> Iterator[nn.Module]:
     refer to.
     """
     try:
-        model_copy = _copy(model)
+        model_copy = copy_model(model)
     except KeyboardInterrupt:
         raise
     except BaseException:
@@ -290,11 +268,6 @@ def _watched(model: nn.Module, trace: _Trace) -> Iterator[None]:
         trace.inside.pop()
         shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else None
         trace.outputs[names.get(id(module), "?")] = shape
-        if type(module) in _COUNTED and isinstance(output, Tensor):
-            # A weight [outputs, ...] is used at every position of the output image or sequence.
-            weight = module.weight
-            assert isinstance(weight, Tensor)
-            trace.multiplications += output.numel() // max(len(weight), 1) * weight.numel()
 
     handles = [module.register_forward_pre_hook(enter) for module in model.modules()]
     handles += [module.register_forward_hook(leave) for module in model.modules()]

@@ -92,6 +92,8 @@ def run(
         status.write("running")
         ownership.complete_opening(folder)  # deletes the files of a former run
         (folder / rundir.SUMMARY).unlink(missing_ok=True)  # exists if the run is extended
+        for note in setup.notes:
+            log.write(note)
         for note in start.notes if start else ():
             log.note(note)
         for line in describe_implementations(experiment.state.optimizers.values()):

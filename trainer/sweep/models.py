@@ -213,9 +213,18 @@ def _quoted(text: str) -> str:
 def load_variant(
     variant: Variant, values: Mapping[str, Any], seed: int, components: Components, extra: Sequence[str] = ()
 ) -> Loaded:
-    """Return the validated config of one run of a variant; errors name lines of the sweep file."""
+    """Return the validated config of one run of a variant; errors name lines of the sweep file.
+
+    `train.threads: auto` becomes 1: the workers share the cores, so a measurement would depend on the other
+    runs, and runs that are compared must use the same number.
+    """
     with relocated(variant.locations):
-        return from_tree(variant.tree, variant.texts(values, seed, extra), components=components)
+        loaded = from_tree(variant.tree, variant.texts(values, seed, extra), components=components)
+    train = loaded.config.train
+    if train.threads != "auto":
+        return loaded
+    one_thread = train.model_copy(update={"threads": 1})
+    return replace(loaded, config=loaded.config.model_copy(update={"train": one_thread}))
 
 
 @contextmanager

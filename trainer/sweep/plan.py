@@ -114,14 +114,12 @@ def _value_name(axis: Axis, value: Any) -> str:
 def extras(sweep: Sweep, variant: Variant, stage: Stage) -> list[str]:
     """Return the default overrides of a sweep for every run, without those that the user has set.
 
-    One thread per run; no figures (`optlab plot` can draw them later); and the test split is read only by
-    final runs, if settings are chosen.
+    No figures (`optlab plot` can draw them later); and the test split is read only by final runs, if settings
+    are chosen.
     """
     all_overrides = [*variant.overrides, *override_texts({axis.key: None for axis in variant.axes})]
-    train, log = (variant.tree.data.get(section) or {} for section in ("train", "log"))
+    log = variant.tree.data.get("log") or {}
     overrides = []  # a section that is not a mapping is skipped: validation reports it with its line
-    if isinstance(train, dict) and train.get("threads") is None and not gives(all_overrides, "train.threads"):
-        overrides.append("train.threads=1")
     if isinstance(log, dict) and "plots" not in log and not gives(all_overrides, "log.plots"):
         overrides.append("log.plots=[]")
     if stage == "final":

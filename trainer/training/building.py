@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
 from torch.amp import GradScaler
 
 from trainer import catalog
@@ -18,10 +16,9 @@ from trainer.config.models import Config, DataConfig
 from trainer.data.batches import Batches, eval_batches
 from trainer.data.dataset import Dataset, Splits, data_root
 from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
-from trainer.device import PRECISIONS, Clock, autocast, check_threads, default_threads, resolve_device
+from trainer.device import PRECISIONS, Clock, autocast, check_threads, resolve_device, usable_threads
 from trainer.errors import OptlabError
 from trainer.metrics import leading
-from trainer.models.describe import multiplications
 from trainer.models.layers import feed_channels_last
 from trainer.optimizers.build import needs_closure
 from trainer.optimizers.groups import Group
@@ -45,6 +42,7 @@ from trainer.training.locate import located
 from trainer.training.preflight import check_last_batch, check_metrics, check_probabilities, try_loss
 from trainer.training.record_maker import RecordMaker
 from trainer.training.state import TrainingState
+from trainer.training.threads import choose_threads
 from trainer.training.timetable import Interval, Plan, run_length
 from trainer.user_code import user_code, while_building
 
@@ -84,7 +82,13 @@ def build_experiment(
     return set_up_run(loaded, download=download, loaded_data=loaded_data).experiment
 
 
-def set_up_run(loaded: Loaded, *, download: bool = True, loaded_data: LoadedData | None = None) -> RunSetup:
+def set_up_run(
+    loaded: Loaded,
+    *,
+    download: bool = True,
+    loaded_data: LoadedData | None = None,
+    measure_threads: bool = True,
+) -> RunSetup:
     """Build the experiment of a config, and resolve the config.
 
     Seeds the global generators (torch's, `random`, `numpy.random`) and sets torch's thread count. Dropout and
@@ -95,12 +99,15 @@ def set_up_run(loaded: Loaded, *, download: bool = True, loaded_data: LoadedData
         loaded: a validated config.
         download: whether a missing data set may be downloaded, if the config allows it.
         loaded_data: the config's data, already loaded; None = load it.
+        measure_threads: whether to measure what `train.threads: auto` means; False = leave it `auto`.
 
     Raises:
         ConfigError, DataError: the parts do not fit together; the error gives the place in the config.
     """
     try:
-        return _set_up_run(loaded, download=download, loaded_data=loaded_data)
+        return _set_up_run(
+            loaded, download=download, loaded_data=loaded_data, measure_threads=measure_threads
+        )
     except (OptlabError, KeyboardInterrupt):
         raise
     except BaseException as error:
@@ -111,7 +118,9 @@ def set_up_run(loaded: Loaded, *, download: bool = True, loaded_data: LoadedData
             raise failure from error
 
 
-def _set_up_run(loaded: Loaded, *, download: bool, loaded_data: LoadedData | None) -> RunSetup:
+def _set_up_run(
+    loaded: Loaded, *, download: bool, loaded_data: LoadedData | None, measure_threads: bool
+) -> RunSetup:
     config = loaded.config
     seed_globals("construction", config.seed.init)
     with located(loaded):
@@ -127,17 +136,19 @@ def _set_up_run(loaded: Loaded, *, download: bool, loaded_data: LoadedData | Non
             pad=config.data.pad,
         )
         batches = _batches(config, dataset, splits, prepare, device)
-        some_targets = next(batches.epoch(0)).targets  # also checks that a batch can be made
+        some_inputs, some_targets = next(batches.epoch(0))  # also checks that a batch can be made
     model = build_model(loaded, prepare.output_shape, dataset.num_classes)
     check_last_batch(loaded, model, batches, prepare.output_shape, dataset.num_classes)
-    with located(loaded):
-        threads = config.train.threads or _suitable_threads(model, prepare.output_shape, batches.batch_size)
-        from_environment = config.train.threads is None and os.environ.get("OMP_NUM_THREADS") == str(threads)
-        what = f"OMP_NUM_THREADS={threads}" if from_environment else ""
-        torch.set_num_threads(check_threads(threads, what=what))
     model.to(device)
     if device.type == "cpu" and config.model.name in catalog.REGISTRIES["model"]:
         feed_channels_last(model, prepare.output_shape)
+    precision = autocast(device, config.train.precision)
+    threads, threads_note = config.train.threads, ""
+    if threads == "auto" and measure_threads:
+        threads, threads_note = (
+            choose_threads(model, some_inputs, precision) if device.type == "cpu" else (usable_threads(), "")
+        )
+    torch.set_num_threads(1 if threads == "auto" else threads)
     seed_globals("construction", config.seed.init)  # earlier random draws depend on which data were cached
     with located(loaded, "loss"):
         loss = build_loss(config.loss)
@@ -161,7 +172,6 @@ def _set_up_run(loaded: Loaded, *, download: bool, loaded_data: LoadedData | Non
         loaded, optimizers, plan, steps_per_epoch, metrics, has_val=splits.val is not None
     )
     scaler = GradScaler(device.type) if PRECISIONS[config.train.precision] is torch.float16 else None
-    precision = autocast(device, config.train.precision)
     engine_name = _engine_name(config, device, plan)
     engine = engine_class(engine_name)(
         model,
@@ -209,13 +219,13 @@ def _set_up_run(loaded: Loaded, *, download: bool, loaded_data: LoadedData | Non
     )
     check_metrics(loaded, experiment)
     return RunSetup(
-        config=_resolved(config, device, implementations, engine_name),
+        config=_resolved(config, device, implementations, engine_name, threads),
         experiment=experiment,
         code=code_of(config),
         data_digest=dataset.digest,
         num_classes=dataset.num_classes,
         groups=groups,
-        notes=[*loaded.notes, *dataset.notes],
+        notes=[*loaded.notes, *dataset.notes, *([threads_note] if threads_note else [])],
     )
 
 
@@ -225,16 +235,11 @@ def _prepare_machine(config: Config) -> torch.device:
     The statistics of the data and the initial weights are always computed by one thread. With several, their
     last bits could differ between this run and a run of its saved config, which states the thread count.
     """
-    if config.train.threads is not None:
+    if config.train.threads != "auto":
         check_threads(config.train.threads)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(config.train.deterministic)
     return resolve_device(config.train.device)
-
-
-def _suitable_threads(model: nn.Module, input_shape: tuple[int, ...], batch_size: int) -> int:
-    per_sample = multiplications(model, input_shape)
-    return default_threads(None if per_sample is None else per_sample * batch_size)
 
 
 def _mean_std(data: DataConfig, splits: Splits) -> dict[str, list[float]]:
@@ -307,12 +312,13 @@ def _resolved(
     device: torch.device,
     implementations: Sequence[Mapping[str, bool]],
     engine: str,
+    threads: int | Literal["auto"],
 ) -> Config:
     """Return the config with `auto` and null replaced by the values used on this machine."""
     fields = config.model_dump()
     fields["train"]["device"] = str(device)
     fields["train"]["engine"] = engine
-    fields["train"]["threads"] = torch.get_num_threads()
+    fields["train"]["threads"] = threads
     if "root" in fields["data"]:
         fields["data"]["root"] = str(data_root(fields["data"]["root"]).absolute())
     for optimizer, implementation in zip(fields["optimizer"], implementations, strict=True):

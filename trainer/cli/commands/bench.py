@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer import console
 from trainer.bench.figure import draw
-from trainer.bench.loops import BARE, JAX
+from trainer.bench.loops import BARE, JAX, choose_threads
 from trainer.bench.measure import Row, measure
 from trainer.bench.task import Setting
 from trainer.console import Column
@@ -26,14 +26,17 @@ def bench(root: Path | None, setting: Setting, *, output: Path | None, as_json: 
             f"cannot write a figure to {output}",
             expected=f"a file in an existing folder, ending in {', '.join(f'.{name}' for name in METADATA)}",
         )
-    rows = sorted(measure(root, setting), key=lambda row: row.median)
+    with console.waiting("Measuring the number of threads"):
+        threads = choose_threads(root, setting)
+    rows = sorted(measure(root, setting, threads), key=lambda row: row.median)
     heading = (
-        f"{setting.model}, {setting.optimizer}, batch size {setting.batch_size}, {setting.rounds} rounds"
+        f"{setting.model}, {setting.optimizer}, batch size {setting.batch_size}, {setting.rounds} rounds, "
+        f"{threads} thread{'' if threads == 1 else 's'}"
     )
     if output:
         draw(rows, heading, output)
     if as_json:
-        console.print_json(asdict(setting) | _as_json(rows))
+        console.print_json(asdict(setting) | {"threads": threads} | _as_json(rows))
         return
     columns = [Column("loop"), Column("us per step", "right", ",.0f"), Column("+-", "right", ",.0f")]
     others = [name for name in (BARE, JAX) if any(row.name == name for row in rows)]

@@ -25,7 +25,7 @@ def validate(config: Path, overrides: Sequence[str], *, require_data: bool, as_j
         with suggest_sweep(config, overrides):
             loaded = catalog.check_config(draft)
         try:
-            setup = set_up_run(loaded, download=False)
+            setup = set_up_run(loaded, download=False, measure_threads=False)
             resolved, extent = setup.config, f"; {setup.experiment.plan.steps} steps"
         except AbsentDataError:
             if require_data:

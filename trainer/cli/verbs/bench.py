@@ -26,7 +26,12 @@ def bench(
     batch_size: Annotated[int, typer.Option(help="Samples per step.", min=1, max=2000)] = 64,
     steps: Annotated[int, typer.Option(help="Steps per loop and round, at most one epoch.", min=30)] = 900,
     rounds: Annotated[int, typer.Option(help="Measured rounds, after one warm-up round.", min=1)] = 9,
-    threads: Annotated[int | None, typer.Option(help="Cores for every loop (default: all).", min=1)] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Cores and torch threads of every loop (default: all cores, threads as measured).", min=1
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Draw a figure: png, svg or pdf.", metavar="FILE")
     ] = None,
