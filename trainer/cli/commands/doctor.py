@@ -11,6 +11,7 @@ import torch
 from trainer import catalog, console
 from trainer.data.cache import cache_folder
 from trainer.data.dataset import data_root
+from trainer.device import usable_threads
 from trainer.errors import (
     OptlabError,
     RunError,
@@ -24,7 +25,7 @@ def doctor(runs: Path, *, as_json: bool) -> None:
     report = environment()
     report["tested"] = compare_with_lock()
     report["torch"] = {
-        "threads": torch.get_num_threads(),
+        "usable threads": usable_threads(),
         "CUDA devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "default device": "cuda:0" if torch.cuda.is_available() else "cpu",
     }
