@@ -20,6 +20,7 @@ from trainer import losses, metrics, schedules
 from trainer.config import validation_errors as messages
 from trainer.config.component_paths import SLOTS
 from trainer.config.load import Components, Draft, Loaded, check, load
+from trainer.config.models import OptimizerConfig
 from trainer.config.paths import split_import_path
 from trainer.config.signature_schema import is_import_path, schema_from_signature
 from trainer.data import (
@@ -37,6 +38,7 @@ from trainer.errors import ConfigError, OptlabError, unknown_name
 from trainer.imports import find_object
 from trainer.models import convolutional, dense, residual, torchvision_models
 from trainer.models.init import INIT_FUNCTIONS
+from trainer.optimizers import external
 from trainer.optimizers.build import check_options as check_optimizer
 from trainer.optimizers.build import torch_optimizers
 from trainer.optimizers.rules import REFUSED
@@ -163,6 +165,11 @@ def find(kind: str, name: str) -> Builder:
     return find_object(name, kind)
 
 
+def is_registered_optimizer(config: OptimizerConfig) -> bool:
+    """Return whether an optimizer is one of torch or of this package."""
+    return config.name in REGISTRIES["optimizer"]
+
+
 def optimizer_class(name: str) -> type[Optimizer]:
     """Return the class of an optimizer; raise ConfigError if it is not one (`key` is "name")."""
     found = find("optimizer", name)
@@ -186,11 +193,20 @@ def _registered_model(kind: str, name: str) -> type[BaseModel]:
 
 
 def _model(kind: str, name: str) -> type[BaseModel]:
+    builder = find(kind, name)
+    own = name in REGISTRIES[kind]
     optional = schedules.DERIVED.get(name, ()) if kind == "scheduler" else ()
     drop = (*_CONTEXT, *_ARGUMENTS.get(kind, ()))
-    builder = find(kind, name)
+    if kind == "optimizer" and not own:
+        optional, drop = external.CONTEXT, (*drop, *external.dropped_names(builder))
     with user_code(name):
-        return schema_from_signature(builder, drop=drop, optional=optional, reserved=_RESERVED[kind])
+        return schema_from_signature(
+            builder,
+            drop=drop,
+            optional=optional,
+            reserved=_RESERVED[kind],
+            open_ended=kind == "optimizer" and not own,
+        )
 
 
 def arguments(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,15 +258,15 @@ def check_values(kind: str, name: str, options: Mapping[str, Any]) -> None:
     """Check values of the right types by calling the builder, if it needs only the options.
 
     Builders check ranges themselves: an optimizer is built with dummy parameters; losses and augmentations of
-    this package are built. Users' losses and augmentations are called only when the experiment is built.
+    this package are built. Users' components are called only when the experiment is built.
 
     Raises:
         ConfigError: the builder rejects a value; `key` is the option, if it is known.
     """
+    if name not in REGISTRIES[kind]:
+        return
     if kind == "optimizer" and name not in REFUSED:
         check_optimizer(optimizer_class(name), arguments(kind, name, options))
-    elif name not in REGISTRIES[kind]:
-        return
     elif kind == "loss":
         find(kind, name)(**arguments(kind, name, options))
     elif kind == "augmentation":

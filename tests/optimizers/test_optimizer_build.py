@@ -23,7 +23,7 @@ from trainer.optimizers.build import (
     torch_optimizers,
 )
 from trainer.optimizers.groups import Group, GroupSpec, assign_groups
-from trainer.optimizers.rules import REFUSED, refuse
+from trainer.optimizers.rules import REFUSED, refuse, refuse_mode
 from trainer.optimizers.scratch import SCRATCH
 
 ALL = torch_optimizers()
@@ -266,8 +266,6 @@ def refused(
         ("Adam", {"capturable": True}, {}, "capturable", "CUDA graphs"),
         ("Muon", {}, {}, "match", "0.bias [3], 1.bias [2]"),
         ("LBFGS", {}, {"specs": [GroupSpec({"name": "*.bias"})]}, "groups", "no parameter groups"),
-        ("LBFGS", {}, {"uses_scaler": True}, "", "float16"),
-        ("LBFGS", {}, {"alone": False}, "", "must be the only optimizer"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(
@@ -278,19 +276,35 @@ def test_what_cannot_work_is_refused_with_the_reason(
     assert words in str(error)
 
 
+@pytest.mark.parametrize(
+    ("mode", "more", "words"),
+    [
+        ("closure", {"uses_scaler": True}, "float16"),
+        ("gradients_and_closure", {"alone": False}, "must be the only optimizer"),
+        ("create_graph", {"uses_scaler": True}, "float16"),
+        ("create_graph", {"zero_grad": False}, "graphs of all steps"),
+    ],
+)
+def test_what_a_step_mode_rules_out(mode: Any, more: dict[str, bool], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        refuse_mode("Some", mode, **more)
+    refuse_mode("Some", "plain", **more)
+    refuse_mode("Some", mode)
+
+
 def test_reasons_come_together() -> None:
-    error = refused(torch.optim.LBFGS, {}, uses_scaler=True, alone=False, specs=[GroupSpec({"ndim": 1})])
-    assert len(error.problems) == 3
+    error = refused(torch.optim.LBFGS, {"differentiable": True}, specs=[GroupSpec({"ndim": 1})])
+    assert len(error.problems) == 2
 
 
 def test_what_can_work_is_not_refused() -> None:
     net = model()
     everything = trainable(net)
     matrices = {name: value for name, value in everything.items() if value.ndim == 2}
-    refuse(torch.optim.Muon, {}, groups_of(net), matrices, device_type="cpu", alone=False)
+    refuse(torch.optim.Muon, {}, groups_of(net), matrices, device_type="cpu")
     refuse(torch.optim.Adam, {"capturable": True}, groups_of(net), everything, device_type="cuda")
     refuse(torch.optim.LBFGS, {}, groups_of(net), everything, device_type="cpu")
-    refuse(torch.optim.SGD, {}, groups_of(net), everything, device_type="cuda", uses_scaler=True, alone=False)
+    refuse(torch.optim.SGD, {}, groups_of(net), everything, device_type="cuda")
 
 
 def test_the_reasons_are_torchs_own_limits() -> None:

@@ -365,7 +365,7 @@ def _check_options(
         elif is_import_path(info):
             value = _map_text(value, partial(absolute_import_path, folder=folder))
         options[key] = value
-    return options
+    return options | (valid.model_extra or {})
 
 
 def _map_text(value: Any, change: Callable[[str], str]) -> Any:

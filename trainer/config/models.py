@@ -261,6 +261,10 @@ class GroupConfig(WithOptions):
     label: str | None = Field(None, description="Name of the group in logs; null = its pattern.")
 
 
+StepMode = Literal["plain", "closure", "gradients_and_closure", "create_graph"]
+"""What an optimizer's `step` needs: gradients, a function that computes them, both, or a graph of them."""
+
+
 class OptimizerConfig(Component):
     """An optimizer, the parameters that it updates and its parameter groups."""
 
@@ -272,6 +276,12 @@ class OptimizerConfig(Component):
     )
     groups: list[GroupConfig] = Field(
         default_factory=list, description="Parameter groups; the remaining parameters form the last group."
+    )
+    step: Annotated[Literal["auto", StepMode], MayDiffer(unset=True)] = Field(
+        "auto",
+        description="How to call it: `plain` = gradients, then step(); `closure` = step(closure), which "
+        "computes them; `gradients_and_closure` = both; `create_graph` = gradients that it can "
+        "differentiate, then step(); `auto` = the first of these that works.",
     )
 
 

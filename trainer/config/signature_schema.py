@@ -101,12 +101,19 @@ class Options(BaseModel):
     )
 
 
+class OpenOptions(Options):
+    """The options of a component that takes further ones as `**kwargs`."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 def schema_from_signature(
     builder: Callable[..., Any],
     *,
     drop: Collection[str] = DROPPED,
     optional: Collection[str] = (),
     reserved: Collection[str] = (),
+    open_ended: bool = False,
 ) -> type[BaseModel]:
     """Derive the option model of a builder from its signature and docstring.
 
@@ -120,38 +127,41 @@ def schema_from_signature(
         optional: required parameters that may be unset, because the caller fills them in.
         reserved: names that a config cannot use for an option; the builder uses its default for them. A
             required parameter with such a name stays in the model, so that the caller can reject it.
+        open_ended: whether a builder with `**kwargs` accepts any other option as well.
 
     Raises:
         ConfigError: the signature of the builder cannot be read; `key` is "name".
     """
     descriptions = parse_args_section(_docstring(builder))
     fields: dict[str, tuple[Any, FieldInfo]] = {}
-    for parameter, namespace in _parameters(builder):
+    for parameter, namespace, is_inherited in _parameters(builder):
         if parameter.name in drop or parameter.name.startswith("_") or parameter.name in fields:
             continue
         if parameter.name in reserved and parameter.default is not parameter.empty:
             continue
         field = _field(parameter, namespace, descriptions.get(parameter.name, ""))
-        if field is not None and field[1].is_required() and parameter.name in optional:
+        if field is not None and (is_inherited or (field[1].is_required() and parameter.name in optional)):
             field = _unset(field[0], descriptions.get(parameter.name, ""))
         if field is not None:
             fields[parameter.name] = field
     name = getattr(_unwrap(builder), "__name__", "Component")
-    model = _create(name, fields)
+    kinds = {parameter.kind for parameter in _signature(builder).parameters.values()}
+    base = OpenOptions if open_ended and inspect.Parameter.VAR_KEYWORD in kinds else Options
+    model = _create(name, fields, base)
     misfits = _misfitting_defaults(model)
     for key in misfits:
         annotation, info = fields[key]
         fields[key] = (_union([annotation, _plain_type(info.default)]), info)
-    return _create(name, fields) if misfits else model
+    return _create(name, fields, base) if misfits else model
 
 
-def _create(name: str, fields: Mapping[str, tuple[Any, FieldInfo]]) -> type[BaseModel]:
+def _create(name: str, fields: Mapping[str, tuple[Any, FieldInfo]], base: type[BaseModel]) -> type[BaseModel]:
     def create(chosen: Mapping[str, tuple[Any, FieldInfo]]) -> type[BaseModel]:
         with warnings.catch_warnings():
             # A user's option may have the name of a pydantic method, as `copy` or `json`.
             warnings.simplefilter("ignore", UserWarning)
             definitions: dict[str, Any] = dict(chosen)
-            return create_model(name, __base__=Options, **definitions)
+            return create_model(name, __base__=base, **definitions)
 
     def understood(key: str) -> bool:
         try:
@@ -334,14 +344,16 @@ def _inits(cls: type) -> list[Callable[..., Any]]:
     ]
 
 
-def _parameters(builder: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter, _Names]]:
+def _parameters(builder: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter, _Names, bool]]:
     """Yield a builder's keyword parameters with the names available to their annotations.
 
-    A class that accepts `**kwargs` also has the optional parameters of its base class.
+    A class that accepts `**kwargs` also has the optional parameters of its base class; the third item is true
+    for these. Their defaults are not passed: the class may give the base others.
     """
     signature = _signature(builder)
     function = _unwrap(builder)
-    yield from _keywords(signature, _names_of(function))
+    for parameter, names in _keywords(signature, _names_of(function)):
+        yield parameter, names, False
     takes_kwargs = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     if not isinstance(function, type) or not takes_kwargs:
         return
@@ -349,7 +361,7 @@ def _parameters(builder: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter
         above = _signature(init)
         for parameter, names in list(_keywords(above, _names_of(init)))[1:]:
             if parameter.default is not parameter.empty:
-                yield parameter, names
+                yield parameter, names, True
         if not any(p.kind is p.VAR_KEYWORD for p in above.parameters.values()):
             return
 

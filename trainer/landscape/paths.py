@@ -19,6 +19,7 @@ from trainer import catalog
 from trainer.config.merge import parse_override
 from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
 from trainer.optimizers.build import build_optimizer, needs_closure
+from trainer.optimizers.external import OptimizerSpec, build_external
 from trainer.optimizers.groups import assign_groups
 from trainer.optimizers.rules import refuse
 from trainer.problems import SURFACES, Surface
@@ -176,11 +177,14 @@ def descend(
     options = {**contestant.options} | ({} if lr is None else {"lr": lr})
     cls: Any = catalog.find("optimizer", contestant.name)
     groups = assign_groups(point, ["at"], [])
+    arguments = catalog.arguments("optimizer", contestant.name, options)
     try:
-        refuse(cls, options, groups, {"at": point.at}, device_type="cpu")
-        optimizer = build_optimizer(
-            cls, point, groups, catalog.arguments("optimizer", contestant.name, options)
-        )
+        if contestant.name in catalog.REGISTRIES["optimizer"]:
+            refuse(cls, options, groups, {"at": point.at}, device_type="cpu")
+            optimizer = build_optimizer(cls, point, groups, arguments)
+        else:
+            spec = OptimizerSpec(contestant.name, cls, arguments)
+            optimizer = build_external(spec, point, groups, {"num_iterations": steps, "total_steps": steps})
     except OptlabError as error:
         raise ConfigError.of(
             Problem(p.what, p.key, f"--optimizers {contestant.text!r}", p.expected) for p in error.problems

@@ -168,7 +168,7 @@ def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, ba
         raise
     except BaseException:
         trace = _Trace({}, [])
-    with _temporary_copy(model) as model_copy:
+    with temporary_copy(model) as model_copy:
         try:
             _forward(model_copy, shape, trace, training=training)
         except KeyboardInterrupt:
@@ -204,7 +204,7 @@ def copy_model(model: nn.Module, device: str = "") -> nn.Module:
 
 
 @contextmanager
-def _temporary_copy(model: nn.Module) -> Iterator[nn.Module]:
+def temporary_copy(model: nn.Module) -> Iterator[nn.Module]:
     """Provide a copy for the block, or the model itself if it cannot be copied (it has a lock, a file ...).
 
     In the second case, restore the tensors and the attributes of all modules, but not the objects that these

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trainer.config.models import StepMode
 from trainer.errors import ConfigError, Problem
 from trainer.optimizers.build import needs_closure
 from trainer.optimizers.groups import Group
@@ -30,10 +31,8 @@ def refuse(
     parameters: Mapping[str, Tensor],
     *,
     device_type: str,
-    uses_scaler: bool = False,
-    alone: bool = True,
 ) -> None:
-    """Raise ConfigError with all reasons if the optimizer cannot train these parameters.
+    """Raise ConfigError with all reasons if an optimizer of torch or of this package cannot train these.
 
     Args:
         cls: class of the optimizer.
@@ -41,8 +40,6 @@ def refuse(
         groups: its parameter groups.
         parameters: the parameters that it owns, by full name.
         device_type: `cpu` or `cuda`.
-        uses_scaler: whether the loss is scaled (float16).
-        alone: whether it is the only optimizer of the run.
     """
     problems: list[Problem] = []
     if cls.__name__ in REFUSED and cls is getattr(torch.optim, cls.__name__, None):
@@ -65,8 +62,14 @@ def refuse(
         )
     if issubclass(cls, torch.optim.Muon):
         problems += _muon(cls, parameters)
-    if needs_closure(cls):
-        problems += _closure(cls, groups, uses_scaler, alone)
+    if needs_closure(cls) and len(groups) > 1:
+        problems.append(
+            Problem(
+                f"{cls.__name__} searches along one direction for all parameters and has no parameter groups",
+                "groups",
+                fix="leave out `groups`",
+            )
+        )
     if problems:
         raise ConfigError.of(problems)
 
@@ -86,28 +89,43 @@ def _muon(cls: type[Optimizer], parameters: Mapping[str, Tensor]) -> list[Proble
     ]
 
 
-def _closure(cls: type[Optimizer], groups: Sequence[Group], uses_scaler: bool, alone: bool) -> list[Problem]:
+def refuse_mode(
+    name: str, mode: StepMode, *, uses_scaler: bool = False, alone: bool = True, zero_grad: bool = True
+) -> None:
+    """Raise ConfigError with all reasons if a run cannot step an optimizer in a mode other than `plain`.
+
+    Args:
+        name: the name of the optimizer.
+        mode: how it is stepped.
+        uses_scaler: whether the loss is scaled (float16).
+        alone: whether it is the only optimizer of the run.
+        zero_grad: whether gradients are reset at every step.
+    """
+    if mode == "plain":
+        return
+    differentiates = mode == "create_graph"
+    does = "differentiates its gradients" if differentiates else "evaluates the loss several times per step"
     problems = []
-    if len(groups) > 1:
-        problems.append(
-            Problem(
-                f"{cls.__name__} searches along one direction for all parameters and has no parameter groups",
-                "groups",
-                fix="leave out `groups`",
-            )
-        )
     if uses_scaler:
         problems.append(
             Problem(
-                f"{cls.__name__} evaluates the loss several times per step; float16 does not support that",
+                f"{name} {does}; float16 does not support that",
                 fix="set train.precision=float32 or bfloat16",
             )
         )
-    if not alone:
+    if not alone and not differentiates:
         problems.append(
             Problem(
-                f"{cls.__name__} recomputes the loss within its step and must be the only optimizer",
+                f"{name} recomputes the loss within its step and must be the only optimizer",
                 fix="assign all parameters to it, or use another optimizer",
             )
         )
-    return problems
+    if differentiates and not zero_grad:
+        problems.append(
+            Problem(
+                f"{name} {does}, and gradients that are never reset would keep the graphs of all steps",
+                fix="set train.zero_grad=every_step",
+            )
+        )
+    if problems:
+        raise ConfigError.of(problems)

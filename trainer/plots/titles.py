@@ -12,7 +12,7 @@ from trainer.config.paths import split_import_path
 
 WIDTH = 74
 
-STRUCTURE = frozenset({"name", "label", "match", "groups"})
+STRUCTURE = frozenset({"name", "label", "match", "groups", "step"})
 # Shown if the defaults are unknown: in torch.optim the default of each is zero, null or false.
 COMMON = ("momentum", "dampening", "nesterov", "weight_decay", "amsgrad", "centered", "maximize")
 

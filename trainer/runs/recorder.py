@@ -266,7 +266,7 @@ class Recorder:
                 raise RunError(
                     f"{path} is of step {saved_step}, but the best evaluation was at step {chosen_step}"
                 )
-            self.experiment.model.load_state_dict(state["model"])
+            self.experiment.state.load_weights(state)
             step, chosen = state["progress"]["step"], "best"
         return {**self.experiment.measure("test"), "checkpoint": chosen, "step": step}
 

@@ -260,7 +260,7 @@ def _restore(folder: Path, setup: RunSetup) -> tuple[Mapping[str, Any] | None, l
             if state["experiment"]["progress"]["step"] == 0:
                 return None, [str(trouble) for trouble in errors]
             _check_tables(folder, state["recorder"]["tables"], path)
-            _refuse_other_lengths(state["experiment"]["schedules"], setup)
+            _refuse_other_lengths(state["experiment"], setup)
             setup.experiment.load_state_dict(state["experiment"])
         except checkpoint.DamagedError as error:
             errors.append(error)
@@ -292,10 +292,18 @@ def _check_tables(folder: Path, sizes: Mapping[str, int], path: Path) -> None:
             raise checkpoint.DamagedError(f"{table} has fewer rows than when {path.name} was saved")
 
 
-def _refuse_other_lengths(states: Sequence[Mapping[str, Any]], setup: RunSetup) -> None:
-    """Raise RunError if a schedule length derived from the run's length has changed."""
+def _refuse_other_lengths(state: Mapping[str, Any], setup: RunSetup) -> None:
+    """Raise RunError if an option that was derived from the run's length has changed."""
     several = len(setup.config.scheduler) > 1
-    for live, former in zip(setup.experiment.state.schedules, states, strict=False):
+    derived = setup.experiment.state.derived
+    for key, value in state.get("derived", {}).items():
+        if derived.get(key) != value:
+            raise RunError(
+                f"{key} depends on the run's length: {value} in the run, {derived.get(key)} now; "
+                "the change would affect past steps",
+                fix=f"set {key}={value} to keep it, or train a new run",
+            )
+    for live, former in zip(setup.experiment.state.schedules, state["schedules"], strict=False):
         before, now = dict(_lengths(former)), dict(_lengths(live.state_dict()))
         for key, value in before.items():
             if now.get(key) == value:

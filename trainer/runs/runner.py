@@ -19,7 +19,7 @@ from typing import Any, TypeGuard
 
 import torch
 
-from trainer import interrupts
+from trainer import catalog, interrupts
 from trainer.config.load import dump
 from trainer.device import sparing_collector
 from trainer.errors import FigureError, RunError, StorageError, first_line
@@ -221,9 +221,8 @@ def write_opening(setup: RunSetup, folder: Path, made_by: Mapping[str, str]) -> 
 def _optimizer_defaults(setup: RunSetup) -> dict[str, dict[str, Any]]:
     """Return each optimizer's default options by config name, so that titles can omit default values."""
     defaults = {}
-    optimizers = setup.experiment.state.optimizers.values()
-    for config, optimizer in zip(setup.config.optimizer, optimizers, strict=True):
-        parameters = inspect.signature(type(optimizer)).parameters.values()
+    for config in setup.config.optimizer:
+        parameters = inspect.signature(catalog.find("optimizer", config.name)).parameters.values()
         defaults[config.name] = {p.name: p.default for p in parameters if _is_plain(p.default)}
     return defaults
 

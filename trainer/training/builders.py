@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,6 +23,7 @@ from trainer.config.models import (
     MetricConfig,
     OptimizerConfig,
     SchedulerConfig,
+    StepMode,
 )
 from trainer.data.augment import Augmentation
 from trainer.data.augment_function import FunctionAugmentation, is_augmentation, require_augmentation
@@ -31,13 +34,16 @@ from trainer.matching import matching, trainable
 from trainer.metrics import BUILT_IN, RESERVED_NAMES, Metric, find, of_function, of_targets
 from trainer.models.describe import check_shapes, materialize, sparse_gradients
 from trainer.models.init import InitRule, initialize
-from trainer.optimizers.build import build_optimizer, kinds_of, resolve_implementation
+from trainer.optimizers.build import build_optimizer, kinds_of, needs_closure, resolve_implementation
+from trainer.optimizers.external import OptimizerSpec, build_external, derived_numbers
 from trainer.optimizers.groups import Group, GroupSpec, assign_groups, assign_owners
-from trainer.optimizers.rules import refuse
+from trainer.optimizers.rules import refuse, refuse_mode
 from trainer.schedules import Schedule, ScheduleSpec, build_schedule
 from trainer.seeding import generator, global_stream
+from trainer.training.engines.eager import MicroBatch
 from trainer.training.locate import located, prefixed
 from trainer.training.preflight import check_parameters, try_metric
+from trainer.training.rehearsal import Rehearsal
 from trainer.training.timetable import Plan
 from trainer.user_code import user_code
 
@@ -235,10 +241,48 @@ def _conditions(match: Match) -> dict[str, Any]:
     return match.model_dump(exclude_none=True)
 
 
-def build_optimizers(
-    loaded: Loaded, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
-) -> tuple[dict[str, Optimizer], dict[str, Sequence[Group]], list[dict[str, bool]]]:
-    """Return the optimizers and their groups by label, and the implementation of each (fused, foreach)."""
+@dataclass(frozen=True, slots=True)
+class Optimizers:
+    """The optimizers of a run.
+
+    Args:
+        by_label: the optimizers by label.
+        groups: their parameter groups by label.
+        step_mode: how a step calls all of them.
+        resolved: for each, the settings of its config that were `auto` or null.
+        derived: options that are derived from the run, by dotted key.
+    """
+
+    by_label: Mapping[str, Optimizer]
+    groups: Mapping[str, Sequence[Group]]
+    step_mode: StepMode
+    resolved: Sequence[Mapping[str, Any]]
+    derived: Mapping[str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerContext:
+    """What optimizers are built with, and tried with before the run.
+
+    Args:
+        input_shape: shape of one preprocessed sample.
+        device: device of the model.
+        loss: the loss of the run.
+        autocast: the context of every forward pass.
+        batches: some batches of the run.
+        numbers: numbers of the run for constructors; see `optimizers.external.CONTEXT`.
+    """
+
+    input_shape: tuple[int, ...]
+    device: torch.device
+    loss: Loss
+    autocast: AbstractContextManager[object]
+    batches: Sequence[MicroBatch]
+    numbers: Mapping[str, int | None]
+
+
+def build_optimizers(loaded: Loaded, model: nn.Module, context: OptimizerContext) -> Optimizers:
+    """Build the optimizers of a run; those that are not torch's or ours are tried on a copy of the model."""
     configs = loaded.config.optimizer
     prefixes = ["optimizer"] if len(configs) == 1 else [f"optimizer.{i}" for i in range(len(configs))]
     labels = [config.label or config.name for config in configs]
@@ -253,32 +297,86 @@ def build_optimizers(
         owned = assign_owners(model, matches)
     optimizers: dict[str, Optimizer] = {}
     groups: dict[str, Sequence[Group]] = {}
-    implementations: list[dict[str, bool]] = []
-    own_model = loaded.config.model.name not in catalog.REGISTRIES["model"]  # built-in: dense gradients
-    sparse = sparse_gradients(model, input_shape) if own_model else set()
+    modes: list[StepMode] = []
+    resolved: list[Mapping[str, Any]] = []
+    derived: dict[str, int | None] = {}
+    train = loaded.config.train
     for label, config, prefix in zip(labels, configs, prefixes, strict=True):
         with located(loaded, prefix):
             groups[label] = assign_groups(model, owned[label], _group_specs(config))
-            cls = catalog.optimizer_class(config.name)
-            options = catalog.arguments("optimizer", config.name, config.options)
-            parameters = trainable(model)
-            refuse(
-                cls,
-                options,
-                groups[label],
-                {name: parameters[name] for name in owned[label]},
-                device_type=device.type,
-                uses_scaler=PRECISIONS[loaded.config.train.precision] is torch.float16,
+            if catalog.is_registered_optimizer(config):
+                built = _build_registered(loaded, config, model, groups[label], context)
+            else:
+                built = _build_external(loaded, config, model, groups[label], context)
+                numbers = derived_numbers(_optimizer_spec(config), context.numbers)
+                derived |= {f"{prefix}.{name}": number for name, number in numbers.items()}
+            optimizers[label], mode, implementation = built
+            refuse_mode(
+                type(optimizers[label]).__name__,
+                mode,
+                uses_scaler=PRECISIONS[train.precision] is torch.float16,
                 alone=len(configs) == 1,
+                zero_grad=train.zero_grad == "every_step",
             )
-            kinds = kinds_of({name: parameters[name] for name in owned[label]}, sparse)
-            implementation = resolve_implementation(cls, options, kinds)
-            with user_code(config.name):
-                optimizers[label] = build_optimizer(
-                    cls, model, groups[label], options | implementation, sparse=sparse
-                )
-            implementations.append(implementation)
-    return optimizers, groups, implementations
+            modes.append(mode)
+            resolved.append({**implementation, "step": mode})
+    step_mode = next((mode for mode in modes if mode != "plain"), "plain")
+    return Optimizers(optimizers, groups, step_mode, resolved, derived)
+
+
+def _build_registered(
+    loaded: Loaded,
+    config: OptimizerConfig,
+    model: nn.Module,
+    groups: Sequence[Group],
+    context: OptimizerContext,
+) -> tuple[Optimizer, StepMode, Mapping[str, bool]]:
+    """Return an optimizer of torch or of this package, how it is stepped, and its implementation."""
+    cls = catalog.optimizer_class(config.name)
+    options = catalog.arguments("optimizer", config.name, config.options)
+    parameters = trainable(model)
+    owned = {name: parameters[name] for group in groups for name in group.names}
+    refuse(cls, options, groups, owned, device_type=context.device.type)
+    own_model = loaded.config.model.name not in catalog.REGISTRIES["model"]  # built-in: dense gradients
+    sparse = sparse_gradients(model, context.input_shape) if own_model else set()
+    implementation = resolve_implementation(cls, options, kinds_of(owned, sparse))
+    optimizer = build_optimizer(cls, model, groups, options | implementation, sparse=sparse)
+    mode: StepMode = "closure" if needs_closure(cls) else "plain"
+    if config.step != "auto" and mode == "closure" and "closure" not in config.step:
+        raise ConfigError(f"{config.name} needs a closure", key="step", expected="closure, or auto")
+    return optimizer, mode if config.step == "auto" else config.step, implementation
+
+
+def _build_external(
+    loaded: Loaded,
+    config: OptimizerConfig,
+    model: nn.Module,
+    groups: Sequence[Group],
+    context: OptimizerContext,
+) -> tuple[Optimizer, StepMode, Mapping[str, bool]]:
+    """Return an optimizer of a user or another package, and how it is stepped, after trying it."""
+    spec = _optimizer_spec(config)
+
+    def build(of: nn.Module) -> Optimizer:
+        return build_external(spec, of, groups, context.numbers)
+
+    rehearsal = Rehearsal(
+        spec,
+        build,
+        model,
+        context.loss,
+        context.autocast,
+        context.batches,
+        clip_grad_norm=loaded.config.train.clip_grad_norm,
+        clip_grad_value=loaded.config.train.clip_grad_value,
+    )
+    mode = rehearsal.find_mode(config.step)
+    return build(model), mode, {}
+
+
+def _optimizer_spec(config: OptimizerConfig) -> OptimizerSpec:
+    builder = catalog.find("optimizer", config.name)
+    return OptimizerSpec(config.name, builder, catalog.arguments("optimizer", config.name, config.options))
 
 
 def _group_specs(config: OptimizerConfig) -> list[GroupSpec]:

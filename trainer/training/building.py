@@ -20,10 +20,11 @@ from trainer.device import PRECISIONS, Clock, autocast, check_threads, resolve_d
 from trainer.errors import OptlabError
 from trainer.metrics import leading
 from trainer.models.layers import feed_channels_last
-from trainer.optimizers.build import needs_closure
 from trainer.optimizers.groups import Group
+from trainer.optimizers.modes import train_mode
 from trainer.seeding import seed_dropout, seed_globals
 from trainer.training.builders import (
+    OptimizerContext,
     build_augmentation,
     build_loss,
     build_metrics,
@@ -164,10 +165,28 @@ def _set_up_run(
         metrics = build_metrics(
             config.train.metrics, (some_targets, unchanged), dataset.num_classes, classes=classes
         )
-    optimizers, groups, implementations = build_optimizers(loaded, model, prepare.output_shape, device)
-    closure = any(needs_closure(optimizer) for optimizer in optimizers.values())
     steps_per_epoch = -(-batches.batches_per_epoch // config.train.accumulate)
     plan = _plan(config, steps_per_epoch)
+    precision = autocast(device, config.train.precision)
+    built = build_optimizers(
+        loaded,
+        model,
+        OptimizerContext(
+            input_shape=prepare.output_shape,
+            device=device,
+            loss=loss,
+            autocast=precision,
+            batches=[(some_inputs, some_targets)],
+            numbers={
+                "num_iterations": plan.steps,
+                "total_steps": plan.steps,
+                "num_training_steps": plan.steps,
+                "num_data": len(splits.train),
+                "batch_size": batches.batch_size,
+            },
+        ),
+    )
+    optimizers, groups = built.by_label, built.groups
     schedules = build_schedules(
         loaded, optimizers, plan, steps_per_epoch, metrics, has_val=splits.val is not None
     )
@@ -178,13 +197,14 @@ def _set_up_run(
         loss,
         list(optimizers.values()),
         autocast=precision,
-        needs_closure=closure,
+        step_mode=built.step_mode,
         scaler=scaler,
         penalty=model_penalty,
         clip_grad_norm=config.train.clip_grad_norm,
         clip_grad_value=config.train.clip_grad_value,
         zero_grad=config.train.zero_grad == "every_step",
     )
+    train_mode(optimizers.values())
     seed_dropout(config.seed.dropout)
     state = TrainingState(
         device=device,
@@ -195,6 +215,7 @@ def _set_up_run(
         keeps_gradients=config.train.zero_grad == "never",
         mean=RunningMean(metrics),
         clock=Clock(device),
+        derived=built.derived,
     )
     experiment = Experiment(
         splits=splits,
@@ -219,7 +240,7 @@ def _set_up_run(
     )
     check_metrics(loaded, experiment)
     return RunSetup(
-        config=_resolved(config, device, implementations, engine_name, threads),
+        config=_resolved(config, device, built.resolved, engine_name, threads),
         experiment=experiment,
         code=code_of(config),
         data_digest=dataset.digest,
@@ -310,7 +331,7 @@ def _engine_name(config: Config, device: torch.device, plan: Plan) -> str:
 def _resolved(
     config: Config,
     device: torch.device,
-    implementations: Sequence[Mapping[str, bool]],
+    optimizers: Sequence[Mapping[str, Any]],
     engine: str,
     threads: int | Literal["auto"],
 ) -> Config:
@@ -321,6 +342,6 @@ def _resolved(
     fields["train"]["threads"] = threads
     if "root" in fields["data"]:
         fields["data"]["root"] = str(data_root(fields["data"]["root"]).absolute())
-    for optimizer, implementation in zip(fields["optimizer"], implementations, strict=True):
-        optimizer.update(implementation)
+    for optimizer, settings in zip(fields["optimizer"], optimizers, strict=True):
+        optimizer.update(settings)
     return Config.model_validate(fields)

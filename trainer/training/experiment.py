@@ -188,9 +188,10 @@ class Experiment:
 
     def measure(self, split: str) -> dict[str, float]:
         """Return the loss and the metrics of the model on a whole split, in eval mode."""
-        return evaluate_split(
-            self.model, self.loss, self.evaluate_on(split), autocast=self.autocast, metrics=self.metrics
-        )
+        with self.state.evaluation_weights():
+            return evaluate_split(
+                self.model, self.loss, self.evaluate_on(split), autocast=self.autocast, metrics=self.metrics
+            )
 
     def eval_columns(self) -> list[str]:
         """Return the column names of an evaluation record."""

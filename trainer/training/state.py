@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from trainer.device import Clock
+from trainer.optimizers import snapshot
+from trainer.optimizers.modes import evaluation_weights, has_modes
 from trainer.schedules import Schedule
 from trainer.seeding import random_state, set_random_state
 from trainer.training.evaluation import RunningMean
@@ -48,6 +51,7 @@ class TrainingState:
         keeps_gradients: whether gradients accumulate over all steps and therefore belong to the state.
         mean: loss and metrics of the training batches since the last evaluation.
         clock: training time.
+        derived: options of optimizers that are derived from the run, by dotted key.
         ended: whether the run has reached its length.
         evaluated_at: step of the last evaluation.
         saved_seconds: training seconds when a checkpoint was last due by training time.
@@ -63,6 +67,7 @@ class TrainingState:
     keeps_gradients: bool
     mean: RunningMean
     clock: Clock
+    derived: Mapping[str, int | None] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     ended: bool = False
     evaluated_at: int | None = None
@@ -72,7 +77,9 @@ class TrainingState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors and plain values, from which another process can resume."""
-        parameters = self.model.named_parameters() if self.keeps_gradients else ()
+        named = list(self.model.named_parameters())
+        parameters = [parameter for _, parameter in named]
+        optimizers = {label: snapshot.save(one, parameters) for label, one in self.optimizers.items()}
         return {
             "progress": asdict(self.progress),
             "train_seconds": self.clock.read(),
@@ -81,13 +88,34 @@ class TrainingState:
             "anomaly": self.nonfinite,
             "eager_from": self.eager_from,
             "model": self.model.state_dict(),
-            "optimizers": {label: optimizer.state_dict() for label, optimizer in self.optimizers.items()},
+            "optimizers": optimizers,
             "schedules": [schedule.state_dict() for schedule in self.schedules],
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "mean": self.mean.state_dict(),
-            "gradients": {name: p.grad for name, p in parameters if p.grad is not None},
+            "gradients": {name: p.grad for name, p in named if p.grad is not None and self.keeps_gradients},
             "random": random_state(self.device),
+            **({"derived": dict(self.derived)} if self.derived else {}),
+            **self._evaluation_model(),
         }
+
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        """Set the weights to those to evaluate for the block, if an optimizer trains at other ones."""
+        return evaluation_weights(self.optimizers.values(), list(self.model.parameters()))
+
+    def _evaluation_model(self) -> dict[str, Any]:
+        """Return the weights to evaluate, if an optimizer trains at other ones than these."""
+        if not any(map(has_modes, self.optimizers.values())):
+            return {}
+        with self.evaluation_weights():
+            weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        return {"evaluation_model": weights}
+
+    def load_weights(self, state: Mapping[str, Any]) -> None:
+        """Load the weights of a saved state, and what the optimizers compute the weights to evaluate from."""
+        self.model.load_state_dict(state["model"])
+        for label, optimizer in self.optimizers.items():
+            if has_modes(optimizer):
+                snapshot.restore(optimizer, state["optimizers"][label], list(self.model.parameters()))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by `state_dict` of a run with the same config."""
@@ -99,7 +127,7 @@ class TrainingState:
         self.eager_from = state.get("eager_from")  # absent from checkpoints of earlier releases
         self.model.load_state_dict(state["model"])
         for label, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][label])
+            snapshot.restore(optimizer, state["optimizers"][label], list(self.model.parameters()))
         for schedule, schedule_state in zip(self.schedules, state["schedules"], strict=True):
             schedule.load_state_dict(schedule_state)
         if self.scaler is not None:

@@ -6,6 +6,7 @@ handled elsewhere.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from trainer.config.models import StepMode
 from trainer.seeding import random_state, set_random_state
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -48,7 +50,7 @@ class EagerEngine:
         loss: (outputs, targets) -> mean over the samples, 0-d.
         optimizers: optimizers of disjoint parameters; one that needs a closure (LBFGS) must be the only one.
         autocast: the context of every forward pass.
-        needs_closure: whether the optimizer evaluates the loss itself, several times per step.
+        step_mode: what the optimizers' `step` needs; see `StepMode`.
         scaler: scales the loss for float16, or None.
         penalty: () -> a 0-d tensor added to the loss, or None.
         clip_grad_norm, clip_grad_value: largest total norm / element of the gradient, or None.
@@ -62,19 +64,21 @@ class EagerEngine:
         optimizers: Sequence[Optimizer],
         *,
         autocast: AbstractContextManager[object],
-        needs_closure: bool = False,
+        step_mode: StepMode = "plain",
         scaler: GradScaler | None = None,
         penalty: Callable[[], Tensor] | None = None,
         clip_grad_norm: float | None = None,
         clip_grad_value: float | None = None,
         zero_grad: bool = True,
     ) -> None:
-        assert not needs_closure or (len(optimizers) == 1 and scaler is None)
+        self.needs_closure = step_mode in ("closure", "gradients_and_closure")
+        assert not self.needs_closure or (len(optimizers) == 1 and scaler is None)
         self.model = model
         self.loss = loss
         self.optimizers = tuple(optimizers)
         self.autocast = autocast
-        self.needs_closure = needs_closure
+        self.step_mode = step_mode
+        self._backward = _backward_with_graph if step_mode == "create_graph" else torch.autograd.backward
         self.scaler = scaler
         self.penalty = penalty
         self.clip_grad_norm = clip_grad_norm
@@ -174,7 +178,7 @@ class EagerEngine:
             loss = loss * share
         if first:
             self._zero_gradients()
-        torch.autograd.backward(self._scaled(loss))
+        self._backward(self._scaled(loss))
         return loss.detach(), outputs.detach()
 
     def _zero_gradients(self) -> None:
@@ -185,11 +189,11 @@ class EagerEngine:
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def _add_penalty(self, penalty: Tensor) -> Tensor:
-        torch.autograd.backward(self._scaled(penalty))
+        self._backward(self._scaled(penalty))
         return penalty.detach()
 
     def _gradient_norms(self) -> Tensor:
-        gradients = [p.grad if p.grad is not None else p.new_zeros(()) for p in self.parameters]
+        gradients = [p.grad.detach() if p.grad is not None else p.new_zeros(()) for p in self.parameters]
         return torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
 
     def _closure_step(self, batches: Sequence[MicroBatch], *, measure: bool) -> StepOutput:
@@ -200,16 +204,29 @@ class EagerEngine:
         device = self.parameters[0].device
         before = random_state(device)
 
-        def closure() -> float:
+        def closure() -> Tensor:
             nonlocal evaluations
             set_random_state(before, device)
-            output = self._gradients(batches, measure=measure and not first)
+            with torch.enable_grad():
+                output = self._gradients(batches, measure=measure and not first)
             evaluations += output.grad_evals
             if not first:
                 first.append(output)
-            return float(output.loss if output.penalty is None else output.loss + output.penalty)
+            return output.loss if output.penalty is None else output.loss + output.penalty
 
-        optimizer.step(closure)
+        if self.step_mode == "gradients_and_closure":
+            closure()
+        step: Callable[[Callable[[], Tensor]], object] = optimizer.step
+        step(closure)
+        if not first:
+            raise RuntimeError(f"{type(optimizer).__name__}.step(closure) did not call its closure")
         output = first[0]
         output.grad_evals = evaluations
         return output
+
+
+def _backward_with_graph(loss: Tensor) -> None:
+    """Compute gradients that can be differentiated; the next `zero_grad` frees their graph."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
+        torch.autograd.backward(loss, create_graph=True)

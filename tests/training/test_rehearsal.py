@@ -1,0 +1,183 @@
+"""Optimizers of users and of other packages: how they are stepped, and what is refused before a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import external_optimizers as external
+import pytest
+import torch
+from command import optlab, rows
+from torch import nn
+
+from trainer import build_experiment, load_config
+from trainer.errors import ConfigError
+from trainer.optimizers.external import OptimizerSpec, build_external
+from trainer.optimizers.groups import assign_groups
+from trainer.training.rehearsal import Rehearsal
+
+FILE = Path(external.__file__)
+
+
+def rehearsal(
+    builder: Callable[..., Any], options: dict[str, Any] | None = None, base: Any = None
+) -> Rehearsal:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 3))
+    spec = OptimizerSpec(f"{FILE}:{builder.__name__}", builder, options or {}, base)
+    groups = assign_groups(model, [name for name, _ in model.named_parameters()], [])
+    build = partial(build_external, spec, groups=groups, context={"num_data": 10, "total_steps": None})
+    batches = [(torch.randn(16, 4), torch.arange(16) % 3)]
+    return Rehearsal(spec, build, model, nn.functional.cross_entropy, nullcontext(), batches)
+
+
+ADAM = OptimizerSpec("Adam", torch.optim.Adam, {"lr": 1e-2})
+
+
+@pytest.mark.parametrize(
+    ("builder", "base", "mode"),
+    [
+        (external.Plain, None, "plain"),
+        (external.Closing, None, "closure"),
+        (external.Sharpness, ADAM, "gradients_and_closure"),
+        (external.Curvature, None, "create_graph"),
+        (external.Averaging, None, "plain"),
+        (external.Slow, ADAM, "plain"),
+        (external.Odd, None, "plain"),
+        (external.sgd, None, "plain"),
+    ],
+)
+def test_the_mode_is_found_and_the_model_left_alone(
+    builder: Callable[..., Any], base: OptimizerSpec | None, mode: str
+) -> None:
+    tried = rehearsal(builder, base=base)
+    before = {name: value.clone() for name, value in tried.model.state_dict().items()}
+    drawn = torch.get_rng_state()
+    assert tried.find_mode("auto") == mode
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in tried.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("builder", "options", "words"),
+    [
+        (external.Plain, {"lr": -1.0}, "lr must be positive"),
+        (external.Forgetful, {}, "does not resume"),
+        (external.Unsteady, {}, "is not deterministic"),
+        (external.Failing, {}, "no third step"),
+        (external.Sharpness, {}, "wraps another optimizer"),
+        (external.Plain, {"momentm": 0.5}, "momentm"),
+    ],
+)
+def test_what_would_fail_or_not_resume_is_refused(
+    builder: Callable[..., Any], options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        rehearsal(builder, options).find_mode("auto")
+
+
+def test_a_stated_mode_is_the_only_one_that_is_tried() -> None:
+    assert rehearsal(external.Plain).find_mode("create_graph") == "create_graph"
+    with pytest.raises(ConfigError, match="give a closure"):
+        rehearsal(external.Closing).find_mode("plain")
+
+
+CONFIG = """\
+name: own
+data: {{name: digits, batch_size: 32, val_size: 100, limit: 200}}
+model: {{name: linear}}
+optimizer: {optimizer}
+train: {{epochs: 2, threads: 1, engine: eager}}
+log: {{every: 2, plots: []}}
+"""
+
+
+def config(folder: Path, optimizer: str) -> Path:
+    path = folder / "own.yaml"
+    path.write_text(CONFIG.format(optimizer=optimizer.replace("own.py", str(FILE))), encoding="utf-8")
+    return path
+
+
+def numbers(run: Path) -> list[dict[str, str]]:
+    every = rows(run / "steps.csv") + rows(run / "epochs.csv")
+    return [{key: value for key, value in row.items() if key != "train_seconds"} for row in every]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "mode"),
+    [
+        ("{name: 'own.py:Closing', lr: 0.01}", "closure"),
+        ("{name: 'own.py:Curvature'}", "create_graph"),
+        ("{name: 'own.py:Averaging'}", "plain"),
+        ("{name: 'own.py:Odd'}", "plain"),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(optimizer: str, mode: str, tmp_path: Path) -> None:
+    path = config(tmp_path, optimizer)
+    for run, epochs in (("whole", 2), ("part", 1)):
+        done = optlab("train", path, f"train.epochs={epochs}", "--run-dir", tmp_path / run, "--quiet")
+        assert done.code == 0, done.err
+    assert load_config(tmp_path / "whole" / "config.yaml").config.optimizer[0].step == mode
+    done = optlab("resume", tmp_path / "part", "train.epochs=2", "--quiet")
+    assert done.code == 0, done.err
+    assert numbers(tmp_path / "part") == numbers(tmp_path / "whole")
+
+
+def test_the_line_of_the_optimizer_is_cited_before_any_run(tmp_path: Path) -> None:
+    done = optlab("train", config(tmp_path, "{name: 'own.py:Failing'}"), "--run-dir", tmp_path / "run")
+    assert done.code == 2
+    line = (
+        FILE.read_text(encoding="utf-8").splitlines().index('        assert count < 3, "no third step"') + 1
+    )
+    assert f"{FILE}:{line}" in done.err
+    assert "own.yaml:4: optimizer.name" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_modes_of_optimizers_without_a_rehearsal(tmp_path: Path) -> None:
+    path = config(tmp_path, "{name: LBFGS, max_iter: 2}")
+    done = optlab("validate", path, "optimizer.step=plain")
+    assert done.code == 2
+    assert "optimizer.step" in done.err
+    assert optlab("validate", path, "optimizer.step=gradients_and_closure").code == 0
+
+
+# ---- schedule-free methods
+
+
+def test_evaluation_sees_the_weights_to_evaluate_and_changes_nothing(tmp_path: Path) -> None:
+    """The losses equal those of the loop that a schedule-free method asks for."""
+    path = config(tmp_path, "{name: 'own.py:Averaging', lr: 0.3}")
+    done = optlab("train", path, "--run-dir", tmp_path / "run", "--quiet")
+    assert done.code == 0, done.err
+    run = build_experiment(load_config(path))
+    model, batches = run.model, run.batches
+    optimizer = external.Averaging(model.parameters(), lr=0.3)
+    optimizer.train()
+    losses = []
+    for epoch in range(2):
+        for inputs, targets in batches.epoch(epoch):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+        optimizer.eval()
+        model.eval()
+        with torch.no_grad():
+            values = [nn.functional.cross_entropy(model(x), y).item() for x, y in run.evaluate_on("val")]
+            tested = [nn.functional.cross_entropy(model(x), y).item() for x, y in run.evaluate_on("test")]
+        losses.append(sum(values) / len(values))
+        model.train()
+        optimizer.train()
+    logged = [float(row["val_loss"]) for row in rows(tmp_path / "run" / "epochs.csv")[1:]]
+    assert logged[0] == pytest.approx(losses[0], rel=1e-12)
+    assert logged[1] == pytest.approx(losses[1], rel=1e-5)  # train() undoes eval() only up to rounding
+    state = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)["experiment"]
+    model.load_state_dict(state["evaluation_model"])
+    with torch.no_grad():
+        best = [nn.functional.cross_entropy(model(x), y).item() for x, y in run.evaluate_on("val")]
+    assert sum(best) / len(best) == pytest.approx(min(logged), rel=1e-6)
+    assert tested

@@ -1,0 +1,240 @@
+"""Try an optimizer on a copy of the model before a run: how to step it, and whether its run can be resumed.
+
+The state after three steps is saved as in a checkpoint, loaded into a new copy, and trained for three more
+steps. The result must equal that of six steps without interruption, bit for bit.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trainer.config.models import StepMode
+from trainer.errors import ConfigError, OptlabError
+from trainer.losses import Loss
+from trainer.models.describe import temporary_copy
+from trainer.optimizers import snapshot
+from trainer.optimizers.external import OptimizerSpec, failure
+from trainer.optimizers.modes import evaluation_weights, train_mode
+from trainer.seeding import random_state, set_random_state
+from trainer.training.engines.eager import EagerEngine, MicroBatch
+
+STEPS = 3
+"""Number of steps before the state is saved, and after it is loaded."""
+
+SAMPLES = 8
+"""Maximum number of samples of a step of the rehearsal, to limit its cost for large models."""
+
+Values = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What the rehearsal of an optimizer uses.
+
+    Args:
+        spec: the optimizer, for messages.
+        build: builds it for a copy of the model.
+        model: the model, on its device; not changed.
+        loss: (outputs, targets) -> mean over the samples.
+        autocast: the context of every forward pass.
+        batches: batches of the run.
+        clip_grad_norm, clip_grad_value: see `EagerEngine`.
+    """
+
+    spec: OptimizerSpec
+    build: Callable[[nn.Module], Optimizer]
+    model: nn.Module
+    loss: Loss
+    autocast: AbstractContextManager[object]
+    batches: Sequence[MicroBatch]
+    clip_grad_norm: float | None = None
+    clip_grad_value: float | None = None
+
+    def find_mode(self, requested: str) -> StepMode:
+        """Return how to step the optimizer, after checking that its run can be resumed.
+
+        Args:
+            requested: a step mode, or `auto` = the first one in which the optimizer works.
+
+        Raises:
+            ConfigError: the optimizer fails, or a resumed run would differ; with the line of its code.
+        """
+        modes: Sequence[StepMode] = get_args(StepMode)
+        candidates = [mode for mode in modes if requested in ("auto", mode)]
+        device = next(self.model.parameters()).device
+        start = random_state(device)
+        results: dict[StepMode, _Result] = {}
+        failures: list[ConfigError] = []
+        try:
+            for mode in candidates:
+                try:
+                    results[mode] = self._train(mode, start)
+                except _StepError as error:
+                    failures.append(failure(self.spec, error.cause))
+                    continue
+                if results[mode].changed and self._prefers_gradients_first(mode, candidates, results, start):
+                    mode = "gradients_and_closure"
+                if results[mode].changed:
+                    break
+            working = next((mode for mode in results if results[mode].changed), next(iter(results), None))
+            if working is None:
+                raise failures[0]
+            if "gradients_and_closure" in results and working == "closure":
+                working = "gradients_and_closure"
+            self._check_resumes(working, results[working], start)
+        finally:
+            set_random_state(start, device)
+        return working
+
+    def _prefers_gradients_first(
+        self,
+        mode: StepMode,
+        candidates: Sequence[StepMode],
+        results: dict[StepMode, _Result],
+        start: Mapping[str, Any],
+    ) -> bool:
+        """Return whether an optimizer that takes a closure also reads the gradients that it finds (SAM)."""
+        if mode != "closure" or "gradients_and_closure" not in candidates:
+            return False
+        try:
+            other = self._train("gradients_and_closure", start)
+        except _StepError:
+            return False
+        if _first_difference(results[mode].values, other.values) is None:
+            return False
+        results["gradients_and_closure"] = other
+        return True
+
+    def _train(
+        self, mode: StepMode, start: Mapping[str, Any], *, resume: bytes | None = None, steps: int = 2 * STEPS
+    ) -> _Result:
+        """Train a copy of the model; save its state after half of the steps.
+
+        Args:
+            mode: how to step.
+            start: the state of the random generators at the first step.
+            resume: a saved state to continue from; None = start anew.
+            steps: number of steps.
+        """
+        device = next(self.model.parameters()).device
+        set_random_state(start, device)
+        with temporary_copy(self.model) as model:
+            optimizer = self.build(model)
+            parameters = list(model.parameters())
+            before = [parameter.detach().clone() for parameter in parameters]
+            engine = EagerEngine(
+                model,
+                self.loss,
+                [optimizer],
+                autocast=self.autocast,
+                step_mode=mode,
+                clip_grad_norm=self.clip_grad_norm,
+                clip_grad_value=self.clip_grad_value,
+            )
+            model.train()
+            first = 0
+            saved = b""
+            middle: Values = {}
+            try:
+                train_mode([optimizer])
+                if resume is not None:
+                    state = torch.load(io.BytesIO(resume), map_location="cpu", weights_only=True)
+                    model.load_state_dict(state["model"])
+                    snapshot.restore(optimizer, state["optimizer"], parameters)
+                    set_random_state(state["random"], device)
+                    first = steps
+                for step in range(first, first + steps):
+                    if step == STEPS and resume is None:
+                        saved = self._save(model, optimizer, parameters, device)
+                        middle = _copies(model.state_dict())
+                    engine.step([self._batch(step)])
+            except (OptlabError, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # a user's class may raise anything
+                raise _StepError(error) from error
+            values = _copies(model.state_dict())
+            with evaluation_weights([optimizer], parameters):
+                values |= {f"{name} in eval mode": p.detach().clone() for name, p in model.named_parameters()}
+            changed = any(not torch.equal(p, was) for p, was in zip(parameters, before, strict=True))
+        return _Result(values, middle, saved, changed)
+
+    def _save(
+        self, model: nn.Module, optimizer: Optimizer, parameters: Sequence[Tensor], device: torch.device
+    ) -> bytes:
+        state = {
+            "model": model.state_dict(),
+            "optimizer": snapshot.save(optimizer, parameters),
+            "random": random_state(device),
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        return buffer.getvalue()
+
+    def _batch(self, step: int) -> MicroBatch:
+        inputs, targets = self.batches[step % len(self.batches)]
+        return inputs[:SAMPLES], targets[:SAMPLES]
+
+    def _check_resumes(self, mode: StepMode, whole: _Result, start: Mapping[str, Any]) -> None:
+        name = self.spec.name.rpartition(":")[2]
+        repeated = _first_difference(whole.middle, self._train(mode, start, steps=STEPS).values)
+        if repeated is not None:
+            raise ConfigError(
+                f"{name} is not deterministic: two runs of {STEPS} steps from the same state differ "
+                f"in {repeated}",
+                key="name",
+                fix="draw random numbers from the global generators of torch, Python or NumPy",
+            )
+        try:
+            again = self._train(mode, start, resume=whole.saved, steps=STEPS)
+        except _StepError as error:
+            problem = failure(self.spec, error.cause).problems[0]
+            raise ConfigError(
+                f"the state of {name} cannot be restored, so a run cannot be resumed: {problem.what}",
+                key="name",
+            ) from error
+        different = _first_difference(whole.values, again.values)
+        if different is None:
+            return
+        raise ConfigError(
+            f"{name} does not resume: {STEPS} steps, a checkpoint and {STEPS} more steps give other values "
+            f"of {different} than {2 * STEPS} steps",
+            key="name",
+            fix="keep its state in self.state, parameter groups or attributes, as tensors and plain values",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    values: Values
+    middle: Values  # when the state was saved
+    saved: bytes
+    changed: bool
+
+
+class _StepError(Exception):
+    """An exception of the optimizer, the model or the loss in a step of the rehearsal."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(type(cause)))
+        self.cause = cause
+
+
+def _copies(values: Values) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in values.items()}
+
+
+def _first_difference(one: Values, other: Values) -> str | None:
+    """Return the name of the first tensor that differs; NaN equals NaN."""
+    for name, value in one.items():
+        same = other[name]
+        if not torch.equal(value, same) and not ((value == same) | (value.isnan() & same.isnan())).all():
+            return name
+    return None
