@@ -7,7 +7,7 @@ and schedules of a new release of torch are available automatically. The signatu
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -195,7 +195,7 @@ def _registered_model(kind: str, name: str) -> type[BaseModel]:
 def _model(kind: str, name: str) -> type[BaseModel]:
     builder = find(kind, name)
     own = name in REGISTRIES[kind]
-    optional = schedules.DERIVED.get(name, ()) if kind == "scheduler" else ()
+    optional: Collection[str] = schedules.DERIVED.get(name, ()) if kind == "scheduler" else ()
     drop = (*_CONTEXT, *_ARGUMENTS.get(kind, ()))
     if kind == "optimizer" and not own:
         optional, drop = external.CONTEXT, (*drop, *external.dropped_names(builder))

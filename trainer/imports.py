@@ -51,7 +51,7 @@ _PARAMETERS = {
     "model": {"input_shape", "num_classes"},
     "loss": {"target", "targets"},
     "metric": {"target", "targets"},
-    "optimizer": {"params", "parameters", "named_parameters", "model"},
+    "optimizer": {"params", "parameters", "named_parameters"},
     "scheduler": {"optimizer"},
     "init": {"tensor"},
     "augmentation": {"images", "inputs"},
@@ -62,8 +62,8 @@ _EXPECTED = {
     "module as its annotated return type",
     "loss": "a torch.nn.Module class, or a function of (outputs, targets)",
     "metric": "a trainer.metrics.Metric, or a function of (outputs, targets)",
-    "optimizer": "a subclass of torch.optim.Optimizer, or a function that takes params, named_parameters or "
-    "model",
+    "optimizer": "a subclass of torch.optim.Optimizer, or a function that takes params or named_parameters or "
+    "has an optimizer as its annotated return type",
     "scheduler": "a subclass of LRScheduler, or a function that takes optimizer",
     "dataset": "a function with trainer.data.dataset.Dataset as its annotated return type",
     "augmentation": "a class with the methods draw and apply, or a function of images",

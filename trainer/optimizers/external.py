@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,12 +78,9 @@ def build_external(
     except ConfigError:
         if len(groups) > 1 or groups[0].options:
             raise
-        try:  # some constructors take only parameters, not groups
-            optimizer = _build(spec, model, owned, list(owned.values()), context)
-        except ConfigError:
-            optimizer = None
-        if optimizer is None:
-            raise
+        with suppress(ConfigError):  # some constructors take only parameters, not groups
+            return _build(spec, model, owned, list(owned.values()), context)
+        raise
     innermost = spec
     while innermost.base is not None:
         innermost = innermost.base
@@ -161,7 +158,7 @@ def _build(
                 given[inner] = _build(base, model, owned, members, context)
     try:
         if not takes_members:
-            optimizer = spec.builder(**given)
+            optimizer: Any = spec.builder(**given)
         elif first is not None and first.name in (*OBJECTS, inner):
             optimizer = spec.builder(**given, params=members)
         else:
@@ -171,7 +168,8 @@ def _build(
     except BaseException as error:  # a user's class may raise anything
         raise failure(spec, error) from error
     _check_holds(spec, optimizer, owned)
-    return optimizer
+    built: Optimizer = optimizer
+    return built
 
 
 def failure(spec: OptimizerSpec, error: BaseException) -> ConfigError:

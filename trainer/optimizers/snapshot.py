@@ -198,7 +198,8 @@ class _Restorer:
             found = getattr(found, name, None)
         if not isinstance(found, type) or _package(found) != self._package:
             return _NOT_SAVED
-        return found.__new__(found)
+        thing: Any = object.__new__(found)
+        return thing
 
     def _random(self, saved: dict[str, Any], live: Any) -> Any:
         for kind, (_, set_state) in _RANDOM_STATES.items():

@@ -320,7 +320,7 @@ def build_optimizers(loaded: Loaded, model: nn.Module, context: OptimizerContext
             )
             modes.append(mode)
             resolved.append({**implementation, "step": mode})
-    step_mode = next((mode for mode in modes if mode != "plain"), "plain")
+    step_mode: StepMode = next((mode for mode in modes if mode != "plain"), "plain")
     return Optimizers(optimizers, groups, step_mode, resolved, derived)
 
 

@@ -216,7 +216,9 @@ class EagerEngine:
 
         if self.step_mode == "gradients_and_closure":
             closure()
-        step: Callable[[Callable[[], Tensor]], object] = optimizer.step
+        step: Callable[..., object] = (
+            optimizer.step
+        )  # torch's annotation asks for a closure that returns a float
         step(closure)
         if not first:
             raise RuntimeError(f"{type(optimizer).__name__}.step(closure) did not call its closure")
