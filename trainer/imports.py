@@ -62,8 +62,8 @@ _EXPECTED = {
     "module as its annotated return type",
     "loss": "a torch.nn.Module class, or a function of (outputs, targets)",
     "metric": "a trainer.metrics.Metric, or a function of (outputs, targets)",
-    "optimizer": "a subclass of torch.optim.Optimizer, or a function that takes params or named_parameters or "
-    "has an optimizer as its annotated return type",
+    "optimizer": "a subclass of torch.optim.Optimizer, or a function that takes params or named_parameters, "
+    "or has an optimizer as its annotated return type",
     "scheduler": "a subclass of LRScheduler, or a function that takes optimizer",
     "dataset": "a function with trainer.data.dataset.Dataset as its annotated return type",
     "augmentation": "a class with the methods draw and apply, or a function of images",

@@ -167,7 +167,6 @@ def _set_up_run(
         )
     steps_per_epoch = -(-batches.batches_per_epoch // config.train.accumulate)
     plan = _plan(config, steps_per_epoch)
-    precision = autocast(device, config.train.precision)
     built = build_optimizers(
         loaded,
         model,
