@@ -16,11 +16,11 @@ from trainer.errors import OptlabError, OutputError
 def main() -> None:
     """Run the command line. Print a user's error on stderr without a traceback and set the exit code."""
     from trainer import console
-    from trainer.cli.app import app
+    from trainer.cli.app import command
 
     with streams.guarded():
         try:
-            app()
+            command()
         except OutputError as error:
             if not error.closed:  # the reader closed the pipe on purpose, as `head` does
                 console.print_error(error)

@@ -125,3 +125,6 @@ PANELS: Mapping[str, Mapping[str, Callable[..., None]]] = {
 for panel, verbs in PANELS.items():
     for name, function in verbs.items():
         app.command(name, cls=Verb, rich_help_panel=panel)(expand_options(function))
+
+command = typer.main.get_command(app)
+"""The application as a click command, built once per process."""
