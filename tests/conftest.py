@@ -1,4 +1,4 @@
-"""Fixtures for all tests: real data if available, and torch on one thread for reproducible runs."""
+"""Settings and fixtures for all tests: hypothesis profiles, real data if available."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("ordinary", max_examples=25, deadline=None)
+settings.register_profile("thorough", max_examples=300, deadline=None)  # with --hypothesis-profile=thorough
+settings.load_profile("ordinary")
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

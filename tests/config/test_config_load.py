@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.config.json_schema import json_schema
@@ -316,7 +316,6 @@ CONFIGS = st.fixed_dictionaries(
 
 
 @given(CONFIGS)
-@settings(max_examples=60, deadline=None)
 def test_dumped_configs_load_as_the_same(components: Components, mapping: dict[str, Any]) -> None:
     config = load_mapping(mapping, components).config
     text = dump(config)
@@ -327,7 +326,6 @@ def test_dumped_configs_load_as_the_same(components: Components, mapping: dict[s
 
 
 @given(FLOATS)
-@settings(max_examples=60, deadline=None)
 def test_floats_come_back_to_the_last_bit_in_any_reader(components: Components, number: float) -> None:
     config = load_mapping(MINIMAL | {"optimizer": {"name": "SGD", "lr": number}}, components).config
     text = dump(config)
@@ -358,7 +356,6 @@ def test_floats_come_back_to_the_last_bit_in_any_reader(components: Components, 
     )
     | st.text(max_size=9).filter(lambda text: "\0" not in text)
 )
-@settings(max_examples=60, deadline=None)
 def test_text_comes_back_as_text(components: Components, text: str) -> None:
     config = load_mapping(MINIMAL | {"optimizer": {"name": "SGD", "label": text}}, components).config
     assert load_text(dump(config), components).config.optimizer[0].label == text
@@ -452,7 +449,6 @@ def loaded_or_refused(load_it: Any) -> None:
 
 
 @given(st.lists(FRAGMENTS, max_size=25).map("".join) | st.text(max_size=50))
-@settings(max_examples=300, deadline=None)
 def test_any_text_is_a_config_or_a_config_error(components: Components, text: str) -> None:
     loaded_or_refused(lambda: load_text(text, components))
 
@@ -460,7 +456,6 @@ def test_any_text_is_a_config_or_a_config_error(components: Components, text: st
 @given(
     st.dictionaries(st.sampled_from(list(Config.model_fields)) | st.text(max_size=3), ANYTHING, max_size=5)
 )
-@settings(max_examples=300, deadline=None)
 def test_any_mapping_is_a_config_or_a_config_error(components: Components, changes: dict[Any, Any]) -> None:
     loaded_or_refused(lambda: load_text(yaml.safe_dump(MINIMAL | changes, sort_keys=False), components))
 
@@ -471,7 +466,6 @@ PARTS = st.sampled_from(
 
 
 @given(st.lists(st.tuples(st.lists(PARTS, min_size=1, max_size=4).map(".".join), ANYTHING), max_size=3))
-@settings(max_examples=300, deadline=None)
 def test_any_overrides_give_a_config_or_a_config_error(
     components: Components, pairs: list[tuple[str, Any]]
 ) -> None:
@@ -481,7 +475,6 @@ def test_any_overrides_give_a_config_or_a_config_error(
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=100, deadline=None)
 def test_any_file_is_a_config_or_a_config_error(
     components: Components, tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.config.component_paths import spell_out
@@ -359,7 +359,6 @@ def layer(data: Any) -> Tree:
 
 
 @given(LAYERS)
-@settings(max_examples=150, deadline=None)
 def test_an_empty_layer_changes_nothing(data: Any) -> None:
     full = layer(data)
     assert merge(full, Tree({})).data == full.data
@@ -368,7 +367,6 @@ def test_an_empty_layer_changes_nothing(data: Any) -> None:
 
 
 @given(LAYERS, LAYERS)
-@settings(max_examples=150, deadline=None)
 def test_merging_twice_is_merging_once_and_spares_its_arguments(first: Any, second: Any) -> None:
     base, over = layer(first), layer(second)
     before = repr((base, over))
@@ -378,7 +376,6 @@ def test_merging_twice_is_merging_once_and_spares_its_arguments(first: Any, seco
 
 
 @given(LAYERS, LAYERS, LAYERS)
-@settings(max_examples=200, deadline=None)
 def test_a_named_component_wins_over_everything_below(first: Any, second: Any, third: Any) -> None:
     top = layer(third)
     result = merge(merge(layer(first), layer(second)), top).data
@@ -400,7 +397,6 @@ KEYS = (
 
 
 @given(LAYERS, st.sampled_from(KEYS), st.integers(1, 9) | st.sampled_from(["SGD", "mlp", "digits"]))
-@settings(max_examples=200, deadline=None)
 def test_an_override_is_a_layer_of_one_key(data: Any, key: str, value: Any) -> None:
     base = layer(data)
     if isinstance(base.data.get("optimizer"), list) and key.startswith("optimizer"):
@@ -480,7 +476,6 @@ def leaves(value: Any, key: Any) -> Iterator[tuple[str, str]]:
 
 
 @given(SETS)
-@settings(max_examples=300, deadline=None)
 def test_the_order_of_overrides_never_matters_and_none_is_dropped(drawn: Any) -> None:
     base, pairs = drawn
     numbers = itertools.count(1000)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.config import yaml_reader
@@ -250,7 +250,6 @@ PLAIN = st.recursive(
 
 
 @given(st.text(max_size=60) | st.text(alphabet="ab:-[]{}&*!#'\"|> \n\t,?<1e.0", max_size=60))
-@settings(max_examples=300, deadline=None)
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         tree = parse(text, HERE)
@@ -260,13 +259,11 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 @given(PLAIN)
-@settings(max_examples=150, deadline=None)
 def test_reads_what_json_writes(data: object) -> None:
     assert value(json.dumps(data)) == data
 
 
 @given(st.text(alphabet="0123456789+-.eExXoO_:", max_size=8))
-@settings(max_examples=300, deadline=None)
 def test_every_number_of_yaml_1_1_with_a_point_is_the_same_here(text: str) -> None:
     try:
         theirs = yaml.safe_load(text)

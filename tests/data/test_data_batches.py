@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.data import batches as room
@@ -45,7 +45,6 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
     )
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     count=st.integers(1, 40),
     size=st.integers(1, 40),

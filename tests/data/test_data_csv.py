@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from command import optlab, train, write_tiny
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.data import csv_table
@@ -234,7 +234,6 @@ def test_the_content_of_the_file_is_part_of_the_identity(tmp_path: Path) -> None
     assert "data" in done.err
 
 
-@settings(max_examples=100, deadline=None)
 @given(numbers=st.lists(st.floats(-1e6, 1e6, width=32), min_size=8, max_size=20), seed=st.integers(0, 99))
 def test_numbers_are_read_exactly(
     tmp_path_factory: pytest.TempPathFactory, numbers: list[float], seed: int

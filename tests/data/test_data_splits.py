@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.data import bundled
@@ -30,7 +30,6 @@ def rows(split: Split | None) -> list[int]:
     return [] if split is None else [int(value) for value in split.inputs[:, 0]]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     total=st.integers(2, 60),
     share=st.floats(0, 0.99),

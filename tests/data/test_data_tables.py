@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from command import column, optlab, train, write_tiny
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer import catalog
@@ -91,7 +91,6 @@ def test_a_table_comes_from_scikit_learns_function_where_its_files_are_not_the_k
     assert BUNDLED[name][0]().digest.startswith(BUNDLED[name][4])
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     counts=st.lists(st.integers(0, 20), min_size=1, max_size=6),
     share=st.floats(0.01, 0.99),

@@ -27,7 +27,7 @@ from trainer.data.file_readers import read_cifar_batch, read_idx, read_images, r
 from trainer.data.image_folder import image_folder
 from trainer.errors import ConfigError, DataError
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(suppress_health_check=list(HealthCheck))
 COUNT = 3
 LABELS = [3, 0, 9]
 RNG = np.random.default_rng(0)

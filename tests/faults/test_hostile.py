@@ -24,7 +24,7 @@ from trainer.errors import OptlabError
 from trainer.records import read_table
 from trainer.runs import checkpoint, rundir
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import one_in
 from torch import nn
 from torch.nn import functional
 
@@ -79,7 +80,7 @@ def separable_images() -> tuple[torch.Tensor, torch.Tensor]:
     return prototypes[targets] + 0.3 * torch.randn(32, 3, 16, 16, generator=generator), targets
 
 
-@pytest.mark.parametrize("builder", BUILDERS)
+@pytest.mark.parametrize("builder", one_in(3, BUILDERS))
 def test_it_learns_a_separable_problem(builder: Builder) -> None:
     model, (images, targets) = build(builder), separable_images()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -104,8 +105,17 @@ def test_the_seed_decides_the_start_and_the_global_generator_is_put_back(builder
     assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("builder", BUILDERS)
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 96, 96), (2, 17, 23)])
+@pytest.mark.parametrize(
+    ("builder", "shape"),
+    one_in(
+        3,
+        (
+            (builder, shape)
+            for shape in ((1, 28, 28), (3, 32, 32), (3, 96, 96), (2, 17, 23))
+            for builder in BUILDERS
+        ),
+    ),
+)
 def test_logits_have_the_shape_of_the_classes(builder: Builder, shape: tuple[int, ...]) -> None:
     model = build(builder, shape, classes=7)
     check_shapes(model, shape, 7)
@@ -127,7 +137,8 @@ def test_the_gradient_reaches_every_parameter(builder: Builder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("builder", "option"), [(builder, option) for builder in BUILDERS for option in OTHER_VALUES[builder]]
+    ("builder", "option"),
+    one_in(3, ((builder, option) for builder in BUILDERS for option in OTHER_VALUES[builder])),
 )
 def test_every_option_changes_the_network(builder: Builder, option: str) -> None:
     images, _ = separable_images()
@@ -255,7 +266,6 @@ def test_every_activation_has_a_layer() -> None:
         activation_layer(misspelt)
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     builder=st.sampled_from([cnn, lenet5, deepobs_2c2d, deepobs_3c3d, resnet8]),
     shape=st.tuples(st.integers(1, 4), st.integers(1, 40), st.integers(1, 40)),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from sampling import one_in
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -222,7 +223,10 @@ def changed(name: str, option: str) -> tuple[dict[str, Any], Any]:
 
 @pytest.mark.parametrize(
     ("name", "option"),
-    options_of(lambda name, option: option not in NO_NEW_NUMBERS and (name, option) not in ONLY_IN_STATE),
+    one_in(
+        3,
+        options_of(lambda name, option: option not in NO_NEW_NUMBERS and (name, option) not in ONLY_IN_STATE),
+    ),
 )
 def test_every_option_changes_the_numbers(name: str, option: str) -> None:
     needed, value = changed(name, option)
@@ -244,13 +248,16 @@ def test_some_options_change_the_state_alone(name: str, option: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "option"),
-    options_of(
-        lambda name, option: (
-            name != "LBFGS"  # it has no groups (rules.refuse)
-            and option not in NO_NEW_NUMBERS
-            and option not in NOT_PER_GROUP
-            and (name, option) not in ONLY_IN_STATE
-        )
+    one_in(
+        4,
+        options_of(
+            lambda name, option: (
+                name != "LBFGS"  # it has no groups (rules.refuse)
+                and option not in NO_NEW_NUMBERS
+                and option not in NOT_PER_GROUP
+                and (name, option) not in ONLY_IN_STATE
+            )
+        ),
     ),
 )
 def test_every_option_of_a_group_is_as_good_as_the_optimizers(name: str, option: str) -> None:

@@ -220,8 +220,8 @@ def test_a_table_says_the_lr_from_each_interval_on() -> None:
     assert found == [0.1] * 3 + [0.5] * 5 + [0.001] * 4
 
 
-@pytest.mark.parametrize("cut", [0, 1, 3, 5, 8])
-@pytest.mark.parametrize("make", [sgd, adam, grouped])
+@pytest.mark.parametrize("cut", [0, *(pytest.param(cut, marks=pytest.mark.nightly) for cut in (1, 3, 8)), 5])
+@pytest.mark.parametrize("make", [sgd, pytest.param(adam, marks=pytest.mark.nightly), grouped])
 @pytest.mark.parametrize("case", CASES)
 def test_goes_on_from_its_saved_state_bit_for_bit(
     case: str, make: Callable[..., Optimizer], cut: int

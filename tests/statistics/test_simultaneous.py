@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -100,7 +100,6 @@ def test_the_detectable_difference_is_found_with_the_stated_power(groups, n):
     assert found.mean() == pytest.approx(0.8, abs=margin(0.8, families))
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     st.integers(2, 12).flatmap(lambda n: st.lists(MEASURED, min_size=2 * n, max_size=2 * n)),
     st.integers(1, 200),
