@@ -58,11 +58,12 @@ def test_a_sweep_and_its_comparison_name_one_best_setting(tmp_path: Path) -> Non
     assert (row["metric"], row["over_seeds"], row["evaluation"]) == ("val_accuracy", "mean", "best")
     assert compared.json["selection"]["source"] == "the objective of the sweep rates"
     said = optlab("compare", tmp_path / "rates").out
-    assert "best = highest mean over seeds of val_accuracy at the best checkpoint; the objective" in said
+    rule = "the highest mean over seeds of val_accuracy at the best checkpoint"
+    assert f"the best setting has {rule} (the objective" in said
     # A result that is asked for rules instead, and says so; the test is not for choosing.
     other = optlab("compare", tmp_path / "rates", "--json", "--metric", "best_val_loss").json
     assert (other["selection"]["metric"], other["selection"]["mode"]) == ("val_loss", "min")
-    assert other["selection"]["source"] == "asked for as best_val_loss"
+    assert other["selection"]["source"] == "requested as best_val_loss"
     tested = optlab("compare", tmp_path / "rates", "--json", "--metric", "test_accuracy").json
     assert tested["selection"] == compared.json["selection"]
 
@@ -135,17 +136,16 @@ def test_the_rule_that_was_used_is_stated(write_run: Any, tmp_path: Path) -> Non
     def stated(*folders: str) -> str:
         return str(compare_runs([tmp_path / folder for folder in folders], draw=False).selection)
 
-    default = "best = highest mean over seeds of val_accuracy at the best checkpoint; the default, as "
-    assert stated("alone") == default + "the runs belong to no sweep with an objective"
-    assert stated("a", "alone") == default + "not all runs belong to a sweep with an objective"
-    assert stated("a", "b") == default + "their sweeps have different objectives"
-    assert stated("a") == (
-        "best = lowest mean over seeds of val_accuracy at the best checkpoint; the objective of the sweep a"
-    )
+    rule = "the best setting has the {} mean over seeds of val_accuracy at the best checkpoint ({})"
+    default = rule.format("highest", "the default, as {}")
+    assert stated("alone") == default.format("the runs belong to no sweep with an objective")
+    assert stated("a", "alone") == default.format("not all runs belong to a sweep with an objective")
+    assert stated("a", "b") == default.format("their sweeps have different objectives")
+    assert stated("a") == rule.format("lowest", "the objective of the sweep a")
     assert compare_runs(tmp_path / "alone", draw=False).sensitivity["best"][0] == 0.1
     last = compare_runs(tmp_path / "alone", draw=False, metric="val_accuracy")
     assert last.sensitivity["best"][0] == 0.3
-    assert last.selection.source == "asked for as final_val_accuracy"
+    assert last.selection.source == "requested as final_val_accuracy"
     # What stands beside runs by chance is no sweep: the default rules.
     (tmp_path / "a" / "sweep.yaml").write_text("objective: [1")
-    assert stated("a") == default + "the runs belong to no sweep with an objective"
+    assert stated("a") == default.format("the runs belong to no sweep with an objective")

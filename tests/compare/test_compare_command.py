@@ -59,7 +59,7 @@ def test_real_runs_from_directory_to_files(real_runs: Path, tmp_path: Path) -> N
     assert result.exit_code == 0, result.output
     assert "momentum=0.9" in result.stdout
     assert "reached val_accuracy=0.8" in result.stdout
-    assert "no verdict: 3 differing pairs give p = 0.25 at best" in result.stdout
+    assert "too few seeds, as p is at least 0.25 with 3 pairs that differ" in result.stdout
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written >= {"loss.svg", "val_loss.svg", "val_accuracy.svg", "table.csv", "table.md", "table.tex"}
     assert written >= {"differences.csv", "runs.csv"}
@@ -81,7 +81,7 @@ def test_momentum_wins_on_the_digits_and_divergence_is_counted(real_runs: Path) 
 def test_globs_and_single_runs(real_runs: Path) -> None:
     result = optlab(real_runs / "quick*" / "*seed=0", "--table", "csv")
     assert result.stdout.count("\n") == 3
-    assert "every group has one seed: no interval and no test" in result.stderr
+    assert "every group has only one seed, so there is no interval and no test" in result.stderr
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf", "csv", "md", "tex", "json"])
@@ -163,7 +163,7 @@ def spoil(run: Path, how: str) -> None:
     ("how", "said"),
     [
         ("interrupted", "it is interrupted"), ("failed", "it is failed"),
-        ("pruned", "left out 1 runs that their sweep pruned"),
+        ("pruned", "left out 1 run that the sweep pruned"),
         ("format", "has format 7"), ("summary", "summary.json is damaged"), ("no summary", "no summary.json"),
         ("config", "cannot read"), ("line", "2 cells where the header has 9"),
         ("columns", "missing columns: epoch"), ("no steps", "missing columns: step, loss"),
@@ -191,7 +191,7 @@ def test_runs_still_going_are_left_out(write_run: Any, tmp_path: Path) -> None:
     with open(going / rundir.LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         result = optlab(tmp_path)
-        assert f"left out {going}: it is still going" in result.stderr
+        assert f"left out {going}: it is still running" in result.stderr
         assert result.exit_code == 0
 
 

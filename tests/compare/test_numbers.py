@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def test_seeds_that_do_not_match_are_unpaired_and_it_is_said(write_run: Any, tmp
     found = compare_runs(tmp_path, draw=False, against="Adam")
     row = found.differences.iloc[0]
     assert row["p_unadjusted"] == pytest.approx(stats.ttest_ind(A, B, equal_var=False).pvalue)
-    assert (row["method"], row["note"]) == ("Welch t", "the seeds do not match: unpaired")
+    assert (row["method"], row["note"]) == ("Welch t", "the seeds do not match, so the test is unpaired")
     assert "the seeds do not match" in "\n".join(found.verdict_lines())
 
 
@@ -97,8 +98,8 @@ def test_a_seed_that_only_one_group_has_is_left_out_of_the_pairs(write_run: Any,
 def test_five_pairs_have_no_signed_rank_verdict(write_run: Any, tmp_path: Path) -> None:
     write_groups(write_run, {"SGD": A[:5], "Adam": B[:5]})
     said = "\n".join(compare_runs(tmp_path, draw=False).verdict_lines())
-    assert "no verdict: 5 differing pairs give p = 0.0625 at best, alpha = 0.05 needs 6 or more" in said
-    assert "minimum detectable difference (power 0.8 at this spread): " in said
+    assert "too few seeds, as p is at least 0.0625 with 5 pairs that differ (0.05 needs 6)" in said
+    assert re.search(r"minimum detectable difference \S+ points \(power 0.8\)", said)
 
 
 def three_groups(write_run: Any, seeds: int) -> None:
@@ -124,7 +125,8 @@ def test_interval_p_verdict_and_detectable_difference_share_one_level(write_run:
     sd = float(np.std(np.subtract(B[:5], A[:5]), ddof=1))
     assert row["minimum_detectable"] == pytest.approx(minimum_detectable(sd, 5, alpha=0.05 / 3))
     said = found.verdict_lines()
-    assert "95 % simultaneous intervals over 3 pairs (98.33 % each, Bonferroni)" in said[0]
+    assert "corrected for 3 pairs: together, the intervals have 95 % confidence" in said[0]
+    assert "98.33 % each" in said[0]
     assert any("adjusted p = " in line for line in said)
     lone = compare_runs(tmp_path, draw=False, by=["optimizer.name"], against="SGD")
     assert set(lone.differences["comparisons"]) == {2}
@@ -143,7 +145,8 @@ def test_the_correction_can_put_the_signed_ranks_out_of_reach(write_run: Any, tm
     three_groups(write_run, 6)
     found = compare_runs(tmp_path, draw=False).differences
     assert list(found["wilcoxon_p_adjusted"]) == pytest.approx(list(3 * found["wilcoxon_p_unadjusted"]))
-    assert all("adjusted p = 0.0938 at best, alpha = 0.05 needs 7" in text for text in found["wilcoxon"])
+    said = "adjusted p is at least 0.0938 with 6 pairs that differ (0.05 needs 7)"
+    assert all(said in text for text in found["wilcoxon"])
 
 
 def test_the_bootstrap_states_what_it_fails_to_cover(write_run: Any, tmp_path: Path) -> None:
@@ -191,7 +194,7 @@ def test_more_than_five_groups_meet_the_best_alone(write_run: Any, tmp_path: Pat
     assert set(found.differences["b"]) == {"lr=1e-5"}
     assert len(found.differences) == 5
     assert set(found.differences["comparisons"]) == {15}, "any of the 15 pairs could have held the best"
-    assert "over 5 pairs, corrected for all 15 because" in found.verdict_lines()[0]
+    assert "corrected for 15 pairs (all pairs count, because" in found.verdict_lines()[0]
     assert any("its mean is optimistic" in note for note in found.notes)
     with pytest.raises(ConfigError, match="unknown group"):
         compare_runs(tmp_path, draw=False, against="lr=7")
@@ -226,14 +229,14 @@ def test_every_format_holds_the_same_table(write_run: Any, tmp_path: Path) -> No
     assert [row["test_accuracy"] for row in parsed] == list(found.groups["test_accuracy"])
     *markdown, blank, caption = render_table(found.groups, found.targets, "markdown").splitlines()
     assert len({line.count("|") for line in markdown}) == 1
-    assert (blank, caption.startswith("mean ± half-width of the 95 % Student t interval")) == ("", True)
+    assert (blank, caption.startswith("mean ± half-width of its 95 % confidence interval")) == ("", True)
     assert set(found.groups["confidence"]) == {0.95}
     latex = render_table(found.groups, found.targets, "latex")
     assert latex.startswith(r"\begin{tabular}{lrr")
     assert r"test acc \%" in latex
     assert r"val\_accuracy=0.85" in latex
     assert r"92.1 $\pm$ 1.8" in latex
-    assert r"mean $\pm$ half-width of the 95 \% Student t interval" in latex
+    assert r"mean $\pm$ half-width of its 95 \% confidence interval" in latex
     assert len(list(csv.reader(io.StringIO(render_table(found.groups, found.targets, "csv"))))) == 3
     assert json.dumps(found.as_dict(), allow_nan=False)
 

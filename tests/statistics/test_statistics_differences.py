@@ -166,8 +166,8 @@ def test_five_pairs_reach_no_verdict():
     assert found.p == 0.0625
     assert not found.can_reach()
     assert found.verdict() is None
-    assert "0.0625 at best" in found.sentence()
-    assert "needs 6 or more" in found.sentence()
+    assert "p is at least 0.0625" in found.sentence()
+    assert "0.05 needs 6" in found.sentence()
     assert found.verdict(0.1) is True
     assert wilcoxon([5, 6, 7, 8, 9, 10], [1] * 6).can_reach()
 
@@ -219,7 +219,9 @@ def test_signed_ranks_of_a_family_need_more_pairs():
     found = wilcoxon([5, 6, 7, 8, 9, 10], [1] * 6)
     assert found.verdict(0.05, comparisons=1) is True
     assert found.verdict(0.05, comparisons=3) is None
-    assert "adjusted p = 0.0938 at best, alpha = 0.05 needs 7 or more" in found.sentence(0.05, comparisons=3)
+    assert "adjusted p is at least 0.0938 with 6 pairs that differ (0.05 needs 7)" in found.sentence(
+        0.05, comparisons=3
+    )
 
 
 @given(

@@ -106,7 +106,7 @@ def find(paths: Iterable[str | Path]) -> Found:
         # Thousands of step tables take gigabytes, and only loss curves need them.
         runs.append(replace(run, steps=StepTable(folder / rundir.STEPS, tuple(run.steps))))
     if pruned:
-        notes.append(f"left out {pruned} runs that their sweep pruned")
+        notes.append(f"left out {pruned} run{'s' * (pruned != 1)} that the sweep pruned")
     if not runs:
         raise RunError(
             f"none of {len(folders)} runs can be compared:\n    " + "\n    ".join(notes),
@@ -155,7 +155,7 @@ def _fault(run: Run) -> str:
     """Return why a run cannot be compared; empty if it can."""
     status = run.status.get("status")
     if status == "running":
-        return "it is still going"
+        return "it is still running"
     if status == "pruned":
         return PRUNED
     if status not in ("completed", "early_stopped", "diverged"):

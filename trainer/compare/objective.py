@@ -43,7 +43,7 @@ class Selection:
     random: frozenset[Path] = frozenset()
 
     def __str__(self) -> str:
-        return f"best = {self.rule}; {self.source}"
+        return f"the best setting has the {self.rule} ({self.source})"
 
     @property
     def label(self) -> str:
@@ -87,7 +87,7 @@ def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selecti
     if place in ("final", "best"):
         asked = find(name, metrics)
         rule = SelectionRule(name, asked.mode, evaluation="last" if place == "final" else "best")
-        return Selection(rule, f"asked for as {metric}", asked, {}, random)
+        return Selection(rule, f"requested as {metric}", asked, {}, random)
     rules = {folder: _rule(plan) for folder, plan in plans.items()}
     stated = {None if folder is None else rules[folder] for folder in sweeps.values()}
     objective = next(iter(stated)) if len(stated) == 1 else None

@@ -188,10 +188,10 @@ def _compare(
             for (name, count), values in zip(num_diverged.items(), (first, second), strict=True)
             if count
         )
-        note = f"no interval: {counts} diverged"
+        note = f"no interval, because {counts} diverged"
         ranks = _ranks(first, second, common, mode) if matched and len(common) > 1 else None
         if ranks:
-            note += "; the signed-rank test ranks a diverged run below every other result"
+            note += "; the signed-rank test counts a diverged run as the worst result"
         return _Pair(problem, a, b, None, ranks, note)
     if not matched:
         difference = welch_difference(
@@ -283,14 +283,14 @@ def heading(table: pd.DataFrame) -> str:
     share, own, count = (row[name] for name in ("confidence", "interval_confidence", "comparisons"))
     nominal = "nominal " if any(table["method"].str.contains("bootstrap")) else ""
     subject = f"Differences in {row['metric']}"
+    if all(table["verdict"] == ONE_SEED):
+        return subject
     if count == 1:
-        return f"{subject}: {nominal}{_percent(share)} interval of one pair"
-    pairs = f"{count} pairs"
-    if count > len(table):
-        pairs = f"{len(table)} pairs, corrected for all {count} because the results chose the best group"
+        return f"{subject}, with the {nominal}{_percent(share)} confidence interval"
+    reason = " (all pairs count, because the results chose the best group)" if count > len(table) else ""
     return (
-        f"{subject}: {nominal}{_percent(share)} simultaneous intervals over {pairs} "
-        f"({_percent(own)} each, Bonferroni); p values and detectable differences at the same level"
+        f"{subject}. All tests are corrected for {count} pairs{reason}: together, the intervals have "
+        f"{nominal}{_percent(share)} confidence (Bonferroni, {_percent(own)} each)"
     )
 
 
@@ -304,7 +304,7 @@ def summary_lines(table: pd.DataFrame, metric: Metric) -> list[str]:
         return []
     rows = table.to_dict("records")
     if all(row["verdict"] == ONE_SEED for row in rows):
-        return [f"{ONE_SEED}, in any of {len(rows)} pairs of groups"]
+        return ["no tests: in every pair of groups, at least one has only one seed"]
     unit = " points" if metric.unit == "%" else f" {metric.unit}".rstrip()
     ranks = {row["wilcoxon"] for row in rows}
     same = len(rows) > 1 and len(ranks) == 1
@@ -312,7 +312,7 @@ def summary_lines(table: pd.DataFrame, metric: Metric) -> list[str]:
     if len(rows) > SHOWN:
         lines.append(f"... and {len(rows) - SHOWN} more pairs (use --json or -o FOLDER for all of them)")
     if same and "" not in ranks:
-        lines.append(f"signed ranks, every pair: {ranks.pop()}")
+        lines.append(f"signed-rank test, the same for every pair: {ranks.pop()}")
     return lines
 
 
@@ -328,7 +328,7 @@ def _lines(row: Mapping[Any, Any], factor: float, unit: str, *, ranks: bool) -> 
         head += f"{_signed(factor * row['difference'])}{unit}"
         if not math.isnan(row["low"]):
             head += f" [{_signed(factor * row['low'])}, {_signed(factor * row['high'])}]"
-        head += ": "
+        head += "; "
     if not math.isnan(row["p_adjusted"]):
         details.append(f"{'adjusted ' if row['comparisons'] > 1 else ''}p = {row['p_adjusted']:.3g}")
     if not math.isnan(row["effect_size"]):
@@ -336,12 +336,12 @@ def _lines(row: Mapping[Any, Any], factor: float, unit: str, *, ranks: bool) -> 
         details.append(f"{name} = {row['effect_size']:.2g}")
     if not math.isnan(row["minimum_detectable"]):
         detectable = f"{_signed(factor * row['minimum_detectable']).removeprefix('+')}{unit}"
-        details.append(f"minimum detectable difference (power 0.8 at this spread): {detectable}")
+        details.append(f"minimum detectable difference {detectable} (power 0.8)")
     lines = [head + row["verdict"]]
     if details:
-        lines.append("    " + "; ".join(details))
+        lines.append("    " + ", ".join(details))
     if ranks and row["wilcoxon"]:
-        lines.append(f"    signed ranks: {row['wilcoxon']}")
+        lines.append(f"    signed-rank test: {row['wilcoxon']}")
     if row["note"] and not row["verdict"].startswith(row["note"]):
         lines.append(f"    note: {row['note']}")
     return lines

@@ -304,5 +304,7 @@ def _single_seed_notes(grouping: Grouping) -> list[str]:
     single = [group.label for group in grouping.groups if len({entry.seed for entry in group.entries}) == 1]
     if not single:
         return []
-    subject = "every group has" if len(single) == len(grouping.groups) else f"{', '.join(single)}:"
-    return [f"{subject} one seed: no interval and no test; a difference may be chance"]
+    subject = f"{', '.join(single)} {'has' if len(single) == 1 else 'have'}"
+    if len(single) == len(grouping.groups):
+        subject = "every group has"
+    return [f"{subject} only one seed, so there is no interval and no test; a difference may be chance"]

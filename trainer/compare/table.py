@@ -21,8 +21,8 @@ Columns = dict[str, list[str]]
 
 def caption(confidence: float, *, overhead: bool = True) -> str:
     """Return a caption that says what ± means in a table."""
-    share, welch = f"{100 * confidence:.4g} %", " (overhead: Welch t)" if overhead else ""
-    return f"mean ± half-width of the {share} Student t interval over seeds{welch}, each alone"
+    method = "Student t; overhead: Welch" if overhead else "Student t"
+    return f"mean ± half-width of its {100 * confidence:.4g} % confidence interval over the seeds ({method})"
 
 
 def sections(

@@ -63,11 +63,9 @@ class Search:
                 family.name: len(family.groups) for family in families(self.grouping, self.swept, problem)
             }
             if len(set(counts.values())) > 1:
-                text = ", ".join(f"{name} at {count}" for name, count in counts.items())
+                text = ", ".join(f"{count} of {name}" for name, count in counts.items())
                 head = f"{problem}: " if problem else ""
-                notes.append(
-                    f"{head}unequal tuning: {text} settings; more settings give a better chance of a good one"
-                )
+                notes.append(f"{head}unequal tuning favours the group with more settings: {text}")
         return notes
 
     def lines(self) -> list[str]:
@@ -218,22 +216,23 @@ def sensitivity_lines(sensitivities: Mapping[str, Sensitivity], key: str) -> lis
     for name, one in sensitivities.items():
         head = f"{name}: " if name else ""
         if one.best is None or one.good_from is None or one.good_to is None:
-            lines.append(f"{head}no best {label}: every value had runs that diverged or were missing")
+            lines.append(f"{head}no best {label}: at every value, a run diverged or is missing")
             continue
         width = (
             ""
             if one.width_decades is None
-            else f" ({one.width_decades:.2g} decade{'s' * (one.width_decades != 1)} wide)"
+            else f" ({one.width_decades:.2g} decade{'s' * (one.width_decades != 1)})"
         )
         share, ends = f"within {100 * one.within:.3g} % of the best", (one.good_from, one.good_to)
-        good = f"{one.over_seeds} {share} from {' to '.join(map(format_value, ends))}{width}"
+        good = f"the {one.over_seeds} is {share} from {' to '.join(map(format_value, ends))}{width}"
         if one.good_from == one.good_to:
             good = f"no neighbouring value has a {one.over_seeds} {share}"
-        text = f"{head}best {label}={format_value(one.best)}; {good}; {len(one.settings)} values tried"
+        text = f"{head}best {label}={format_value(one.best)} of {len(one.settings)} values; {good}"
         if one.best_at_edge:
-            text += "; THE BEST IS ON THE EDGE of what was tried: a better one may lie outside"
+            size = "largest" if one.best == one.settings[-1] else "smallest"
+            text += f"; WARNING: the best is the {size} value tried, so a better one may be outside"
         elif one.good_at_edge:
-            text += "; the good range touches the edge of what was tried and may be wider"
+            text += ", or further: this range reaches the end of what was tried"
         lines.append(text)
     return lines
 

@@ -133,11 +133,11 @@ class SignedRank:
             needed = math.ceil(1 - math.log2(alpha / comparisons))
             least = bonferroni(self.smallest_possible_p, comparisons)
             return (
-                f"no verdict: {self.n} differing pairs give {adjusted} = {least:.3g} at best, "
-                f"alpha = {alpha:g} needs {needed} or more"
+                f"too few seeds, as {adjusted} is at least {least:.3g} with {self.n} pairs that differ "
+                f"({alpha:g} needs {needed})"
             )
         p = bonferroni(self.p, comparisons)
-        return f"{adjusted} = {p:.3g} {'<=' if p <= alpha else '>'} {alpha:g} ({self.n} differing pairs)"
+        return f"{adjusted} = {p:.3g}, {'at most' if p <= alpha else 'above'} {alpha:g}"
 
 
 def paired_difference(
@@ -260,7 +260,7 @@ def welch_difference(
         confidence,
         comparisons,
         "Welch t",
-        "the seeds do not match: unpaired" + (WELCH_FEW if min(n_a, n_b) <= 3 else ""),
+        "the seeds do not match, so the test is unpaired" + (WELCH_FEW if min(n_a, n_b) <= 3 else ""),
     )
 
 

@@ -128,4 +128,7 @@ def edge(axis: Axis, value: Any) -> str | None:
         return None
     bound = axis.probes()
     end = min(bound) if side == "below" else max(bound)
-    return f"the best {axis.key} = {value:g} is on the edge of its axis: extend it {side} {end:g}"
+    if axis.is_range:
+        return f"the best {axis.key}, {value:g}, is at the end of its range: extend it {side} {end:g}"
+    size = "smallest" if side == "below" else "largest"
+    return f"the best {axis.key}, {value:g}, is the {size} value tried: extend it {side} {end:g}"

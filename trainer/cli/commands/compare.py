@@ -168,9 +168,9 @@ def _print(comparison: Comparison) -> None:
         console.print_text("")
     text = caption(comparison.confidence)
     if comparison.targets:
-        text += "\ntimes: median over all runs; inf if at least half of them did not reach the target"
+        text += "\ntimes are medians over all runs: inf if half of them or more did not reach the target"
     if bool(comparison.groups["overhead_ms"].isna().any()):
-        text += "\noverhead: - if there is no run of plain SGD (momentum 0) under the same conditions"
+        text += "\nno overhead (-) if there are no runs of plain SGD (momentum 0) under the same conditions"
     console.print_sentence(text)
     if comparison.grouping.problems != ("",) and not len(comparison.differences):
         console.print_sentence("no test: no two groups have the same problem")
@@ -178,6 +178,6 @@ def _print(comparison: Comparison) -> None:
     for index, line in enumerate(lines):
         console.print_sentence(("" if index else "\n") + line)
     if comparison.tuning_lines:
-        console.print_sentence(f"\nSensitivity ({comparison.selection})")
+        console.print_sentence(f"\nSensitivity: {comparison.selection}")
         for line in comparison.tuning_lines:
             console.print_sentence(line)
