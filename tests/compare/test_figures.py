@@ -253,7 +253,7 @@ def test_a_best_value_on_the_edge_is_flagged(write_run: Any, tmp_path: Path) -> 
     write_grid(write_run, {(0.001, 0.9): 0.5, (0.01, 0.9): 0.7, (0.1, 0.9): 0.9})
     found = compared(tmp_path)
     assert "WARNING: the best is the largest value tried" in found.tuning_lines[0]
-    assert "ring: best on the edge" in heading(found.figures["sensitivity.optimizer.lr"])
+    assert "ring: best at the edge" in heading(found.figures["sensitivity.optimizer.lr"])
 
 
 def test_a_key_swept_from_zero_on_has_room_for_every_value(write_run: Any, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ X_LABELS = {
     "step": "training step (updates)",
     "epoch": "epoch",
     "samples": "training samples seen",
-    "seconds": "seconds of training (evaluations left out)",
+    "seconds": "seconds of training (without evaluations)",
 }
 _SPLITS = {
     "train": ("training", "running mean"),
@@ -50,8 +50,8 @@ BANDS = {
     "std": "band: ±1 standard deviation",
     "min_max": "band: lowest to highest",
     "quantiles": "band: quartiles",
-    "t": "band: 95 % interval of the mean at each place alone (Student t)",
-    "bootstrap": "band: nominal 95 % bootstrap interval at each place alone",
+    "t": "band: pointwise 95 % confidence interval of the mean (Student t)",
+    "bootstrap": "band: pointwise bootstrap interval, nominally 95 %",
 }
 OVERLAID = 7
 PANELS = 20

@@ -91,7 +91,7 @@ def draw_all(
             _add(figures, f"profile.{file_name(str(target))}", figure)
     budgets = _budgets(search, figure_style, assume_random=random_search)
     if random_search and not budgets:
-        notes.append("no budget curve: no family of settings was tried more than once")
+        notes.append("no budget curve: it needs at least two settings that differ only in numbers")
     return figures | budgets, notes
 
 

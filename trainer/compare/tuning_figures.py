@@ -52,12 +52,12 @@ def draw_sensitivity(
             f"bar on the axis: within {100 * next(iter(sensitivities.values())).within:.3g} % of the best"
         ]
         if any(low is not None for one in sensitivities.values() for low in one.low):
-            parts.append("vertical lines: t interval of each mean")
+            parts.append("vertical lines: confidence interval of each mean (Student t)")
         parts += (
             ["X: runs diverged"] if any(map(any, (one.diverged for one in sensitivities.values()))) else []
         )
         parts += (
-            ["ring: best on the edge of the grid"]
+            ["ring: best at the edge of the grid"]
             if any(o.best_at_edge for o in sensitivities.values())
             else []
         )
