@@ -131,7 +131,7 @@ class Slow(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> None:
-        self.optimizer.step()
+        self.optimizer.step(closure)
         self.count += 1
         self.recent.append(self.count)
         if sum(self.recent) % self.k == 0:
@@ -210,3 +210,14 @@ def sgd(named_parameters: Any, model: nn.Module, num_data: int, lr: float = 0.1)
     """Return SGD: a function that takes names, the model and the number of samples."""
     assert all(model.get_parameter(name) is p for name, p in named_parameters)
     return torch.optim.SGD([p for _, p in named_parameters], lr / num_data)
+
+
+class Signed(Plain):
+    """Uses the sign of the gradient in the groups that say so."""
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"] if group.get("use_sign") else ():
+                p.grad.sign_()
+        super().step()

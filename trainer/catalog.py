@@ -167,7 +167,7 @@ def find(kind: str, name: str) -> Builder:
 
 def is_registered_optimizer(config: OptimizerConfig) -> bool:
     """Return whether an optimizer is one of torch or of this package."""
-    return config.name in REGISTRIES["optimizer"]
+    return config.name in REGISTRIES["optimizer"] and config.base is None
 
 
 def optimizer_class(name: str) -> type[Optimizer]:

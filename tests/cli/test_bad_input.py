@@ -386,7 +386,7 @@ OWN_OPTIMIZER = ("name: SGD", "name: own.py:Mine")
     ),
     Case(
         "no optimizer",
-        ("tiny.yaml:13: optimizer.name", "torch.optim.Optimizer"),
+        ("tiny.yaml:13: optimizer.name", "Mine returned a NoneType"),
         *OWN_OPTIMIZER,
         files={"own.py": OPTIMIZER.format(body="def Mine(params, lr: float): pass")},
     ),

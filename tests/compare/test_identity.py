@@ -289,7 +289,8 @@ loss: {name: cross_entropy, label_smoothing: 0.1}
 optimizer:
   - {name: SGD, label: first, lr: 0.1, momentum: 0.9, fused: true, foreach: false, match: {ndim: 2},
      groups: [{match: "*.weight", label: heavy, weight_decay: 0.1}]}
-  - {name: "/home/me/a.py:Foo", lr: 0.01, betas: [0.9, 0.999], function: "/home/me/b.py:f"}
+  - {name: "/home/me/a.py:Foo", lr: 0.01, betas: [0.9, 0.999], function: "/home/me/b.py:f",
+     base: {name: SGD, lr: 0.1}}
 scheduler:
   - {name: StepLR, step_size: 2, until: 3}
   - {name: ReduceLROnPlateau, patience: 2}
@@ -340,7 +341,7 @@ def field_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         if name != "options":
             inner = [part for part in parts_of(field.annotation) if issubclass(part, BaseModel)]
             yield f"{prefix}{name}"
-            for one in inner:
+            for one in inner if model not in inner else ():
                 yield from field_paths(one, f"{prefix}{name}.")
 
 

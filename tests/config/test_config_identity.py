@@ -92,6 +92,8 @@ CHANGES = {
     "optimizer.groups.match.ndim": "optimizer.groups.0.match={ndim: 2}",
     "optimizer.groups.match.min_ndim": "optimizer.groups.0.match={min_ndim: 2}",
     "optimizer.groups.label": "optimizer.groups.0.label=biases",
+    "optimizer.step": "optimizer.step=closure",
+    "optimizer.base.name": "optimizer.base={name: SGD}",
     "optimizer.fused": "optimizer.fused=false",
     "optimizer.foreach": "optimizer.foreach=true",
     "optimizer.differentiable": "optimizer.differentiable=true",
@@ -143,6 +145,7 @@ ALLOWED: dict[str, set[Verb]] = {
     "data.download": {"name", "group", "skip", "resume", "unset"},
     "data.path": {"name", "group"},
     "data.eval_batch_size": {"group"},
+    "optimizer.step": {"unset"},
     "optimizer.fused": {"group", "resume", "unset"},
     "optimizer.foreach": {"group", "resume", "unset"},
     "optimizer.capturable": {"group"},
@@ -180,7 +183,7 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         below = _section_of(info.annotation)
         if below is None:
             yield prefix + name
-        else:
+        elif below is not model:  # the base of a base
             yield from keys_of(below, f"{prefix}{name}.")
 
 

@@ -494,7 +494,7 @@ def test_the_json_schema_knows_every_component_and_section(components: Component
         assert definitions[f"{kind}.name"]["else"] == {"enum": list(names)}
     sgd = definitions["optimizer"]["else"]["allOf"][list(components.names["optimizer"]).index("SGD")]["then"]
     assert sgd["properties"]["lr"]["description"] == "learning rate"
-    assert {"name", "lr", "momentum", "nesterov", "label", "match", "groups", "step"} == set(
+    assert {"name", "lr", "momentum", "nesterov", "label", "match", "groups", "step", "base"} == set(
         sgd["properties"]
     )
     references = {part.split('"')[0] for part in text.split("#/$defs/")[1:]}

@@ -181,3 +181,87 @@ def test_evaluation_sees_the_weights_to_evaluate_and_changes_nothing(tmp_path: P
         best = [nn.functional.cross_entropy(model(x), y).item() for x, y in run.evaluate_on("val")]
     assert sum(best) / len(best) == pytest.approx(min(logged), rel=1e-6)
     assert tested
+
+
+# ---- wrappers
+
+WRAPPED = "{name: 'own.py:Slow', base: {name: 'own.py:Sharpness', rho: 0.1, base: {name: SGD, lr: 0.2}}}"
+
+
+def test_wrappers_several_deep_resume_and_show_the_inner_rate(tmp_path: Path) -> None:
+    path = config(tmp_path, WRAPPED)
+    schedule = "scheduler={name: StepLR, step_size: 1, gamma: 0.5}"
+    for run, extra in (("whole", ()), ("part", ("train.epochs=1",))):
+        done = optlab("train", path, schedule, *extra, "--run-dir", tmp_path / run, "--quiet")
+        assert done.code == 0, done.err
+    assert sorted({row["lr"] for row in rows(tmp_path / "whole" / "steps.csv")}) == ["0.1", "0.2"]
+    done = optlab("resume", tmp_path / "part", "train.epochs=2", "--quiet")
+    assert done.code == 0, done.err
+    assert numbers(tmp_path / "part") == numbers(tmp_path / "whole")
+    again = optlab("train", tmp_path / "whole" / "config.yaml", "--run-dir", tmp_path / "again", "--quiet")
+    assert again.code == 0, again.err
+    assert numbers(tmp_path / "again") == numbers(tmp_path / "whole")
+    found = load_config(tmp_path / "whole" / "config.yaml").config.optimizer[0]
+    assert found.step == "gradients_and_closure"
+    assert found.base is not None
+    assert found.base.base is not None
+    assert found.base.base.options["momentum"] == 0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "key", "words"),
+    [
+        (WRAPPED.replace("lr: 0.2", "lr: -1"), "optimizer.base.base.lr", "Invalid learning rate"),
+        (WRAPPED.replace("lr: 0.2", "rate: 0.2"), "optimizer.base.base.rate", "lr"),
+        (WRAPPED.replace("name: SGD", "name: SGDD"), "optimizer.base.base.name", "SGD"),
+        (WRAPPED.replace("base: {name: SGD, lr: 0.2}", "base: null"), "optimizer.base.name", "wraps another"),
+        ("{name: SGD, lr: 0.1, base: {name: SGD}}", "optimizer.base", "no parameter for an inner optimizer"),
+        ("{name: 'own.py:Slow', base: {name: 'own.py:Plain', lr: -1}}", "optimizer.base.lr", "own.py"),
+    ],
+)
+def test_options_of_inner_optimizers_are_checked(
+    optimizer: str, key: str, words: str, tmp_path: Path
+) -> None:
+    done = optlab("validate", config(tmp_path, optimizer))
+    assert done.code == 2
+    assert f"{key}:" in done.err
+    assert words.replace("own.py", FILE.name) in done.err
+
+
+def test_overrides_reach_inner_optimizers(tmp_path: Path) -> None:
+    path = config(tmp_path, WRAPPED)
+    inner = load_config(path, ["optimizer.base.base.lr=0.5", "optimizer.k=3"]).config.optimizer[0]
+    assert inner.options["k"] == 3
+    assert inner.base is not None
+    assert inner.base.base is not None
+    assert inner.base.base.options["lr"] == 0.5
+    renamed = load_config(path, ["optimizer.base=Adam"]).config.optimizer[0]
+    assert renamed.base is not None
+    assert (renamed.base.name, renamed.base.base) == ("Adam", None)
+
+
+def test_groups_belong_to_the_innermost_optimizer(tmp_path: Path) -> None:
+    groups = "groups: [{match: '*.bias', lr: 0.01}]"
+    path = config(tmp_path, f"{{name: 'own.py:Slow', base: {{name: SGD, lr: 0.2}}, {groups}}}")
+    done = optlab("train", path, "--run-dir", tmp_path / "run", "--quiet")
+    assert done.code == 0, done.err
+    row = rows(tmp_path / "run" / "steps.csv")[0]
+    assert (row["lr.*.bias"], row["lr.rest"]) == ("0.01", "0.2")
+    done = optlab("validate", path, "optimizer.groups=[{match: '*.bias', rate: 1}]")
+    assert done.code == 2
+    assert "optimizer.groups.0.rate" in done.err
+
+
+def test_keys_that_only_a_groups_reader_knows(tmp_path: Path) -> None:
+    """`use_sign` is no parameter of the constructor; the class reads it from its groups."""
+    done = optlab(
+        "train",
+        config(tmp_path, "{name: 'own.py:Signed', groups: [{match: '*.bias', use_sign: true}]}"),
+        *("--run-dir", tmp_path / "run", "--quiet"),
+    )
+    assert done.code == 0, done.err
+    done = optlab(
+        "validate", config(tmp_path, "{name: 'own.py:Signed', groups: [{match: '*.bias', use_sing: true}]}")
+    )
+    assert done.code == 2
+    assert "use_sing" in done.err

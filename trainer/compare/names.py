@@ -261,7 +261,7 @@ class _KeyFilter:
             return False
         if self._section == "data":
             return self._in_all_groups
-        if not self._section.startswith("optimizer") or self._option in ("label", "match"):
+        if not self._section.startswith("optimizer") or self._option in ("label", "match", "step"):
             return False
         if self._option == "lr":
             return True

@@ -12,6 +12,7 @@ from typing import Any
 from trainer.config.models import (
     Component,
     DataConfig,
+    InnerOptimizerConfig,
     LossConfig,
     MetricConfig,
     OptimizerConfig,
@@ -57,6 +58,8 @@ SLOTS = (
     Slot(("train", "metrics", "*"), "metric", MetricConfig),
 )
 
+_INNER_OPTIMIZER = Slot(("optimizer", "base"), "optimizer", InnerOptimizerConfig)  # at any depth
+
 # Mappings that are merged key by key. Every other mapping (a match, an interval, mean and std, the value of
 # an option) is replaced as a whole: its keys belong together and must not be mixed with those of the base.
 SECTIONS: frozenset[KeyPath] = frozenset(
@@ -66,6 +69,9 @@ SECTIONS: frozenset[KeyPath] = frozenset(
 
 def slot_at(path: KeyPath) -> Slot | None:
     """Return the slot of the component at `path`, or None."""
+    if len(path) > 1 and path[-1] == "base":
+        outer = slot_at(path[:-1])
+        return _INNER_OPTIMIZER if outer is not None and outer.kind == "optimizer" else None
     shape = tuple("*" if isinstance(part, int) else part for part in path)
     return next((slot for slot in SLOTS if slot.pattern == shape), None)
 
@@ -76,6 +82,17 @@ def find_components(data: Any) -> Iterator[tuple[Slot, KeyPath, Any]]:
         for path, value in _walk(data, slot.pattern, ()):
             if isinstance(value, dict):
                 yield slot, path, value
+                if slot.kind == "optimizer":
+                    yield from _inner_optimizers(path, value)
+
+
+def _inner_optimizers(path: KeyPath, wrapper: dict[Hashable, Any]) -> Iterator[tuple[Slot, KeyPath, Any]]:
+    """Yield the optimizers that a wrapper calls, from the outermost to the innermost."""
+    value = wrapper.get("base")
+    while isinstance(value, dict):
+        path = (*path, "base")
+        yield _INNER_OPTIMIZER, path, value
+        value = value.get("base")
 
 
 def _walk(value: Any, pattern: tuple[str, ...], path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
@@ -98,6 +115,10 @@ def spell_out(tree: Tree) -> None:
         for path, value in list(_walk(tree.data, slot.pattern, ())):
             if isinstance(value, str):
                 _replace(tree, path, {"name": value})
+            while slot.kind == "optimizer" and isinstance(value, dict) and "base" in value:
+                path, value = (*path, "base"), value["base"]
+                if isinstance(value, str):
+                    _replace(tree, path, {"name": value})
     seed = tree.data.get("seed") if isinstance(tree.data, dict) else None
     if isinstance(seed, int) and not isinstance(seed, bool):
         _replace(tree, ("seed",), dict.fromkeys(SeedConfig.model_fields, seed))

@@ -165,6 +165,11 @@ def import_paths(config: Config) -> list[str]:
     if config.init:
         targets = [config.init, *config.init.layers]
         components += [part for target in targets for part in (target.weight, target.bias) if part]
+    for optimizer in config.optimizer:
+        inner = optimizer.base
+        while inner is not None:
+            components.append(inner)
+            inner = inner.base
     texts = [component.name for component in components]
     for component in components:
         texts += texts_in(component.options)

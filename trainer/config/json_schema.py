@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer.config.component_paths import SLOTS, Slot
 from trainer.config.load import Components
-from trainer.config.models import Config, GroupConfig
+from trainer.config.models import Config, GroupConfig, InnerOptimizerConfig
 
 Schema = dict[str, Any]
 
@@ -38,10 +38,13 @@ def json_schema(components: Components) -> Schema:
         }
         if "augment" in structural:
             refer(structural, "augment", {"type": "array", "items": _ref("augmentation")})
+        if "base" in structural:
+            refer(structural, "base", {"anyOf": [{"type": "null"}, _ref("optimizer")]})
         parts[kind] = _component(kind, slot, structural, components, definitions)
     for name in {slot.section.__name__ for slot in SLOTS} - {"Component"}:
         definitions.pop(name)
     definitions.pop("Component")
+    definitions.pop(InnerOptimizerConfig.__name__)
     definitions |= parts
     _open_group(definitions[GroupConfig.__name__])
     properties = schema["properties"]

@@ -25,7 +25,7 @@ from trainer.config.component_paths import Slot, find_components, spell_out
 from trainer.config.merge import read_layers, value_at
 from trainer.config.models import Config, GroupConfig, SeedConfig
 from trainer.config.overrides import apply_overrides
-from trainer.config.paths import absolute_import_path, absolute_path
+from trainer.config.paths import absolute_import_path, absolute_path, split_import_path
 from trainer.config.signature_schema import BuilderDefault, is_import_path, is_path
 from trainer.config.yaml_reader import KeyPath, Position, Tree
 from trainer.errors import ConfigError, OptlabError, Problem, unknown_name
@@ -289,9 +289,24 @@ def _check_component(
         except OptlabError as error:
             for problem in error.problems:
                 problems.add((*path, *(problem.key.split(".") if problem.key else ())), problem)
+    inner_options: dict[Hashable, Any] = options
+    inner: Any = value.get("base")
+    while group_paths and isinstance(inner, dict) and isinstance(inner.get("name"), str):
+        name = _absolute_name(inner["name"], problems.position((*path, "name")))
+        try:
+            model = components.models("optimizer", name) or model
+        except OptlabError:  # reported where the inner optimizer is checked
+            return list(model.model_fields)
+        inner_options = {key: item for key, item in inner.items() if key not in ("name", "base")}
+        inner = inner.get("base")
     for group_path, group_stated in group_paths:
-        complete = _check_options(model, {**options, **group_stated}, group_path, problems, keys=group_stated)
-        checked.components[group_path]["options"] = {k: v for k, v in complete.items() if k in group_stated}
+        # A class may read other keys in its groups than its constructor has; the builder checks them.
+        is_free = split_import_path(name) is not None
+        free = {key: item for key, item in group_stated.items() if is_free and key not in model.model_fields}
+        known = {key: item for key, item in group_stated.items() if key not in free}
+        complete = _check_options(model, {**inner_options, **known}, group_path, problems, keys=known)
+        chosen = {key: item for key, item in complete.items() if key in known}
+        checked.components[group_path]["options"] = chosen | free
     return list(model.model_fields)
 
 

@@ -261,6 +261,14 @@ class GroupConfig(WithOptions):
     label: str | None = Field(None, description="Name of the group in logs; null = its pattern.")
 
 
+class InnerOptimizerConfig(Component):
+    """The optimizer that a wrapper (Lookahead, SAM) calls."""
+
+    base: InnerOptimizerConfig | None = Field(
+        None, description="The inner optimizer, if this one is a wrapper; null = it is not."
+    )
+
+
 StepMode = Literal["plain", "closure", "gradients_and_closure", "create_graph"]
 """What an optimizer's `step` needs: gradients, a function that computes them, both, or a graph of them."""
 
@@ -276,6 +284,9 @@ class OptimizerConfig(Component):
     )
     groups: list[GroupConfig] = Field(
         default_factory=list, description="Parameter groups; the remaining parameters form the last group."
+    )
+    base: InnerOptimizerConfig | None = Field(
+        None, description="The inner optimizer, for a wrapper such as Lookahead or SAM; null = it is none."
     )
     step: Annotated[Literal["auto", StepMode], MayDiffer(unset=True)] = Field(
         "auto",
@@ -519,6 +530,7 @@ _IMPLEMENTATION = {
 OPTIONS: Mapping[type[WithOptions], Mapping[str, MayDiffer]] = {
     DataConfig: {"root": PLACE, "download": PLACE, "path": MayDiffer(name=True, group=True)},
     OptimizerConfig: _IMPLEMENTATION,
+    InnerOptimizerConfig: _IMPLEMENTATION,
     GroupConfig: _IMPLEMENTATION,
 }
 """`MayDiffer` marks for options of components: their signatures cannot carry marks."""

@@ -52,6 +52,11 @@ class OptimizerSpec:
     options: Mapping[str, Any]
     base: OptimizerSpec | None = None
 
+    @property
+    def short_name(self) -> str:
+        """The name without folders."""
+        return self.name.rpartition("/")[2]
+
 
 def build_external(
     spec: OptimizerSpec, model: nn.Module, groups: Sequence[Group], context: Mapping[str, int | None]
@@ -127,20 +132,20 @@ def _build(
     names = [p.name for p in signature if p.kind in _KEYWORDS]
     for name in spec.options:
         if name not in names and nearest(name, names):  # `**kwargs` would take the misspelt option
-            raise unknown_name(f"option of {spec.name}", name, names, key=name)
+            raise unknown_name(f"option of {spec.short_name}", name, names, key=name)
     given: dict[str, Any] = _call_arguments(spec, context, required)
     objects = {"model": model, "named_parameters": list(owned.items())}
     given |= {name: objects[name] for name in OBJECTS if name in required}
     inner = next((name for name in INNER if name in names), None)
     if spec.base is not None and inner is None:
         raise ConfigError(
-            f"{spec.name} has no parameter for an inner optimizer ({', '.join(INNER)})", key="base"
+            f"{spec.short_name} has no parameter for an inner optimizer ({', '.join(INNER)})", key="base"
         )
     if spec.base is None and inner in required:
         raise ConfigError(
-            f"{spec.name} wraps another optimizer, and none is given",
+            f"{spec.short_name} wraps another optimizer, and none is given",
             key="name",
-            fix=f"write {{name: {spec.name}, base: {{name: AdamW, lr: 1e-3}}}}",
+            fix=f"write {{name: {spec.short_name}, base: {{name: AdamW, lr: 1e-3}}}}",
         )
     first = next((p for p in signature if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)), None)
     takes_members = first is not None and first.name not in (*OBJECTS, inner, *given)
@@ -152,7 +157,7 @@ def _build(
         if takes_members and any(word in annotation for word in ("type", "class", "callable", "empty")):
             # A wrapper such as SAM builds the inner optimizer itself, over its own groups.
             numbers = _call_arguments(base, context, _required(base.builder))
-            given[inner] = partial(base.builder, **numbers)
+            given[inner] = _with_options(base.builder, numbers)
         else:
             with _prefixed("base"):
                 given[inner] = _build(base, model, owned, members, context)
@@ -203,7 +208,7 @@ def _call_arguments(
         if name in required and name not in given:
             if context.get(name) is None:
                 raise ConfigError(
-                    f"{spec.name} needs {name}: only a time budget ends this run, so its length is unknown",
+                    f"{spec.short_name} needs {name}: only a time budget ends this run",
                     key="name",
                     fix=f"set {name}, or give the run a length (train.epochs or train.steps)",
                 )
@@ -237,17 +242,25 @@ def _check_holds(spec: OptimizerSpec, optimizer: object, owned: Mapping[str, Ten
         )
 
 
-def inner_optimizers(optimizer: object) -> Iterator[Optimizer]:
-    """Yield an optimizer and those that it wraps, from the outermost to the innermost."""
-    seen: set[int] = set()
-    waiting = [optimizer]
-    while waiting:
-        one: Any = waiting.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        yield one
-        waiting += [value for value in vars(one).values() if isinstance(value, Optimizer)]
+def _with_options(builder: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return a builder with the options as defaults; for a class a subclass, which wrappers may check."""
+    if not isinstance(builder, type):
+        return partial(builder, **options)
+
+    cls: Any = builder
+    init = cls.__init__
+
+    def init_with_options(self: Any, *arguments: Any, **keywords: Any) -> None:
+        init(self, *arguments, **{**options, **keywords})
+
+    same = {"__module__": builder.__module__, "__qualname__": builder.__qualname__}
+    return type(builder.__name__, (builder,), {**same, "__init__": init_with_options})
+
+
+def rate_holder(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer whose groups have the learning rates: of a wrapper, the innermost one."""
+    inner = [value for value in vars(optimizer).values() if isinstance(value, Optimizer)]
+    return rate_holder(inner[0]) if inner and inner[0] is not optimizer else optimizer
 
 
 def _required(builder: Callable[..., Any]) -> list[str]:

@@ -80,9 +80,14 @@ class _Saver:
         return self._entries(vars(thing))
 
     def _entries(self, values: dict[Any, Any]) -> dict[str, Any]:
-        saved = [(self.value(key), self.value(value)) for key, value in values.items()]
+        saved = [(self._key(key), self.value(value)) for key, value in values.items()]
         pairs = [[key, value] for key, value in saved if key is not _NOT_SAVED and value is not _NOT_SAVED]
         return {_KIND: "entries", "items": pairs, "left_out": len(saved) - len(pairs)}
+
+    def _key(self, key: Any) -> Any:
+        # Some optimizers use id(parameter) as the key of its state.
+        is_id = type(key) is int and key in self._parameters
+        return {_KIND: "parameter_id", "index": self._parameters[key]} if is_id else self.value(key)
 
     def value(self, value: Any) -> Any:
         """Return the saved form of a value; `_NOT_SAVED` if it has none."""
@@ -109,9 +114,10 @@ class _Saver:
         for kind, (get, _) in _RANDOM_STATES.items():
             if isinstance(value, kind):
                 return {_KIND: "random", "state": self.value(getattr(value, get)())}
-        return (
-            {_KIND: "object", "attributes": self._entries(vars(value))} if _is_object(value) else _NOT_SAVED
-        )
+        if not _is_object(value):
+            return _NOT_SAVED
+        names = {"module": type(value).__module__, "class": type(value).__qualname__}
+        return {_KIND: "object", **names, "attributes": self._entries(vars(value))}
 
     def _sequence(self, values: Any) -> Any:
         saved = [self.value(value) for value in values]
@@ -155,9 +161,8 @@ class _Restorer:
         if isinstance(saved, Tensor):
             return _into(saved, live)
         if isinstance(saved, list):
-            same = type(live) is list and len(live) == len(saved)
-            values = [self.value(item, live[index] if same else None) for index, item in enumerate(saved)]
-            if type(live) is not list:
+            values = self._items(saved, live)
+            if values is _NOT_SAVED or type(live) is not list:
                 return values
             live[:] = values
             return live
@@ -166,6 +171,8 @@ class _Restorer:
         kind = saved[_KIND]
         if kind == "parameter":
             return self._parameters[saved["index"]]
+        if kind == "parameter_id":
+            return id(self._parameters[saved["index"]])
         if kind == "shared":
             return _NOT_SAVED
         if kind == "on_device":
@@ -188,11 +195,26 @@ class _Restorer:
             return getattr(torch, saved["name"])
         if kind == "device":
             return torch.device(saved["name"])
-        items = [self.value(item) for item in saved["items"]]
+        items = self._items(saved["items"], live)
+        if items is _NOT_SAVED:
+            return items
         return deque(items, saved["longest"]) if kind == "deque" else _SEQUENCES[kind](items)
+
+    def _items(self, saved: list[Any], live: Any) -> Any:
+        """Return the items of a sequence as a list; `_NOT_SAVED` if one of them is neither saved nor live."""
+        same = isinstance(live, list | tuple) and len(live) == len(saved)
+        values = []
+        for index, item in enumerate(saved):
+            value = self.value(item, live[index] if same else None)
+            if value is _NOT_SAVED and not same:
+                return _NOT_SAVED
+            values.append(live[index] if value is _NOT_SAVED else value)
+        return values
 
     def _new(self, saved: dict[str, Any]) -> Any:
         """Return an object without attributes of a class of the optimizer's package; nothing is imported."""
+        if saved["attributes"]["left_out"]:
+            return _NOT_SAVED
         found: Any = sys.modules.get(saved["module"])
         for name in saved["class"].split("."):
             found = getattr(found, name, None)

@@ -12,7 +12,7 @@ from trainer.config.paths import split_import_path
 
 WIDTH = 74
 
-STRUCTURE = frozenset({"name", "label", "match", "groups", "step"})
+STRUCTURE = frozenset({"name", "label", "match", "groups", "step", "base"})
 # Shown if the defaults are unknown: in torch.optim the default of each is zero, null or false.
 COMMON = ("momentum", "dampening", "nesterov", "weight_decay", "amsgrad", "centered", "maximize")
 
@@ -118,7 +118,9 @@ def _optimizer(optimizer: Mapping[str, Any], defaults: Mapping[str, Mapping[str,
     else:
         keys = [key for key in COMMON if options.get(key)]
     parts = [f"{key}={format_value(options[key])}" for key in (["lr"] if "lr" in options else []) + keys]
-    return " ".join([part_name(optimizer), *parts])
+    text = " ".join([part_name(optimizer), *parts])
+    inner = optimizer.get("base")
+    return f"{text} of {_optimizer(_part(inner), defaults)}" if inner else text
 
 
 def _same(value: Any, default: Any) -> bool:

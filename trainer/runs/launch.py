@@ -22,6 +22,7 @@ from trainer.config.models import Config
 from trainer.config.run_id import run_id
 from trainer.console.training import TrainingProgress
 from trainer.errors import BusyError, RunError
+from trainer.optimizers.external import rate_holder
 from trainer.plots.titles import title
 from trainer.records import RunResult
 from trainer.runs import ownership, rundir, runner
@@ -181,7 +182,7 @@ def describe_groups(setup: RunSetup) -> list[str]:
     """Return a line per parameter group: optimizer, group, tensors, parameters, learning rate, options."""
     lines = []
     for label, optimizer in setup.experiment.state.optimizers.items():
-        described, groups = setup.groups[label], optimizer.param_groups
+        described, groups = setup.groups[label], rate_holder(optimizer).param_groups
         if len(described) != len(groups):
             lines.append(f"group {label}: the optimizer made {len(groups)} groups of its own")
             continue

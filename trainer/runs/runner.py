@@ -21,6 +21,7 @@ import torch
 
 from trainer import catalog, interrupts
 from trainer.config.load import dump
+from trainer.config.models import InnerOptimizerConfig, OptimizerConfig
 from trainer.device import sparing_collector
 from trainer.errors import FigureError, RunError, StorageError, first_line
 from trainer.optimizers.build import describe_implementations
@@ -221,7 +222,9 @@ def write_opening(setup: RunSetup, folder: Path, made_by: Mapping[str, str]) -> 
 def _optimizer_defaults(setup: RunSetup) -> dict[str, dict[str, Any]]:
     """Return each optimizer's default options by config name, so that titles can omit default values."""
     defaults = {}
-    for config in setup.config.optimizer:
+    optimizers: list[OptimizerConfig | InnerOptimizerConfig] = [*setup.config.optimizer]
+    for config in optimizers:  # the list grows by the inner optimizers of wrappers
+        optimizers += [config.base] if config.base else []
         parameters = inspect.signature(catalog.find("optimizer", config.name)).parameters.values()
         defaults[config.name] = {p.name: p.default for p in parameters if _is_plain(p.default)}
     return defaults

@@ -19,6 +19,7 @@ from trainer.config.models import (
     Component,
     Config,
     InitConfig,
+    InnerOptimizerConfig,
     Match,
     MetricConfig,
     OptimizerConfig,
@@ -35,7 +36,7 @@ from trainer.metrics import BUILT_IN, RESERVED_NAMES, Metric, find, of_function,
 from trainer.models.describe import check_shapes, materialize, sparse_gradients
 from trainer.models.init import InitRule, initialize
 from trainer.optimizers.build import build_optimizer, kinds_of, needs_closure, resolve_implementation
-from trainer.optimizers.external import OptimizerSpec, build_external, derived_numbers
+from trainer.optimizers.external import OptimizerSpec, build_external, derived_numbers, rate_holder
 from trainer.optimizers.groups import Group, GroupSpec, assign_groups, assign_owners
 from trainer.optimizers.rules import refuse, refuse_mode
 from trainer.schedules import Schedule, ScheduleSpec, build_schedule
@@ -374,9 +375,16 @@ def _build_external(
     return build(model), mode, {}
 
 
-def _optimizer_spec(config: OptimizerConfig) -> OptimizerSpec:
+def _optimizer_spec(config: OptimizerConfig | InnerOptimizerConfig) -> OptimizerSpec:
     builder = catalog.find("optimizer", config.name)
-    return OptimizerSpec(config.name, builder, catalog.arguments("optimizer", config.name, config.options))
+    options = catalog.arguments("optimizer", config.name, config.options)
+    base = None
+    if config.base is not None:
+        try:
+            base = _optimizer_spec(config.base)
+        except OptlabError as error:
+            raise type(error).of(prefixed(problem, "base") for problem in error.problems) from error
+    return OptimizerSpec(config.name, builder, options, base)
 
 
 def _group_specs(config: OptimizerConfig) -> list[GroupSpec]:
@@ -414,7 +422,9 @@ def build_schedules(
         length = plan.steps
         if length is not None and configs[0].interval == "epoch":
             length = -(-length // steps_per_epoch)
-        return [build_schedule(optimizer, specs, length=length) for optimizer in optimizers.values()]
+        return [
+            build_schedule(rate_holder(optimizer), specs, length=length) for optimizer in optimizers.values()
+        ]
 
 
 def _monitor(scheduler: SchedulerConfig, *, has_val: bool) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from trainer.optimizers.external import rate_holder
 from trainer.optimizers.groups import Group
 from trainer.records import Record, StepRecord
 from trainer.schedules import learning_rate
@@ -63,7 +64,7 @@ class RecordMaker:
         """Yield `lr` or `lr.<label>` with its parameter group; {} if the optimizer changed its groups."""
         several = len(self.state.optimizers) > 1
         for label, optimizer in self.state.optimizers.items():
-            described, live = self.groups[label], optimizer.param_groups
+            described, live = self.groups[label], rate_holder(optimizer).param_groups
             matched = live if len(live) == len(described) else [{}] * len(described)
             for group, values in zip(described, matched, strict=True):
                 parts = [label] * several + [group.label] * bool(group.label)

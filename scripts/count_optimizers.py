@@ -1,0 +1,167 @@
+"""Count the optimizers of packages that train from a config by name and resume bit for bit.
+
+    python scripts/count_optimizers.py [--json] [PACKAGE ...]
+
+Every optimizer class that an installed package exports trains a small network for two epochs, and again with
+an interruption after the first. The result is `ok`, `refused` (before the run, with the reason), or what went
+wrong. Set TORCHDYNAMO_DISABLE=1, or packages that use torch.compile take minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import importlib
+import inspect
+import io
+import json
+import signal
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from trainer import cli
+from trainer.runs import recorder
+
+PACKAGES = (
+    *("pytorch_optimizer", "schedulefree", "heavyball", "prodigyopt", "lion_pytorch", "timm.optim"),
+    *("torch_optimizer", "dadaptation", "madgrad", "adan_pytorch", "came_pytorch", "adam_mini", "ranger21"),
+    *("pytorch_ranger", "adamp"),
+)
+
+_MUON = ", groups: [{match: {ndim: 2}, use_muon: true}, {match: {ndim: 1}, use_muon: false}]"
+_ATTEMPTS = ("", ", base: {name: AdamW, lr: 1e-3}", ", lr: 1e-3", _MUON)
+"""Further options to try, in this order: classes may need an inner optimizer, a learning rate or groups."""
+
+_OPTIONS = {
+    "ranger21:Ranger21": ", lr: 1e-3, num_epochs: 2, num_batches_per_epoch: 4",
+    "ranger21:Ranger21abel": ", lr: 1e-3, num_epochs: 2, num_batches_per_epoch: 4",
+    "heavyball:SAMWrapper": ", base: {name: 'heavyball:SFAdamW', lr: 1e-3}",
+    "adam_mini:Adam_mini": ", dim: 16, n_heads: 4",
+}
+
+_CONFIG = """\
+name: count
+data: {{name: digits, batch_size: 32, val_size: 100, limit: 200}}
+model: {{name: mlp, hidden: [16]}}
+optimizer: {{name: "{name}"{options}}}
+train: {{epochs: 2, threads: 1}}
+log: {{every: 2, plots: []}}
+"""
+
+
+def classes_of(package: str) -> list[str]:
+    """Return the import paths of the optimizer classes that a package exports, without abstract ones."""
+    module = importlib.import_module(package)
+    return sorted(
+        f"{package}:{name}"
+        for name, thing in vars(module).items()
+        if inspect.isclass(thing)
+        and issubclass(thing, torch.optim.Optimizer)
+        and not thing.__module__.startswith("torch.optim")
+        and not inspect.isabstract(thing)
+        and not name.startswith("_")
+    )
+
+
+def optlab(*arguments: str | Path) -> tuple[int, str]:
+    """Run a command of optlab in this process; return its exit code and its messages."""
+    errors = io.StringIO()
+    code: Any = 0
+    with (
+        mock.patch.object(sys, "argv", ["optlab", *map(str, arguments)]),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(errors),
+    ):
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+    return int(code or 0), errors.getvalue()
+
+
+def outcome(name: str, options: str, folder: Path) -> tuple[str, str]:
+    """Train with an optimizer, with and without an interruption; return the outcome and its reason."""
+    config = folder / "config.yaml"
+    config.write_text(_CONFIG.format(name=name, options=options), encoding="utf-8")
+    code, errors = optlab("train", config, "--run-dir", folder / "whole", "--quiet")
+    if code:
+        return ("refused" if code == 2 else f"exit code {code}"), errors
+    take = recorder.Recorder.take
+
+    def interrupted(self: recorder.Recorder, record: Any) -> Any:
+        if type(record).__name__ == "CheckpointDue" and record.step == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return take(self, record)
+
+    with mock.patch.object(recorder.Recorder, "take", interrupted):
+        code, errors = optlab("train", config, "--run-dir", folder / "part", "--quiet")
+    if code == 143:
+        code, errors = optlab("resume", folder / "part", "--quiet")
+    if code:
+        return f"exit code {code} when resumed", errors
+    same = _numbers(folder / "whole") == _numbers(folder / "part")
+    return ("ok", "") if same else ("differs when resumed", "")
+
+
+def _numbers(run: Path) -> list[dict[str, str]]:
+    rows = []
+    for name in ("steps.csv", "epochs.csv"):
+        with open(run / name, encoding="utf-8", newline="") as file:
+            rows += list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if key != "train_seconds"} for row in rows]
+
+
+def first_success(name: str) -> tuple[str, str]:
+    """Return the outcome with the first options that an optimizer accepts, or that without options."""
+    first: tuple[str, str] | None = None
+    for options in (_OPTIONS[name],) if name in _OPTIONS else _ATTEMPTS:
+        with tempfile.TemporaryDirectory() as folder:
+            result = outcome(name, options, Path(folder))
+        if result[0] == "ok":
+            return result
+        first = first or result
+    assert first is not None
+    return first
+
+
+def main() -> None:
+    """Count, and print a line for every optimizer that does not train and resume."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("packages", nargs="*", default=PACKAGES)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    outcomes: dict[str, tuple[str, str]] = {}
+    versions: dict[str, str] = {}
+    for package in arguments.packages:
+        try:
+            names = classes_of(package)
+        except ImportError as error:
+            print(f"{package}: {error}", file=sys.stderr)
+            continue
+        for distribution in metadata.packages_distributions().get(package.partition(".")[0], ()):
+            versions[distribution] = metadata.version(distribution)
+        for name in names:
+            outcomes[name] = first_success(name)
+            if outcomes[name][0] != "ok" and not arguments.json:
+                reason = next(iter(outcomes[name][1].strip().splitlines()), "")
+                print(f"{name}: {outcomes[name][0]}: {reason.partition('optimizer')[2] or reason}")
+    counts = Counter(kind for kind, _ in outcomes.values())
+    if arguments.json:
+        print(json.dumps({"outcomes": outcomes, "versions": versions}))
+    else:
+        print(f"{counts['ok']} of {len(outcomes)} train and resume bit for bit: {dict(counts)}")
+        print(", ".join(f"{name} {version}" for name, version in versions.items()))
+
+
+if __name__ == "__main__":
+    main()
