@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from trainer.config.models import StepMode
 from trainer.errors import ConfigError, OptlabError
 from trainer.losses import Loss
-from trainer.models.describe import temporary_copy
+from trainer.models.describe import copy_model, temporary_copy
 from trainer.optimizers import snapshot
 from trainer.optimizers.external import OptimizerSpec, failure
 from trainer.optimizers.modes import evaluation_weights, train_mode
@@ -114,19 +114,25 @@ class Rehearsal:
         return True
 
     def _train(
-        self, mode: StepMode, start: Mapping[str, Any], *, resume: bytes | None = None, steps: int = 2 * STEPS
+        self,
+        mode: StepMode,
+        start: Mapping[str, Any],
+        *,
+        resume: _Result | None = None,
+        steps: int = 2 * STEPS,
     ) -> _Result:
-        """Train a copy of the model; save its state after half of the steps.
+        """Train a copy of the model; save its state after `STEPS` steps.
 
         Args:
             mode: how to step.
             start: the state of the random generators at the first step.
-            resume: a saved state to continue from; None = start anew.
+            resume: an earlier result, to continue from its saved state; None = start anew.
             steps: number of steps.
         """
         device = next(self.model.parameters()).device
         set_random_state(start, device)
-        with temporary_copy(self.model) as model:
+        # Python attributes of the model are not in its state; a resumed step must not depend on them here.
+        with temporary_copy(self.model if resume is None else resume.model or self.model) as model:
             optimizer = self.build(model)
             parameters = list(model.parameters())
             before = [parameter.detach().clone() for parameter in parameters]
@@ -143,10 +149,12 @@ class Rehearsal:
             first = 0
             saved = b""
             middle: Values = {}
+            model_at_save: nn.Module | None = None
             try:
                 train_mode([optimizer])
                 if resume is not None:
-                    state = torch.load(io.BytesIO(resume), map_location="cpu", weights_only=True)
+                    state = torch.load(io.BytesIO(resume.saved), map_location="cpu", weights_only=True)
+                    model.zero_grad()
                     model.load_state_dict(state["model"])
                     snapshot.restore(optimizer, state["optimizer"], parameters)
                     set_random_state(state["random"], device)
@@ -155,6 +163,8 @@ class Rehearsal:
                     if step == STEPS and resume is None:
                         saved = self._save(model, optimizer, parameters, device)
                         middle = _copies(model.state_dict())
+                        with suppress(Exception):  # some models cannot be copied
+                            model_at_save = copy_model(model)
                     engine.step([self._batch(step)])
             except (OptlabError, KeyboardInterrupt):
                 raise
@@ -164,7 +174,7 @@ class Rehearsal:
             with evaluation_weights([optimizer], parameters):
                 values |= {f"{name} in eval mode": p.detach().clone() for name, p in model.named_parameters()}
             changed = any(not torch.equal(p, was) for p, was in zip(parameters, before, strict=True))
-        return _Result(values, middle, saved, changed)
+        return _Result(values, middle, saved, model_at_save, changed)
 
     def _save(
         self, model: nn.Module, optimizer: Optimizer, parameters: Sequence[Tensor], device: torch.device
@@ -193,7 +203,7 @@ class Rehearsal:
                 fix="draw random numbers from the global generators of torch, Python or NumPy",
             )
         try:
-            again = self._train(mode, start, resume=whole.saved, steps=STEPS)
+            again = self._train(mode, start, resume=whole, steps=STEPS)
         except _StepError as error:
             problem = failure(self.spec, error.cause).problems[0]
             raise ConfigError(
@@ -216,6 +226,7 @@ class _Result:
     values: Values
     middle: Values  # when the state was saved
     saved: bytes
+    model: nn.Module | None  # a copy from then, with its Python attributes
     changed: bool
 
 

@@ -151,7 +151,7 @@ def test_lbfgs_sees_one_batch_and_one_dropout_mask_in_all_its_evaluations() -> N
         lambda _module, inputs, output: seen.append(((output == 0) & (inputs[0] != 0), output))
     )
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=5)
-    engine = engine_for(model, optimizer, needs_closure=True)
+    engine = engine_for(model, optimizer, step_mode="closure")
     (first, second) = make_batches(2, size=64)
     output = engine.step([first])
     assert output.grad_evals == len(seen) > 2
@@ -171,7 +171,7 @@ def test_lbfgs_equals_torch_used_by_hand_and_clips_inside_its_closure() -> None:
     ours, theirs = make_model(), make_model()
     (batch,) = make_batches(1, size=64)
     engine = engine_for(
-        ours, torch.optim.LBFGS(ours.parameters(), lr=0.5), needs_closure=True, clip_grad_norm=0.05
+        ours, torch.optim.LBFGS(ours.parameters(), lr=0.5), step_mode="closure", clip_grad_norm=0.05
     )
     optimizer = torch.optim.LBFGS(theirs.parameters(), lr=0.5)
 
