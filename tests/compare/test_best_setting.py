@@ -78,7 +78,7 @@ def write_sweep(folder: Path, **fields: Any) -> None:
 @pytest.mark.parametrize("metric", ["val_accuracy", "val_loss"])
 @pytest.mark.parametrize("over_seeds", ["mean", "median"])
 @pytest.mark.parametrize("place", range(2))
-def test_both_choose_alike_with_ties_divergence_and_missing_seeds(
+def test_sweep_and_comparison_agree_with_ties_divergence_and_missing_seeds(
     write_run: Any, tmp_path: Path, metric: str, over_seeds: str, place: int
 ) -> None:
     """Random results from a few values, so that settings tie; some runs diverge, are missing or pruned."""
@@ -111,7 +111,7 @@ def test_both_choose_alike_with_ties_divergence_and_missing_seeds(
     assert backwards[0] is chosen[0]
 
 
-def test_a_setting_that_lacks_a_seed_is_shown_and_not_chosen(write_run: Any, tmp_path: Path) -> None:
+def test_a_setting_with_a_missing_seed_is_shown_but_not_selected(write_run: Any, tmp_path: Path) -> None:
     write_sweep(tmp_path / "s")
     for lr, accuracy, seeds in ((1.0, 0.9, 2), (0.1, 0.5, 3), (0.01, 0.4, 3)):
         for seed in range(seeds):

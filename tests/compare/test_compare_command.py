@@ -120,7 +120,7 @@ def test_one_file_of_any_kind(write_run: Any, tmp_path: Path, ending: str) -> No
         (["--table", "html"], "unknown choice 'html'"),
     ],
 )
-def test_wrong_options_are_refused_in_one_message(
+def test_invalid_compare_options_are_one_error(
     write_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -169,7 +169,7 @@ def spoil(run: Path, how: str) -> None:
         ("columns", "missing columns: epoch"), ("no steps", "missing columns: step, loss"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_compared_is_named_and_the_rest_compared(
+def test_damaged_runs_are_reported_and_the_others_compared(
     write_run: Any, tmp_path: Path, how: str, said: str
 ) -> None:
     write_run("x/good")
@@ -184,7 +184,7 @@ def test_what_cannot_be_compared_is_named_and_the_rest_compared(
     assert "none of 1 runs can be compared" in refused(bad)
 
 
-def test_runs_still_going_are_left_out(write_run: Any, tmp_path: Path) -> None:
+def test_running_runs_are_left_out(write_run: Any, tmp_path: Path) -> None:
     write_run("x/good")
     going = write_run("x/going", optimizer="Adam")
     spoil(going, "running")
@@ -195,7 +195,9 @@ def test_runs_still_going_are_left_out(write_run: Any, tmp_path: Path) -> None:
         assert result.exit_code == 0
 
 
-def test_torn_lines_missing_columns_and_mixed_versions_are_named(write_run: Any, tmp_path: Path) -> None:
+def test_incomplete_lines_missing_columns_and_mixed_versions_are_reported(
+    write_run: Any, tmp_path: Path
+) -> None:
     torn = write_run("x/torn", seed=0)
     with open(torn / "steps.csv", "a") as file:
         file.write("21,2.1,6")

@@ -84,13 +84,13 @@ def test_every_scale(three: Path, scale: Any, scales: tuple[str, str]) -> None:
     assert (axes.get_xscale(), axes.get_yscale()) == scales
 
 
-def test_a_logarithmic_axis_leaves_out_the_place_before_training(three: Path) -> None:
+def test_a_log_axis_leaves_out_step_0(three: Path) -> None:
     (axes,) = drawn(three, scale="semilogx").axes
     assert list(curve(axes)[0]) == [10, 20]
     assert list(curve(axes, 0.6)[0]) == [10, 20]
 
 
-def test_the_centre_ends_where_the_first_run_diverges_and_the_place_is_marked(
+def test_the_centre_ends_where_the_first_run_diverges_and_is_marked_there(
     write_run: Any, tmp_path: Path
 ) -> None:
     write_run("x/0", seed=0, val_loss=(2.0, 1.0, 0.5))
@@ -104,7 +104,9 @@ def test_the_centre_ends_where_the_first_run_diverges_and_the_place_is_marked(
     assert "X: diverged" in heading(figure)
 
 
-def test_runs_of_different_length_share_a_grid_and_are_not_drawn_on(write_run: Any, tmp_path: Path) -> None:
+def test_runs_of_different_length_share_a_grid_and_are_not_extrapolated(
+    write_run: Any, tmp_path: Path
+) -> None:
     write_run("x/0", seed=0, val_accuracy=(0.1, 0.5, 0.9, 0.9))
     write_run("x/1", seed=1, val_accuracy=(0.3, 0.7), config={"train.epochs": 2.0})
     x, y = curve(drawn(tmp_path).axes[0])
@@ -112,7 +114,7 @@ def test_runs_of_different_length_share_a_grid_and_are_not_drawn_on(write_run: A
     assert y == pytest.approx([20, 60])
 
 
-def test_smoothing_keeps_the_first_loss_and_invents_no_end(write_run: Any, tmp_path: Path) -> None:
+def test_smoothing_keeps_the_first_loss_and_stops_before_the_end(write_run: Any, tmp_path: Path) -> None:
     losses = [2.0] * 30 + [1.0] * 29 + [5.0]
     write_run("x/0", losses=losses, val_accuracy=(0.1,) * 7)
     x, y = curve(drawn(tmp_path, "loss").axes[0])
@@ -141,7 +143,7 @@ def test_many_groups_become_small_multiples(write_run: Any, tmp_path: Path) -> N
     assert len(drawn(tmp_path, multiples=False).axes) == 1
 
 
-def test_every_column_of_small_multiples_has_its_numbers(write_run: Any, tmp_path: Path) -> None:
+def test_every_column_of_small_multiples_has_tick_labels(write_run: Any, tmp_path: Path) -> None:
     for place in range(3):
         write_run(f"x/{place}", optimizer={"name": "SGD", "lr": 10.0**-place})
     figure = drawn(tmp_path, multiples=True)
@@ -150,7 +152,7 @@ def test_every_column_of_small_multiples_has_its_numbers(write_run: Any, tmp_pat
     assert shown == [False, True, True]
 
 
-def test_a_long_legend_makes_the_figure_higher(write_run: Any, tmp_path: Path) -> None:
+def test_a_long_legend_makes_the_figure_taller(write_run: Any, tmp_path: Path) -> None:
     for place in range(20):
         write_run(f"x/{place}", optimizer={"name": "SGD", "lr": 10.0**-place, "momentum": 0.1 + place / 100})
     figure = drawn(tmp_path, multiples=False)
@@ -159,7 +161,7 @@ def test_a_long_legend_makes_the_figure_higher(write_run: Any, tmp_path: Path) -
     assert figure.axes[0].get_position().height > 0.4
 
 
-def test_legends_lie_inside_the_figure(write_run: Any, tmp_path: Path) -> None:
+def test_legends_are_inside_the_figure(write_run: Any, tmp_path: Path) -> None:
     names = [{"name": "Adam", "lr": 0.01}, {"name": "SGD", "lr": 0.1}]
     names.append({"name": "SGD", "lr": 0.1, "momentum": 0.9})
     for place, optimizer in enumerate(names):
@@ -193,7 +195,7 @@ def compared(folder: Path, **options: Any) -> Comparison:
     return compare_runs(folder, **options)
 
 
-def test_the_distribution_of_times_stays_below_one_where_runs_never_arrive(
+def test_the_distribution_of_times_stays_below_one_if_runs_miss_the_target(
     write_run: Any, tmp_path: Path
 ) -> None:
     for seed, values in enumerate([(0.1, 0.95), (0.1, 0.2, 0.95), (0.1, 0.2, 0.2)]):
@@ -235,7 +237,7 @@ def write_grid(write_run: Any, results: dict[tuple[float, float], float | None])
         )  # fmt: skip
 
 
-def test_sensitivity_knows_the_width_and_the_edge(write_run: Any, tmp_path: Path) -> None:
+def test_sensitivity_states_the_width_and_the_edge(write_run: Any, tmp_path: Path) -> None:
     write_grid(write_run, {(0.001, 0.9): 0.5, (0.01, 0.9): 0.89, (0.1, 0.9): 0.9, (1.0, 0.9): None})
     found = compared(tmp_path)
     row = found.sensitivity.iloc[0]
@@ -256,7 +258,7 @@ def test_a_best_value_on_the_edge_is_flagged(write_run: Any, tmp_path: Path) -> 
     assert "ring: best at the edge" in heading(found.figures["sensitivity.optimizer.lr"])
 
 
-def test_a_key_swept_from_zero_on_has_room_for_every_value(write_run: Any, tmp_path: Path) -> None:
+def test_values_of_a_key_swept_from_zero_do_not_overlap(write_run: Any, tmp_path: Path) -> None:
     """On a linear axis, 0 and 0.001 would overlap next to 0.1."""
     for decay, accuracy in ((0, 0.8), (0.001, 0.9), (0.1, 0.7)):
         optimizer = {"name": "SGD", "weight_decay": decay}
@@ -271,7 +273,7 @@ def test_a_key_swept_from_zero_on_has_room_for_every_value(write_run: Any, tmp_p
     assert said[0.1] == "0.1"
 
 
-def test_unequal_tuning_is_said(write_run: Any, tmp_path: Path) -> None:
+def test_unequal_tuning_is_noted(write_run: Any, tmp_path: Path) -> None:
     write_grid(write_run, {(0.001, 0.9): 0.5, (0.01, 0.9): 0.7, (0.1, 0.9): 0.9})
     write_run("x/adam", optimizer={"name": "Adam", "lr": 0.001})
     notes = compared(tmp_path, draw=False).notes
@@ -291,7 +293,7 @@ def test_a_heat_map_of_two_swept_keys(write_run: Any, tmp_path: Path) -> None:
     assert np.isnan(np.ma.filled(colours, np.nan)[2, 2])
 
 
-def test_settings_drawn_at_will_are_points_where_they_lie(write_run: Any, tmp_path: Path) -> None:
+def test_a_heat_map_of_a_random_search_is_a_scatter_plot(write_run: Any, tmp_path: Path) -> None:
     write_grid(write_run, {(0.1, 0.3): 0.5, (0.01, 0.4): 0.6, (0.02, 0.7): 0.7, (1.0, 0.9): None})
     (axes,) = compared(tmp_path).figures["heat_map"].axes
     texts = {text.xy: text.get_text() for text in axes.texts if isinstance(text, Annotation)}
@@ -299,7 +301,7 @@ def test_settings_drawn_at_will_are_points_where_they_lie(write_run: Any, tmp_pa
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
 
 
-def test_a_budget_curve_is_for_random_search_alone(write_run: Any, tmp_path: Path) -> None:
+def test_a_budget_curve_requires_random_search(write_run: Any, tmp_path: Path) -> None:
     results: dict[tuple[float, float], float | None] = {(0.1, 0.9): 0.6, (0.2, 0.9): 0.9, (0.3, 0.9): 0.3}
     write_grid(write_run, results)
     assert "budget" not in compared(tmp_path).figures
@@ -314,7 +316,7 @@ def test_a_budget_curve_is_for_random_search_alone(write_run: Any, tmp_path: Pat
     assert "budget" in compared(tmp_path, random_search=True).figures
 
 
-def test_a_sweeps_winners_are_compared_on_their_fresh_seeds(write_run: Any, tmp_path: Path) -> None:
+def test_only_the_final_runs_of_a_sweep_are_compared(write_run: Any, tmp_path: Path) -> None:
     for lr in (0.1, 0.2, 0.3):
         write_run(f"sweep/sgd/{lr}", optimizer={"name": "SGD", "lr": lr}, val_accuracy=(0.1, 0.5 + lr))
     for seed in (100, 101):

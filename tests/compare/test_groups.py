@@ -23,7 +23,7 @@ def names(folder: Path, *by: str) -> list[str]:
     return [group.label for group in grouped(folder, *by).groups]
 
 
-def test_names_tell_what_differs_and_nothing_else(write_run: Any, tmp_path: Path) -> None:
+def test_names_contain_only_the_differences(write_run: Any, tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(f"a/sgd{seed}", optimizer=SGD, seed=seed)
         write_run(f"a/adam{seed}", optimizer=ADAM, seed=seed)
@@ -75,13 +75,13 @@ def test_every_kind_of_difference_has_its_name(
     assert [re.sub(r"^(SGD|Muon . AdamW) .*", r"\1", name) for name in found] == expected
 
 
-def test_how_a_run_executes_makes_no_group(write_run: Any, tmp_path: Path) -> None:
+def test_execution_settings_do_not_separate_groups(write_run: Any, tmp_path: Path) -> None:
     write_run("x/a", seed=0, config={"train.threads": 1, "data.root": "/a", "optimizer.fused": True})
     write_run("x/b", seed=1, config={"train.threads": 2, "data.root": "/b", "optimizer.fused": False})
     assert names(tmp_path) == ["SGD lr=0.001"]
 
 
-def test_by_groups_by_the_keys_alone_and_says_what_it_pools(write_run: Any, tmp_path: Path) -> None:
+def test_by_groups_only_by_the_given_keys_and_notes_what_it_pools(write_run: Any, tmp_path: Path) -> None:
     for lr in (0.1, 0.01):
         write_run(f"x/sgd{lr}", optimizer={"name": "SGD", "lr": lr})
         write_run(f"x/adam{lr}", optimizer={"name": "Adam", "lr": lr})
@@ -95,9 +95,7 @@ def test_by_groups_by_the_keys_alone_and_says_what_it_pools(write_run: Any, tmp_
         grouped(tmp_path, "optimzer.name")
 
 
-def test_other_data_or_models_are_problems_apart_and_never_tested_together(
-    write_run: Any, tmp_path: Path
-) -> None:
+def test_different_data_or_models_are_separate_problems(write_run: Any, tmp_path: Path) -> None:
     for seed in (0, 1, 2):
         for model in ("mlp", "cnn"):
             for optimizer in (SGD, ADAM):
@@ -124,14 +122,14 @@ def test_groups_that_share_no_problem_are_not_compared(write_run: Any, tmp_path:
     assert any("no group appears on two of them" in note for note in found.notes)
 
 
-def test_the_content_of_the_data_tells_problems_apart(write_run: Any, tmp_path: Path) -> None:
+def test_the_content_of_the_data_separates_problems(write_run: Any, tmp_path: Path) -> None:
     write_run("x/a", digest="a" * 64)
     write_run("x/b", digest="b" * 64)
     found = grouped(tmp_path)
     assert [group.problem for group in found.groups] == ["data content=aaaaaaaa", "data content=bbbbbbbb"]
 
 
-def test_other_budgets_are_flagged(write_run: Any, tmp_path: Path) -> None:
+def test_different_budgets_are_flagged(write_run: Any, tmp_path: Path) -> None:
     write_run("x/a", optimizer=SGD, config={"train.epochs": 2.0})
     write_run("x/b", optimizer=ADAM, config={"train.epochs": 9.0, "data.batch_size": 8})
     said = "\n".join(grouped(tmp_path).notes)

@@ -115,7 +115,7 @@ def test_two_files_with_one_class_name_and_an_edited_file_are_different_groups(t
         ("model.mode", "absent", None, ["mode=absent", "mode=null"]),
     ],
 )  # fmt: skip
-def test_names_hold_as_much_as_tells_the_groups_apart(
+def test_names_are_as_long_as_needed_to_be_unique(
     write_run: Any, tmp_path: Path, key: str, first: Any, second: Any, expected: list[str]
 ) -> None:
     write_pairs(write_run, {"config": {key: first}}, {"config": {key: second}})
@@ -127,7 +127,7 @@ def test_names_hold_as_much_as_tells_the_groups_apart(
     assert all("left out" not in note for note in compared.notes)
 
 
-def test_setting_that_is_not_there_differs_from_every_value(write_run: Any, tmp_path: Path) -> None:
+def test_a_missing_setting_differs_from_every_value(write_run: Any, tmp_path: Path) -> None:
     write_pairs(write_run, {"config": {"model.mode": "absent"}}, {})
     assert len(names(tmp_path)) == 2
 
@@ -158,7 +158,7 @@ def test_recorded_code_packages_and_data_belong_to_the_identity(
     assert not any("left out" in note for note in grouped(tmp_path).notes)
 
 
-def test_code_of_the_model_makes_a_problem_where_optimizers_are_compared(
+def test_different_model_code_is_a_different_problem_when_optimizers_are_compared(
     write_run: Any, tmp_path: Path
 ) -> None:
     for digest in (OLD, NEW):
@@ -184,7 +184,7 @@ EXECUTION: list[tuple[str, Any, Any]] = [
 
 
 @pytest.mark.parametrize(("key", "first", "second"), EXECUTION)
-def test_runs_of_one_seed_that_differ_in_execution_alone_are_groups_by_it(
+def test_runs_of_one_seed_that_differ_only_in_execution_are_separate_groups(
     write_run: Any, tmp_path: Path, key: str, first: Any, second: Any
 ) -> None:
     write_pairs(write_run, {"config": {key: first}}, {"config": {key: second}})
@@ -228,7 +228,7 @@ def test_groups_of_different_engines_are_flagged(write_run: Any, tmp_path: Path)
         ({"environment": {"device": "cpu"}}, {"environment": {"device": "NVIDIA H200"}}),
     ],
 )
-def test_runs_of_one_seed_on_another_machine_or_version_are_no_doubles(
+def test_runs_of_one_seed_on_different_machines_or_versions_are_not_duplicates(
     write_run: Any, tmp_path: Path, first: dict[str, Any], second: dict[str, Any]
 ) -> None:
     write_pairs(write_run, first, second)
@@ -244,7 +244,7 @@ def test_ties_split_only_the_groups_that_have_them(write_run: Any, tmp_path: Pat
     }  # fmt: skip
 
 
-def test_a_copy_counts_once_whichever_keys_make_the_groups(write_run: Any, tmp_path: Path) -> None:
+def test_a_copied_run_counts_once_for_any_grouping_keys(write_run: Any, tmp_path: Path) -> None:
     write_run("x/a", files={"/a.py": OLD})
     write_run("x/copy", files={"/a.py": OLD})
     for by in ((), ("optimizer.name",)):
@@ -352,7 +352,7 @@ def parts_of(annotation: Any) -> Iterator[type]:
         yield from parts_of(part)
 
 
-def test_the_walk_below_reaches_every_field() -> None:
+def test_the_cases_below_cover_every_field() -> None:
     found = {".".join(str(part) for part in path if isinstance(part, str)) for path in leaves(whole_config())}
     reached = {key[:end] for key in found for end in [m.start() for m in re.finditer(r"\.", key)]} | found
     assert set(field_paths(Config)) <= reached
@@ -363,7 +363,7 @@ def test_the_walk_below_reaches_every_field() -> None:
     one_in(3, ((path,) for path in leaves(whole_config()))),
     ids=lambda path: ".".join(map(str, path)),
 )
-def test_runs_that_differ_in_one_key_are_different_groups_or_the_key_is_declared_free(
+def test_runs_that_differ_in_one_key_are_different_groups_unless_the_key_may_differ(
     write_run: Any, tmp_path: Path, path: tuple[Any, ...]
 ) -> None:
     one = load_run(write_run("x"))

@@ -22,7 +22,7 @@ def calls(folder: Path) -> int:
 
 
 @pytest.mark.nightly
-def test_the_work_grows_as_the_number_of_runs_and_of_groups(write_run: Any, tmp_path: Path) -> None:
+def test_work_is_linear_in_the_number_of_runs_and_groups(write_run: Any, tmp_path: Path) -> None:
     """Four times the groups take about four times the calls; quadratic work would take 16 times."""
     for number in range(480):
         folder = "few" if number < 96 else "many"
@@ -34,7 +34,7 @@ def test_the_work_grows_as_the_number_of_runs_and_of_groups(write_run: Any, tmp_
     assert many < 5 * few, f"{few} calls for 96 runs, {many} for 384"
 
 
-def test_steps_are_read_when_they_are_asked_for(write_run: Any, tmp_path: Path) -> None:
+def test_steps_are_read_when_accessed(write_run: Any, tmp_path: Path) -> None:
     from trainer import load_runs
     from trainer.compare.load import StepTable, find
 
@@ -63,7 +63,7 @@ ODD_LINES = (
 
 
 @pytest.mark.parametrize("lines", ODD_LINES)
-def test_a_config_reads_the_same_with_known_sections_and_alone(
+def test_a_config_reads_the_same_with_and_without_known_sections(
     write_run: Any, tmp_path: Path, lines: str
 ) -> None:
     from trainer.errors import RunError

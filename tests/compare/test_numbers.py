@@ -69,7 +69,7 @@ def test_runs_of_equal_seed_are_paired(write_run: Any, tmp_path: Path) -> None:
     assert compare_runs(tmp_path, draw=False, metric="val_loss").metric == "final_val_loss"
 
 
-def test_of_losses_the_smaller_is_better(write_run: Any, tmp_path: Path) -> None:
+def test_a_lower_loss_is_better(write_run: Any, tmp_path: Path) -> None:
     for seed, (a, b) in enumerate(zip(A, B, strict=True)):
         write_run(f"x/a{seed}", optimizer="SGD", seed=seed, val_loss=(1.0, a), val_accuracy=None)
         write_run(f"x/b{seed}", optimizer="Adam", seed=seed, val_loss=(1.0, b), val_accuracy=None)
@@ -78,7 +78,7 @@ def test_of_losses_the_smaller_is_better(write_run: Any, tmp_path: Path) -> None
     assert found.differences["verdict"][0] == "Adam is better"
 
 
-def test_seeds_that_do_not_match_are_unpaired_and_it_is_said(write_run: Any, tmp_path: Path) -> None:
+def test_seeds_that_do_not_match_are_compared_unpaired_with_a_note(write_run: Any, tmp_path: Path) -> None:
     write_groups(write_run, {"SGD": A})
     write_groups(write_run, {"Adam": B}, first_seed=100)
     found = compare_runs(tmp_path, draw=False, against="Adam")
@@ -132,7 +132,7 @@ def test_interval_p_verdict_and_detectable_difference_share_one_level(write_run:
     assert set(lone.differences["comparisons"]) == {2}
 
 
-def test_a_family_counts_its_pairs_whatever_came_of_them(write_run: Any, tmp_path: Path) -> None:
+def test_a_family_counts_its_pairs_regardless_of_their_results(write_run: Any, tmp_path: Path) -> None:
     """A pair that cannot be tested because a run diverged is counted; a pair with a single seed is not."""
     write_groups(write_run, {"SGD": A, "Adam": [*B[:6], None], "AdamW": A[:1]})
     rows = compare_runs(tmp_path, draw=False).differences.set_index(["a", "b"])
@@ -141,7 +141,7 @@ def test_a_family_counts_its_pairs_whatever_came_of_them(write_run: Any, tmp_pat
     assert rows.loc[("AdamW", "SGD"), "verdict"] == "one seed: no test"
 
 
-def test_the_correction_can_put_the_signed_ranks_out_of_reach(write_run: Any, tmp_path: Path) -> None:
+def test_after_correction_few_pairs_cannot_reach_significance(write_run: Any, tmp_path: Path) -> None:
     three_groups(write_run, 6)
     found = compare_runs(tmp_path, draw=False).differences
     assert list(found["wilcoxon_p_adjusted"]) == pytest.approx(list(3 * found["wilcoxon_p_unadjusted"]))
@@ -149,7 +149,7 @@ def test_the_correction_can_put_the_signed_ranks_out_of_reach(write_run: Any, tm
     assert all(said in text for text in found["wilcoxon"])
 
 
-def test_the_bootstrap_states_what_it_fails_to_cover(write_run: Any, tmp_path: Path) -> None:
+def test_the_bootstrap_states_its_actual_coverage(write_run: Any, tmp_path: Path) -> None:
     write_groups(write_run, {"SGD": A[:5], "Adam": B[:5]})
     row = compare_runs(tmp_path, draw=False, bootstrap=True).differences.iloc[0]
     assert row["method"] == "paired percentile bootstrap"
@@ -183,7 +183,7 @@ def test_divergence_is_counted_and_never_averaged(write_run: Any, tmp_path: Path
     assert pair["wilcoxon_p_unadjusted"] == pytest.approx(stats.wilcoxon(worst).pvalue)
 
 
-def test_more_than_five_groups_meet_the_best_alone(write_run: Any, tmp_path: Path) -> None:
+def test_more_than_five_groups_are_compared_only_with_the_best(write_run: Any, tmp_path: Path) -> None:
     for place in range(6):
         for seed in (0, 1):
             write_run(
@@ -200,7 +200,7 @@ def test_more_than_five_groups_meet_the_best_alone(write_run: Any, tmp_path: Pat
         compare_runs(tmp_path, draw=False, against="lr=7")
 
 
-def test_times_to_a_target_count_those_that_never_arrive(write_run: Any, tmp_path: Path) -> None:
+def test_times_to_a_target_include_unreached_targets(write_run: Any, tmp_path: Path) -> None:
     curves = [(0.1, 0.6, 0.95), (0.1, 0.95, 0.96), (0.1, 0.2, 0.3)]
     for seed, curve in enumerate(curves):
         write_run(f"x/a{seed}", optimizer="SGD", seed=seed, val_accuracy=curve, ms_per_step=2.0)
@@ -220,7 +220,7 @@ def test_times_to_a_target_count_those_that_never_arrive(write_run: Any, tmp_pat
             compare_runs(tmp_path, draw=False, targets=[wrong])
 
 
-def test_every_format_holds_the_same_table(write_run: Any, tmp_path: Path) -> None:
+def test_every_format_has_the_same_table(write_run: Any, tmp_path: Path) -> None:
     write_groups(write_run, {"SGD": A, "Adam": B})
     found = compare_runs(tmp_path, draw=False, targets=["0.85"])
     read = pd.read_csv(io.StringIO(render_table(found.groups, found.targets, "csv")))
@@ -259,7 +259,7 @@ def test_overhead_is_the_step_time_beyond_plain_sgd(write_run: Any, tmp_path: Pa
     assert found.notes == ()
 
 
-def test_overhead_is_not_told_without_a_fair_plain_sgd(write_run: Any, tmp_path: Path) -> None:
+def test_overhead_is_empty_without_a_comparable_plain_sgd(write_run: Any, tmp_path: Path) -> None:
     """Without a baseline of the same batch size on the same machine, the overhead is empty."""
     write_run("x/adam", optimizer="Adam", ms_per_step=1.5)
     write_run("x/momentum", optimizer={"name": "SGD", "momentum": 0.9})
@@ -300,7 +300,7 @@ def simulated(rng: np.random.Generator, groups: int, seeds: int) -> pd.DataFrame
     )  # fmt: skip
 
 
-def test_false_alarms_stay_near_alpha_over_all_pairs() -> None:
+def test_the_false_positive_rate_over_all_pairs_is_near_alpha() -> None:
     """At most 5 % of comparisons of three equal groups have a false positive; else all intervals contain 0.
 
     With 150 comparisons the bound is three standard deviations away; tests/statistics simulates thousands.

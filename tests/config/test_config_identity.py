@@ -187,7 +187,7 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from keys_of(below, f"{prefix}{name}.")
 
 
-def test_every_key_of_the_config_is_tried() -> None:
+def test_the_cases_cover_every_key_of_the_config() -> None:
     assert set(keys_of(Config)) - set(CHANGES) == {
         "train.device",
         "data.name",
@@ -195,11 +195,11 @@ def test_every_key_of_the_config_is_tried() -> None:
 
 
 @pytest.mark.parametrize("key", [*CHANGES, *ALLOWED])
-def test_what_is_declared_is_what_is_stated(key: str) -> None:
+def test_the_declarations_equal_the_table_here(key: str) -> None:
     assert {verb for verb in VERBS if may_differ(key, verb)} == allowed(key)
 
 
-def test_labels_and_numbers_address_the_same_keys() -> None:
+def test_labels_and_indices_address_the_same_keys() -> None:
     for key in ("optimizer.0.fused", "optimizer.muon.fused", "optimizer.fused", "optimizer.0.groups.1.fused"):
         assert may_differ(key, "resume"), key
     for key in ("model.fused", "optimizer.0.lr", "scheduler.0.gamma", "data.augment.0.root", "loss.path"):
@@ -217,7 +217,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("key", one_in(3, CHANGES))
-def test_another_config_is_never_taken_for_a_run_that_exists(full: Path, key: str) -> None:
+def test_a_run_with_another_config_is_never_reused(full: Path, key: str) -> None:
     config, run = full / "full.yaml", full / "run"
     loaded = catalog.load_config(config, [CHANGES[key]])
     base = catalog.load_config(config)
@@ -239,7 +239,7 @@ REFUSED_ON_RESUMING = [key for key in CHANGES if "resume" not in allowed(key)]
 
 
 @pytest.mark.parametrize("key", one_in(4, REFUSED_ON_RESUMING))
-def test_a_setting_that_the_past_depends_on_cannot_change_on_resuming(full: Path, key: str) -> None:
+def test_settings_that_affect_past_steps_cannot_change_on_resuming(full: Path, key: str) -> None:
     before = {path: path.read_bytes() for path in (full / "run").rglob("*") if path.is_file()}
     done = optlab("resume", full / "run", CHANGES[key], "train.epochs=3", "--quiet")
     assert done.code == 2, f"{key}: {done.out}"
@@ -247,7 +247,7 @@ def test_a_setting_that_the_past_depends_on_cannot_change_on_resuming(full: Path
 
 
 @pytest.mark.parametrize("key", one_in(3, CHANGES))
-def test_configs_are_compared_by_the_declaration(full: Path, key: str) -> None:
+def test_configs_are_compared_by_the_declarations(full: Path, key: str) -> None:
     saved = catalog.load_config(full / "run" / "config.yaml").config.model_dump()
     changes = ["optimizer.fused=null"] * key.endswith(("foreach", "differentiable")) + [CHANGES[key]]
     wanted = catalog.load_config(full / "run" / "config.yaml", changes).config.model_dump()
@@ -255,7 +255,7 @@ def test_configs_are_compared_by_the_declaration(full: Path, key: str) -> None:
         assert bool(config_differences(saved, wanted, verb)) != (verb in allowed(key)), verb
 
 
-def test_what_auto_became_serves_auto_and_nothing_else(full: Path) -> None:
+def test_auto_and_its_resolved_value_match_an_existing_run(full: Path) -> None:
     config, run = full / "full.yaml", full / "run"
     same = ("train.threads=auto", "train.engine=auto", "train.device=cpu", "optimizer.fused=true")
     for override in same:
@@ -307,7 +307,7 @@ def _late_imports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
 
 @pytest.mark.usefixtures("_late_imports")
 @pytest.mark.parametrize("changed", ["mine.py", "rule.py", "late.py", "kit/deep.py"])
-def test_a_run_made_with_other_code_is_not_taken_for_this_one(tmp_path: Path, changed: str) -> None:
+def test_a_run_with_other_code_is_not_reused(tmp_path: Path, changed: str) -> None:
     config, run = own_config(tmp_path), tmp_path / "run"
     command = ("train", config, "--skip-existing", "--run-dir", run, "--quiet", "--json")
     assert optlab(*command).json["skipped"] is False
@@ -330,7 +330,7 @@ def test_a_run_made_with_other_code_is_not_taken_for_this_one(tmp_path: Path, ch
         assert (done.code, changed.rpartition("/")[2] in done.err) == (2, True), done.err
 
 
-def test_changed_neighbours_are_imported_again(tmp_path: Path) -> None:
+def test_changed_modules_of_the_folder_are_imported_again(tmp_path: Path) -> None:
     folder = tmp_path
     (folder / "model.py").write_text("from size import SIZE\ndef width():\n    return SIZE\n")
     (folder / "size.py").write_text("SIZE = 1\n")
@@ -341,7 +341,7 @@ def test_changed_neighbours_are_imported_again(tmp_path: Path) -> None:
     assert imports.find_object(f"{folder}/model.py:width")() == 22
 
 
-def test_two_folders_may_have_neighbours_of_one_name(tmp_path: Path) -> None:
+def test_two_folders_can_have_modules_of_the_same_name(tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "part.py").write_text("import helper\ndef get():\n    return helper.N\n")
@@ -350,7 +350,7 @@ def test_two_folders_may_have_neighbours_of_one_name(tmp_path: Path) -> None:
     assert found == [1, 2]
 
 
-def test_parts_of_packages_are_known_by_version_and_others_by_content(
+def test_packages_are_identified_by_version_and_other_code_by_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = FULL.replace("{name: SGD, lr: 0.01,", "{name: 'torch.optim:SGD', lr: 0.01,")
@@ -366,7 +366,7 @@ def test_parts_of_packages_are_known_by_version_and_others_by_content(
     assert code.packages == {}
 
 
-def test_other_versions_of_a_package_are_another_run(full: Path, tmp_path: Path) -> None:
+def test_another_version_of_a_package_is_another_run(full: Path, tmp_path: Path) -> None:
     text = FULL.replace("{name: SGD, lr: 0.01,", "{name: 'torch.optim:SGD', lr: 0.01,")
     (tmp_path / "torch.yaml").write_text(text)
     command = ("train", tmp_path / "torch.yaml", "--skip-existing", "--run-dir", tmp_path / "run", "--quiet")
@@ -402,7 +402,7 @@ log: {plots: []}
 """
 
 
-def test_other_data_under_the_same_path_are_another_run(tmp_path: Path) -> None:
+def test_other_data_at_the_same_path_are_another_run(tmp_path: Path) -> None:
     (tmp_path / "npz.yaml").write_text(NPZ)
     write_npz(tmp_path / "set.npz", 0)
     command = ("train", tmp_path / "npz.yaml", "--skip-existing", "--run-dir", tmp_path / "run", "--quiet")
@@ -413,9 +413,7 @@ def test_other_data_under_the_same_path_are_another_run(tmp_path: Path) -> None:
     assert (done.code, "data content: SHA-256 was" in done.err) == (2, True), done.err
 
 
-def test_a_run_whose_environment_is_damaged_or_missing_is_not_taken_for_this_one(
-    full: Path, tmp_path: Path
-) -> None:
+def test_a_run_with_a_damaged_or_missing_environment_is_not_reused(full: Path, tmp_path: Path) -> None:
     shutil.copytree(full / "run", tmp_path / "run")
     command = ("train", full / "full.yaml", "--skip-existing", "--run-dir", tmp_path / "run", "--quiet")
     (tmp_path / "run" / "environment.json").write_text("{")
@@ -429,7 +427,7 @@ def test_a_run_whose_environment_is_damaged_or_missing_is_not_taken_for_this_one
 # ---- names
 
 
-def test_values_of_an_axis_never_share_a_name() -> None:
+def test_values_of_an_axis_have_unique_names() -> None:
     assert value_names("data.path", ["a/set.npz", "other.npz"]) == ["set.npz", "other.npz"]
     one, other = value_names("data.path", ["a/set.npz", "b/set.npz"])
     assert one != other

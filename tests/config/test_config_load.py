@@ -56,7 +56,7 @@ def test_fills_in_every_default(folder: Path, components: Components) -> None:
     assert config.seed == SeedConfig()
 
 
-def test_says_where_values_are_from(folder: Path, components: Components) -> None:
+def test_values_have_their_location(folder: Path, components: Components) -> None:
     (folder / "top.yaml").write_text("base: base.yaml\n\ntrain: {epochs: 2}\n")
     loaded = load(Path("top.yaml"), ["optimizer.lr=1e-3"], components=components)
     assert loaded.where("train.epochs") == "top.yaml:3"
@@ -68,16 +68,14 @@ def test_says_where_values_are_from(folder: Path, components: Components) -> Non
     assert loaded.where("log.every") == "top.yaml:1"
 
 
-def test_a_list_of_one_is_found_without_its_index(components: Components) -> None:
+def test_the_item_of_a_list_of_one_is_found_without_its_index(components: Components) -> None:
     text = "data: digits\nmodel: linear\noptimizer:\n  - name: SGD\n    lr: 1\ntrain: {steps: 1}\n"
     loaded = load_text(text, components)
     assert loaded.where("optimizer.lr") == "text:5"
     assert loaded.where("optimizer.0.lr") == "text:5"
 
 
-def test_all_problems_of_both_passes_at_once_in_the_order_of_the_file(
-    folder: Path, components: Components
-) -> None:
+def test_all_problems_of_both_passes_are_reported_in_file_order(folder: Path, components: Components) -> None:
     (folder / "bad.yaml").write_text(
         "nme: x\n"
         "data: {name: mnst}\n"
@@ -188,7 +186,7 @@ def test_all_problems_of_both_passes_at_once_in_the_order_of_the_file(
         ({3: 4}, "3", "unknown key 3", "model"),
     ],
 )
-def test_bad_values_in_plain_words(
+def test_messages_for_invalid_values(
     components: Components, changes: Any, key: str, what: str, expected: str
 ) -> None:
     found = problems(lambda: load_mapping({**MINIMAL, **changes}, components))
@@ -199,12 +197,12 @@ def test_bad_values_in_plain_words(
     assert "pydantic" not in str(problem)
 
 
-def test_a_missing_section_is_told(components: Components) -> None:
+def test_a_missing_section_is_reported(components: Components) -> None:
     found = problems(lambda: load_mapping({}, components))
     assert {problem.key for problem in found} == {"data", "model", "optimizer", "train"}
 
 
-def test_paths_start_at_the_file_that_names_them(folder: Path, components: Components) -> None:
+def test_paths_are_relative_to_the_file_that_sets_them(folder: Path, components: Components) -> None:
     (folder / "sub").mkdir()
     (folder / "sub" / "mine.yaml").write_text(
         "base: ../base.yaml\nmodel: ../models/net.py:Net\n"
@@ -222,13 +220,13 @@ def test_paths_start_at_the_file_that_names_them(folder: Path, components: Compo
     assert here.data.options["root"] == f"{folder}/here"
 
 
-def test_group_options_are_those_given(components: Components) -> None:
+def test_a_parameter_group_has_only_the_given_options(components: Components) -> None:
     groups = [{"match": "*.bias", "momentum": 0}, {"match": {"ndim": 1}, "label": "norms"}]
     config = load_mapping(MINIMAL | {"optimizer": {"name": "SGD", "groups": groups}}, components).config
     assert [group.options for group in config.optimizer[0].groups] == [{"momentum": 0.0}, {}]
 
 
-def test_the_catalogs_own_errors_get_their_place() -> None:
+def test_errors_of_the_catalog_get_a_location() -> None:
     def broken(kind: str, name: str) -> None:
         raise ConfigError(f"{name} fails to import", key="name", fix="mend it")
 
@@ -253,7 +251,7 @@ def test_a_required_option_named_like_a_key_of_the_config_is_refused(components:
     assert "has a required parameter label" in found[0].what
 
 
-def test_notes_tell_what_an_override_dropped(folder: Path, components: Components) -> None:
+def test_notes_list_what_an_override_dropped(folder: Path, components: Components) -> None:
     loaded = load(Path("base.yaml"), ["optimizer.name=Adam"], components=components)
     assert loaded.notes == ["override 'optimizer.name=Adam' drops lr=0.01, momentum=0.9"]
 
@@ -316,7 +314,7 @@ CONFIGS = st.fixed_dictionaries(
 
 
 @given(CONFIGS)
-def test_dumped_configs_load_as_the_same(components: Components, mapping: dict[str, Any]) -> None:
+def test_dumped_configs_load_as_equal_configs(components: Components, mapping: dict[str, Any]) -> None:
     config = load_mapping(mapping, components).config
     text = dump(config)
     again = load_text(text, components).config
@@ -326,7 +324,7 @@ def test_dumped_configs_load_as_the_same(components: Components, mapping: dict[s
 
 
 @given(FLOATS)
-def test_floats_come_back_to_the_last_bit_in_any_reader(components: Components, number: float) -> None:
+def test_floats_are_bitwise_equal_in_any_yaml_reader(components: Components, number: float) -> None:
     config = load_mapping(MINIMAL | {"optimizer": {"name": "SGD", "lr": number}}, components).config
     text = dump(config)
     assert load_text(text, components).config.optimizer[0].options["lr"].hex() == number.hex()
@@ -356,12 +354,12 @@ def test_floats_come_back_to_the_last_bit_in_any_reader(components: Components, 
     )
     | st.text(max_size=9).filter(lambda text: "\0" not in text)
 )
-def test_text_comes_back_as_text(components: Components, text: str) -> None:
+def test_strings_are_read_back_as_strings(components: Components, text: str) -> None:
     config = load_mapping(MINIMAL | {"optimizer": {"name": "SGD", "label": text}}, components).config
     assert load_text(dump(config), components).config.optimizer[0].label == text
 
 
-def test_a_dump_is_plain_to_read(components: Components) -> None:
+def test_a_dump_is_readable(components: Components) -> None:
     lines = dump(load_mapping(MINIMAL, components).config).splitlines()
     assert lines[:4] == ["format: 1", "name: experiment", "seed: 0", "data:"]
     assert "optimizer:" in "\n".join(lines)
@@ -483,7 +481,7 @@ def test_any_file_is_a_config_or_a_config_error(
     loaded_or_refused(lambda: load(path, components=components))
 
 
-def test_the_json_schema_knows_every_component_and_section(components: Components) -> None:
+def test_the_json_schema_has_every_component_and_section(components: Components) -> None:
     schema = json_schema(components)
     text = json.dumps(schema)
     definitions = schema["$defs"]
@@ -501,7 +499,7 @@ def test_the_json_schema_knows_every_component_and_section(components: Component
     assert references <= set(definitions)
 
 
-def test_run_ids_tell_the_overrides_and_the_seed() -> None:
+def test_run_ids_contain_the_overrides_and_the_seed() -> None:
     seeds = SeedConfig()
     assert run_id([], seeds) == "seed=0"
     assert run_id(["optimizer.lr=1e-1"], seeds) == "lr=0.1,seed=0"
@@ -525,6 +523,6 @@ def test_run_ids_tell_the_overrides_and_the_seed() -> None:
     assert long != run_id([f"model.hidden={list(range(91))}"], seeds)
 
 
-def test_a_key_that_is_a_fraction_is_an_unknown_key(components: Components) -> None:
+def test_a_float_key_is_an_unknown_key(components: Components) -> None:
     found = problems(lambda: load_text("data: {name: digits, 0.5: 1}\nmodel: mlp\n", components))
     assert "unknown key 0.5" in str(found)

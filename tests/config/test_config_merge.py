@@ -94,7 +94,7 @@ def test_a_nameless_mapping_over_several_optimizers_is_refused() -> None:
         merged("optimizer: [{name: A}, {name: B}]", "optimizer: {lr: 1}")
 
 
-def test_places_are_those_of_the_layer_that_won(folder: Path) -> None:
+def test_locations_are_those_of_the_layer_that_set_the_value(folder: Path) -> None:
     (folder / "over.yaml").write_text("base: base.yaml\noptimizer:\n  lr: 0.5\nmodel: linear\n")
     read = read_layers(Path("over.yaml"))
     assert str(read.positions["optimizer", "lr"]) == "over.yaml:3"
@@ -105,7 +105,7 @@ def test_places_are_those_of_the_layer_that_won(folder: Path) -> None:
     assert str(read.positions["data", "root"]) == "base.yaml:2"
 
 
-def test_bases_are_relative_to_their_files_and_chain(folder: Path) -> None:
+def test_bases_are_relative_to_their_files_and_can_have_bases(folder: Path) -> None:
     (folder / "sub").mkdir()
     (folder / "sub" / "mid.yaml").write_text("base: ../base.yaml\nname: mid\ntrain: {steps: 3}")
     (folder / "top.yaml").write_text("base: sub/mid.yaml\nname: top")
@@ -128,7 +128,7 @@ def test_bases_are_relative_to_their_files_and_chain(folder: Path) -> None:
         ("base: .", "there is no file"),
     ],
 )
-def test_bases_that_cannot_be(folder: Path, text: str, words: str) -> None:
+def test_invalid_bases(folder: Path, text: str, words: str) -> None:
     (folder / "x.yaml").write_text(text)
     (folder / "y.yaml").write_text("base: ./x.yaml")
     with pytest.raises(ConfigError) as error:
@@ -158,7 +158,7 @@ def test_overrides_are_read_as_yaml(text: str, key: tuple[str, ...], value: obje
 @pytest.mark.parametrize(
     "text", ["a", "=1", "a..b=1", ".a=1", "a=", "a= ", "a=[1", "a={b: 1, b: 2}", "a=[!!python/none x]"]
 )
-def test_overrides_that_cannot_be_read(text: str) -> None:
+def test_invalid_overrides(text: str) -> None:
     with pytest.raises(ConfigError, match="override"):
         parse_override(text)
 
@@ -266,7 +266,7 @@ def test_overriding(base: str, overrides: list[str], expected: object) -> None:
         ("name: x", "base=y.yaml", "an override cannot set base"),
     ],
 )
-def test_overrides_that_find_no_place(base: str, override: str, words: str) -> None:
+def test_overrides_of_keys_that_cannot_be_set(base: str, override: str, words: str) -> None:
     with pytest.raises(ConfigError) as error:
         overridden(base, override)
     assert words in str(error.value)
@@ -308,20 +308,20 @@ def test_two_overrides_of_one_key_are_a_contradiction(base: str, one: str, other
     assert {one, other} == {text for text in (one, other) if repr(text) in str(error.value)}
 
 
-def test_gives_knows_every_way_to_set_a_key() -> None:
+def test_gives_recognizes_every_way_to_set_a_key() -> None:
     assert gives(["a=1", "train.threads=2"], "train.threads")
     assert gives(["train={threads: 2}"], "train.threads")
     assert gives(["log.plots=[]"], "log")
     assert not gives(["train={steps: 2}", "train.test=end"], "train.threads")
 
 
-def test_all_bad_overrides_are_told_at_once() -> None:
+def test_all_invalid_overrides_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as error:
         overridden("name: x", "a", "name.b=1", "name=1", "name=2")
     assert len(error.value.problems) == 3
 
 
-def test_a_new_name_tells_what_it_drops() -> None:
+def test_a_new_name_is_noted_with_the_options_it_drops() -> None:
     _, notes = apply_overrides(tree(MOMENTUM), ["optimizer.name=Adam"])
     assert notes == ["override 'optimizer.name=Adam' drops lr=0.1, momentum=0.9"]
     _, notes = apply_overrides(tree(TWO), ["optimizer.muon.name=SGD"])
@@ -367,7 +367,7 @@ def test_an_empty_layer_changes_nothing(data: Any) -> None:
 
 
 @given(LAYERS, LAYERS)
-def test_merging_twice_is_merging_once_and_spares_its_arguments(first: Any, second: Any) -> None:
+def test_merging_is_idempotent_and_does_not_change_its_arguments(first: Any, second: Any) -> None:
     base, over = layer(first), layer(second)
     before = repr((base, over))
     once = merge(base, over)
@@ -376,7 +376,7 @@ def test_merging_twice_is_merging_once_and_spares_its_arguments(first: Any, seco
 
 
 @given(LAYERS, LAYERS, LAYERS)
-def test_a_named_component_wins_over_everything_below(first: Any, second: Any, third: Any) -> None:
+def test_a_named_component_replaces_that_of_every_lower_layer(first: Any, second: Any, third: Any) -> None:
     top = layer(third)
     result = merge(merge(layer(first), layer(second)), top).data
     for key in ("model", "optimizer"):
@@ -476,7 +476,7 @@ def leaves(value: Any, key: Any) -> Iterator[tuple[str, str]]:
 
 
 @given(SETS)
-def test_the_order_of_overrides_never_matters_and_none_is_dropped(drawn: Any) -> None:
+def test_the_order_of_overrides_does_not_matter_and_none_is_dropped(drawn: Any) -> None:
     base, pairs = drawn
     numbers = itertools.count(1000)
     overrides = [f"{key}=" + re.sub("#", lambda _: str(next(numbers)), value) for key, value in pairs]

@@ -22,7 +22,9 @@ def test_names_are_unique_and_described() -> None:
     assert all(len(packaged.description(file)) > 10 for file in packaged.names().values())
 
 
-def test_a_file_in_the_working_directory_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_the_working_directory_takes_precedence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     name = Path("quickstart")
     assert packaged.find(name) == packaged.names()["quickstart"]
@@ -69,7 +71,9 @@ def test_a_config_extends_a_packaged_one(tmp_path: Path) -> None:
     assert caught.value.problems[0].where.endswith("tiny.yaml:1")
 
 
-def test_a_run_of_an_extending_config_stands_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_saved_config_of_an_extending_config_has_no_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     short = TINY.replace("name: tiny", "base: optlab:quickstart\nname: tiny")
     write_tiny(tmp_path, short)

@@ -40,7 +40,7 @@ def test_in_a_users_config_a_former_name_is_an_unknown_key(tmp_path: Path, text:
     assert (problem.key, problem.fix) == ("train.detect_anomaly", "did you mean 'check_finite'?")
 
 
-def test_a_saved_config_is_loaded_and_keeps_the_place_of_the_value(tmp_path: Path) -> None:
+def test_a_saved_config_is_loaded_and_keeps_the_location_of_the_value(tmp_path: Path) -> None:
     loaded = load_config(write_tiny(tmp_path, "format: 1\n" + FORMER))
     assert loaded.config.train.check_finite
     line = ("format: 1\n" + FORMER).splitlines().index("  detect_anomaly: true") + 1

@@ -75,7 +75,7 @@ def test_every_torch_option_is_described(builder: Callable[..., Any]) -> None:
         assert "(default:" not in info.description
 
 
-def test_tensors_are_no_options_and_tuples_take_lists() -> None:
+def test_tensors_are_not_options_and_tuples_accept_lists() -> None:
     assert accepts(torch.optim.Adam, lr=0.1, betas=[0.9, 0.99])
     assert accepts(torch.optim.Adafactor, eps=[None, 0.1])
     for bad in (
@@ -94,7 +94,7 @@ def test_tensors_are_no_options_and_tuples_take_lists() -> None:
     assert not accepts(torch.optim.LBFGS, max_iter=True)
 
 
-def test_torch_string_annotations_are_understood() -> None:
+def test_torch_string_annotations_are_resolved() -> None:
     assert accepts(lr_scheduler.OneCycleLR, max_lr=[0.1, 0.2], anneal_strategy="linear")
     assert not accepts(lr_scheduler.OneCycleLR, max_lr=0.1, anneal_strategy="sin")
     assert accepts(lr_scheduler.MultiStepLR, milestones=[1, 2])
@@ -226,7 +226,7 @@ def test_defaults_are_complete_and_values_fixed() -> None:
         options.a = 2
 
 
-def test_kwargs_pass_on_to_the_class_above() -> None:
+def test_kwargs_accept_the_options_of_the_base_class() -> None:
     class Mine(torch.optim.SGD):
         def __init__(self, params: Any, lr: float = 0.5, *, extra: int, **kwargs: Any) -> None:
             super().__init__(params, lr=lr, **kwargs)
@@ -237,20 +237,20 @@ def test_kwargs_pass_on_to_the_class_above() -> None:
     assert {"momentum", "nesterov", "weight_decay"} <= set(fields)
 
 
-def test_partials_offer_what_is_left() -> None:
+def test_partials_have_the_remaining_options() -> None:
     def build(name: str, *, pretrained: bool = False) -> None: ...
 
     assert list(schema_from_signature(partial(build, "resnet")).model_fields) == ["pretrained"]
 
 
-def test_optional_requirements_may_be_left_open() -> None:
+def test_required_parameters_can_be_declared_optional() -> None:
     model = schema_from_signature(lr_scheduler.CosineAnnealingLR, optional=("T_max",))
     assert model.model_validate({}).T_max is None
     with pytest.raises(ValidationError):
         model.model_validate({"T_max": 1.5})
 
 
-def test_what_tells_no_signature_is_refused() -> None:
+def test_a_builder_without_a_signature_is_refused() -> None:
     class Opaque:
         __signature__ = "none"
 

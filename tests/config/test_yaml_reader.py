@@ -55,7 +55,7 @@ def test_numbers_follow_yaml_1_2(text: str, number: float) -> None:
 @pytest.mark.parametrize(
     "text", ["yes", "no", "on", "off", "y", "1_000", "1:30", "2020-01-01", "1e", "0b1", "nan", "e5", "."]
 )
-def test_what_yaml_1_1_would_convert_stays_text(text: str) -> None:
+def test_values_that_only_yaml_1_1_converts_are_strings(text: str) -> None:
     assert value(text) == text
 
 
@@ -69,11 +69,11 @@ def test_booleans_and_null(text: str, expected: object) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"), [('"1e-3"', "1e-3"), ("!!str 5", "5"), ("!!float 5", 5.0), ("'true'", "true")]
 )
-def test_quotes_and_core_tags_say_the_type(text: str, expected: object) -> None:
+def test_quotes_and_core_tags_determine_the_type(text: str, expected: object) -> None:
     assert value(text) == expected
 
 
-def test_every_key_and_item_has_its_line() -> None:
+def test_every_key_and_item_has_a_line() -> None:
     tree = parse("a: 1\nb:\n  c: [1,\n      2]\n  0: x\n", HERE)
     lines = {path: position.line for path, position in tree.positions.items()}
     assert lines == {
@@ -88,13 +88,13 @@ def test_every_key_and_item_has_its_line() -> None:
     assert str(tree.positions["b", "c", 1]) == "x.yaml:4"
 
 
-def test_merge_keys_give_what_the_mapping_lacks() -> None:
+def test_merge_keys_add_missing_keys() -> None:
     tree = parse("a: &a {x: 1, y: 2}\nb: &b {y: 3}\nc:\n  <<: [*b, *a]\n  z: 4\n", HERE)
     assert tree.data["c"] == {"x": 1, "y": 3, "z": 4}
     assert tree.positions["c", "x"].line == 1
 
 
-def test_aliases_are_values_of_their_own() -> None:
+def test_aliases_are_independent_copies() -> None:
     data = parse("a: &a [1]\nb: *a\n", HERE).data
     data["a"].append(2)
     assert data["b"] == [1]
@@ -122,7 +122,7 @@ def test_aliases_are_values_of_their_own() -> None:
         ("a: {<<: 3}", "merges mappings only"),
     ],
 )
-def test_refuses_with_the_place(text: str, words: str) -> None:
+def test_errors_have_the_line(text: str, words: str) -> None:
     assert words in refusal(text)
 
 
@@ -182,7 +182,7 @@ def test_alias_bombs_are_counted_not_expanded() -> None:
         (b"a: 1\n" * (MAX_BYTES // 5 + 1), "larger than 1 MiB"),
     ],
 )
-def test_files_that_are_no_config(folder: Path, content: bytes, words: str) -> None:
+def test_files_that_are_not_configs(folder: Path, content: bytes, words: str) -> None:
     (folder / "bad.yaml").write_bytes(content)
     with pytest.raises(ConfigError) as error:
         read_file(Path("bad.yaml"))
@@ -220,13 +220,11 @@ def written_to_a_pipe(folder: Path, *parts: bytes) -> Tree:
         writer.join()
 
 
-def test_a_config_may_come_through_a_pipe(folder: Path) -> None:
+def test_a_config_can_be_read_from_a_pipe(folder: Path) -> None:
     assert written_to_a_pipe(folder, b"a: 1\n", b"b: ", b"2\n").data == {"a": 1, "b": 2}
 
 
-def test_a_pipe_is_read_to_a_bound_and_not_waited_for_without_end(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_a_pipe_has_a_size_limit_and_a_timeout(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="larger than 1 MiB"):
         written_to_a_pipe(folder, *[bytes(1 << 16)] * 40)
     monkeypatch.setattr(yaml_reader, "PIPE_SECONDS", 0.01)
@@ -234,7 +232,7 @@ def test_a_pipe_is_read_to_a_bound_and_not_waited_for_without_end(
         read_file(folder / "pipe")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text(folder: Path) -> None:
+def test_a_byte_order_mark_is_ignored(folder: Path) -> None:
     (folder / "bom.yaml").write_bytes(b"\xef\xbb\xbfa: 1\n")
     assert read_file(Path("bom.yaml")).data == {"a": 1}
 
@@ -264,7 +262,7 @@ def test_reads_what_json_writes(data: object) -> None:
 
 
 @given(st.text(alphabet="0123456789+-.eExXoO_:", max_size=8))
-def test_every_number_of_yaml_1_1_with_a_point_is_the_same_here(text: str) -> None:
+def test_every_yaml_1_1_float_with_a_point_has_the_same_value(text: str) -> None:
     try:
         theirs = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):

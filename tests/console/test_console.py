@@ -94,7 +94,9 @@ def result(**changes: Any) -> RunResult:
 # Errors
 
 
-def test_an_error_says_where_what_expected_and_fix_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_on_stderr_has_place_description_expected_and_fix(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     print_error(
         ConfigError(
             "unknown name 'SDG'", key="optimizer.name", where="a.yaml:3", expected="SGD", fix="say SGD"
@@ -109,7 +111,7 @@ def test_an_error_says_where_what_expected_and_fix_on_stderr(capsys: pytest.Capt
     ]
 
 
-def test_several_problems_are_counted_and_all_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_problems_are_counted_and_all_printed(capsys: pytest.CaptureFixture[str]) -> None:
     print_error(OptlabError.of([Problem("one", where="a.yaml:1"), Problem("two", fix="mend it")]))
     assert capsys.readouterr().err.splitlines() == [
         "error: 2 problems",
@@ -119,7 +121,7 @@ def test_several_problems_are_counted_and_all_told(capsys: pytest.CaptureFixture
     ]
 
 
-def test_text_of_users_is_neither_markup_nor_obeyed(
+def test_markup_and_control_characters_in_users_text_are_escaped(
     monkeypatch: pytest.MonkeyPatch, width: Callable[[int], None]
 ) -> None:
     width(80)
@@ -132,7 +134,7 @@ def test_text_of_users_is_neither_markup_nor_obeyed(
     assert "\x07" not in terminal.getvalue()
 
 
-def test_what_others_wrote_makes_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_from_files_cannot_look_like_a_separate_message(capsys: pytest.CaptureFixture[str]) -> None:
     print_error(ConfigError("got a\nerror: another", where="a\nb.yaml"))
     table([Column("run")], [["a\nb\x1b[31m"]])
     print_json({"run": "a\x9b31m\x7f"})
@@ -184,7 +186,7 @@ def test_a_table_in_a_pipe_is_aligned_and_never_cut() -> None:
 
 
 @pytest.mark.parametrize("columns", [60, 120])
-def test_a_table_on_a_terminal_wraps_and_loses_nothing(width: Callable[[int], None], columns: int) -> None:
+def test_a_table_on_a_terminal_wraps_without_losing_text(width: Callable[[int], None], columns: int) -> None:
     width(columns)
     terminal = Terminal()
     table([Column("run"), Column("steps", "right", ",d")], [["x" * 100, 4690]], file=terminal)
@@ -194,13 +196,13 @@ def test_a_table_on_a_terminal_wraps_and_loses_nothing(width: Callable[[int], No
     assert "4,690" in lines[1]
 
 
-def test_json_is_json_even_after_divergence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_valid_after_divergence(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"loss": math.nan, "most": [math.inf, 1.5], "run": Path("runs/a"), "name": "é[b]"})
     said = json.loads(capsys.readouterr().out)
     assert said == {"loss": None, "most": [None, 1.5], "run": "runs/a", "name": "é[b]"}
 
 
-def test_what_the_encoding_lacks_is_written_out() -> None:
+def test_characters_missing_from_the_encoding_are_escaped() -> None:
     content = io.BytesIO()
     file = io.TextIOWrapper(content, encoding="ascii")
     print_text("SGD · 1", file=file)
@@ -219,7 +221,7 @@ def test_pairs_are_aligned_below_their_title() -> None:
     ]
 
 
-def test_a_result_says_how_it_ended_what_came_out_and_where_it_lies() -> None:
+def test_a_result_has_status_measurements_and_directory() -> None:
     file = io.StringIO()
     print_result(result(), Path("runs/a/seed=0"), file=file)
     said = {line.split("  ")[0]: line for line in file.getvalue().splitlines()}
@@ -229,7 +231,7 @@ def test_a_result_says_how_it_ended_what_came_out_and_where_it_lies() -> None:
     assert said["run"].endswith("runs/a/seed=0")
 
 
-def test_a_diverged_result_without_measurements_is_told_too() -> None:
+def test_a_diverged_result_without_measurements_is_printed() -> None:
     file = io.StringIO()
     bare = result(status="diverged", message="loss is nan at step 30", final=None, best=None, test=None)
     print_result(bare, Path("runs/a"), file=file)
@@ -260,7 +262,7 @@ def test_durations(seconds: float, shown: str) -> None:
     assert format_seconds(seconds) == shown
 
 
-def test_control_characters_are_written_out() -> None:
+def test_control_characters_are_escaped() -> None:
     assert clean("a\x1b]0;x\x07\nb") == "a\\x1b]0;x\\x07\nb"
 
 
@@ -281,7 +283,7 @@ def run_through(file: io.StringIO, *, records: int = 3) -> list[float]:
     return now
 
 
-def test_off_a_terminal_every_evaluation_is_one_plain_line() -> None:
+def test_without_a_terminal_every_evaluation_is_one_plain_line() -> None:
     file = io.StringIO()
     run_through(file)
     lines = file.getvalue().splitlines()
@@ -316,7 +318,7 @@ def test_without_validation_its_columns_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
-def test_on_a_terminal_nothing_is_wider_than_it(width: Callable[[int], None], columns: int) -> None:
+def test_no_line_is_wider_than_the_terminal(width: Callable[[int], None], columns: int) -> None:
     width(columns)
     terminal = Terminal()
     run_through(terminal)
@@ -337,7 +339,7 @@ def test_draws_at_most_ten_times_a_second(width: Callable[[int], None]) -> None:
     assert 20 <= terminal.getvalue().count("left ") <= 10 * seconds + 4 + 2
 
 
-def test_an_error_gives_the_terminal_back(width: Callable[[int], None]) -> None:
+def test_an_error_restores_the_terminal(width: Callable[[int], None]) -> None:
     width(80)
     terminal = Terminal()
 
@@ -361,7 +363,7 @@ def test_the_result_goes_to_stdout_and_the_progress_to_stderr(capsys: pytest.Cap
 
 
 @pytest.mark.parametrize(("steps", "seconds"), [(300, None), (None, 3.0), (10**6, 3.0)])
-def test_the_time_left_follows_the_steps_or_the_budget_of_seconds(
+def test_the_remaining_time_is_estimated_from_steps_or_the_time_limit(
     width: Callable[[int], None], steps: int | None, seconds: float | None
 ) -> None:
     width(80)
@@ -444,7 +446,7 @@ def test_a_note_wraps_between_words_and_its_command_does_not(
     ]
 
 
-def test_what_a_command_waits_for_is_shown_on_a_terminal_only(
+def test_what_a_command_waits_for_is_shown_only_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, width: Callable[[int], None]
 ) -> None:
     width(80)

@@ -175,7 +175,7 @@ CIFAR = {
 
 
 @pytest.mark.parametrize("kind", CIFAR)
-def test_the_cifar_batches_to_damage_are_whole(tmp_path: Path, kind: str) -> None:
+def test_the_undamaged_cifar_batches_are_read(tmp_path: Path, kind: str) -> None:
     (tmp_path / "batch").write_bytes(CIFAR[kind])
     split = read_cifar_batch(tmp_path / "batch", "labels", 10)
     assert np.array_equal(split.inputs.flatten(1).numpy(), CIFAR_IMAGES)
@@ -200,7 +200,7 @@ VALUES = st.recursive(
 
 @given(labels=VALUES | st.lists(VALUES, min_size=COUNT, max_size=COUNT), data=VALUES, sound=st.booleans())
 @FUZZ
-def test_cifar_batches_of_any_values(tmp_path: Path, labels: Any, data: Any, sound: bool) -> None:
+def test_cifar_batches_with_arbitrary_values(tmp_path: Path, labels: Any, data: Any, sound: bool) -> None:
     path = tmp_path / "data_batch_1"
     path.write_bytes(pickle.dumps({"labels": labels, "data": CIFAR_IMAGES if sound else data}, protocol=4))
     split = told(path, lambda: read_cifar_batch(path, "labels", 10))
@@ -224,7 +224,7 @@ class Evil:
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 @pytest.mark.parametrize("function", [os.system, os.mkdir, exec, eval, np.save, np.lib.format.open_memmap])
-def test_a_cifar_batch_runs_no_code(tmp_path: Path, function: Any, protocol: int) -> None:
+def test_a_cifar_batch_cannot_execute_code(tmp_path: Path, function: Any, protocol: int) -> None:
     path, marker = tmp_path / "data_batch_1", tmp_path / "marker"
     if function is os.system:
         arguments: tuple[Any, ...] = (f"touch {marker}",)
@@ -263,7 +263,7 @@ def test_pickles_of_random_instructions(tmp_path: Path, content: bytes) -> None:
     whole(told(path, lambda: read_cifar_batch(path, "labels", 10)), (3, 32, 32))
 
 
-def test_a_pickle_that_asks_for_64_gib_in_nine_bytes_is_refused_unread(tmp_path: Path) -> None:
+def test_a_nine_byte_pickle_that_allocates_64_gib_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data_batch_1"
     for content in (b"\x80\x02Nr\xff\xff\xff\xff.", b"Np4294967295\n."):
         path.write_bytes(content)
@@ -295,7 +295,7 @@ def test_fuzzed_svhn(tmp_path: Path, kind: str, damage: Damage) -> None:
 
 @given(labels=VALUES | st.lists(VALUES, min_size=COUNT, max_size=COUNT))
 @FUZZ
-def test_svhn_of_any_labels(tmp_path: Path, labels: Any) -> None:
+def test_svhn_with_arbitrary_labels(tmp_path: Path, labels: Any) -> None:
     path = tmp_path / "train_32x32.mat"
     try:
         with warnings.catch_warnings():
@@ -353,13 +353,13 @@ def test_fuzzed_usps_text(tmp_path: Path, damage: Damage) -> None:
 
 
 @pytest.mark.parametrize("label", [b"9" * 30, b"0", b"11", b"1.5"])
-def test_a_usps_label_that_is_none(tmp_path: Path, label: bytes) -> None:
+def test_a_usps_label_out_of_range_is_refused(tmp_path: Path, label: bytes) -> None:
     path = tmp_path / "usps.bz2"
     path.write_bytes(bz2.compress(label + TEXT[TEXT.index(b" ") :]))
     assert told(path, lambda: read_usps(path)) is None
 
 
-def test_a_usps_pixel_in_another_place_is_refused(tmp_path: Path) -> None:
+def test_a_usps_pixel_with_a_wrong_index_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "usps.bz2"
     path.write_bytes(bz2.compress(TEXT.replace(b" 7:", b" 6:")))
     assert told(path, lambda: read_usps(path)) is None
@@ -410,13 +410,13 @@ def test_fuzzed_images(images: Path, kind: str, damage: Damage, size: int | None
 @pytest.mark.parametrize("kind", ["bmp", "gif", "ppm", "tiff", "webp"])
 @given(damage=DAMAGE, size=st.sampled_from([None, 5]))
 @settings(FUZZ, max_examples=25)
-def test_fuzzed_images_of_rarer_kinds(images: Path, kind: str, damage: Damage, size: int | None) -> None:
+def test_fuzzed_images_of_rare_formats(images: Path, kind: str, damage: Damage, size: int | None) -> None:
     complete(images, kind, damage, size)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "tiff", "png"])
 @pytest.mark.parametrize("orientation", range(10))
-def test_images_that_ask_to_be_turned(images: Path, kind: str, orientation: int) -> None:
+def test_images_with_an_exif_orientation(images: Path, kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = images / "train" / "cat" / f"turned.{kind}"

@@ -112,7 +112,7 @@ def told(done: Done, run: Path) -> None:
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 @pytest.mark.parametrize("part", range(8))
-def test_one_refusal_is_survived_or_told(
+def test_one_disk_error_is_retried_or_reported(
     whole: tuple[Path, Path, int], tmp_path: Path, error: int, part: int
 ) -> None:
     config, sound, operations = whole
@@ -128,7 +128,7 @@ def test_one_refusal_is_survived_or_told(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.15, 0.3, 0.5, 0.7, 0.9, 0.97, 1.0])
-def test_a_disk_that_stays_full_loses_nothing_that_was_saved(
+def test_a_permanently_full_disk_loses_no_saved_data(
     whole: tuple[Path, Path, int], tmp_path: Path, share: float
 ) -> None:
     config, sound, operations = whole
@@ -143,7 +143,9 @@ def test_a_disk_that_stays_full_loses_nothing_that_was_saved(
     assert differences(sound, run) == []
 
 
-def test_a_disk_that_is_full_for_a_while_costs_nothing(whole: tuple[Path, Path, int], tmp_path: Path) -> None:
+def test_a_temporarily_full_disk_does_not_change_the_run(
+    whole: tuple[Path, Path, int], tmp_path: Path
+) -> None:
     config, sound, operations = whole
     run = tmp_path / "run"
     with Disk(lambda number: 0.4 < number / operations < 0.55, errno.ENOSPC).injected():
@@ -155,7 +157,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(whole: tuple[Path, Path, 
     assert "writes succeed again" in (run / "train.log").read_text()
 
 
-def test_a_run_directory_that_vanishes_is_named(tmp_path: Path) -> None:
+def test_a_deleted_run_directory_is_reported(tmp_path: Path) -> None:
     run = tmp_path / "run"
     evaluate = Experiment.evaluate
 
@@ -171,7 +173,7 @@ def test_a_run_directory_that_vanishes_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in done.err
 
 
-def test_a_place_that_cannot_be_written_is_named_before_anything_runs(tmp_path: Path) -> None:
+def test_an_unwritable_run_directory_is_reported_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     for target in (tmp_path / "file" / "run", Path("/proc/run")):
         done = optlab("train", write_tiny(tmp_path), "--quiet", "--run-dir", target)

@@ -92,7 +92,7 @@ def test_a_hostile_checkpoint_is_refused(tmp_path: Path, content: bytes, words: 
     assert not Path("/tmp/optlab-was-here").exists()
 
 
-def test_a_damaged_last_checkpoint_falls_back_and_says_so(run: Path, tmp_path: Path) -> None:
+def test_a_damaged_last_checkpoint_falls_back_with_a_message(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     rundir.write_json(tmp_path / "run" / "status.json", {"format": 1, "status": "running"})
     last = tmp_path / "run" / "checkpoints" / "last.pt"
@@ -113,7 +113,7 @@ def test_a_damaged_last_checkpoint_falls_back_and_says_so(run: Path, tmp_path: P
     assert (done.code, "no checkpoint of this run can be read" in done.err) == (2, True)
 
 
-def test_tables_that_were_changed_by_hand_are_refused(run: Path, tmp_path: Path) -> None:
+def test_edited_tables_are_refused(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     steps = tmp_path / "run" / "steps.csv"
     steps.write_text("\n".join(steps.read_text().splitlines()[:3]) + "\n")
@@ -262,7 +262,9 @@ def test_fuzzed_npz(tmp_path: Path, position: int, piece: bytes, cut: bool) -> N
     survives(read, tmp_path / "data.npz", damaged(content, position, piece, cut))
 
 
-def test_an_npz_that_swells_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_npz_that_expands_to_a_huge_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("trainer.data.npz._SWOLLEN_BYTES", 1 << 20)
     arrays = {"x_train": np.zeros((4, 1024, 1024), np.uint8), "x_test": np.zeros((1, 1024, 1024), np.uint8)}
     np.savez_compressed(tmp_path / "bomb.npz", **arrays, y_train=np.arange(4), y_test=np.arange(1))
@@ -280,7 +282,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize("key", SIZES)
-def test_numbers_that_no_memory_holds(tmp_path: Path, key: str) -> None:
+def test_numbers_too_large_for_memory(tmp_path: Path, key: str) -> None:
     for number in HUGE:
         value = f"[{number}]" if key.endswith("hidden") else number
         override = key.replace("_}", f"{number}}}") if "=" in key else f"{key}={value}"

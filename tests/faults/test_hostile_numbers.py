@@ -52,7 +52,7 @@ def test_every_option_of_every_component(own: dict[str, str]) -> None:
     assert told["refused"] > 1_500
 
 
-def test_every_number_of_the_structure() -> None:
+def test_every_number_of_the_config_models() -> None:
     places = list(structural_places())
     assert len(places) > 35
     for place in places:
@@ -71,7 +71,7 @@ def config_text(place: Place, value: float, own: dict[str, str], *, group: bool)
 
 
 @pytest.mark.nightly
-def test_every_number_in_a_run_of_its_own(forks: Forks, tmp_path: Path, own: dict[str, str]) -> None:
+def test_every_number_in_a_separate_run(forks: Forks, tmp_path: Path, own: dict[str, str]) -> None:
     """`optlab train` rejects the value with one message or trains, in bounded time and memory."""
     tried: Counter[int] = Counter()
     cases = [(place, False) for place in (*structural_places(), *component_places())]

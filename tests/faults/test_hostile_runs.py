@@ -113,7 +113,7 @@ class World:
                 assert done.code == 2, (case, verb, done)
 
 
-def test_runs_that_cannot_be_read_are_named_and_the_others_listed(good: Path, tmp_path: Path) -> None:
+def test_unreadable_runs_are_reported_and_the_others_listed(good: Path, tmp_path: Path) -> None:
     world = World(good, tmp_path, "nothing")
     for number, case in enumerate(HOSTILE):
         shutil.copytree(good / "run", world.runs / f"hostile{number}")

@@ -122,25 +122,27 @@ def kind_in_config(kind: str) -> str:
 
 
 @pytest.mark.parametrize(("kind", "name", "text"), _few(), ids=[f"{k}-{n}" for k, n, _ in _few()])
-def test_training_with_a_part_that_misbehaves(kind: str, name: str, text: str, tmp_path: Path) -> None:
+def test_training_with_a_misbehaving_component(kind: str, name: str, text: str, tmp_path: Path) -> None:
     trained(tmp_path, kind_in_config(kind), text)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("kind", "name", "text"), CASES, ids=[f"{k}-{n}" for k, n, _ in CASES])
-def test_every_verb_with_a_part_that_misbehaves(kind: str, name: str, text: str, tmp_path: Path) -> None:
+def test_every_command_with_a_misbehaving_component(kind: str, name: str, text: str, tmp_path: Path) -> None:
     every_verb(tmp_path, kind_in_config(kind), text)
 
 
 @pytest.mark.parametrize("kind", list(PARTS))
-def test_the_parts_are_right_but_for_what_they_do_wrong(kind: str, tmp_path: Path) -> None:
+def test_the_components_are_valid_without_their_fault(kind: str, tmp_path: Path) -> None:
     assert trained(tmp_path, kind, source(kind)).code == 0
 
 
 @pytest.mark.parametrize("kind", list(PARTS))
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("act", ["ValueError", pytest.param("SystemExit 3", marks=pytest.mark.nightly)])
-def test_what_a_part_raises_is_told_with_its_line(kind: str, place: str, act: str, tmp_path: Path) -> None:
+def test_an_exception_of_a_component_is_reported_with_its_line(
+    kind: str, place: str, act: str, tmp_path: Path
+) -> None:
     text = source(kind, act=RAISING[act], place=place)
     done = trained(tmp_path, kind, text)
     if place == "call 20" and kind in ("dataset", "init"):  # they are not called so often

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_tests_behind_every_promise_are_there() -> None:
+def test_the_tests_of_every_promise_exist() -> None:
     page = (ROOT / "docs" / "reproducibility.md").read_text(encoding="utf-8")
     table = page.partition("## Promises and their tests")[2]
     rows = [line for line in table.splitlines() if line.startswith("| ")][2:]

@@ -27,7 +27,7 @@ def step_of(run: Path) -> int:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_a_signal_ends_the_step_and_the_run_can_be_resumed(
+def test_a_signal_stops_the_run_after_the_step_and_it_can_be_resumed(
     forks: Forks, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     config = write_tiny(tmp_path)
@@ -49,7 +49,7 @@ def test_a_signal_ends_the_step_and_the_run_can_be_resumed(
     assert differences(tmp_path / "whole", run) == []
 
 
-def test_a_second_sigint_leaves_at_once(forks: Forks, tmp_path: Path) -> None:
+def test_a_second_sigint_exits_at_once(forks: Forks, tmp_path: Path) -> None:
     config = write_tiny(tmp_path)
     assert optlab("train", config, *LONG, tmp_path / "whole").code == 0
     run = tmp_path / "run"
@@ -66,7 +66,7 @@ def test_a_second_sigint_leaves_at_once(forks: Forks, tmp_path: Path) -> None:
     assert differences(tmp_path / "whole", run) == []
 
 
-def test_the_time_for_which_a_process_is_stopped_is_not_training_time(forks: Forks, tmp_path: Path) -> None:
+def test_training_time_excludes_the_time_a_process_is_stopped(forks: Forks, tmp_path: Path) -> None:
     config = write_tiny(tmp_path)
     ended = forks.run(tmp_path, "train", config, *LONG, "run", pause_at_step=(6, 3.0), slow=0.02)
     assert ended.code == 0, ended.err
@@ -76,7 +76,7 @@ def test_the_time_for_which_a_process_is_stopped_is_not_training_time(forks: For
     assert result["total_seconds"] > 3
 
 
-def test_ctrl_c_that_an_import_swallows_ends_the_command_before_anything_is_written(tmp_path: Path) -> None:
+def test_ctrl_c_suppressed_by_an_import_ends_the_command_before_any_write(tmp_path: Path) -> None:
     """A component's file catches the first SIGINT; the run must not start nevertheless."""
     part = tmp_path / "part.py"
     part.write_text(

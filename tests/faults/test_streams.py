@@ -79,7 +79,7 @@ def busy_pipe() -> Iterator[TextIO]:
 
 @pytest.mark.parametrize("lines", [0, 3])
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_stderr_that_takes_nothing_fails_no_run(tmp_path: Path, error: int, lines: int) -> None:
+def test_a_run_survives_an_unwritable_stderr(tmp_path: Path, error: int, lines: int) -> None:
     out = io.StringIO()
     run = tmp_path / "run"
     code = command("train", write_tiny(tmp_path), "--run-dir", run, out=out, err=Refusing(error, lines))
@@ -91,9 +91,7 @@ def test_a_stderr_that_takes_nothing_fails_no_run(tmp_path: Path, error: int, li
 
 
 @pytest.mark.parametrize("name", ["closed_pipe", "busy_pipe"])
-def test_a_pipe_that_takes_nothing_fails_no_run(
-    tmp_path: Path, request: pytest.FixtureRequest, name: str
-) -> None:
+def test_a_run_survives_a_full_pipe(tmp_path: Path, request: pytest.FixtureRequest, name: str) -> None:
     pipe = request.getfixturevalue(name)
     run = tmp_path / "run"
     assert command("train", write_tiny(tmp_path), "--run-dir", run, out=io.StringIO(), err=pipe) == 0
@@ -101,7 +99,7 @@ def test_a_pipe_that_takes_nothing_fails_no_run(
 
 
 @pytest.mark.parametrize("error", [errno.EPIPE, errno.ENOSPC])
-def test_a_result_that_stdout_does_not_take_is_an_error_only_for_programs(tmp_path: Path, error: int) -> None:
+def test_an_unwritable_stdout_is_an_error_only_with_json(tmp_path: Path, error: int) -> None:
     config = write_tiny(tmp_path)
     for number, (options, code) in enumerate([((), 0), (("--json",), 1)]):
         run, err = tmp_path / f"run{number}", io.StringIO()
@@ -112,14 +110,14 @@ def test_a_result_that_stdout_does_not_take_is_an_error_only_for_programs(tmp_pa
         assert told == (error == errno.ENOSPC or code == 1)
 
 
-def test_a_list_that_stdout_does_not_take_is_an_error_unless_the_reader_left() -> None:
+def test_an_unwritten_list_is_an_error_unless_the_reader_closed_the_pipe() -> None:
     for error, code in ((errno.EPIPE, 141), (errno.ENOSPC, 1)):
         err = io.StringIO()
         assert command("list", "loss", out=Refusing(error), err=err) == code
         assert err.getvalue().count("\n") == (error != errno.EPIPE)
 
 
-def test_a_result_waits_for_a_reader_that_is_slow() -> None:
+def test_a_result_waits_for_a_slow_reader() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     read: list[int] = []
@@ -159,7 +157,7 @@ def test_what_components_print_is_on_stderr_and_json_stays_json(tmp_path: Path) 
         assert word in done.err
 
 
-def test_the_console_command_trains_without_any_stream(tmp_path: Path) -> None:
+def test_the_console_command_trains_without_standard_streams(tmp_path: Path) -> None:
     """Files of a run never get the numbers of closed descriptors; `--json` contains no output of C code."""
     (tmp_path / "loud.py").write_text(
         "import os, torch\n"

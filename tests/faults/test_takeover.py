@@ -56,7 +56,7 @@ def test_a_run_whose_lock_is_deleted_has_one_writer(forks: Forks, tmp_path: Path
     assert differences(tmp_path / "whole", run) == []
 
 
-def test_a_kill_while_a_run_replaces_another_leaves_one_of_the_two(forks: Forks, tmp_path: Path) -> None:
+def test_a_kill_while_a_run_replaces_another_leaves_exactly_one_run(forks: Forks, tmp_path: Path) -> None:
     config = write_tiny(tmp_path)
     old, new, run = tmp_path / "old", tmp_path / "new", tmp_path / "run"
     command = ["train", config, "optimizer.lr=0.1", "--quiet", "--run-dir"]
@@ -85,7 +85,7 @@ def test_a_kill_while_a_run_replaces_another_leaves_one_of_the_two(forks: Forks,
     assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_full_disk_leaves_the_run_that_was_to_be_replaced(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_run_to_be_replaced(tmp_path: Path) -> None:
     config, run = write_tiny(tmp_path), tmp_path / "run"
     assert optlab("train", config, "--quiet", "--run-dir", run).code == 0
     names = (
@@ -104,7 +104,7 @@ def test_a_full_disk_leaves_the_run_that_was_to_be_replaced(tmp_path: Path) -> N
         assert [(run / name).read_bytes() for name in names] == before, first
 
 
-def test_a_folder_of_runs_is_no_run_directory(tmp_path: Path) -> None:
+def test_a_folder_of_runs_is_not_a_run_directory(tmp_path: Path) -> None:
     config, runs = write_tiny(tmp_path, TINY.replace("name: tiny", "name: a/b")), tmp_path / "runs"
     assert optlab("train", config, "--quiet", "--runs", runs).code == 0
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
@@ -121,7 +121,7 @@ def test_a_folder_of_runs_is_no_run_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["../../x", "/tmp/x", "a/../b", "..", ".", "a/", "a//b", "a\\nb", "a\\eb", "a\\0b", "ä" * 150]
 )
-def test_a_name_stays_below_the_folder_of_runs(tmp_path: Path, name: str) -> None:
+def test_a_run_name_cannot_leave_the_folder_of_runs(tmp_path: Path, name: str) -> None:
     config = write_tiny(tmp_path, TINY.replace("name: tiny", f'name: "{name}"'))
     done = optlab("train", config, "--quiet", "--runs", tmp_path / "runs")
     assert done.code == 2, done
@@ -130,7 +130,7 @@ def test_a_name_stays_below_the_folder_of_runs(tmp_path: Path, name: str) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
-def test_a_run_directory_of_a_hopeless_name(tmp_path: Path) -> None:
+def test_invalid_run_directory_names_are_errors(tmp_path: Path) -> None:
     done = optlab("train", write_tiny(tmp_path), "--quiet", "--run-dir", f"{tmp_path}/{'x' * 300}")
     assert done.code == 2, done
     assert "Traceback" not in done.err

@@ -55,7 +55,7 @@ def test_a_surface_has_the_published_values_and_minima(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SURFACES)
-def test_the_window_shows_start_and_minima_and_nothing_lower(name: str) -> None:
+def test_the_window_contains_the_start_and_the_minima(name: str) -> None:
     surface = SURFACES[name]
     for x, y in (surface.start, *surface.minima):
         assert surface.x[0] < x < surface.x[1]
@@ -92,7 +92,7 @@ def test_the_real_optimizer_descends_with_its_options() -> None:
     np.testing.assert_allclose(found.points[-1], at.detach().numpy(), rtol=1e-9)
 
 
-def test_lbfgs_pays_for_each_of_its_gradients() -> None:
+def test_every_gradient_of_lbfgs_counts() -> None:
     [lbfgs] = parse_contestants("LBFGS:line_search_fn=strong_wolfe")
     found = descend(SURFACES["rosenbrock"], lbfgs, lr=1.0, steps=60, start=(-1.5, 2.0))
     steps = len(found.points) - 1
@@ -141,18 +141,18 @@ def test_divergence_is_an_outcome_and_an_edge_is_flagged() -> None:
         ("SGD,SGD", "twice"),
     ],
 )
-def test_what_cannot_be_read_is_told(text: str, words: str) -> None:
+def test_invalid_optimizers_are_reported(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         parse_contestants(text)
 
 
 @pytest.mark.parametrize(("text", "words"), [("Muon", "matrices"), ("SGD:momentum=-1", "momentum")])
-def test_what_cannot_descend_is_told(text: str, words: str) -> None:
+def test_optimizers_that_cannot_run_here_are_reported(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         compare_optimizers(SURFACES["booth"], parse_contestants(text), steps=5, start=(0.0, 0.0), rates=[0.1])
 
 
-def test_names_may_be_written_as_people_do() -> None:
+def test_names_are_accepted_in_other_spellings() -> None:
     assert find_surface("Three-hump camel")[0] == "three_hump_camel"
     with pytest.raises(ConfigError, match="unknown landscape"):
         find_surface("rosenbrok")

@@ -32,7 +32,7 @@ def losses(run: rundir.Run) -> np.ndarray:
     return np.array(run.steps["loss"], dtype=np.float64)
 
 
-def test_there_are_fifteen_and_every_config_serves_one() -> None:
+def test_there_are_fifteen_lessons_and_each_config_belongs_to_one() -> None:
     assert [lesson.number for lesson in LESSONS] == list(range(1, 16))
     used = {run.config for lesson in LESSONS for run in lesson.runs}
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == used | {"base"}
@@ -41,7 +41,7 @@ def test_there_are_fifteen_and_every_config_serves_one() -> None:
         assert len(set(labels)) == len(labels)
 
 
-def test_every_run_fits_its_config_and_has_a_directory_of_its_own(tmp_path: Path) -> None:
+def test_every_run_of_a_lesson_is_valid_and_has_its_own_directory(tmp_path: Path) -> None:
     built = set()
     for quick in (False, True):
         folders = []
@@ -56,14 +56,14 @@ def test_every_run_fits_its_config_and_has_a_directory_of_its_own(tmp_path: Path
         assert len(set(folders)) == len(folders)
 
 
-def test_every_config_says_what_to_look_at() -> None:
+def test_every_config_describes_its_lesson() -> None:
     for path in CONFIGS.glob("*.yaml"):
         comment = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
         assert comment, path
         assert path.stem == "base" or "Lesson" in comment[0], path
 
 
-def test_the_readme_is_the_table_and_its_pictures_are_there() -> None:
+def test_the_readme_matches_the_table_and_its_figures_exist() -> None:
     text = (CONFIGS / "README.md").read_text(encoding="utf-8")
     wanted = runpy.run_path(str(ROOT / "scripts/lessons_readme.py"))["text"]()
     assert text == wanted, "write it with: python scripts/lessons_readme.py"
@@ -74,7 +74,7 @@ def test_the_readme_is_the_table_and_its_pictures_are_there() -> None:
     assert sum(sizes) < 1_000_000
 
 
-def test_lesson_3_by_hand_is_torch_bit_for_bit_and_the_textbook_nearly(tmp_path: Path) -> None:
+def test_lesson_3_in_place_equals_torch_bit_for_bit_and_the_formula_nearly(tmp_path: Path) -> None:
     torchs = losses(train("03_torch_sgd", tmp_path / "torch", "train.epochs=2"))
     by_hand = losses(train("03_by_hand", tmp_path / "hand", "train.epochs=2"))
     book = losses(train("03_by_hand", tmp_path / "book", "train.epochs=2", "optimizer.textbook=true"))
@@ -83,7 +83,7 @@ def test_lesson_3_by_hand_is_torch_bit_for_bit_and_the_textbook_nearly(tmp_path:
     np.testing.assert_allclose(book, torchs, rtol=1e-5)
 
 
-def test_lesson_5_adagrad_by_hand_differs_from_torch_by_the_place_of_eps_alone(tmp_path: Path) -> None:
+def test_lesson_5_hand_written_adagrad_differs_from_torch_only_in_eps(tmp_path: Path) -> None:
     length = ("train.epochs=2", "log.every=1")
     torchs = losses(train("05_adagrad", tmp_path / "torch", *length))
     inside = losses(train("05_adagrad_by_hand", tmp_path / "inside", *length))
@@ -103,7 +103,7 @@ def test_lesson_9_forgetting_zero_grad_is_faster_at_first_and_worse_later(tmp_pa
     assert forgotten[-180:].mean() > 2 * forgotten[40:60].mean()
 
 
-def test_lesson_14_foreach_repeats_the_plain_loop_and_fused_nearly(tmp_path: Path) -> None:
+def test_lesson_14_foreach_equals_the_plain_loop_and_fused_nearly(tmp_path: Path) -> None:
     length = ("train.epochs=2", "log.every=1")
     plain = losses(train("14_adam", tmp_path / "plain", *length))
     assert (losses(train("14_adam", tmp_path / "foreach", "optimizer.foreach=true", *length)) == plain).all()
@@ -111,14 +111,14 @@ def test_lesson_14_foreach_repeats_the_plain_loop_and_fused_nearly(tmp_path: Pat
     np.testing.assert_allclose(fused, plain, rtol=1e-4)
 
 
-def test_lesson_15_a_tenth_of_the_work_makes_the_same_step(tmp_path: Path) -> None:
+def test_lesson_15_a_tenth_of_the_images_gives_the_same_step(tmp_path: Path) -> None:
     full = train("15_full_batch", tmp_path / "full", "train.steps=40")
     tenth = train("15_full_batch", tmp_path / "tenth", "train.steps=40", "data.batch_size=1000")
     np.testing.assert_allclose(losses(tenth), losses(full), rtol=0.1)
     assert full.steps["samples"][-1] == 10 * (tenth.steps["samples"][-1] or 0)
 
 
-def test_the_command_draws_and_goes_on_where_it_stopped(
+def test_the_command_draws_the_figure_and_trains_only_missing_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All kinds of panels, on a few steps.
@@ -139,7 +139,7 @@ def test_the_command_draws_and_goes_on_where_it_stopped(
     assert done.json == [str(drawn[2])]
 
 
-def test_a_quick_figure_says_what_was_changed() -> None:
+def test_a_quick_figure_states_what_was_changed() -> None:
     said = [changed_by_quick(lesson) for lesson in LESSONS]
     for words, lesson in zip(said, LESSONS, strict=True):
         for override in (*lesson.quick, *(text for run in lesson.runs for text in run.quick)):
@@ -150,7 +150,7 @@ def test_a_quick_figure_says_what_was_changed() -> None:
     )
 
 
-def test_a_failed_run_costs_its_figure_alone(tmp_path: Path) -> None:
+def test_a_failed_run_affects_only_its_own_figure(tmp_path: Path) -> None:
     absent = tmp_path / "absent.npz"
     done = optlab("lessons", "13", "--jobs", "1", "--runs", tmp_path, "--cifar-npz", absent)
     assert done.code == 1
@@ -160,7 +160,7 @@ def test_a_failed_run_costs_its_figure_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [["16"], ["x"], ["--jobs", "0"]])
-def test_wrong_options_are_refused(options: list[str]) -> None:
+def test_invalid_lessons_options_are_errors(options: list[str]) -> None:
     assert optlab("lessons", *options).code == 2
 
 

@@ -110,7 +110,7 @@ def test_draws_a_figure_of_everything_the_run_has(tmp_path: Path) -> None:
     assert all(path.read_bytes().startswith(beginnings[path.suffix]) for path in paths)
 
 
-def test_leaves_out_what_the_run_has_not(tmp_path: Path) -> None:
+def test_figures_without_data_are_left_out(tmp_path: Path) -> None:
     run = curves(steps_table(falling(5)), epochs_table(train_loss=[None, 0.4], val_loss=[None, None]))
     assert [path.stem for path in plot_run(run, tmp_path)] == ["loss", "loss_logx"]
     assert plot_run(curves(), tmp_path) == []
@@ -124,14 +124,14 @@ def test_the_same_run_gives_the_same_bytes(file_format: str) -> None:
     assert render(first, file_format) == render(second, file_format)
 
 
-def test_the_caller_may_decide_how_a_figure_is_saved(tmp_path: Path) -> None:
+def test_the_caller_can_pass_the_function_that_saves_figures(tmp_path: Path) -> None:
     saved: list[tuple[Figure, Path]] = []
     paths = plot_run(RUN, tmp_path, save=lambda figure, path: saved.append((figure, path)))
     assert [path for _, path in saved] == paths
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leaves_the_callers_matplotlib_settings_alone(tmp_path: Path) -> None:
+def test_the_callers_matplotlib_settings_are_restored(tmp_path: Path) -> None:
     import matplotlib
 
     before = dict(matplotlib.rcParams)
@@ -149,7 +149,7 @@ def test_needs_neither_torch_nor_pyplot() -> None:
 # What the figures show
 
 
-def test_loss_is_semilog_with_epochs_above_and_units_on_the_axes() -> None:
+def test_the_loss_figure_is_semilogy_with_an_epoch_axis_and_units() -> None:
     figure = draw_loss(RUN)
     assert figure
     axes = figure.axes[0]
@@ -164,7 +164,7 @@ def test_loss_is_semilog_with_epochs_above_and_units_on_the_axes() -> None:
     assert "test 0.35" in texts(figure)
 
 
-def test_every_logged_loss_is_a_point_of_its_own() -> None:
+def test_every_logged_loss_is_drawn_as_a_point() -> None:
     figure = draw_loss(RUN)
     assert figure
     raw = next(line for line in figure.axes[0].lines if len(points(line)[0]) == 31)
@@ -195,7 +195,7 @@ def test_a_loss_of_zero_is_shown_at_the_edge_of_the_log_axis() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_is_marked_as_diverged(bad: float) -> None:
+def test_a_non_finite_loss_is_marked_as_diverged(bad: float) -> None:
     figure = draw_loss(curves(steps_table([*falling(20), 1e30, bad, bad]), summary={"status": "diverged"}))
     assert figure
     axes = figure.axes[0]
@@ -205,7 +205,7 @@ def test_a_loss_that_is_no_number_is_marked_as_diverged(bad: float) -> None:
     render(figure, "png")
 
 
-def test_a_loss_that_grew_too_big_is_marked_where_the_run_stopped() -> None:
+def test_a_loss_above_the_limit_is_marked_where_the_run_stopped() -> None:
     figure = draw_loss(curves(steps_table([1.0, 10.0, 1000.0]), summary={"status": "diverged"}))
     assert figure
     cross = next(line for line in figure.axes[0].lines if line.get_marker() == "X")
@@ -215,7 +215,7 @@ def test_a_loss_that_grew_too_big_is_marked_where_the_run_stopped() -> None:
     assert "diverged" not in texts(healthy)
 
 
-def test_accuracy_is_in_percent_and_the_test_stands_where_it_was_taken() -> None:
+def test_accuracy_is_in_percent_and_the_test_result_is_at_its_step() -> None:
     figure = draw_metric(RUN, ACCURACY)
     assert figure
     axes = figure.axes[0]
@@ -226,7 +226,7 @@ def test_accuracy_is_in_percent_and_the_test_stands_where_it_was_taken() -> None
     assert 80 < axes.get_ylim()[0] < 90 < 97 < axes.get_ylim()[1] < 101
 
 
-def test_accuracy_keeps_an_untrained_value_that_disturbs_nobody() -> None:
+def test_accuracy_limits_include_the_untrained_value_if_it_is_close() -> None:
     figure = draw_metric(curves(epochs=epochs_table(val_accuracy=[0.1, 0.3, 0.5])), ACCURACY)
     assert figure
     assert figure.axes[0].get_ylim()[0] < 10
@@ -236,7 +236,7 @@ def test_accuracy_keeps_an_untrained_value_that_disturbs_nobody() -> None:
     ("rates", "scale"),
     [({"lr": [0.1, 0.1, 0.02]}, "linear"), ({"lr.a": [0.1] * 3, "lr.b": [0.1, 0.001, 0.0]}, "log")],
 )
-def test_lr_shows_every_group_and_log_where_they_span_much(
+def test_lr_shows_every_group_on_a_log_axis_for_a_wide_range(
     rates: dict[str, list[float | None]], scale: str
 ) -> None:
     figure = draw_lr(curves(steps_table([1.0, 1.0, 1.0], **rates)))
@@ -246,7 +246,7 @@ def test_lr_shows_every_group_and_log_where_they_span_much(
     assert len(axes.lines) == len(rates)
 
 
-def test_a_jump_of_the_lr_is_upright_and_steady_change_is_joined() -> None:
+def test_a_jump_of_the_lr_is_vertical_and_gradual_changes_are_connected() -> None:
     x, y = _schedule_line(np.arange(6.0), np.array([1.0, 1.0, 0.1, 0.1, 0.1, 0.1]))
     assert (x.tolist(), y.tolist()) == ([0, 1, 2, 2, 3, 4, 5], [1, 1, 1, 0.1, 0.1, 0.1, 0.1])
     steady = np.linspace(1, 0, 6)
@@ -254,7 +254,7 @@ def test_a_jump_of_the_lr_is_upright_and_steady_change_is_joined() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4, 40])
-def test_gradients_of_many_parameters_do_not_flood_the_legend(count: int) -> None:
+def test_gradients_of_many_parameters_have_a_short_legend(count: int) -> None:
     norms = {f"grad_norm.layer{i}": falling(20) for i in range(count)}
     figure = draw_gradients(curves(steps_table(falling(20), grad_norm=falling(20), **norms)))
     assert figure
@@ -267,7 +267,7 @@ cells = st.none() | st.floats(allow_nan=True, allow_infinity=True)
 
 @settings(max_examples=6, deadline=None)
 @given(st.lists(cells, max_size=40), st.lists(cells, min_size=1, max_size=4))
-def test_no_table_is_too_strange_to_be_drawn(loss: list[float | None], val: list[float | None]) -> None:
+def test_any_table_can_be_drawn(loss: list[float | None], val: list[float | None]) -> None:
     run = curves(
         steps_table(loss, lr=loss, grad_norm=loss),
         epochs_table(val_loss=val, val_accuracy=val),
@@ -313,13 +313,13 @@ def test_smoothing_is_the_centred_mean_in_the_middle() -> None:
     assert smooth(values)[150] == pytest.approx(values[140:161].mean())
 
 
-def test_smoothing_is_not_spoilt_beyond_its_window_by_a_huge_value() -> None:
+def test_a_huge_value_affects_smoothing_only_within_its_window() -> None:
     values = np.ones(300)
     values[100] = 1e30
     np.testing.assert_allclose(smooth(values)[130:290], 1)
 
 
-def test_smoothing_leaves_gaps_where_there_is_no_number() -> None:
+def test_smoothing_keeps_gaps_at_non_finite_values() -> None:
     values = np.array([1.0, 2.0, 3.0, np.nan, np.inf, 5.0])
     result = smooth(values)
     assert np.isfinite(result).tolist() == [True, True, False, False, False, True]
@@ -328,14 +328,14 @@ def test_smoothing_leaves_gaps_where_there_is_no_number() -> None:
 # Words and numbers
 
 
-def test_the_title_says_model_data_optimizer_batch_and_seed() -> None:
+def test_the_title_contains_model_data_optimizer_batch_and_seed() -> None:
     said = title(CONFIG, inputs=784, outputs=10, width=200)
     assert said == (
         "MLP 784-200-10 on mnist · SGD lr=0.01 momentum=0.9 weight_decay=0.0005 · batch 64 · seed 0"
     )
 
 
-def test_the_title_leaves_out_what_equals_the_default() -> None:
+def test_the_title_omits_default_values() -> None:
     defaults = {"SGD": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.0, "nesterov": False, "fused": None}}
     said = title(CONFIG, defaults=defaults, width=200)
     assert "SGD lr=0.01 weight_decay=0.0005 ·" in said
@@ -384,7 +384,7 @@ def test_limits_show_every_positive_value(values: list[float]) -> None:
     assert 0 < shown[0] < min(values) <= max(values) < shown[1]
 
 
-def test_lines_can_be_told_apart_without_colours() -> None:
+def test_lines_are_distinguishable_without_colours() -> None:
     assert {line.colour for line in LINES} <= set(COLOURS.values())
     for look in ("colour", "dashes", "marker"):
         assert len({getattr(line, look) for line in LINES}) == len(LINES)
@@ -411,7 +411,7 @@ def test_histograms_show_every_layer_up_to_a_limit(tmp_path: Path, count: int) -
     assert len(panels[0].patches) == 3
 
 
-def test_histograms_have_area_one_whatever_their_bins(tmp_path: Path) -> None:
+def test_histograms_have_area_one_for_any_bins(tmp_path: Path) -> None:
     drawn: list[Figure] = []
     plot_histograms(
         "Initial", [moment(0, 0.5)], tmp_path / "h.svg", save=lambda figure, _: drawn.append(figure)

@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_a_process_beside_draws_the_same_bytes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_process_draws_the_same_bytes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = drawing.draw_run(run, ["png", "svg"])
     with drawing.in_child_process(True) as draw:
         monkeypatch.setattr(drawing, "draw_run", None)  # this process draws nothing
@@ -44,14 +44,14 @@ def test_a_process_beside_draws_the_same_bytes(run: Path, monkeypatch: pytest.Mo
     assert list((run / "plots").iterdir()) == []
 
 
-def test_a_relative_folder_is_found_from_another_process(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_folder_works_in_the_child_process(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parent)
     with drawing.in_child_process(True) as draw:
         assert [figure.name for figure in draw(Path("run"), ["png"])] == FIGURES
 
 
 @pytest.mark.parametrize("python", ["/bin/false", "/nowhere/python"])
-def test_without_the_process_the_figures_are_drawn_here(
+def test_figures_are_drawn_in_this_process_if_the_child_fails(
     run: Path, monkeypatch: pytest.MonkeyPatch, python: str
 ) -> None:
     monkeypatch.setattr(multiprocessing.spawn, "_python_exe", os.fsencode(python))
@@ -59,7 +59,7 @@ def test_without_the_process_the_figures_are_drawn_here(
         assert [figure.name for figure in draw(run, ["png"])] == FIGURES
 
 
-def test_what_other_packages_print_does_no_harm(
+def test_output_of_other_packages_is_ignored(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('hello from elsewhere')")
@@ -96,7 +96,7 @@ def test_a_figure_that_cannot_be_drawn_is_a_warning_of_a_run_and_an_error_of_plo
     assert f"{folder}: the figure lr could not be drawn" in done.err
 
 
-def test_whatever_fails_in_drawing_a_run_is_completed(tmp_path: Path) -> None:
+def test_a_run_is_completed_if_drawing_fails(tmp_path: Path) -> None:
     def draw(folder: Path, formats: object) -> list[drawing.RenderedFigure]:
         raise ImportError("no backend")
 
@@ -105,7 +105,7 @@ def test_whatever_fails_in_drawing_a_run_is_completed(tmp_path: Path) -> None:
     assert "no figure could be drawn: ImportError: no backend" in (tmp_path / "run/train.log").read_text()
 
 
-def test_the_users_own_settings_of_matplotlib_change_nothing(run: Path) -> None:
+def test_the_users_matplotlib_settings_have_no_effect(run: Path) -> None:
     plain = drawing.draw_run(run, ["png"])
     own = {"text.usetex": True, "savefig.dpi": 1e6, "font.size": 40, "axes.facecolor": "red"}
     with matplotlib.rc_context(own):
@@ -113,7 +113,7 @@ def test_the_users_own_settings_of_matplotlib_change_nothing(run: Path) -> None:
         assert matplotlib.rcParams["font.size"] == 40
 
 
-def test_the_environment_of_matplotlib_fails_no_command(tmp_path: Path) -> None:
+def test_invalid_matplotlib_environment_variables_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "rc").write_bytes(b"backend: nonsense\nfont.size: \xff\n")
     around = os.environ | {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": str(tmp_path / "rc")}
     script = "import sys; from trainer.cli import script; sys.argv[0] = 'optlab'; script()"
@@ -124,7 +124,7 @@ def test_the_environment_of_matplotlib_fails_no_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("wanted", "cores"), [(False, 2), (True, 1)])
-def test_without_figures_or_a_core_to_spare_nothing_is_started(
+def test_no_child_starts_without_figures_or_with_one_core(
     monkeypatch: pytest.MonkeyPatch, wanted: bool, cores: int
 ) -> None:
     monkeypatch.setattr("trainer.device.usable_cores", lambda: cores)
@@ -133,7 +133,7 @@ def test_without_figures_or_a_core_to_spare_nothing_is_started(
         assert draw is drawing.draw_run
 
 
-def test_what_is_wrong_with_a_run_is_told_by_this_process(tmp_path: Path) -> None:
+def test_errors_in_the_run_directory_are_reported_by_this_process(tmp_path: Path) -> None:
     with drawing.in_child_process(True) as draw, pytest.raises(RunError, match="not a run directory"):
         draw(tmp_path, ["png"])
 
@@ -168,7 +168,7 @@ def _is_gone(process: int) -> bool:
     return False
 
 
-def test_the_figures_of_a_run_are_those_that_are_drawn_again(tmp_path: Path) -> None:
+def test_plot_draws_the_same_figures_as_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(write_tiny(tmp_path), "log.plots=[png]", run_dir=folder)
     first = {path.name: path.read_bytes() for path in (folder / "plots").iterdir()}

@@ -45,7 +45,7 @@ def test_the_runs_of_a_sweep_keep_their_names(tmp_path: Path) -> None:
         assert done.json["run"] == str(folder), done.err
 
 
-def test_a_name_that_is_taken_or_states_no_length_is_kept(
+def test_a_run_keeps_its_name_if_the_new_one_is_taken_or_has_no_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

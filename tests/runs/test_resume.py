@@ -123,7 +123,7 @@ def test_every_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: 
     ],
     ids=lambda overrides: overrides[0][:40],
 )  # fmt: skip
-def test_every_part_that_has_a_state(
+def test_every_component_with_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
 ) -> None:
     write_lambdas(tmp_path)
@@ -136,7 +136,7 @@ def test_a_run_that_diverges_does_so_at_the_same_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 7, 8, 20, 21])
-def test_at_the_edges(tmp_path: Path, step: int) -> None:
+def test_resuming_at_the_first_and_last_step_and_at_an_epoch_boundary(tmp_path: Path, step: int) -> None:
     check(tmp_path, step=step)
 
 
@@ -188,7 +188,9 @@ def best_step(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("name", UNEVEN)
-def test_a_run_that_ended_off_its_rhythm_is_extended_to_the_longer_run(tmp_path: Path, name: str) -> None:
+def test_a_run_with_a_final_evaluation_outside_the_interval_equals_the_longer_run(
+    tmp_path: Path, name: str
+) -> None:
     """It ends at step 10 of 7 per epoch, where a longer run has no evaluation."""
     longer = small(tmp_path, "longer", *UNEVEN[name], "train.epochs=2")
     extended = small(tmp_path, "extended", *UNEVEN[name], "train.epochs=null", "train.steps=10")
@@ -201,11 +203,11 @@ def test_a_run_that_ended_off_its_rhythm_is_extended_to_the_longer_run(tmp_path:
     assert differences(longer, extended) == []
 
 
-def test_a_kill_before_the_last_evaluation_is_made_good(tmp_path: Path) -> None:
+def test_the_last_evaluation_is_made_after_a_kill_before_it(tmp_path: Path) -> None:
     check(tmp_path, "train.epochs=null", "train.steps=10", "train.eval_every={epochs: 1}", step=10)
 
 
-def test_what_cannot_be_taken_back_is_told(tmp_path: Path) -> None:
+def test_a_final_evaluation_that_cannot_be_discarded_is_reported(tmp_path: Path) -> None:
     with mock.patch.object(Recorder, "save"):  # as if the disk had refused every one
         folder = small(tmp_path, "run", "train.epochs=null", "train.steps=10")
     done = optlab("resume", folder, "train.steps=14", "--quiet")
@@ -235,11 +237,11 @@ def test_more_patience_continues_a_run_that_stopped_early(tmp_path: Path) -> Non
         (["nonsense=1"], "nonsense"),
     ],
 )
-def test_what_would_change_the_past_is_refused(tmp_path: Path, changes: list[str], words: str) -> None:
+def test_changes_that_affect_past_steps_are_refused(tmp_path: Path, changes: list[str], words: str) -> None:
     assert words in refused(small(tmp_path, "run"), *changes)
 
 
-def test_a_schedule_that_takes_its_length_from_the_run_keeps_it(tmp_path: Path) -> None:
+def test_a_schedule_keeps_the_length_derived_from_the_run(tmp_path: Path) -> None:
     folder = small(tmp_path, "run", "scheduler={name: CosineAnnealingLR, interval: step}")
     assert "scheduler.T_max depends on the run's length: 7 in the run, 14 now" in refused(
         folder, "train.epochs=2"
@@ -248,7 +250,7 @@ def test_a_schedule_that_takes_its_length_from_the_run_keeps_it(tmp_path: Path) 
     assert done.code == 0, done.err
 
 
-def test_a_run_that_diverged_is_not_continued(tmp_path: Path) -> None:
+def test_a_diverged_run_cannot_be_resumed(tmp_path: Path) -> None:
     folder = small(tmp_path, "run", "optimizer.lr=1e30", code=3)
     assert "diverged" in refused(folder, "train.epochs=2")
 
@@ -269,7 +271,7 @@ def test_other_data_and_other_component_files_are_refused(tmp_path: Path) -> Non
     assert "data set is not the one" in refused(folder, "train.epochs=3")
 
 
-def test_train_resume_begins_continues_and_leaves_alone(tmp_path: Path) -> None:
+def test_train_resume_starts_continues_and_skips(tmp_path: Path) -> None:
     config, folder, stopped = write_tiny(tmp_path), tmp_path / "run", tmp_path / "stopped"
     command = ["train", config, "train.epochs=2", "--resume", "--quiet", "--run-dir"]
     with copied_at(8, stopped):
@@ -283,13 +285,13 @@ def test_train_resume_begins_continues_and_leaves_alone(tmp_path: Path) -> None:
     assert optlab("train", config, "--resume", "--force").code == 2
 
 
-def test_what_is_no_run_is_said(tmp_path: Path) -> None:
+def test_resume_refuses_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         done = optlab("resume", folder)
         assert (done.code, "not a run directory" in done.err) == (2, True)
 
 
-def test_a_user_s_folder_is_never_emptied(tmp_path: Path) -> None:
+def test_a_users_folder_is_never_emptied(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("x")
     for option in ("--force", "--quiet", "--resume", "--skip-existing"):
@@ -298,7 +300,7 @@ def test_a_user_s_folder_is_never_emptied(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["thesis.tex"]
 
 
-def test_a_schedule_s_own_function_is_kept_and_watched(tmp_path: Path) -> None:
+def test_changes_in_a_schedules_own_function_are_detected(tmp_path: Path) -> None:
     write_lambdas(tmp_path)
     own = f"{tmp_path}/lambdas.py:shrink"
     folder = small(tmp_path, "run", f"scheduler={{name: LambdaLR, lr_lambda: '{own}'}}")
@@ -307,7 +309,7 @@ def test_a_schedule_s_own_function_is_kept_and_watched(tmp_path: Path) -> None:
     assert "lambdas.py: SHA-256 was" in refused(folder, "train.epochs=2")
 
 
-def test_skip_existing_resumes_what_was_interrupted(tmp_path: Path) -> None:
+def test_skip_existing_resumes_interrupted_runs(tmp_path: Path) -> None:
     config, folder, stopped = write_tiny(tmp_path), tmp_path / "run", tmp_path / "stopped"
     command = ["train", config, "train.epochs=2", "--quiet", "--json", "--run-dir"]
     with copied_at(8, stopped):

@@ -15,7 +15,7 @@ from trainer.records import format_header, format_row, read_table
 from trainer.runs import files, rundir
 
 
-def test_a_table_reads_back_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_table_reads_back_bit_for_bit(tmp_path: Path) -> None:
     table = rundir.Table(tmp_path / "steps.csv", ["step", "loss", "lr"])
     rows = [
         {"step": 1, "loss": 0.1 + 0.2, "lr": 1e-300},
@@ -29,7 +29,7 @@ def test_a_table_reads_back_to_the_same_bits(tmp_path: Path) -> None:
     assert read == {"step": [1, 2, 3], "loss": [0.1 + 0.2, math.inf, -0.0], "lr": [1e-300, None, None]}
 
 
-def test_rows_are_there_at_once_and_a_second_opening_cuts_back(tmp_path: Path) -> None:
+def test_rows_are_written_at_once_and_reopening_truncates(tmp_path: Path) -> None:
     path = tmp_path / "steps.csv"
     first = rundir.Table(path, ["step"])
     first.append({"step": 1})
@@ -42,7 +42,7 @@ def test_rows_are_there_at_once_and_a_second_opening_cuts_back(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("cut", range(1, 9))
-def test_a_torn_last_line_is_left_out(tmp_path: Path, cut: int) -> None:
+def test_an_incomplete_last_line_is_ignored(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "steps.csv"
     whole = format_header(["step", "loss"]) + "".join(
         format_row(["step", "loss"], {"step": step, "loss": 0.123}) for step in (1, 2)
@@ -54,14 +54,14 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path, cut: int) -> None:
 @pytest.mark.parametrize(
     ("text", "where"), [("step,loss\n1\n2,3\n", ":2"), ("step\n1\nx\n", ":3"), ("", "header")]
 )
-def test_a_damaged_table_is_named_with_its_line(tmp_path: Path, text: str, where: str) -> None:
+def test_a_damaged_table_is_an_error_with_the_line(tmp_path: Path, text: str, where: str) -> None:
     path = tmp_path / "steps.csv"
     path.write_text(text)
     with pytest.raises(RunError, match=where):
         read_table(path)
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     rundir.write_json(path, {"loss": math.nan, "many": [1.0, math.inf]})
     assert json.loads(path.read_text()) == {"loss": None, "many": [1.0, None]}
@@ -70,7 +70,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
 
 
-def test_one_writer_at_a_time_and_a_crash_frees_the_lock(tmp_path: Path) -> None:
+def test_there_is_one_writer_at_a_time_and_a_crash_releases_the_lock(tmp_path: Path) -> None:
     code = (
         "import sys, os; from pathlib import Path; from trainer.runs import rundir\n"
         "with rundir.locked(Path(sys.argv[1])):\n"
@@ -90,7 +90,7 @@ def test_one_writer_at_a_time_and_a_crash_frees_the_lock(tmp_path: Path) -> None
         assert (tmp_path / rundir.LOCK).read_text() == f"pid {os.getpid()}\n"
 
 
-def test_a_running_run_without_its_process_is_told_as_interrupted(tmp_path: Path) -> None:
+def test_a_running_run_without_a_process_is_shown_as_interrupted(tmp_path: Path) -> None:
     rundir.write_json(tmp_path / rundir.STATUS, {"format": 1, "status": "running"})
     with rundir.locked(tmp_path):
         status = rundir.read_status(tmp_path)
@@ -101,14 +101,14 @@ def test_a_running_run_without_its_process_is_told_as_interrupted(tmp_path: Path
     assert status["status"] == "interrupted"
 
 
-def test_what_is_no_run_is_said_so(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_an_error(tmp_path: Path) -> None:
     assert rundir.read_status(tmp_path) is None
     with pytest.raises(RunError, match="not a run directory"):
         rundir.load_run(tmp_path)
     assert rundir.find_runs([tmp_path]) == []
 
 
-def test_a_run_killed_before_its_tables_were_there_can_be_read(tmp_path: Path) -> None:
+def test_a_run_killed_before_its_tables_exist_can_be_read(tmp_path: Path) -> None:
     rundir.write_json(tmp_path / rundir.STATUS, {"format": 1, "status": "running"})
     (tmp_path / rundir.CONFIG).write_text(f"format: 1\n{TINY}")
     run = rundir.load_run(tmp_path)
@@ -116,9 +116,7 @@ def test_a_run_killed_before_its_tables_were_there_can_be_read(tmp_path: Path) -
     assert rundir.find_runs([tmp_path]) == [tmp_path]
 
 
-def test_a_new_table_has_its_header_from_the_first_instant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_table_is_created_with_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "open", _refuse, raising=False)
     monkeypatch.setattr(files, "write_atomically", lambda path, data, guard: path.write_bytes(data))
     with pytest.raises(StorageError, match=r"steps\.csv"):

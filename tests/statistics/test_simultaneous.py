@@ -67,7 +67,7 @@ def partial(groups):
     return [0.0] * (groups - 1) + [2.0]
 
 
-def test_the_formulas_here_are_the_codes():
+def test_the_vectorized_formulas_equal_those_of_the_package():
     rng = np.random.default_rng(0)
     values = simulate(rng, 5, [0, 0.5, 1], 6)
     centre, half = intervals(values)
@@ -81,7 +81,7 @@ def test_the_formulas_here_are_the_codes():
 
 
 @pytest.mark.parametrize(("groups", "n"), DESIGNS)
-def test_a_family_errs_and_covers_as_it_says(groups, n):
+def test_a_family_has_the_stated_error_and_coverage(groups, n):
     rng, families = np.random.default_rng(groups * n), 5000
     for noise in NOISE:
         for means in ([0.0] * groups, partial(groups)):
@@ -105,7 +105,9 @@ def test_the_detectable_difference_is_found_with_the_stated_power(groups, n):
     st.integers(1, 200),
     st.sampled_from([0.8, 0.95, 0.99]),
 )
-def test_the_interval_excludes_zero_where_the_adjusted_p_is_at_most_alpha(values, comparisons, confidence):
+def test_the_interval_excludes_zero_if_and_only_if_the_adjusted_p_is_at_most_alpha(
+    values, comparisons, confidence
+):
     half = len(values) // 2
     for compare in (paired_difference, welch_difference):
         found = compare(values[:half], values[half:], confidence=confidence, comparisons=comparisons)
@@ -117,7 +119,7 @@ def test_the_interval_excludes_zero_where_the_adjusted_p_is_at_most_alpha(values
         assert found.p <= found.p_adjusted
 
 
-def test_one_pair_of_a_larger_family_is_known_less_well():
+def test_a_larger_family_has_wider_intervals():
     alone = paired_difference([1, 2, 3, 5], [0, 0.5, 3, 2])
     together = paired_difference([1, 2, 3, 5], [0, 0.5, 3, 2], comparisons=6)
     assert together.low < alone.low < alone.high < together.high
@@ -131,7 +133,7 @@ def test_one_pair_of_a_larger_family_is_known_less_well():
 @pytest.mark.nightly
 @pytest.mark.parametrize("noise", NOISE)
 @pytest.mark.parametrize(("groups", "n"), DESIGNS)
-def test_a_family_errs_and_covers_as_it_says_at_length(groups, n, noise, record_property):
+def test_a_family_has_the_stated_error_and_coverage_nightly(groups, n, noise, record_property):
     rng, families = np.random.default_rng(groups + n), 200_000
     for name, means in {"all equal": [0.0] * groups, "one differs": partial(groups)}.items():
         error, coverage = rates(simulate(rng, families, means, n, noise), means)
@@ -142,7 +144,7 @@ def test_a_family_errs_and_covers_as_it_says_at_length(groups, n, noise, record_
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("groups", "n"), DESIGNS)
-def test_unequal_spreads_of_normal_noise_change_nothing(groups, n):
+def test_unequal_spreads_of_normal_noise_keep_the_error_rate(groups, n):
     """Check the docstring's reason against a common spread for all groups; 100,000 families."""
     rng, families, spreads = np.random.default_rng(groups * n), 100_000, [3.0, 3.0] + [0.3] * (groups - 2)
     for means in ([0.0] * groups, [0.0, 0.0] + [5.0 + 2 * place for place in range(groups - 2)]):
@@ -153,7 +155,7 @@ def test_unequal_spreads_of_normal_noise_change_nothing(groups, n):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("groups", "n"), DESIGNS)
-def test_skewed_noise_of_unequal_spread_errs_more_as_the_docstring_says(groups, n):
+def test_skewed_noise_of_unequal_spread_has_the_error_stated_in_the_docstring(groups, n):
     rng, families, spreads = np.random.default_rng(n), 100_000, [3.0, 3.0] + [0.3] * (groups - 2)
     error, _ = rates(simulate(rng, families, [0.0] * groups, n, "skewed", spreads), [0.0] * groups)
     assert 0.07 <= error <= 0.14
@@ -161,7 +163,7 @@ def test_skewed_noise_of_unequal_spread_errs_more_as_the_docstring_says(groups, 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("groups", "n"), DESIGNS)
-def test_the_detectable_difference_is_found_with_the_stated_power_at_length(groups, n):
+def test_the_detectable_difference_is_found_with_the_stated_power_nightly(groups, n):
     comparisons, families = groups * (groups - 1) // 2, 200_000
     effect = minimum_detectable(np.sqrt(2), n, alpha=ALPHA / comparisons)
     means = [effect] + [0.0] * (groups - 1)

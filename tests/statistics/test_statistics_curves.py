@@ -13,7 +13,7 @@ from trainer.statistics import band, bootstrap_interval, common_grid, mean_inter
 NAN = math.nan
 
 
-def test_every_recorded_place_is_kept_by_default():
+def test_every_recorded_x_is_kept_by_default():
     found = common_grid([([0, 10, 20], [3.0, 2.0, 1.0]), ([5, 10], [9.0, 8.0])])
     assert found.x.tolist() == [0, 5, 10, 20]
     assert_array_equal(found.y, [[3, 3, 2, 1], [NAN, 9, 8, NAN]])
@@ -25,13 +25,13 @@ def test_an_even_grid_carries_the_last_record_forward_and_stops_at_the_end():
     assert_array_equal(found.y, [[1, 1, 1, 2, 3], [5, 5, 6, NAN, NAN]])
 
 
-def test_a_log_grid_starts_above_zero_and_holds_both_ends():
+def test_a_log_grid_starts_above_zero_and_includes_both_ends():
     found = common_grid([([0, 3, 30, 300], [1.0, 2.0, 3.0, 4.0])], points=7, scale="log")
     assert (found.x[0], found.x[-1], found.y[0, 0], found.y[0, -1]) == (3, 300, 2, 4)
     assert_allclose(np.diff(np.log(found.x)), math.log(100) / 6)
 
 
-def test_of_equal_places_the_last_counts_and_an_empty_run_stays_empty():
+def test_the_last_of_equal_x_values_counts_and_an_empty_run_stays_empty():
     found = common_grid([([1, 1, 2], [5.0, 6.0, 7.0]), ([], [])])
     assert_array_equal(found.y, [[6, 7], [NAN, NAN]])
 
@@ -47,13 +47,13 @@ def test_of_equal_places_the_last_counts_and_an_empty_run_stays_empty():
         ([([0, 1], [1.0, 2.0])], {"points": 1}),
     ],
 )
-def test_grids_that_cannot_be_made_are_refused(series, options):
+def test_invalid_grids_are_refused(series, options):
     with pytest.raises(ValueError, match=r"place|points"):
         common_grid(series, **options)
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=30), st.integers(2, 50))
-def test_grid_values_were_recorded_at_or_before_their_place(places, points):
+def test_grid_values_were_recorded_at_or_before_their_x(places, points):
     x = np.sort(np.array(places, dtype=float))
     found = common_grid([(x, x)], points)  # the value is the place where it was recorded
     assert (found.y[0] <= found.x).all()
@@ -61,7 +61,7 @@ def test_grid_values_were_recorded_at_or_before_their_place(places, points):
     assert found.y[0, -1] == x[-1]
 
 
-def test_bands_are_what_they_are_called():
+def test_each_kind_of_band_equals_its_definition():
     y = np.random.default_rng(0).normal(size=(6, 3))
     std = band(y)
     assert_allclose(std.centre, y.mean(axis=0))
@@ -78,7 +78,7 @@ def test_bands_are_what_they_are_called():
 
 
 @pytest.mark.parametrize("kind", ["std", "t", "bootstrap"])
-def test_bands_count_the_survivors(kind):
+def test_bands_count_the_runs_with_a_value(kind):
     found = band([[1.0, 2.0, NAN], [3.0, NAN, NAN], [5.0, math.inf, NAN]], kind=kind)
     assert found.n.tolist() == [3, 1, 0]
     assert_array_equal(found.centre, [3, 2, NAN])
@@ -86,7 +86,7 @@ def test_bands_count_the_survivors(kind):
     assert_array_equal(np.isnan(found.high), [False, True, True])
 
 
-def test_bands_refuse_nonsense():
+def test_bands_refuse_invalid_arguments():
     with pytest.raises(ValueError, match="median"):
         band([[1.0]], centre="median", kind="t")
     with pytest.raises(ValueError, match="shape"):

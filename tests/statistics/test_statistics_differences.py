@@ -89,7 +89,7 @@ def test_one_seed_gives_no_test(compare):
     assert found.note == "one seed"
 
 
-def test_differences_that_only_rounding_tells_apart_are_not_tested():
+def test_differences_due_to_rounding_are_not_tested():
     a, b = [0.3, 0.4, 0.5], [0.2, 0.3, 0.4]
     assert np.ptp(np.subtract(a, b)) > 0  # which is why this matters
     found = paired_difference(a, b)
@@ -121,7 +121,7 @@ def test_minimum_detectable_agrees_with_published_power(effect, n, power, paired
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 10, 30])
-def test_minimum_detectable_is_found_as_often_as_it_says(n):
+def test_minimum_detectable_is_found_with_the_stated_power(n):
     effect = minimum_detectable(2.0, n, power=0.7)
     samples = np.random.default_rng(n).normal(effect, 2.0, size=(20_000, n))
     found = np.count_nonzero(stats.ttest_1samp(samples, 0.0, axis=1).pvalue <= 0.05)
@@ -136,7 +136,7 @@ def test_power_agrees_with_the_noncentral_t(df, alpha):
     assert power == pytest.approx(0.8, abs=1e-6)
 
 
-def test_minimum_detectable_needs_sense():
+def test_minimum_detectable_refuses_invalid_arguments():
     for arguments in ({"n": 1}, {"sd": -1.0}, {"power": 0.04}, {"alpha": 0.0}):
         with pytest.raises(ValueError, match=r"needs|power|alpha"):
             minimum_detectable(**({"sd": 1.0, "n": 5} | arguments))
@@ -161,7 +161,7 @@ def test_wilcoxon_drops_pairs_without_difference():
     assert (nothing.p, nothing.n, nothing.verdict()) == (1.0, 0, None)
 
 
-def test_five_pairs_reach_no_verdict():
+def test_five_pairs_cannot_be_significant():
     found = wilcoxon([5, 6, 7, 8, 9], [1, 1, 1, 1, 1])
     assert found.p == 0.0625
     assert not found.can_reach()
@@ -184,7 +184,7 @@ def test_wilcoxon_is_exact_with_ties_and_zeros(differences):
     assert wilcoxon(differences, np.zeros(len(differences))).p == pytest.approx(p)
 
 
-def test_rounding_makes_neither_signs_nor_ranks():
+def test_rounding_errors_do_not_change_signs_or_ranks():
     hundredths = np.array([97, 95, 93, 91, 90, 89])
     others = np.array([96, 94, 94, 89, 88, 89])
     exact, rounded = wilcoxon(hundredths, others), wilcoxon(hundredths / 100, others / 100)
@@ -227,7 +227,7 @@ def test_signed_ranks_of_a_family_need_more_pairs():
 @given(
     st.lists(st.tuples(MEASURED, MEASURED), min_size=2, max_size=12),
 )
-def test_paired_difference_agrees_with_scipy_or_says_why_not(pairs):
+def test_paired_difference_agrees_with_scipy_or_states_why_not(pairs):
     a, b = (np.array(side) for side in zip(*pairs, strict=True))
     found = paired_difference(a, b)
     if found.p is None:
@@ -252,7 +252,7 @@ TESTS = {
 
 
 @pytest.mark.parametrize("name", TESTS)
-def test_false_alarms_are_as_rare_as_alpha_says(name):
+def test_the_false_positive_rate_is_alpha(name):
     test, n, alpha = TESTS[name]
     alarms = _alarms(test, n, trials=600, seed=5)
     assert stats.binomtest(alarms, 600, alpha).pvalue > 0.001
@@ -260,21 +260,21 @@ def test_false_alarms_are_as_rare_as_alpha_says(name):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", TESTS)
-def test_false_alarms_are_as_rare_as_alpha_says_at_length(name):
+def test_the_false_positive_rate_is_alpha_nightly(name):
     test, n, alpha = TESTS[name]
     alarms = _alarms(test, n, trials=10_000, seed=6)
     assert stats.binomtest(alarms, 10_000, alpha).pvalue > 0.001
 
 
 @pytest.mark.nightly
-def test_welch_bears_unequal_variances():
+def test_welch_handles_unequal_variances():
     alarms = _alarms(TESTS["welch"][0], 8, scale=5.0, trials=10_000, seed=7)
     assert 0.04 <= alarms / 10_000 <= 0.06
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("compare", [paired_difference, welch_difference])
-def test_intervals_of_differences_cover_what_they_say(compare):
+def test_intervals_of_differences_have_their_nominal_coverage(compare):
     rng = np.random.default_rng(8)
     shared = rng.normal(size=(10_000, 6)) if compare is paired_difference else np.zeros((10_000, 6))
     found = [compare(row + rng.normal(0.3, 1, 6), row + rng.normal(0, 1, 6)) for row in shared]

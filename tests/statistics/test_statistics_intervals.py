@@ -33,7 +33,7 @@ def test_one_seed_has_no_interval(make):
 
 
 @pytest.mark.parametrize("make", [mean_interval, bootstrap_interval])
-def test_equal_values_are_said_to_be_equal(make):
+def test_equal_values_are_noted(make):
     found = make([0.5, 0.5, 0.5])
     assert (found.low, found.high) == (0.5, 0.5)
     assert "equal" in found.note
@@ -50,7 +50,7 @@ def test_values_that_cannot_be_averaged_are_refused(make, values, message):
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
-def test_confidence_is_a_share(confidence):
+def test_confidence_must_be_between_0_and_1(confidence):
     with pytest.raises(ValueError, match="confidence"):
         mean_interval([1.0, 2.0], confidence=confidence)
 
@@ -63,7 +63,7 @@ def test_percentile_interval_is_the_exact_one_where_all_resamples_can_be_listed(
     assert "percentile" in found.method
 
 
-def test_bootstrap_of_many_values_nears_the_t_interval():
+def test_the_bootstrap_of_many_values_approaches_the_t_interval():
     values = np.random.default_rng(1).normal(size=400)
     t = mean_interval(values)
     for method in ("percentile", "bca"):
@@ -71,14 +71,14 @@ def test_bootstrap_of_many_values_nears_the_t_interval():
         assert_allclose([found.low, found.high], [t.low, t.high], atol=0.02)
 
 
-def test_bca_follows_the_skew():
+def test_bca_corrects_for_skewness():
     values = np.random.default_rng(2).lognormal(size=40)
     percentile, bca = (bootstrap_interval(values, method=method) for method in ("percentile", "bca"))
     assert bca.low > percentile.low
     assert bca.high > percentile.high
 
 
-def test_median_interval_lies_within_the_values_and_bca_is_refused():
+def test_the_median_interval_is_within_the_values_and_bca_is_refused():
     values = [3.0, 1.0, 2.0, 9.0, 4.0]
     found = bootstrap_interval(values, statistic="median")
     assert found.estimate == 3.0
@@ -87,7 +87,7 @@ def test_median_interval_lies_within_the_values_and_bca_is_refused():
         bootstrap_interval(values, statistic="median", method="bca")
 
 
-def test_the_seed_decides_the_bootstrap():
+def test_the_bootstrap_depends_only_on_its_seed():
     first, again, other = (bootstrap_interval(SLEEP_1, resamples=200, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
@@ -106,7 +106,7 @@ def test_under_coverage_is_stated():
         stated_coverage(1)
 
 
-def test_t_interval_covers_what_it_says():
+def test_the_t_interval_has_its_nominal_coverage():
     samples = np.random.default_rng(3).normal(size=(2000, 5))
     intervals = [mean_interval(row, confidence=0.9) for row in samples]
     covered = sum(found.low <= 0 <= found.high for found in intervals)
@@ -117,7 +117,7 @@ def test_t_interval_covers_what_it_says():
 @pytest.mark.parametrize(
     ("statistic", "n"), [("mean", 3), ("mean", 5), ("mean", 10), ("mean", 20), ("median", 5)]
 )
-def test_bootstrap_covers_what_is_stated(statistic, n):
+def test_the_bootstrap_has_the_stated_coverage(statistic, n):
     samples = np.random.default_rng(n).normal(size=(4000, n))
     intervals = [
         bootstrap_interval(row, statistic=statistic, resamples=1000, seed=index)
@@ -130,7 +130,7 @@ def test_bootstrap_covers_what_is_stated(statistic, n):
 @pytest.mark.nightly
 @pytest.mark.parametrize("n", [2, 3, 5, 10])
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
-def test_t_interval_covers_what_it_says_at_length(n, confidence):
+def test_the_t_interval_has_its_nominal_coverage_nightly(n, confidence):
     samples = np.random.default_rng(n).normal(size=(20_000, n))
     intervals = [mean_interval(row, confidence=confidence) for row in samples]
     covered = sum(found.low <= 0 <= found.high for found in intervals)
@@ -138,7 +138,7 @@ def test_t_interval_covers_what_it_says_at_length(n, confidence):
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 50])
-def test_stated_coverage_grows_with_the_confidence_up_to_what_the_extremes_cover(n):
+def test_stated_coverage_grows_with_the_confidence_up_to_its_maximum(n):
     stated = [stated_coverage(n, confidence=confidence) for confidence in (0.95, 0.98, 1 - 0.05 / 6, 0.999)]
     assert stated == sorted(stated)
     assert stated[-1] <= 1 - 2.0 ** (1 - n)  # no interval ends outside the values
@@ -150,7 +150,7 @@ def test_stated_coverage_grows_with_the_confidence_up_to_what_the_extremes_cover
 @pytest.mark.nightly
 @pytest.mark.parametrize("n", [3, 5, 10])
 @pytest.mark.parametrize("comparisons", [3, 10])
-def test_bootstrap_covers_what_is_stated_at_higher_confidence(n, comparisons):
+def test_the_bootstrap_has_the_stated_coverage_at_higher_confidence(n, comparisons):
     samples, confidence = np.random.default_rng(n).normal(size=(3000, n)), 1 - 0.05 / comparisons
     intervals = [
         bootstrap_interval(row, confidence=confidence, resamples=4000, seed=index)

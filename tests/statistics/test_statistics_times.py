@@ -29,7 +29,7 @@ def test_time_to_target_is_the_first_record_that_meets_it(values, target, mode, 
     assert time_to_target([0, 10, 20, 30], values, target, mode) == expected
 
 
-def test_a_run_without_records_never_arrives():
+def test_a_run_without_records_never_reaches_the_target():
     assert time_to_target([], [], 0.5, "min") == INF
 
 
@@ -37,7 +37,7 @@ def test_a_run_without_records_never_arrives():
     ("steps", "target", "mode"),
     [([0, 1], 1.0, "min"), ([0, 2, 1], 1.0, "min"), ([0, 1, 2], math.nan, "min"), ([0, 1, 2], 1.0, "least")],
 )
-def test_time_to_target_refuses_nonsense(steps, target, mode):
+def test_time_to_target_refuses_invalid_arguments(steps, target, mode):
     with pytest.raises(ValueError, match=r"steps|mode"):
         time_to_target(steps, [1.0, 2.0, 3.0], target, mode)
 
@@ -51,7 +51,7 @@ def test_summary_counts_failures_as_infinite():
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=20))
-def test_median_of_finite_times_is_the_usual_one(times):
+def test_the_median_of_finite_times_is_numpys(times):
     assert summary_of_times(times).median == pytest.approx(float(np.median(times)))
 
 
@@ -61,7 +61,7 @@ def test_quantiles_are_numpys_averaged_inverse():
     assert_allclose([found.low, found.high], np.quantile(times, [0.1, 0.83], method="averaged_inverted_cdf"))
 
 
-def test_ecdf_ends_below_one_where_runs_failed():
+def test_the_ecdf_ends_below_one_if_runs_failed():
     found = ecdf_of_times([20, INF, 10, 20])
     assert found.x.tolist() == [10, 20]
     assert found.fraction.tolist() == [0.25, 0.75]
@@ -72,12 +72,12 @@ def test_ecdf_ends_below_one_where_runs_failed():
 
 @pytest.mark.parametrize("function", [summary_of_times, ecdf_of_times, performance_profile])
 @pytest.mark.parametrize("times", [[], [math.nan, 1.0], [-1.0]])
-def test_times_that_are_none_are_refused(function, times):
+def test_invalid_times_are_refused(function, times):
     with pytest.raises(ValueError, match="times"):
         function(times)
 
 
-def test_performance_profile_by_hand():
+def test_performance_profile_of_a_hand_computed_case():
     # Problems down, solvers A and B across; ratios: 1 2 | 3 1 | 1 inf | inf inf
     found = performance_profile([[10, 20], [9, 3], [5, INF], [INF, INF]])
     assert found.tau.tolist() == [1, 2, 3]
@@ -85,7 +85,7 @@ def test_performance_profile_by_hand():
     assert found.unsolved == 1
 
 
-def test_performance_profile_of_ties_and_of_nothing():
+def test_performance_profile_of_ties_and_of_unsolved_problems():
     assert performance_profile([[4, 4]]).rho.tolist() == [[1], [1]]
     found = performance_profile([[INF, INF]])
     assert (found.tau.tolist(), found.rho.tolist(), found.unsolved) == ([1], [[0], [0]], 1)
@@ -100,7 +100,7 @@ def test_performance_profile_of_ties_and_of_nothing():
         max_size=8,
     )
 )
-def test_performance_profile_is_its_definition(times):
+def test_performance_profile_equals_its_definition(times):
     found = performance_profile(times)
     table = np.array(times)
     assert (np.diff(found.rho, axis=1) >= 0).all()

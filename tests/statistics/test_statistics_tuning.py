@@ -36,7 +36,7 @@ def test_the_best_on_the_edge_of_the_grid_is_flagged():
     assert sensitivity({0.1: [0.4]}, mode="min").best_at_edge
 
 
-def test_a_setting_where_a_run_diverged_is_never_best():
+def test_a_setting_with_a_diverged_run_is_never_best():
     found = sensitivity({0.01: [0.5, 0.5], 0.1: [0.4, 0.4], 1.0: [0.1, NAN]}, mode="min", within=10.0)
     assert (found.best, found.best_at_edge) == (0.1, False)
     assert found.centre[2] is None
@@ -56,7 +56,7 @@ def test_a_setting_of_zero_has_no_decades():
     assert (found.best, found.width_decades) == (0.5, None)
 
 
-def test_nothing_lies_below_zero_so_it_is_no_edge():
+def test_a_lowest_setting_of_zero_is_not_an_edge():
     found = sensitivity({0.0: [0.3], 0.5: [0.4], 0.9: [0.6]}, mode="min", within=0.1)
     assert (found.best, found.best_at_edge, found.good_at_edge) == (0.0, False, False)
     assert sensitivity({0.0: [0.3]}, mode="min").best_at_edge
@@ -77,7 +77,7 @@ def test_sensitivity_of_negative_values_still_calls_the_best_good():
         ({0.1: [1.0]}, {"mode": "x"}),
     ],
 )
-def test_sensitivity_refuses_nonsense(values, options):
+def test_sensitivity_refuses_invalid_arguments(values, options):
     with pytest.raises(ValueError, match=r"expected|within|mode"):
         sensitivity(values, **({"mode": "min"} | options))
 
@@ -113,7 +113,7 @@ def test_expected_best_is_mirrored_between_modes():
     assert (low.mean < low.high).all()
 
 
-def test_expected_best_nears_the_closed_form_of_uniform_trials():
+def test_expected_best_approaches_the_closed_form_for_uniform_trials():
     values = np.random.default_rng(2).uniform(size=20_000)
     found = expected_best(values, [1, 3, 9], mode="max", resamples=20)
     assert_allclose(found.mean, [1 / 2, 3 / 4, 9 / 10], atol=0.005)  # k / (k + 1)
@@ -131,7 +131,7 @@ def test_a_diverged_trial_needs_a_value():
 
 
 @pytest.mark.nightly
-def test_expected_best_covers_the_truth_where_k_is_far_below_n():
+def test_expected_best_has_its_nominal_coverage_if_k_is_far_below_n():
     rng, budgets = np.random.default_rng(3), [1, 4]
     found = [
         expected_best(rng.uniform(size=50), budgets, mode="max", resamples=500, seed=trial)

@@ -55,7 +55,7 @@ def _locale() -> str:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_setting_is_what_it_was(name: str) -> None:
+def test_each_setting_is_restored(name: str) -> None:
     before = SETTINGS[name].read()
     with preserved():
         CHANGES[name]()
@@ -63,7 +63,7 @@ def test_a_setting_is_what_it_was(name: str) -> None:
     assert SETTINGS[name].read() == before
 
 
-def test_generators_and_filters_of_warnings_are_what_they_were() -> None:
+def test_generators_and_warning_filters_are_restored() -> None:
     filters = list(warnings.filters)
     before = random.getstate(), torch.get_rng_state()
     with preserved():

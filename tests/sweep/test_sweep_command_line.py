@@ -70,7 +70,7 @@ plain = st.recursive(
 
 
 @given(st.lists(plain, min_size=2, max_size=4))
-def test_values_written_by_the_sweep_are_split_again(values: list[Any]) -> None:
+def test_values_written_by_the_sweep_are_parsed_back(values: list[Any]) -> None:
     key, found = read("k.v=" + ",".join(value_text([value])[1:-1] for value in values))
     assert key == "axes.k.v"
     assert found == values
@@ -90,7 +90,7 @@ def test_a_bad_list_is_an_error_that_names_the_override(text: str, message: str)
     assert repr(text) in str(caught.value)
 
 
-def test_a_config_is_swept_as_by_the_file_that_the_sweep_leaves(tmp_path: Path) -> None:
+def test_a_config_with_axes_gives_the_same_sweep_as_the_saved_sweep_file(tmp_path: Path) -> None:
     config = tmp_path / "own.yaml"
     config.write_text(BASE)
     runs = tmp_path / "runs"
@@ -142,7 +142,7 @@ def test_a_file_with_any_key_of_a_sweep_is_a_sweep_for_every_verb(tmp_path: Path
     assert f"optlab sweep {tmp_path}/sweep.yaml" in done.err
 
 
-def test_the_seeds_alone_can_vary(tmp_path: Path) -> None:
+def test_a_sweep_can_vary_only_the_seeds(tmp_path: Path) -> None:
     write(tmp_path, {})
     sweep = read_sweep(tmp_path / "base.yaml", ["seed=2..4"])
     assert (sweep.config.name, sweep.seeds) == ("base-seeds", [2, 3, 4])
@@ -193,6 +193,6 @@ def test_several_values_for_one_run_suggest_a_sweep(tmp_path: Path, verb: str, t
     assert f"optlab sweep {config} train.epochs=1 {text}" in done.err
 
 
-def test_a_text_with_a_comma_is_one_value_of_a_run(tmp_path: Path) -> None:
+def test_a_string_with_a_comma_is_one_value_of_a_run(tmp_path: Path) -> None:
     done = optlab("validate", write_tiny(tmp_path), "model.hidden=[8,8]")
     assert done.code == 0, done.err

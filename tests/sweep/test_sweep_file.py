@@ -67,13 +67,13 @@ axes: {optimizer.lr: [1, 0.1]}
 @pytest.mark.parametrize(
     "value", [0.1, 1e-7, 3, True, None, "relu", "1e-3", "null", "", "a: b", ["x", 1.5], {"a": [1, "b"]}]
 )
-def test_a_value_comes_back_from_its_override_as_it_was(value: object) -> None:
+def test_an_override_parses_back_to_the_same_value(value: object) -> None:
     from trainer.config.merge import parse_override
 
     assert parse_override(f"key={value_text(value)}").value == value
 
 
-def test_names_of_runs_are_those_of_the_shell(tmp_path: Path) -> None:
+def test_run_names_equal_those_of_single_runs(tmp_path: Path) -> None:
     texts = override_texts({"optimizer.lr": 0.1, "model.hidden": [8, 8]})
     assert run_id(texts, SeedConfig.model_validate(3)) == "hidden=[8,8],lr=0.1,seed=3"
 
@@ -279,13 +279,13 @@ def test_the_order_of_axes_keys_and_overrides_never_matters(tmp_path: Path) -> N
     assert len(found) == 1
 
 
-def test_no_variant_takes_the_name_of_what_a_sweep_writes() -> None:
+def test_a_variant_cannot_have_the_name_of_a_file_of_the_sweep() -> None:
     written = {FINAL, COMPARISON, SWEEP_FILE, RESULTS, SUMMARY, BEST, PROGRESS, rundir.LOCK}
     of_a_run = {rundir.STATUS, rundir.CONFIG, rundir.ENVIRONMENT}
     assert written | of_a_run == RESERVED_NAMES
 
 
-def test_workers_share_the_validation_split_that_a_data_set_has(tmp_path: Path) -> None:
+def test_workers_share_a_data_sets_own_validation_split(tmp_path: Path) -> None:
     x, y = np.arange(240, dtype=np.uint8).reshape(60, 4), np.arange(60) % 3
     np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9], x_val=x[:6], y_val=y[:6])
     base = BASE.replace("name: digits, limit: 200, val_size: 200", "name: npz, path: a.npz, limit: 40")

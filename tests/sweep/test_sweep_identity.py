@@ -26,7 +26,7 @@ def write_npz(path: Path, seed: int) -> None:
 NPZ_BASE = BASE.replace("name: digits, limit: 200, val_size: 200", "name: npz, path: a/set.npz, val_size: 20")
 
 
-def test_settings_that_differ_in_the_folder_of_their_data_have_runs_of_their_own(tmp_path: Path) -> None:
+def test_settings_that_differ_in_the_data_folder_have_separate_runs(tmp_path: Path) -> None:
     for number, folder in enumerate("ab"):
         write_npz(tmp_path / folder / "set.npz", number)
     paths = [str(tmp_path / folder / "set.npz") for folder in "ab"]
@@ -43,9 +43,7 @@ def test_settings_that_differ_in_the_folder_of_their_data_have_runs_of_their_own
     ("axis", "values"),
     [("train.threads", [1, 2]), ("log.every", [1, 2]), ("train.engine", ["eager", "auto"])],
 )
-def test_an_axis_is_part_of_the_run_s_name_whatever_it_is(
-    tmp_path: Path, axis: str, values: list[object]
-) -> None:
+def test_every_axis_is_part_of_the_run_name(tmp_path: Path, axis: str, values: list[object]) -> None:
     sweep = {"base": "base.yaml", "name": "s", "axes": {axis: values}}
     assert run(write(tmp_path, sweep), runs=tmp_path / "runs") == 0
     rows = results(tmp_path / "runs" / "s")

@@ -47,7 +47,7 @@ class Full(io.StringIO):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_run_after_one_that_changed_the_process_is_the_same_as_alone_and_no_stream_is_needed(
+def test_a_run_is_unaffected_by_an_earlier_run_that_changed_the_process_and_by_missing_streams(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "changes.py").write_text(COMPONENT)

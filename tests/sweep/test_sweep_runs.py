@@ -77,7 +77,7 @@ def test_a_sweep_compares_its_own_runs(tmp_path: Path) -> None:
     assert "40" not in table
 
 
-def test_a_sweep_leaves_its_runs_tables_and_winners(done: tuple[Path, Path]) -> None:
+def test_a_sweep_writes_its_runs_tables_and_best_settings(done: tuple[Path, Path]) -> None:
     _, root = done
     assert (root / "sgd" / "lr=0.1,seed=0" / "summary.json").exists()
     rows = results(root)
@@ -101,21 +101,23 @@ def test_a_sweep_leaves_its_runs_tables_and_winners(done: tuple[Path, Path]) -> 
     assert best["val_accuracy"] == pytest.approx(mean)
 
 
-def test_a_run_is_the_same_alone_and_from_its_saved_config(done: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_run_equals_a_single_run_and_one_of_its_saved_config(
+    done: tuple[Path, Path], tmp_path: Path
+) -> None:
     _, root = done
     inside = root / "adam" / "lr=0.01,seed=1"
     launch.launch(load_config(inside / "config.yaml"), tmp_path / "alone")
     assert differences(inside, tmp_path / "alone") == []
 
 
-def test_the_best_config_trains_again_to_what_the_winner_did(done: tuple[Path, Path], tmp_path: Path) -> None:
+def test_training_the_best_config_reproduces_the_best_run(done: tuple[Path, Path], tmp_path: Path) -> None:
     _, root = done
     launch.launch(load_config(root / "sgd" / "best.yaml"), tmp_path / "again")
     winner = root / "final" / "sgd" / next(p.name for p in (root / "final" / "sgd").glob("*seed=1000"))
     assert differences(winner, tmp_path / "again") == []
 
 
-def test_one_worker_and_the_resolved_sweep_give_the_same_runs_and_wait_for_those_of_another_process(
+def test_one_worker_and_the_resolved_sweep_give_the_same_runs_and_wait_for_another_process(
     done: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One run ends in another process while the sweep waits; another is released and trained by the sweep."""
@@ -151,7 +153,7 @@ def statuses(root: Path) -> list[dict[str, Any]]:
     return [status for status in found if status]
 
 
-def test_a_finished_sweep_trains_nothing_again_and_an_extended_one_only_what_is_new(
+def test_a_finished_sweep_trains_nothing_and_an_extended_one_only_new_runs(
     done: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, root = done
@@ -165,7 +167,7 @@ def test_a_finished_sweep_trains_nothing_again_and_an_extended_one_only_what_is_
     assert "finished runs kept" in capsys.readouterr().err
 
 
-def test_another_config_under_the_same_names_is_refused_and_forced(tmp_path: Path) -> None:
+def test_a_changed_config_is_refused_unless_forced(tmp_path: Path) -> None:
     file = write(tmp_path, {**SWEEP, "variants": {"sgd": {}}, "seeds": 1, "final_seeds": 0})
     assert run(file, runs=tmp_path / "runs") == 0
     with pytest.raises(OptlabError, match=r"train\.epochs"):
@@ -201,7 +203,7 @@ class Breaks(nn.Sequential):
 """
 
 
-def test_a_failure_and_a_killed_worker_cost_their_runs_alone_unless_told_to_stop(tmp_path: Path) -> None:
+def test_a_failed_run_or_killed_worker_affects_only_its_run_unless_fail_fast(tmp_path: Path) -> None:
     variants: dict[str, Any] = {"good": {"optimizer": {"name": "Adam"}}}
     for name, model in (("bad", "Breaks"), ("once", "Dies"), ("always", "Dies")):
         (tmp_path / name).mkdir()
@@ -226,7 +228,7 @@ def test_a_failure_and_a_killed_worker_cost_their_runs_alone_unless_told_to_stop
     assert states == ["failed", "missing"]
 
 
-def test_shards_share_a_grid_of_two_axes_and_a_last_call_brings_the_finals_and_the_heat_map(
+def test_shards_split_a_grid_of_two_axes_and_the_last_call_trains_the_final_runs(
     tmp_path: Path,
 ) -> None:
     axes = {"optimizer.lr": [0.1, 0.3, 1.0], "data.batch_size": [10, 20, 40]}
@@ -281,13 +283,13 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(
         ([[], []], 2, 0.0),
     ],
 )
-def test_the_time_of_a_sweep_is_that_of_its_rounds_on_its_workers(
+def test_the_duration_of_a_sweep_is_computed_from_rounds_and_workers(
     rounds: list[list[float]], workers: int, seconds: float
 ) -> None:
     assert wall_seconds(rounds, workers) == seconds
 
 
-def test_the_estimate_counts_steps_every_evaluation_and_the_test(tmp_path: Path) -> None:
+def test_the_estimate_includes_steps_evaluations_and_the_test(tmp_path: Path) -> None:
     sweep = read_sweep(write(tmp_path, {**SWEEP, "seeds": 1}))
     shared_data = SharedData(tmp_path / "data")
     infos = check_variants(sweep, shared_data)["sgd"]
@@ -374,7 +376,7 @@ def alive(pid: int) -> bool:
     return bool(state.strip()) and not state.startswith("Z")
 
 
-def test_a_sweep_goes_on_after_a_signal_to_its_group_and_after_its_process_was_killed(tmp_path: Path) -> None:
+def test_a_sweep_continues_after_a_signal_to_its_process_group_and_after_a_kill(tmp_path: Path) -> None:
     """Interrupt a sweep, kill it, then run it to its end: its runs equal those of an uninterrupted sweep."""
     file = write(tmp_path, SLOW, BASE.replace("epochs: 2", "epochs: 150"))
     runs = tmp_path / "runs"
@@ -414,7 +416,7 @@ def test_a_sweep_goes_on_after_a_signal_to_its_group_and_after_its_process_was_k
     assert differences(runs / "s" / "sgd" / "lr=0.1,seed=0", tmp_path / "peace") == []
 
 
-def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_exits_at_once_and_leaves_readable_files(tmp_path: Path) -> None:
     """A step of ten minutes delays the first Ctrl-C, so that only the second can end the sweep."""
     (tmp_path / "naps.py").write_text(NAPS)
     variants = {"good": {}, "naps": {"model": {"name": "naps.py:Naps"}}}
@@ -465,7 +467,7 @@ def test_pruned_runs_are_marked_and_can_be_trained_to_their_end(tmp_path: Path) 
     assert differences(folder, tmp_path / "whole") == []
 
 
-def test_the_shell_script_trains_each_run_once_though_two_processes_ask_for_it(tmp_path: Path) -> None:
+def test_two_processes_of_the_shell_script_train_each_run_once(tmp_path: Path) -> None:
     config = tmp_path / "base.yaml"
     config.write_text("name: shell\n" + BASE.replace("epochs: 2", "epochs: 100"))
     path = f"{Path(OPTLAB).parent}{os.pathsep}{os.environ['PATH']}"
@@ -497,13 +499,13 @@ def test_the_shell_script_trains_each_run_once_though_two_processes_ask_for_it(t
         ("auto", "cpu", 2, 1, [None] * 4),
     ],
 )
-def test_gpus_are_dealt_out_in_turn(
+def test_gpus_are_assigned_round_robin(
     workers: Any, device: str, gpus: int, per_gpu: int, expected: list[str | None]
 ) -> None:
     assert worker_slots(workers, device, gpus, per_gpu, cores=4) == expected
 
 
-def test_the_sweep_file_that_is_kept_says_how_it_was_searched(done: tuple[Path, Path]) -> None:
+def test_the_saved_sweep_file_states_the_search(done: tuple[Path, Path]) -> None:
     _, root = done
     kept = yaml.safe_load((root / "sweep.yaml").read_text())
     assert kept["strategy"] == "grid"

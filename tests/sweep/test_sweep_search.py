@@ -76,7 +76,9 @@ def settings_of(variant_search: VariantSearch) -> list[Mapping[str, Any]]:
 
 
 @pytest.mark.parametrize("strategy", ["random", "qmc", "tpe", "gp"])
-def test_trials_do_not_depend_on_the_order_of_outcomes_nor_on_stops(strategy: str, tmp_path: Path) -> None:
+def test_trials_do_not_depend_on_the_order_of_outcomes_or_on_interruptions(
+    strategy: str, tmp_path: Path
+) -> None:
     trials = 14  # the samplers that learn draw the first ten at random
     for name in ("straight", "shuffled", "stopped"):
         (tmp_path / name).mkdir()
@@ -105,7 +107,7 @@ def test_another_search_seed_gives_other_trials_and_another_variant_too(tmp_path
     assert settings_of(one) != settings_of(two)
 
 
-def test_a_guided_search_ends_nearer_to_the_floor_than_it_began(tmp_path: Path) -> None:
+def test_a_guided_search_improves_over_its_first_trials(tmp_path: Path) -> None:
     variant_search = make(tmp_path, trials=40)
     carry_out(variant_search)
     best = variant_search.best()
@@ -117,7 +119,7 @@ def test_a_guided_search_ends_nearer_to_the_floor_than_it_began(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("prune", ["median", "hyperband", "wilcoxon"])
-def test_pruning_spares_runs_and_does_not_depend_on_the_order_of_outcomes(prune: str, tmp_path: Path) -> None:
+def test_pruning_saves_runs_and_does_not_depend_on_the_order_of_outcomes(prune: str, tmp_path: Path) -> None:
     done, pruned, searches = [], [], []
     for order in (0, 7):
         root = tmp_path / str(order)
@@ -137,7 +139,7 @@ def test_pruning_spares_runs_and_does_not_depend_on_the_order_of_outcomes(prune:
     assert best[0][0].number == best[1][0].number not in pruned[0]
 
 
-def test_divergence_is_the_worst_outcome_and_failure_is_none(tmp_path: Path) -> None:
+def test_divergence_is_the_worst_outcome_and_a_failure_has_no_value(tmp_path: Path) -> None:
     variant_search = make(tmp_path, trials=4, seeds=2, final_seeds=2)
     variant_search.start()
     for number, status in enumerate(["completed", "diverged", "failed", "completed"]):
@@ -162,7 +164,7 @@ def test_divergence_is_the_worst_outcome_and_failure_is_none(tmp_path: Path) -> 
     ]
 
 
-def test_the_storage_of_another_search_is_refused_unless_it_is_begun_anew(tmp_path: Path) -> None:
+def test_the_storage_of_another_search_is_refused_unless_restarted(tmp_path: Path) -> None:
     carry_out(make(tmp_path), stop_after=2)
     with pytest.raises(RunError, match="other axes"):
         make(tmp_path, search_seed=3)

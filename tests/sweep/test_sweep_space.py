@@ -10,7 +10,7 @@ from trainer.errors import ConfigError
 from trainer.sweep.space import edge, grid, parse_axis
 
 
-def test_a_grid_is_every_combination_the_last_axis_fastest() -> None:
+def test_a_grid_has_every_combination_with_the_last_axis_fastest() -> None:
     axes = [parse_axis("a", [1, 2]), parse_axis("b", ["x", "y"])]
     assert list(grid(axes)) == [
         {"a": 1, "b": "x"},
@@ -41,7 +41,7 @@ def test_a_grid_is_every_combination_the_last_axis_fastest() -> None:
         None,
     ],
 )
-def test_what_is_no_axis_is_refused(value: Any) -> None:
+def test_invalid_axes_are_refused(value: Any) -> None:
     with pytest.raises(ConfigError):
         parse_axis("optimizer.lr", value)
 
@@ -63,6 +63,6 @@ def test_what_is_no_axis_is_refused(value: Any) -> None:
         ([0, 1e-4, 1e-3], 1e-3, "above"),
     ],
 )
-def test_a_best_value_on_the_edge_of_its_axis_is_told(axis: Any, best: Any, side: str | None) -> None:
+def test_a_best_value_on_the_edge_of_its_axis_is_reported(axis: Any, best: Any, side: str | None) -> None:
     advice = edge(parse_axis("optimizer.lr", axis), best)
     assert advice is None if side is None else advice is not None and side in advice
