@@ -221,3 +221,17 @@ class Signed(Plain):
             for p in group["params"] if group.get("use_sign") else ():
                 p.grad.sign_()
         super().step()
+
+
+class Estimating(Optimizer):
+    """Multiplies its rate by an estimate that it keeps in its groups, as Prodigy."""
+
+    def __init__(self, params: Any, lr: float = 1.0, growth: float = 1.5) -> None:
+        super().__init__(params, {"lr": lr, "growth": growth, "d": 1e-3, "nesterov": False})
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> None:
+        for group in self.param_groups:
+            group["d"] *= group["growth"]
+            for p in group["params"]:
+                p.sub_(group["d"] * group["lr"] * p.grad)

@@ -60,7 +60,8 @@ class StepRecord(Record):
     """One row of steps.csv, written every `log.every` steps.
 
     Values: `loss` (of this minibatch, before its update), `lr` or `lr.<label>` per parameter group (as used
-    for this update), and optionally `grad_norm`, `grad_norm.<parameter>`, `penalty`.
+    for this update), and optionally `grad_norm`, `grad_norm.<parameter>`, `penalty`,
+    `group.<option>`.
     """
 
 

@@ -132,6 +132,7 @@ CHANGES = {
     "train.max_loss": "train.max_loss=1e9",
     "log.every": "log.every=3",
     "log.gradients": "log.gradients=true",
+    "log.groups": "log.groups=true",
     "log.histograms": "log.histograms=true",
     "log.plots": "log.plots=[png]",
 }
@@ -163,6 +164,7 @@ ALLOWED: dict[str, set[Verb]] = {
     "train.check_finite": {"resume"},
     "log.every": {"name", "group"},
     "log.gradients": {"name", "group"},
+    "log.groups": {"name", "group"},
     "log.histograms": {"name", "group"},
     "log.plots": {"name", "group", "skip", "resume", "unset"},
 }

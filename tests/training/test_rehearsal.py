@@ -57,7 +57,7 @@ def test_the_mode_is_found_and_the_model_left_alone(
     tried = rehearsal(builder, base=base)
     before = {name: value.clone() for name, value in tried.model.state_dict().items()}
     drawn = torch.get_rng_state()
-    assert tried.find_mode("auto") == mode
+    assert tried.run("auto").mode == mode
     assert torch.equal(drawn, torch.get_rng_state())
     assert all(torch.equal(value, before[name]) for name, value in tried.model.state_dict().items())
 
@@ -77,13 +77,13 @@ def test_what_would_fail_or_not_resume_is_refused(
     builder: Callable[..., Any], options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        rehearsal(builder, options).find_mode("auto")
+        rehearsal(builder, options).run("auto")
 
 
 def test_a_stated_mode_is_the_only_one_that_is_tried() -> None:
-    assert rehearsal(external.Plain).find_mode("create_graph") == "create_graph"
+    assert rehearsal(external.Plain).run("create_graph").mode == "create_graph"
     with pytest.raises(ConfigError, match="give a closure"):
-        rehearsal(external.Closing).find_mode("plain")
+        rehearsal(external.Closing).run("plain")
 
 
 CONFIG = """\
@@ -265,3 +265,28 @@ def test_keys_that_only_a_groups_reader_knows(tmp_path: Path) -> None:
     )
     assert done.code == 2
     assert "use_sing" in done.err
+
+
+# ---- numbers in parameter groups
+
+
+def test_numbers_that_change_in_groups_are_columns(tmp_path: Path) -> None:
+    """Prodigy estimates `d` and steps by d * lr; the constant options of its groups are no columns."""
+    groups = "groups: [{match: '*.bias', growth: 2.0}]"
+    path = config(tmp_path, f"{{name: 'own.py:Estimating', {groups}}}")
+    done = optlab("train", path, "log.groups=true", "log.every=1", "--run-dir", tmp_path / "run", "--quiet")
+    assert done.code == 0, done.err
+    written = rows(tmp_path / "run" / "steps.csv")
+    assert [name for name in written[0] if name.startswith("group")] == ["group.d.*.bias", "group.d.rest"]
+    assert [float(row["group.d.rest"]) for row in written[:3]] == pytest.approx([1.5e-3, 2.25e-3, 3.375e-3])
+    assert float(written[1]["group.d.*.bias"]) == pytest.approx(4e-3)
+    done = optlab("train", path, "--run-dir", tmp_path / "other", "--quiet")
+    assert not any(name.startswith("group") for name in rows(tmp_path / "other" / "steps.csv")[0])
+
+
+def test_the_momentum_that_a_schedule_cycles_is_a_column(tmp_path: Path) -> None:
+    path = config(tmp_path, "{name: Adam, lr: 0.01}")
+    schedule = "scheduler={name: OneCycleLR, interval: step}"
+    done = optlab("train", path, schedule, "log.groups=true", "--run-dir", tmp_path / "run", "--quiet")
+    assert done.code == 0, done.err
+    assert len({row["group.betas.0"] for row in rows(tmp_path / "run" / "steps.csv")}) > 2

@@ -469,6 +469,11 @@ class LogConfig(Section):
     gradients: Annotated[bool, RECORDS] = Field(
         False, description="Log gradient norms in steps.csv: grad_norm (total) and one per parameter."
     )
+    groups: Annotated[bool, RECORDS] = Field(
+        False,
+        description="Log the numbers in parameter groups that the optimizer or a schedule changes in "
+        "steps.csv, as group.d; `lr` is always logged.",
+    )
     histograms: Annotated[bool, RECORDS] = Field(
         False, description="Log histograms of the weights, before training and at every evaluation."
     )

@@ -263,6 +263,24 @@ def rate_holder(optimizer: Optimizer) -> Optimizer:
     return rate_holder(inner[0]) if inner and inner[0] is not optimizer else optimizer
 
 
+def group_numbers(group: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers in a parameter group by name, without the learning rate; `betas.0` of a sequence."""
+    numbers: dict[str, float] = {}
+    for name, value in group.items():
+        if name in ("params", "lr", "initial_lr"):
+            continue
+        if isinstance(value, list | tuple):
+            items = {f"{name}.{index}": item for index, item in enumerate(value)}
+        else:
+            items = {name: value}
+        for key, item in items.items():
+            if isinstance(item, Tensor) and item.numel() == 1 and not item.is_complex():
+                numbers[key] = item.item()
+            elif isinstance(item, int | float) and not isinstance(item, bool):
+                numbers[key] = float(item)
+    return numbers
+
+
 def _required(builder: Callable[..., Any]) -> list[str]:
     parameters = inspect.signature(builder).parameters.values()
     return [p.name for p in parameters if p.default is p.empty and p.kind in _KEYWORDS]

@@ -6,7 +6,7 @@ calls `Schedule.step` after each interval and `Schedule.observe` after each eval
 
 from trainer.schedules.build import DERIVED, ScheduleSpec, build_schedule, derived_options
 from trainer.schedules.rules import OWN_SCHEDULERS, SCHEDULES, InverseTime, Piecewise, torch_schedulers
-from trainer.schedules.schedule import Schedule, learning_rate
+from trainer.schedules.schedule import Schedule, cycled_options, learning_rate
 
 __all__ = [
     "DERIVED",
@@ -17,6 +17,7 @@ __all__ = [
     "Schedule",
     "ScheduleSpec",
     "build_schedule",
+    "cycled_options",
     "derived_options",
     "learning_rate",
     "torch_schedulers",

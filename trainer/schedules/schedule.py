@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau, SequentialLR
 
 
@@ -17,6 +18,14 @@ def learning_rate(group: Mapping[str, Any]) -> float | None:
     if isinstance(rate, Tensor):
         return rate.item() if rate.numel() == 1 and not rate.is_complex() else None
     return float(rate) if isinstance(rate, int | float) else None
+
+
+def cycled_options(optimizer: Optimizer) -> list[str]:
+    """Return the options besides the learning rate that OneCycleLR or CyclicLR changes in the groups."""
+    group = optimizer.param_groups[0]
+    if "base_momentum" not in group:
+        return []
+    return ["betas.0" if "betas" in group else "momentum"]
 
 
 class Schedule:

@@ -44,7 +44,7 @@ from trainer.seeding import generator, global_stream
 from trainer.training.engines.eager import MicroBatch
 from trainer.training.locate import located, prefixed
 from trainer.training.preflight import check_parameters, try_metric
-from trainer.training.rehearsal import Rehearsal
+from trainer.training.rehearsal import Outcome, Rehearsal
 from trainer.training.timetable import Plan
 from trainer.user_code import user_code
 
@@ -252,6 +252,7 @@ class Optimizers:
         step_mode: how a step calls all of them.
         resolved: for each, the settings of its config that were `auto` or null.
         derived: options that are derived from the run, by dotted key.
+        changing: the numbers in parameter groups that steps change, by label.
     """
 
     by_label: Mapping[str, Optimizer]
@@ -259,6 +260,7 @@ class Optimizers:
     step_mode: StepMode
     resolved: Sequence[Mapping[str, Any]]
     derived: Mapping[str, int | None]
+    changing: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,17 +303,21 @@ def build_optimizers(loaded: Loaded, model: nn.Module, context: OptimizerContext
     modes: list[StepMode] = []
     resolved: list[Mapping[str, Any]] = []
     derived: dict[str, int | None] = {}
+    changing: dict[str, Sequence[str]] = {}
     train = loaded.config.train
     for label, config, prefix in zip(labels, configs, prefixes, strict=True):
         with located(loaded, prefix):
             groups[label] = assign_groups(model, owned[label], _group_specs(config))
+            implementation: Mapping[str, bool] = {}
+            mode: StepMode
             if catalog.is_registered_optimizer(config):
                 built = _build_registered(loaded, config, model, groups[label], context)
+                optimizers[label], mode, implementation = built
             else:
-                built = _build_external(loaded, config, model, groups[label], context)
+                optimizers[label], tried = _build_external(loaded, config, model, groups[label], context)
+                mode, changing[label] = tried.mode, tried.changing
                 numbers = derived_numbers(_optimizer_spec(config), context.numbers)
                 derived |= {f"{prefix}.{name}": number for name, number in numbers.items()}
-            optimizers[label], mode, implementation = built
             refuse_mode(
                 type(optimizers[label]).__name__,
                 mode,
@@ -322,7 +328,7 @@ def build_optimizers(loaded: Loaded, model: nn.Module, context: OptimizerContext
             modes.append(mode)
             resolved.append({**implementation, "step": mode})
     step_mode: StepMode = next((mode for mode in modes if mode != "plain"), "plain")
-    return Optimizers(optimizers, groups, step_mode, resolved, derived)
+    return Optimizers(optimizers, groups, step_mode, resolved, derived, changing)
 
 
 def _build_registered(
@@ -354,8 +360,8 @@ def _build_external(
     model: nn.Module,
     groups: Sequence[Group],
     context: OptimizerContext,
-) -> tuple[Optimizer, StepMode, Mapping[str, bool]]:
-    """Return an optimizer of a user or another package, and how it is stepped, after trying it."""
+) -> tuple[Optimizer, Outcome]:
+    """Return an optimizer of a user or another package, and what trying it found out."""
     spec = _optimizer_spec(config)
 
     def build(of: nn.Module) -> Optimizer:
@@ -371,8 +377,8 @@ def _build_external(
         clip_grad_norm=loaded.config.train.clip_grad_norm,
         clip_grad_value=loaded.config.train.clip_grad_value,
     )
-    mode = rehearsal.find_mode(config.step)
-    return build(model), mode, {}
+    outcome = rehearsal.run(config.step)
+    return build(model), outcome
 
 
 def _optimizer_spec(config: OptimizerConfig | InnerOptimizerConfig) -> OptimizerSpec:

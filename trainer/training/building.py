@@ -20,11 +20,14 @@ from trainer.device import PRECISIONS, Clock, autocast, check_threads, resolve_d
 from trainer.errors import OptlabError
 from trainer.metrics import leading
 from trainer.models.layers import feed_channels_last
+from trainer.optimizers.external import rate_holder
 from trainer.optimizers.groups import Group
 from trainer.optimizers.modes import train_mode
+from trainer.schedules import cycled_options
 from trainer.seeding import seed_dropout, seed_globals
 from trainer.training.builders import (
     OptimizerContext,
+    Optimizers,
     build_augmentation,
     build_loss,
     build_metrics,
@@ -235,6 +238,7 @@ def _set_up_run(
             groups,
             penalty=model_penalty is not None,
             gradients=config.log.gradients,
+            changing=_logged_options(built) if config.log.groups else {},
         ),
     )
     check_metrics(loaded, experiment)
@@ -247,6 +251,14 @@ def _set_up_run(
         groups=groups,
         notes=[*loaded.notes, *dataset.notes, *([threads_note] if threads_note else [])],
     )
+
+
+def _logged_options(built: Optimizers) -> dict[str, Sequence[str]]:
+    """Return the numbers in parameter groups that the optimizers or their schedules change, by label."""
+    return {
+        label: [*built.changing.get(label, ()), *cycled_options(rate_holder(optimizer))]
+        for label, optimizer in built.by_label.items()
+    }
 
 
 def _prepare_machine(config: Config) -> torch.device:

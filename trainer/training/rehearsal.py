@@ -21,7 +21,7 @@ from trainer.errors import ConfigError, OptlabError
 from trainer.losses import Loss
 from trainer.models.describe import copy_model, temporary_copy
 from trainer.optimizers import snapshot
-from trainer.optimizers.external import OptimizerSpec, failure
+from trainer.optimizers.external import OptimizerSpec, failure, group_numbers, rate_holder
 from trainer.optimizers.modes import evaluation_weights, train_mode
 from trainer.seeding import random_state, set_random_state
 from trainer.training.engines.eager import EagerEngine, MicroBatch
@@ -33,6 +33,19 @@ SAMPLES = 8
 """Maximum number of samples of a step of the rehearsal, to limit its cost for large models."""
 
 Values = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the rehearsal of an optimizer found out.
+
+    Args:
+        mode: how to step it.
+        changing: the numbers in its parameter groups that its steps change, see `group_numbers`.
+    """
+
+    mode: StepMode
+    changing: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +71,8 @@ class Rehearsal:
     clip_grad_norm: float | None = None
     clip_grad_value: float | None = None
 
-    def find_mode(self, requested: str) -> StepMode:
-        """Return how to step the optimizer, after checking that its run can be resumed.
+    def run(self, requested: str) -> Outcome:
+        """Find out how to step the optimizer, and check that its run can be resumed.
 
         Args:
             requested: a step mode, or `auto` = the first one in which the optimizer works.
@@ -68,50 +81,33 @@ class Rehearsal:
             ConfigError: the optimizer fails, or a resumed run would differ; with the line of its code.
         """
         modes: Sequence[StepMode] = get_args(StepMode)
-        candidates = [mode for mode in modes if requested in ("auto", mode)]
         device = next(self.model.parameters()).device
         start = random_state(device)
         results: dict[StepMode, _Result] = {}
         failures: list[ConfigError] = []
         try:
-            for mode in candidates:
+            for mode in modes if requested == "auto" else (mode for mode in modes if mode == requested):
                 try:
                     results[mode] = self._train(mode, start)
                 except _StepError as error:
                     failures.append(failure(self.spec, error.cause))
                     continue
-                if results[mode].changed and self._prefers_gradients_first(mode, candidates, results, start):
-                    mode = "gradients_and_closure"
                 if results[mode].changed:
                     break
-            working = next((mode for mode in results if results[mode].changed), next(iter(results), None))
-            if working is None:
+            if not results:
                 raise failures[0]
-            if "gradients_and_closure" in results and working == "closure":
-                working = "gradients_and_closure"
-            self._check_resumes(working, results[working], start)
+            working = next((mode for mode in results if results[mode].changed), next(iter(results)))
+            result = results[working]
+            if working == "closure" and requested == "auto":
+                # An optimizer that takes a closure may also read the gradients that it finds, as SAM does.
+                with suppress(_StepError):
+                    other = self._train("gradients_and_closure", start)
+                    if _first_difference(result.values, other.values) is not None:
+                        working, result = "gradients_and_closure", other
+            self._check_resumes(working, result, start)
         finally:
             set_random_state(start, device)
-        return working
-
-    def _prefers_gradients_first(
-        self,
-        mode: StepMode,
-        candidates: Sequence[StepMode],
-        results: dict[StepMode, _Result],
-        start: Mapping[str, Any],
-    ) -> bool:
-        """Return whether an optimizer that takes a closure also reads the gradients that it finds (SAM)."""
-        if mode != "closure" or "gradients_and_closure" not in candidates:
-            return False
-        try:
-            other = self._train("gradients_and_closure", start)
-        except _StepError:
-            return False
-        if _first_difference(results[mode].values, other.values) is None:
-            return False
-        results["gradients_and_closure"] = other
-        return True
+        return Outcome(working, result.changing)
 
     def _train(
         self,
@@ -150,6 +146,8 @@ class Rehearsal:
             saved = b""
             middle: Values = {}
             model_at_save: nn.Module | None = None
+            numbers = _numbers(optimizer)
+            changing: dict[tuple[int, str], None] = {}
             try:
                 train_mode([optimizer])
                 if resume is not None:
@@ -166,6 +164,8 @@ class Rehearsal:
                         with suppress(Exception):  # some models cannot be copied
                             model_at_save = copy_model(model)
                     engine.step([self._batch(step)])
+                    former, numbers = numbers, _numbers(optimizer)
+                    changing |= dict.fromkeys(key for key in numbers if numbers[key] != former.get(key))
             except (OptlabError, KeyboardInterrupt):
                 raise
             except BaseException as error:  # a user's class may raise anything
@@ -174,7 +174,8 @@ class Rehearsal:
             with evaluation_weights([optimizer], parameters):
                 values |= {f"{name} in eval mode": p.detach().clone() for name, p in model.named_parameters()}
             changed = any(not torch.equal(p, was) for p, was in zip(parameters, before, strict=True))
-        return _Result(values, middle, saved, model_at_save, changed)
+        names = dict.fromkeys(name for _, name in changing)
+        return _Result(values, middle, saved, model_at_save, changed, tuple(names))
 
     def _save(
         self, model: nn.Module, optimizer: Optimizer, parameters: Sequence[Tensor], device: torch.device
@@ -228,6 +229,7 @@ class _Result:
     saved: bytes
     model: nn.Module | None  # a copy from then, with its Python attributes
     changed: bool
+    changing: tuple[str, ...]
 
 
 class _StepError(Exception):
@@ -236,6 +238,11 @@ class _StepError(Exception):
     def __init__(self, cause: BaseException) -> None:
         super().__init__(str(type(cause)))
         self.cause = cause
+
+
+def _numbers(optimizer: Optimizer) -> dict[tuple[int, str], float]:
+    groups = enumerate(rate_holder(optimizer).param_groups)
+    return {(index, name): value for index, group in groups for name, value in group_numbers(group).items()}
 
 
 def _copies(values: Values) -> dict[str, Tensor]:
