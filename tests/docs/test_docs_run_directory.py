@@ -27,7 +27,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("described")
     (folder / "own.py").write_text(OWN, encoding="utf-8")
     text = TINY.replace("loss: cross_entropy", "loss: {name: cross_entropy, l2: 0.001}")
-    text = text.replace("every: 2", "every: 2\n  gradients: true\n  histograms: true").replace("[]", "[png]")
+    text = text.replace(
+        "every: 2", "every: 2\n  groups: true\n  gradients: true\n  histograms: true"
+    ).replace("[]", "[png]")
+    text = text.replace("scheduler: null", "scheduler: {name: OneCycleLR, interval: step, total_steps: 20}")
+    text = text.replace("lr: 0.05", "lr: 0.05\n  momentum: 0.9")
     text += "train: {epochs: 1, threads: 1, eval_train: true, metrics: [{name: 'own.py:own', mode: max}]}\n"
     text = text.replace("train:\n  epochs: 1\n  threads: 1\n", "")
     config = write_tiny(folder, text)
@@ -57,7 +61,9 @@ def test_every_column_is_described(run: Path) -> None:
     position = ["step", "epoch", "samples", "grad_evals", "train_seconds"]
     steps = list(rows(run / "steps.csv")[0])
     assert steps[:5] == position
-    assert {re.sub(r"^(grad_norm)\..*", r"\1.<parameter>", name) for name in steps} == described("steps.csv")
+    columns = {re.sub(r"^grad_norm\..*", "grad_norm.<parameter>", name) for name in steps}
+    columns = {re.sub(r"^group\..*", "group.<option>", name) for name in columns}
+    assert columns == described("steps.csv")
     epochs = list(rows(run / "epochs.csv")[0])
     assert epochs[:5] == position
     splits = {re.sub(r"(loss|accuracy|own)$", "<metric>", name) for name in epochs[5:]}
