@@ -197,6 +197,8 @@ def _model(kind: str, name: str) -> type[BaseModel]:
     own = name in REGISTRIES[kind]
     optional: Collection[str] = schedules.DERIVED.get(name, ()) if kind == "scheduler" else ()
     drop = (*_CONTEXT, *_ARGUMENTS.get(kind, ()))
+    if kind == "scheduler" and not own:
+        optional, drop = (*schedules.LENGTHS, "max_lr"), (*drop, "t_in_epochs")
     if kind == "optimizer" and not own:
         optional, drop = external.CONTEXT, (*drop, *external.dropped_names(builder))
     with user_code(name):
@@ -205,7 +207,7 @@ def _model(kind: str, name: str) -> type[BaseModel]:
             drop=drop,
             optional=optional,
             reserved=_RESERVED[kind],
-            open_ended=kind == "optimizer" and not own,
+            open_ended=kind in ("optimizer", "scheduler") and not own,
         )
 
 

@@ -64,7 +64,7 @@ _EXPECTED = {
     "metric": "a trainer.metrics.Metric, or a function of (outputs, targets)",
     "optimizer": "a subclass of torch.optim.Optimizer, or a function that takes params or named_parameters, "
     "or has an optimizer as its annotated return type",
-    "scheduler": "a subclass of LRScheduler, or a function that takes optimizer",
+    "scheduler": "a class with the method step, or a function, that takes optimizer",
     "dataset": "a function with trainer.data.dataset.Dataset as its annotated return type",
     "augmentation": "a class with the methods draw and apply, or a function of images",
     "init": "a function with a parameter tensor, as those of torch.nn.init",
@@ -152,8 +152,10 @@ def _fits(component: Builder, kind: str) -> bool:
 
 
 def _has_methods(cls: type, kind: str) -> bool:
-    wanted = {"augmentation": ("draw", "apply"), "scheduler": ("step", "state_dict")}.get(kind)
-    return wanted is not None and all(callable(getattr(cls, name, None)) for name in wanted)
+    wanted = {"augmentation": ("draw", "apply"), "scheduler": ("step",)}.get(kind)
+    if wanted is None or not all(callable(getattr(cls, name, None)) for name in wanted):
+        return False
+    return kind != "scheduler" or "optimizer" in inspect.signature(cls).parameters
 
 
 def _import_file(file: Path) -> ModuleType:

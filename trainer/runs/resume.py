@@ -18,6 +18,7 @@ from trainer.config.identity import (
     data_difference,
     describe_differences,
     import_paths,
+    leaves,
     recorded_code,
 )
 from trainer.config.load import Loaded, dump
@@ -25,10 +26,12 @@ from trainer.config.merge import parse_override
 from trainer.config.models import Config
 from trainer.console import print_note
 from trainer.errors import BusyError, OptlabError, RunError
+from trainer.optimizers.external import CONTEXT
 from trainer.runs import checkpoint, launch, ownership, rundir, runner
 from trainer.runs.environment import environment, origin
 from trainer.runs.launch import LaunchResult
 from trainer.runs.options import DEFAULTS, RunOptions
+from trainer.schedules import LENGTHS
 from trainer.training.building import RunSetup, set_up_run
 from trainer.training.experiment import Experiment
 from trainer.user_code import running
@@ -195,8 +198,13 @@ def _refuse_changes(saved: Config, config: Config) -> None:
 
 
 def _is_free(key: str, old: Config, new: Config) -> bool:
-    """Return whether a change is allowed: more patience, or a schedule length (checked later)."""
-    if key.startswith("scheduler.") and key.rpartition(".")[2] in _LENGTHS:
+    """Return whether a change is allowed: more patience, or a length (checked later)."""
+    section, _, option = key.partition(".")
+    option = option.rpartition(".")[2]
+    if section == "scheduler" and option in _LENGTHS:
+        return True
+    was_derived = dict(leaves(old.model_dump())).get(key) is None
+    if was_derived and option in {"scheduler": LENGTHS, "optimizer": CONTEXT}.get(section, ()):
         return True
     former, rule = old.train.early_stopping, new.train.early_stopping
     if not key.startswith("train.early_stopping") or former is None:
@@ -295,11 +303,14 @@ def _check_tables(folder: Path, sizes: Mapping[str, int], path: Path) -> None:
 def _refuse_other_lengths(state: Mapping[str, Any], setup: RunSetup) -> None:
     """Raise RunError if an option that was derived from the run's length has changed."""
     several = len(setup.config.scheduler) > 1
+    settings = dict(leaves(setup.config.model_dump()))
     derived = setup.experiment.state.derived
     for key, value in state.get("derived", {}).items():
-        if derived.get(key) != value:
+        section, _, option = key.partition(".")
+        present = derived.get(key, settings.get(key, settings.get(f"{section}.0.{option}")))
+        if present != value:
             raise RunError(
-                f"{key} depends on the run's length: {value} in the run, {derived.get(key)} now; "
+                f"{key} depends on the run's length: {value} in the run, {present} now; "
                 "the change would affect past steps",
                 fix=f"set {key}={value} to keep it, or train a new run",
             )

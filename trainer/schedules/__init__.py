@@ -4,12 +4,13 @@ A schedule changes the learning rates (some also the momentum) of an optimizer's
 calls `Schedule.step` after each interval and `Schedule.observe` after each evaluation.
 """
 
-from trainer.schedules.build import DERIVED, ScheduleSpec, build_schedule, derived_options
+from trainer.schedules.build import DERIVED, LENGTHS, ScheduleSpec, build_schedule, derived_options
 from trainer.schedules.rules import OWN_SCHEDULERS, SCHEDULES, InverseTime, Piecewise, torch_schedulers
 from trainer.schedules.schedule import Schedule, cycled_options, learning_rate
 
 __all__ = [
     "DERIVED",
+    "LENGTHS",
     "OWN_SCHEDULERS",
     "SCHEDULES",
     "InverseTime",

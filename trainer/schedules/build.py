@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
 
 from trainer.errors import ConfigError, Problem
-from trainer.schedules.schedule import Chain, Schedule, learning_rate
+from trainer.schedules.schedule import Adapter, Chain, Schedule, learning_rate
 from trainer.user_code import code_location, describe_error
 
 SIMULATED_INTERVALS = 10_000
@@ -29,6 +29,14 @@ DERIVED: dict[str, frozenset[str]] = {
     "OneCycleLR": frozenset({"total_steps", "max_lr"}),
 }
 """Options that `build_schedule` sets if they are absent or null; see `derived_options`."""
+
+
+LENGTHS = (
+    *("total_steps", "num_training_steps", "max_steps", "total_iters", "max_iters", "num_iterations"),
+    *("t_initial", "t_max", "T_max", "num_epochs", "max_epochs", "total_epochs", "epochs"),
+)
+"""Required options of users' and other packages' schedules that `build_schedule` sets if they are absent: to
+the number of intervals from the schedule's start to its end. Likewise a required `max_lr`, to the lr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,7 @@ class ScheduleSpec:
         until: in a list, the interval of the run at which the next schedule starts.
     """
 
-    builder: Callable[..., LRScheduler]
+    builder: Callable[..., Any]
     name: str
     options: Mapping[str, Any]
     interval: Literal["epoch", "step"] = "epoch"
@@ -94,7 +102,30 @@ def build_schedule(
         raise ConfigError.of(problems)
     _simulate(optimizer, specs, length)
     monitor = (specs[0].monitor or default_monitor) if _is_plateau(specs[0]) else None
-    return Schedule(_assemble(optimizer, specs, length), specs[0].interval, monitor)
+    derived = _derived_lengths(specs, length)
+    return Schedule(_assemble(optimizer, specs, length), specs[0].interval, monitor, derived)
+
+
+def _derived_lengths(specs: Sequence[ScheduleSpec], length: int | None) -> dict[str, int]:
+    """Return the length of the run for each option of a user's schedule that depends on it."""
+    if length is None:
+        return {}
+    return {
+        f"{_prefix(specs, index)}{name}": length
+        for index, spec in enumerate(specs)
+        for name in _own_lengths(spec)
+        if spec.options.get(name) is None
+    }
+
+
+def _own_lengths(spec: ScheduleSpec) -> list[str]:
+    """Return the required lengths of a schedule that is neither torch's nor one of this package."""
+    if (getattr(spec.builder, "__module__", "") or "").partition(".")[0] in ("torch", "trainer"):
+        return []
+    signature = inspect.signature(spec.builder).parameters
+    return [
+        name for name in LENGTHS if name in signature and signature[name].default is inspect.Parameter.empty
+    ]
 
 
 def derived_options(
@@ -113,11 +144,17 @@ def derived_options(
     """
     counted = None not in (spec.options.get("epochs"), spec.options.get("steps_per_epoch"))
     derived: dict[str, Any] = {}
-    for name in sorted(DERIVED.get(_class_name(spec), ())):
+    own = _own_lengths(spec)
+    signature = inspect.signature(spec.builder).parameters
+    is_torchs = _class_name(spec) in DERIVED and spec.builder.__module__.startswith("torch.")
+    if not is_torchs and "max_lr" in signature and signature["max_lr"].default is inspect.Parameter.empty:
+        own.append("max_lr")
+    for name in sorted(DERIVED[_class_name(spec)]) if is_torchs else own:
         if spec.options.get(name) is not None or (name == "total_steps" and counted):
             continue
         if name == "max_lr":
-            derived[name] = [group["lr"] for group in optimizer.param_groups]
+            rates = [group["lr"] for group in optimizer.param_groups]
+            derived[name] = rates if is_torchs else max(rates)
         elif remaining is None:
             raise ConfigError(
                 f"{spec.name} needs {name}: only a time budget ends this run, so its length is unknown",
@@ -142,7 +179,14 @@ def _signature(builder: Callable[..., Any]) -> list[str]:
 
 
 def _is_plateau(spec: ScheduleSpec) -> bool:
-    return isinstance(spec.builder, type) and issubclass(spec.builder, ReduceLROnPlateau)
+    """Return whether a schedule follows a metric: ReduceLROnPlateau, or a class that its name says does."""
+    is_torchs = isinstance(spec.builder, type) and issubclass(spec.builder, ReduceLROnPlateau)
+    return is_torchs or _is_own_plateau(spec)
+
+
+def _is_own_plateau(spec: ScheduleSpec) -> bool:
+    is_own = isinstance(spec.builder, type) and not issubclass(spec.builder, LRScheduler)
+    return is_own and "plateau" in _class_name(spec).lower()
 
 
 def _sequence_problems(specs: Sequence[ScheduleSpec], length: int | None) -> list[Problem]:
@@ -207,6 +251,14 @@ def _sequence_problems(specs: Sequence[ScheduleSpec], length: int | None) -> lis
                     f"{spec.name} does not use a metric",
                     at + "monitor",
                     fix="leave it out; only ReduceLROnPlateau uses a metric",
+                )
+            )
+        if _is_own_plateau(spec) and not spec.higher_is_better and spec.options.get("mode") == "max":
+            problems.append(
+                Problem(
+                    f"mode 'max' would lower the learning rate whenever {spec.monitor} improves",
+                    at + "mode",
+                    fix="set mode: min, or monitor a metric of which higher values are better",
                 )
             )
         if _is_plateau(spec) and spec.higher_is_better and spec.options.get("mode") != "max":
@@ -284,15 +336,15 @@ def _simulate(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int |
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        scheduler = _assemble(stand_in, copies, length)
+        schedule = Schedule(_assemble(stand_in, copies, length), specs[0].interval)
         for interval in range(min(1 if length is None else length, SIMULATED_INTERVALS)):
             for group in stand_in.param_groups:
                 if not (group["lr"] >= 0 and math.isfinite(group["lr"])):
                     raise _fault(specs, interval, f"gives a learning rate of {group['lr']}")
-            if isinstance(scheduler, ReduceLROnPlateau):
+            if _is_plateau(specs[0]):
                 return
             try:
-                scheduler.step()
+                schedule.step()
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # torch's arithmetic, or a user's function
@@ -313,9 +365,11 @@ def _fault(specs: Sequence[ScheduleSpec], interval: int, what: str) -> ConfigErr
     )
 
 
-def _assemble(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int | None) -> LRScheduler:
+def _assemble(
+    optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int | None
+) -> LRScheduler | Adapter:
     """Build the schedules and combine them."""
-    parts: list[LRScheduler] = []
+    parts: list[Any] = []
     milestones: list[int] = []
     start = 0
     for index, spec in enumerate(specs):
@@ -325,20 +379,35 @@ def _assemble(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int |
             start += spec.warmup
             milestones.append(start)
         end = spec.until or length
-        parts.append(_part(optimizer, spec, None if end is None else end - start, key=key))
+        part = _part(optimizer, spec, None if end is None else end - start, key=key)
+        if isinstance(part, Adapter) and (spec.warmup or len(specs) > 1):
+            where = "in a list" if len(specs) > 1 else "after warm-up"
+            raise ConfigError(
+                f"{spec.name} cannot be used {where}: it is not an LRScheduler",
+                key=key + "name",
+                fix="use it alone, with a warm-up of its own",
+            )
+        parts.append(part)
         if spec.until is not None:
             start = spec.until
             milestones.append(start)
-    return parts[0] if len(parts) == 1 else Chain(optimizer, parts, milestones)
+    if len(parts) == 1:
+        only: LRScheduler | Adapter = parts[0]
+        return only
+    return Chain(optimizer, parts, milestones)
 
 
-def _part(optimizer: Optimizer, spec: ScheduleSpec, remaining: int | None, *, key: str) -> LRScheduler:
+def _part(
+    optimizer: Optimizer, spec: ScheduleSpec, remaining: int | None, *, key: str
+) -> LRScheduler | Adapter:
     options = dict(spec.options) | derived_options(optimizer, spec, remaining, key=key)
     known = _signature(spec.builder)
+    if "t_in_epochs" in known:  # timm's name of the interval
+        options["t_in_epochs"] = spec.interval == "epoch"
     if callable(fn := options.get("lr_lambda")) and not hasattr(fn, "__dict__"):
         options["lr_lambda"] = lambda t: fn(t)  # torch saves a function's __dict__; built-in ones have none
     try:
-        scheduler = spec.builder(optimizer, **options)
+        scheduler: Any = spec.builder(optimizer, **options)
     except ConfigError as error:
         raise ConfigError.of(
             [Problem(p.what, key + p.key, p.where, p.expected, p.fix) for p in error.problems]
@@ -352,11 +421,13 @@ def _part(optimizer: Optimizer, spec: ScheduleSpec, remaining: int | None, *, ke
             message = _describe_error(error)
         raise ConfigError(f"{spec.name}: {message}", key=key + (blamed[0] if blamed else "name")) from error
     if not isinstance(scheduler, LRScheduler):
-        raise ConfigError(
-            f"{spec.name} returned a {type(scheduler).__name__}",
-            key=key + "name",
-            expected="a torch.optim.lr_scheduler.LRScheduler",
-        )
+        if not callable(getattr(scheduler, "step", None)) or not hasattr(scheduler, "__dict__"):
+            raise ConfigError(
+                f"{spec.name} returned a {type(scheduler).__name__}",
+                key=key + "name",
+                expected="a schedule: an object with the method step",
+            )
+        return Adapter(scheduler, optimizer, spec.interval)
     total = getattr(scheduler, "total_steps", None)
     if isinstance(total, int) and remaining is not None and total < remaining:
         raise ConfigError(
@@ -364,4 +435,5 @@ def _part(optimizer: Optimizer, spec: ScheduleSpec, remaining: int | None, *, ke
             key=key + "total_steps",
             fix="leave out total_steps; it is then the length of the run",
         )
-    return scheduler
+    found: LRScheduler = scheduler
+    return found

@@ -434,6 +434,6 @@ def build_schedules(
 
 
 def _monitor(scheduler: SchedulerConfig, *, has_val: bool) -> str | None:
-    if scheduler.monitor is None and scheduler.name == "ReduceLROnPlateau":
+    if scheduler.monitor is None and "plateau" in scheduler.name.rpartition(":")[2].lower():
         return "val_loss" if has_val else "train_loss"
     return scheduler.monitor

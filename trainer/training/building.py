@@ -23,7 +23,7 @@ from trainer.models.layers import feed_channels_last
 from trainer.optimizers.external import rate_holder
 from trainer.optimizers.groups import Group
 from trainer.optimizers.modes import train_mode
-from trainer.schedules import cycled_options
+from trainer.schedules import Schedule, cycled_options
 from trainer.seeding import seed_dropout, seed_globals
 from trainer.training.builders import (
     OptimizerContext,
@@ -217,7 +217,7 @@ def _set_up_run(
         keeps_gradients=config.train.zero_grad == "never",
         mean=RunningMean(metrics),
         clock=Clock(device),
-        derived=built.derived,
+        derived={**built.derived, **_derived_lengths(schedules)},
     )
     experiment = Experiment(
         splits=splits,
@@ -251,6 +251,10 @@ def _set_up_run(
         groups=groups,
         notes=[*loaded.notes, *dataset.notes, *([threads_note] if threads_note else [])],
     )
+
+
+def _derived_lengths(schedules: Sequence[Schedule]) -> dict[str, int]:
+    return {f"scheduler.{name}": value for one in schedules for name, value in one.derived.items()}
 
 
 def _logged_options(built: Optimizers) -> dict[str, Sequence[str]]:
