@@ -107,14 +107,14 @@ def outcome(name: str, options: str, folder: Path) -> tuple[str, str]:
     code, errors = optlab("train", config, "--run-dir", folder / "whole", "--quiet")
     if code:
         return ("refused" if code == 2 else f"exit code {code}"), errors
-    take = recorder.Recorder.take
+    write = recorder.Recorder.write
 
     def interrupted(self: recorder.Recorder, record: Any) -> Any:
         if type(record).__name__ == "CheckpointDue" and record.step == 4:
             signal.raise_signal(signal.SIGTERM)
-        return take(self, record)
+        return write(self, record)
 
-    with mock.patch.object(recorder.Recorder, "take", interrupted):
+    with mock.patch.object(recorder.Recorder, "write", interrupted):
         code, errors = optlab("train", config, "--run-dir", folder / "part", "--quiet")
     if code == 143:
         code, errors = optlab("resume", folder / "part", "--quiet")

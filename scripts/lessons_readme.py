@@ -40,7 +40,7 @@ def text() -> str:
 
 def _row(lesson: Lesson) -> str:
     picture = f'<img src="figures/{lesson.name}.png" alt="{lesson.heading}" width="460">'
-    return f"| {lesson.number} | **{lesson.heading}.** {lesson.look} | {picture} |"
+    return f"| {lesson.number} | **{lesson.heading}.** {lesson.description} | {picture} |"
 
 
 def _runs(lesson: Lesson) -> str:

@@ -63,14 +63,14 @@ def differences(one: Path, other: Path) -> list[str]:
 @contextmanager
 def copied_at(step: int, target: Path) -> Iterator[None]:
     """Copy the run directory right after the row of a step was written, as after a kill."""
-    take: Callable[[Recorder, Record], Status | None] = Recorder.take
+    write: Callable[[Recorder, Record], Status | None] = Recorder.write
 
     def copying(self: Recorder, record: Record) -> Status | None:
-        outcome = take(self, record)
+        outcome = write(self, record)
         if record.step == step and not target.exists():
             self._writer.wait()
             shutil.copytree(self.folder, target)
         return outcome
 
-    with mock.patch.object(Recorder, "take", copying):
+    with mock.patch.object(Recorder, "write", copying):
         yield

@@ -383,7 +383,7 @@ def test_more_threads_than_a_machine_takes_are_refused(threads: int, tmp_path: P
     done = optlab("validate", write(tmp_path, ""), f"train.threads={threads}")
     assert done.code == 2
     assert f"train.threads: got {threads}" in done.err
-    assert f"1 to {device.most_threads()}" in done.err
+    assert f"1 to {device.max_threads()}" in done.err
 
 
 def test_a_worker_killed_by_any_signal_is_told() -> None:

@@ -36,7 +36,7 @@ class ChildProcess:
         process: the process.
 
     Raises:
-        OSError: the system starts no further process.
+        OSError: the system cannot start another process.
     """
 
     def __init__(self, serve: Callable[..., None], *args: Any, method: str = "spawn") -> None:
@@ -67,7 +67,7 @@ class ChildProcess:
             raise EOFError from error
 
     def kill(self) -> None:
-        """End the child at once."""
+        """Kill the child immediately."""
         self.process.kill()
         self.process.join()
         self.pipe.close()

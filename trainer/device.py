@@ -49,7 +49,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def most_threads() -> int:
+def max_threads() -> int:
     """Return the maximum number of threads of a run: four per core, but at least 256.
 
     Each is a thread of the operating system; torch crashes if the system cannot create one.
@@ -58,12 +58,12 @@ def most_threads() -> int:
 
 
 def check_threads(threads: int, *, key: str = "train.threads") -> int:
-    """Return the number of threads; raise ConfigError for the config key if it exceeds `most_threads()`."""
-    if threads > most_threads():
+    """Return the number of threads; raise ConfigError for the config key if it exceeds `max_threads()`."""
+    if threads > max_threads():
         raise ConfigError(
             f"got {threads}",
             key=key,
-            expected=f"1 to {most_threads()} on this machine, which has {os.cpu_count() or 1} cores",
+            expected=f"1 to {max_threads()} on this machine, which has {os.cpu_count() or 1} cores",
         )
     return threads
 

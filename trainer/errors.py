@@ -86,7 +86,7 @@ class PartError(OptlabError):
 
 
 class RunError(OptlabError):
-    """A run directory cannot be used as asked (it exists, is locked, is not writable, is not a run)."""
+    """A run directory cannot be used as requested (it exists, is locked, is not writable, is not a run)."""
 
     exit_code = 2
 
@@ -128,7 +128,7 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
 
 
-_MAX_CHOICES = 40  # there are 90 models, optlab's own first; `optlab list` lists all of them
+_MAX_CHOICES = 40  # the longest list has 90 models, optlab's own first; `optlab list` prints all
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

@@ -152,8 +152,8 @@ def _fits(component: Builder, kind: str) -> bool:
 
 
 def _has_methods(cls: type, kind: str) -> bool:
-    wanted = {"augmentation": ("draw", "apply"), "scheduler": ("step",)}.get(kind)
-    if wanted is None or not all(callable(getattr(cls, name, None)) for name in wanted):
+    methods = {"augmentation": ("draw", "apply"), "scheduler": ("step",)}.get(kind)
+    if methods is None or not all(callable(getattr(cls, name, None)) for name in methods):
         return False
     return kind != "scheduler" or "optimizer" in inspect.signature(cls).parameters
 

@@ -39,7 +39,7 @@ def unwritable() -> str | None:
 
 
 def _problem(*, writes: bool = False) -> str | None:
-    """Return the system's error on creating the folder or, with `writes`, a file in it; None if none."""
+    """Return the system's error on creating the folder or, with `writes`, a file in it; None on success."""
     folder = os.environ.get(VARIABLE)
     try:
         folder = folder or tempfile.gettempdir()

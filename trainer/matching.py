@@ -38,7 +38,7 @@ def matching(
     """
     owners = dict(model.named_modules())
 
-    def holds(full: str, parameter: nn.Parameter) -> bool:
+    def satisfies(full: str, parameter: nn.Parameter) -> bool:
         owner = type(owners[full.rpartition(".")[0]]).__name__
         return (
             (name is None or fnmatchcase(full, name))
@@ -47,4 +47,4 @@ def matching(
             and (min_ndim is None or parameter.ndim >= min_ndim)
         )
 
-    return [full for full, parameter in trainable(model).items() if holds(full, parameter)]
+    return [full for full, parameter in trainable(model).items() if satisfies(full, parameter)]

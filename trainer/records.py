@@ -98,20 +98,20 @@ class RunResult:
 
     Args:
         status: how it ended.
-        steps, epochs, samples, grad_evals: how far it came.
-        train_seconds: seconds of training alone.
+        steps, epochs, samples, grad_evals: the position at its end.
+        train_seconds: seconds of training only.
         total_seconds: seconds from the first record to the last, evaluation and writing included.
-        final: the last evaluation; None when there was none.
-        best: the evaluation that validation chose, with `metric`; None without a validation split.
-        test: loss and metrics on the test split, and `checkpoint`: at `best` or `final`; None = unread.
+        final: the last evaluation; None if there was none.
+        best: the best evaluation by `best_metric`; None without a validation split.
+        test: loss and metrics on the test split, and `checkpoint`: `best` or `final`; None = not evaluated.
         steps_per_second, samples_per_second: throughput over `train_seconds`; None before the first step.
         peak_memory_bytes: the process's peak (CPU: resident set; CUDA: allocated on the device).
-        optimizer_state_bytes: what the optimizers remember between steps.
+        optimizer_state_bytes: size of the state that the optimizers keep between steps.
         parameters: number of trainable parameters.
-        best_metric: the metric that chose `best`, as `val_accuracy`.
-        engine: how the steps ran: `eager`, `compiled`, or `compiled until step N` and eager from there.
-        compile_seconds: what compiling took before the first step, in no other time; None = not compiled.
-        message: why it ended, where the status alone does not say it.
+        best_metric: the metric that selected `best`, as `val_accuracy`.
+        engine: how the steps ran: `eager`, `compiled`, or `compiled until step N`, then eager.
+        compile_seconds: compile time before the first step, included in no other time; None = not compiled.
+        message: why it ended, if the status does not say so.
     """
 
     status: Status

@@ -59,7 +59,7 @@ class _Lenient(_Stream):
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: `write` leaves nothing behind."""
+        """Do nothing: `write` does not buffer."""
 
 
 class _ToStderr(_Stream):
@@ -85,7 +85,7 @@ class _Results(_Stream):
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: `write` leaves nothing behind."""
+        """Do nothing: `write` does not buffer."""
 
 
 def _write_whole(file: TextIO, text: str, *, wait: float | None) -> None:

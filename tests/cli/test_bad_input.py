@@ -528,7 +528,7 @@ def test_a_run_that_is_there_already(tmp_path: Path) -> None:
     assert "--force" in done.err
     other = optlab("train", config, "optimizer.lr=0.1", "--run-dir", folder, "--quiet", "--skip-existing")
     assert other.code == 2
-    assert "optimizer.lr: 0.05 in the existing run, 0.1 wanted" in other.err.replace(
+    assert "optimizer.lr: 0.05 in the existing run, 0.1 requested" in other.err.replace(
         "optimizer.0.lr", "optimizer.lr"
     )
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before

@@ -110,14 +110,14 @@ def write_run(tmp_path: Path) -> WriteRun:
             lines.append(",".join([*map(repr, place), *map(number, values.values())]))
             moments.append(moment(epoch, steps_per_epoch, epoch * second, values))
         (folder / "epochs.csv").write_text("\n".join(lines) + "\n")
-        found = (
+        result = (
             list(losses)
             if losses is not None
             else [2.3 * 0.97**step for step in range(epochs * steps_per_epoch)]
         )
         rows = [
             f"{step},{step / steps_per_epoch},{step * 32},{step},{step * ms_per_step / 1e3},{loss!r},0.1"
-            for step, loss in enumerate(found, start=1)
+            for step, loss in enumerate(result, start=1)
         ]
         (folder / "steps.csv").write_text(
             "\n".join(["step,epoch,samples,grad_evals,train_seconds,loss,lr", *rows]) + "\n"

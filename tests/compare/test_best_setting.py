@@ -46,7 +46,7 @@ def test_a_sweep_and_its_comparison_name_one_best_setting(tmp_path: Path) -> Non
         max(rows, key=lambda row: float(row[name]))["optimizer.lr"]
         for name in ("val_accuracy", "best_val_accuracy")
     )
-    assert by_last != by_best, "the last evaluation and the best checkpoint have to disagree"
+    assert by_last != by_best, "the last evaluation and the best checkpoint must disagree"
     (variant,) = swept.json["variants"].values()
     assert variant["best"]["values"] == {"optimizer.lr": float(by_best)}
     final = variant["final"]
@@ -57,10 +57,10 @@ def test_a_sweep_and_its_comparison_name_one_best_setting(tmp_path: Path) -> Non
     assert (row["best"], row["best_value"]) == (float(by_best), variant["best"]["val_accuracy"])
     assert (row["metric"], row["over_seeds"], row["evaluation"]) == ("val_accuracy", "mean", "best")
     assert compared.json["selection"]["source"] == "the objective of the sweep rates"
-    said = optlab("compare", tmp_path / "rates").out
+    message = optlab("compare", tmp_path / "rates").out
     rule = "the highest mean over seeds of val_accuracy at the best checkpoint"
-    assert f"the best setting has {rule} (the objective" in said
-    # A result that is asked for rules instead, and says so; the test is not for choosing.
+    assert f"the best setting has {rule} (the objective" in message
+    # A requested result replaces the objective, and the source says so; test results never do.
     other = optlab("compare", tmp_path / "rates", "--json", "--metric", "best_val_loss").json
     assert (other["selection"]["metric"], other["selection"]["mode"]) == ("val_loss", "min")
     assert other["selection"]["source"] == "requested as best_val_loss"
@@ -101,7 +101,7 @@ def test_sweep_and_comparison_agree_with_ties_divergence_and_missing_seeds(
             settings[-1].outcomes[seed] = outcome
     chosen = best_setting(settings, [0, 1, 2], Objective(metric=metric, over_seeds=over_seeds))
     table = compare_runs(tmp_path / "s", draw=False).sensitivity
-    assert chosen is not None, "the shares of damaged runs leave some settings whole"
+    assert chosen is not None, "some settings have only undamaged runs"
     found = table.set_index("key")
     assert dict(found["best"]) == dict(chosen[0].values)
     assert set(found["best_value"]) == {chosen[1]}
@@ -146,6 +146,6 @@ def test_the_rule_that_was_used_is_stated(write_run: Any, tmp_path: Path) -> Non
     last = compare_runs(tmp_path / "alone", draw=False, metric="val_accuracy")
     assert last.sensitivity["best"][0] == 0.3
     assert last.selection.source == "requested as final_val_accuracy"
-    # What stands beside runs by chance is no sweep: the default rules.
+    # An unrelated file next to the runs is not a sweep: the default rule applies.
     (tmp_path / "a" / "sweep.yaml").write_text("objective: [1")
     assert stated("a") == default.format("the runs belong to no sweep with an objective")

@@ -120,7 +120,7 @@ def test_smoothing_keeps_the_first_loss_and_stops_before_the_end(write_run: Any,
     x, y = curve(drawn(tmp_path, "loss").axes[0])
     assert (x[0], y[0]) == (1, 2.0)
     assert x[-1] <= 60
-    assert y[-1] < 5.0, "the last point alone is no trend"
+    assert y[-1] < 5.0, "the last point is noise, not a trend"
     raw_x, raw_y = curve(drawn(tmp_path, "loss", smoothed=False).axes[0])
     assert list(raw_y) == losses
     assert raw_x[-1] == 60
@@ -200,8 +200,8 @@ def test_the_distribution_of_times_stays_below_one_if_runs_miss_the_target(
 ) -> None:
     for seed, values in enumerate([(0.1, 0.95), (0.1, 0.2, 0.95), (0.1, 0.2, 0.2)]):
         write_run(f"x/{seed}", seed=seed, val_accuracy=values)
-    found = compared(tmp_path, targets=["0.9"])
-    (axes,) = found.figures["times.val_accuracy=0.9"].axes
+    result = compared(tmp_path, targets=["0.9"])
+    (axes,) = result.figures["times.val_accuracy=0.9"].axes
     x, y = curve(axes)
     assert list(x[1:-1]) == [10, 20]
     assert y == pytest.approx([0, 1 / 3, 2 / 3, 2 / 3])
@@ -217,10 +217,10 @@ def test_a_performance_profile_over_problems(write_run: Any, tmp_path: Path) -> 
     for model, (sgd, adam) in curves.items():
         write_run(f"x/{model}s", optimizer="SGD", val_accuracy=sgd, config={"model.name": model})
         write_run(f"x/{model}a", optimizer="Adam", val_accuracy=adam, config={"model.name": model})
-    found = compared(tmp_path, targets=["0.9"])
-    (axes,) = found.figures["profile.val_accuracy=0.9"].axes
+    result = compared(tmp_path, targets=["0.9"])
+    (axes,) = result.figures["profile.val_accuracy=0.9"].axes
     lines = {str(text.get_text()): line for text, line in zip(
-        found.figures["profile.val_accuracy=0.9"].legends[0].get_texts(), axes.lines, strict=True
+        result.figures["profile.val_accuracy=0.9"].legends[0].get_texts(), axes.lines, strict=True
     )}  # fmt: skip
     assert list(np.asarray(lines["SGD"].get_ydata())) == pytest.approx([2 / 3, 2 / 3, 2 / 3])
     assert list(np.asarray(lines["Adam"].get_ydata())) == pytest.approx([1 / 3, 1, 1])
@@ -239,23 +239,23 @@ def write_grid(write_run: Any, results: dict[tuple[float, float], float | None])
 
 def test_sensitivity_states_the_width_and_the_edge(write_run: Any, tmp_path: Path) -> None:
     write_grid(write_run, {(0.001, 0.9): 0.5, (0.01, 0.9): 0.89, (0.1, 0.9): 0.9, (1.0, 0.9): None})
-    found = compared(tmp_path)
-    row = found.sensitivity.iloc[0]
+    result = compared(tmp_path)
+    row = result.sensitivity.iloc[0]
     assert (row["key"], row["best"], row["best_at_edge"]) == ("optimizer.lr", 0.1, False)
     assert (row["good_from"], row["good_to"], row["width_decades"]) == (0.01, 0.1, pytest.approx(1))
     assert row["diverged_runs"] == 1
-    assert found.tuning_lines == (
+    assert result.tuning_lines == (
         "best lr=0.1 of 4 values; the mean is within 5 % of the best from 0.01 to 0.1 (1 decade)",
     )
     assert compared(tmp_path, within=0.001).sensitivity["good_from"][0] == 0.1
-    assert "sensitivity.optimizer.lr" in found.figures
+    assert "sensitivity.optimizer.lr" in result.figures
 
 
 def test_a_best_value_on_the_edge_is_flagged(write_run: Any, tmp_path: Path) -> None:
     write_grid(write_run, {(0.001, 0.9): 0.5, (0.01, 0.9): 0.7, (0.1, 0.9): 0.9})
-    found = compared(tmp_path)
-    assert "WARNING: the best is the largest value tried" in found.tuning_lines[0]
-    assert "ring: best at the edge" in heading(found.figures["sensitivity.optimizer.lr"])
+    result = compared(tmp_path)
+    assert "WARNING: the best is the largest value tried" in result.tuning_lines[0]
+    assert "ring: best at the edge" in heading(result.figures["sensitivity.optimizer.lr"])
 
 
 def test_values_of_a_key_swept_from_zero_do_not_overlap(write_run: Any, tmp_path: Path) -> None:
@@ -268,9 +268,9 @@ def test_values_of_a_key_swept_from_zero_do_not_overlap(write_run: Any, tmp_path
     places = np.asarray(axes.lines[0].get_xdata(), float)
     assert axes.get_xscale() == "log"
     assert list(places) == [0.0001, 0.001, 0.1]
-    said = dict(zip(axes.get_xticks(), (label.get_text() for label in axes.get_xticklabels()), strict=True))
-    assert said[places[0]] == "0"
-    assert said[0.1] == "0.1"
+    labels = dict(zip(axes.get_xticks(), (label.get_text() for label in axes.get_xticklabels()), strict=True))
+    assert labels[places[0]] == "0"
+    assert labels[0.1] == "0.1"
 
 
 def test_unequal_tuning_is_noted(write_run: Any, tmp_path: Path) -> None:
@@ -324,8 +324,8 @@ def test_only_the_final_runs_of_a_sweep_are_compared(write_run: Any, tmp_path: P
             f"sweep/final/sgd/{seed}", optimizer={"name": "SGD", "lr": 0.2}, seed=seed, test_accuracy=0.6
         )
     (tmp_path / "sweep" / "sweep.yaml").write_text("strategy: grid\n")
-    found = compared(tmp_path)
-    assert list(found.runs["seed"]) == ["100", "101"]
-    assert len(found.sensitivity) == 1
-    assert found.sensitivity["values"][0] == 3
-    assert "use the 2 final runs on fresh seeds" in found.notes[0]
+    result = compared(tmp_path)
+    assert list(result.runs["seed"]) == ["100", "101"]
+    assert len(result.sensitivity) == 1
+    assert result.sensitivity["values"][0] == 3
+    assert "use the 2 final runs on fresh seeds" in result.notes[0]

@@ -27,10 +27,10 @@ def test_names_contain_only_the_differences(write_run: Any, tmp_path: Path) -> N
     for seed in (0, 1):
         write_run(f"a/sgd{seed}", optimizer=SGD, seed=seed)
         write_run(f"a/adam{seed}", optimizer=ADAM, seed=seed)
-    found = grouped(tmp_path)
-    assert [group.name for group in found.groups] == ["Adam lr=0.001", "SGD lr=0.01 momentum=0.9"]
-    assert [[entry.seed for entry in group.entries] for group in found.groups] == [["0", "1"]] * 2
-    assert found.notes == ()
+    result = grouped(tmp_path)
+    assert [group.name for group in result.groups] == ["Adam lr=0.001", "SGD lr=0.01 momentum=0.9"]
+    assert [[entry.seed for entry in group.entries] for group in result.groups] == [["0", "1"]] * 2
+    assert result.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_every_kind_of_difference_has_its_name(
 ) -> None:
     write_run("x/a", config=first)
     write_run("x/b", config=second)
-    found = names(tmp_path)
-    assert [re.sub(r"^(SGD|Muon . AdamW) .*", r"\1", name) for name in found] == expected
+    result = names(tmp_path)
+    assert [re.sub(r"^(SGD|Muon . AdamW) .*", r"\1", name) for name in result] == expected
 
 
 def test_execution_settings_do_not_separate_groups(write_run: Any, tmp_path: Path) -> None:
@@ -86,9 +86,9 @@ def test_by_groups_only_by_the_given_keys_and_notes_what_it_pools(write_run: Any
         write_run(f"x/sgd{lr}", optimizer={"name": "SGD", "lr": lr})
         write_run(f"x/adam{lr}", optimizer={"name": "Adam", "lr": lr})
     assert len(names(tmp_path)) == 4
-    found = grouped(tmp_path, "optimizer.name")
-    assert [(group.name, len(group.entries)) for group in found.groups] == [("Adam", 2), ("SGD", 2)]
-    assert found.notes[0] == "group Adam pools runs that differ in optimizer.lr = 0.01, 0.1"
+    result = grouped(tmp_path, "optimizer.name")
+    assert [(group.name, len(group.entries)) for group in result.groups] == [("Adam", 2), ("SGD", 2)]
+    assert result.notes[0] == "group Adam pools runs that differ in optimizer.lr = 0.01, 0.1"
     assert names(tmp_path, "lr") == ["lr=0.01", "lr=0.1"]
     assert len(names(tmp_path, "optimizer.name", "lr")) == 4
     with pytest.raises(ConfigError, match=r"(?s)no run has .*did you mean 'optimizer.name'"):
@@ -103,44 +103,44 @@ def test_different_data_or_models_are_separate_problems(write_run: Any, tmp_path
                     f"x/{model}{optimizer['name']}{seed}", optimizer=optimizer, seed=seed,
                     config={"model.name": model}, val_accuracy=(0.1, 0.5 + 0.01 * seed),
                 )  # fmt: skip
-    found = compare_runs(tmp_path, draw=False)
-    assert [group.label for group in found.grouping.groups] == [
+    result = compare_runs(tmp_path, draw=False)
+    assert [group.label for group in result.grouping.groups] == [
         "cnn: Adam lr=0.001", "cnn: SGD lr=0.01 momentum=0.9",
         "mlp: Adam lr=0.001", "mlp: SGD lr=0.01 momentum=0.9",
     ]  # fmt: skip
-    assert list(found.differences["problem"]) == ["cnn", "mlp"]
-    assert "runs differ in model.name: 2 problems, each compared separately" in found.notes
-    # Asked for, the model is what is compared.
+    assert list(result.differences["problem"]) == ["cnn", "mlp"]
+    assert "runs differ in model.name: 2 problems, each compared separately" in result.notes
+    # If requested, models are compared.
     assert names(tmp_path, "model.name") == ["cnn", "mlp"]
 
 
 def test_groups_that_share_no_problem_are_not_compared(write_run: Any, tmp_path: Path) -> None:
     write_run("x/a", optimizer=SGD, config={"model.name": "cnn"})
     write_run("x/b", optimizer=ADAM)
-    found = compare_runs(tmp_path, draw=False)
-    assert not len(found.differences)
-    assert any("no group appears on two of them" in note for note in found.notes)
+    result = compare_runs(tmp_path, draw=False)
+    assert not len(result.differences)
+    assert any("no group appears on two of them" in note for note in result.notes)
 
 
 def test_the_content_of_the_data_separates_problems(write_run: Any, tmp_path: Path) -> None:
     write_run("x/a", digest="a" * 64)
     write_run("x/b", digest="b" * 64)
-    found = grouped(tmp_path)
-    assert [group.problem for group in found.groups] == ["data content=aaaaaaaa", "data content=bbbbbbbb"]
+    result = grouped(tmp_path)
+    assert [group.problem for group in result.groups] == ["data content=aaaaaaaa", "data content=bbbbbbbb"]
 
 
 def test_different_budgets_are_flagged(write_run: Any, tmp_path: Path) -> None:
     write_run("x/a", optimizer=SGD, config={"train.epochs": 2.0})
     write_run("x/b", optimizer=ADAM, config={"train.epochs": 9.0, "data.batch_size": 8})
-    said = "\n".join(grouped(tmp_path).notes)
-    assert "differ in budget" in said
-    assert "train.epochs = 2, 9" in said
-    assert "differ in more than optimizer and schedule: data.batch_size = 8, 32" in said
+    message = "\n".join(grouped(tmp_path).notes)
+    assert "differ in budget" in message
+    assert "train.epochs = 2, 9" in message
+    assert "differ in more than optimizer and schedule: data.batch_size = 8, 32" in message
 
 
 def test_the_same_run_twice_counts_once(write_run: Any, tmp_path: Path) -> None:
     write_run("x/a")
     write_run("x/copy")
-    found = grouped(tmp_path)
-    assert [len(group.entries) for group in found.groups] == [1]
-    assert "the same config, code and seed" in found.notes[0]
+    result = grouped(tmp_path)
+    assert [len(group.entries) for group in result.groups] == [1]
+    assert "the same config, code and seed" in result.notes[0]

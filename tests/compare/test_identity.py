@@ -69,19 +69,19 @@ def test_two_files_with_one_class_name_and_an_edited_file_are_different_groups(t
 
     train("a.py", 0, "runs/a")
     train("b.py", 0.9, "runs/b")
-    found = optlab("compare", tmp_path / "runs", "--json").json
-    assert [(row["group"], row["n"]) for row in found["groups"]] == [("a.py:Foo", 2), ("b.py:Foo", 2)]
-    assert [(row["a"], row["b"]) for row in found["differences"]] == [("a.py:Foo", "b.py:Foo")]
-    assert found["differences"][0]["difference"] != 0
+    result = optlab("compare", tmp_path / "runs", "--json").json
+    assert [(row["group"], row["n"]) for row in result["groups"]] == [("a.py:Foo", 2), ("b.py:Foo", 2)]
+    assert [(row["a"], row["b"]) for row in result["differences"]] == [("a.py:Foo", "b.py:Foo")]
+    assert result["differences"][0]["difference"] != 0
 
     train("a.py", 0.9, "edited")
-    found = optlab("compare", tmp_path / "runs" / "a", tmp_path / "edited", "--json").json
-    (first, second) = found["groups"]
+    result = optlab("compare", tmp_path / "runs" / "a", tmp_path / "edited", "--json").json
+    (first, second) = result["groups"]
     assert (first["n"], second["n"]) == (2, 2)
     assert first["group"].startswith("Foo code ")
     assert second["group"].startswith("Foo code ")
     assert first["group"] != second["group"]
-    (note,) = [note for note in found["notes"] if "trained with different code" in note]
+    (note,) = [note for note in result["notes"] if "trained with different code" in note]
     assert f"{tmp_path / 'a.py'} = " in note
 
 
@@ -119,9 +119,9 @@ def test_names_are_as_long_as_needed_to_be_unique(
     write_run: Any, tmp_path: Path, key: str, first: Any, second: Any, expected: list[str]
 ) -> None:
     write_pairs(write_run, {"config": {key: first}}, {"config": {key: second}})
-    found = grouped(tmp_path)
-    assert sorted(group.label.removeprefix("SGD ").strip() for group in found.groups) == expected
-    assert all(len(group.entries) == 2 for group in found.groups)
+    result = grouped(tmp_path)
+    assert sorted(group.label.removeprefix("SGD ").strip() for group in result.groups) == expected
+    assert all(len(group.entries) == 2 for group in result.groups)
     compared = compare_runs(tmp_path, draw=False)
     assert list(compared.groups["n"]) == [2, 2]
     assert all("left out" not in note for note in compared.notes)
@@ -136,7 +136,7 @@ def test_a_missing_setting_differs_from_every_value(write_run: Any, tmp_path: Pa
     ("first", "second", "expected"),
     [
         ({"files": {"/a.py": OLD}}, {"files": {"/a.py": NEW}}, ["Foo code 11111111", "Foo code 22222222"]),
-        # A file that the optimizer's imports, and one that was not recorded then.
+        # A file that the optimizer's file imports, and one that was not recorded.
         ({"files": {"/a.py": OLD, "/helper.py": OLD}}, {"files": {"/a.py": OLD, "/helper.py": NEW}},
          ["Foo code 11111111", "Foo code 22222222"]),
         ({"files": {"/a.py": OLD, "/helper.py": OLD}}, {"files": {"/a.py": OLD}},
@@ -152,9 +152,11 @@ def test_recorded_code_packages_and_data_belong_to_the_identity(
 ) -> None:
     own = {"optimizer": {"name": "/a.py:Foo", "lr": 0.1}}
     write_pairs(write_run, own | first, own | second)
-    found = sizes(tmp_path)
-    said = {name if name.startswith("Foo") or ": " in name else f"Foo {name}": n for name, n in found.items()}
-    assert said == dict.fromkeys(expected, 2)
+    result = sizes(tmp_path)
+    named = {
+        name if name.startswith("Foo") or ": " in name else f"Foo {name}": n for name, n in result.items()
+    }
+    assert named == dict.fromkeys(expected, 2)
     assert not any("left out" in note for note in grouped(tmp_path).notes)
 
 
@@ -188,13 +190,13 @@ def test_runs_of_one_seed_that_differ_only_in_execution_are_separate_groups(
     write_run: Any, tmp_path: Path, key: str, first: Any, second: Any
 ) -> None:
     write_pairs(write_run, {"config": {key: first}}, {"config": {key: second}})
-    found = grouped(tmp_path)
-    assert [len(group.entries) for group in found.groups] == [2, 2]
-    assert not any("left out" in note for note in found.notes)
+    result = grouped(tmp_path)
+    assert [len(group.entries) for group in result.groups] == [2, 2]
+    assert not any("left out" in note for note in result.notes)
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "said"),
+    ("first", "second", "message"),
     [
         ({"engine": "eager"}, {"engine": "compiled"}, "engine = compiled (1 runs), eager (1 runs)"),
         ({"config": {"train.threads": 1}}, {"config": {"train.threads": 2}}, "train.threads = 1 (1 r"),
@@ -203,15 +205,15 @@ def test_runs_of_one_seed_that_differ_only_in_execution_are_separate_groups(
     ],
 )  # fmt: skip
 def test_a_group_of_mixed_execution_is_flagged(
-    write_run: Any, tmp_path: Path, first: dict[str, Any], second: dict[str, Any], said: str
+    write_run: Any, tmp_path: Path, first: dict[str, Any], second: dict[str, Any], message: str
 ) -> None:
     write_run("x/a", seed=0, **first)
     write_run("x/b", seed=1, **second)
-    found = grouped(tmp_path)
-    assert [len(group.entries) for group in found.groups] == [2]
-    (note,) = found.notes
+    result = grouped(tmp_path)
+    assert [len(group.entries) for group in result.groups] == [2]
+    (note,) = result.notes
     assert note.startswith("the runs were executed differently, also within SGD lr=0.001: ")
-    assert said in note
+    assert message in note
 
 
 def test_groups_of_different_engines_are_flagged(write_run: Any, tmp_path: Path) -> None:
@@ -248,18 +250,18 @@ def test_a_copied_run_counts_once_for_any_grouping_keys(write_run: Any, tmp_path
     write_run("x/a", files={"/a.py": OLD})
     write_run("x/copy", files={"/a.py": OLD})
     for by in ((), ("optimizer.name",)):
-        found = grouped(tmp_path, *by)
-        assert [len(group.entries) for group in found.groups] == [1]
-        assert f"left out {tmp_path / 'x' / 'copy'}: it has the same config, code and seed" in found.notes[0]
+        result = grouped(tmp_path, *by)
+        assert [len(group.entries) for group in result.groups] == [1]
+        assert f"left out {tmp_path / 'x' / 'copy'}: it has the same config, code and seed" in result.notes[0]
 
 
 def test_names_from_hostile_configs_are_harmless_in_every_table(write_run: Any, tmp_path: Path) -> None:
     text = "/x/a.py:Foo\n\x1b[31mred|$\\frac{$"
     write_run("x/a", config={"model.mode": text})
     write_run("x/b", config={"model.mode": f"{text}2"})
-    found = compare_runs(tmp_path, style="paper")
-    assert all("\n" not in name and "\x1b" not in name for name in found.groups["group"])
-    for path in found.save(tmp_path / "out", formats=["svg"]):
+    result = compare_runs(tmp_path, style="paper")
+    assert all("\n" not in name and "\x1b" not in name for name in result.groups["group"])
+    for path in result.save(tmp_path / "out", formats=["svg"]):
         if path.suffix != ".svg":
             content = path.read_text()
             assert "\x1b" not in content
@@ -268,7 +270,7 @@ def test_names_from_hostile_configs_are_harmless_in_every_table(write_run: Any, 
     assert len(json.loads(printed.out)["groups"]) == 2
 
 
-# Every key there is
+# Every key
 
 WHOLE = """
 name: whole
@@ -353,8 +355,8 @@ def parts_of(annotation: Any) -> Iterator[type]:
 
 
 def test_the_cases_below_cover_every_field() -> None:
-    found = {".".join(str(part) for part in path if isinstance(part, str)) for path in leaves(whole_config())}
-    reached = {key[:end] for key in found for end in [m.start() for m in re.finditer(r"\.", key)]} | found
+    keys = {".".join(str(part) for part in path if isinstance(part, str)) for path in leaves(whole_config())}
+    reached = {key[:end] for key in keys for end in [m.start() for m in re.finditer(r"\.", key)]} | keys
     assert set(field_paths(Config)) <= reached
 
 
@@ -368,19 +370,19 @@ def test_runs_that_differ_in_one_key_are_different_groups_unless_the_key_may_dif
 ) -> None:
     one = load_run(write_run("x"))
     config = whole_config()
-    first, second = (replace(one, config=found) for found in (config, changed(config, path)))
+    first, second = (replace(one, config=result) for result in (config, changed(config, path)))
     if path[0] == "seed":
         assert len(group_runs([first, second]).groups) == 1
         return
-    found = group_runs([first, second])
-    assert [len(group.entries) for group in found.groups] == [1, 1], "no run of equal seed is dropped"
-    assert len({group.label for group in found.groups}) == 2
+    result = group_runs([first, second])
+    assert [len(group.entries) for group in result.groups] == [1, 1], "no run of equal seed is dropped"
+    assert len({group.label for group in result.groups}) == 2
     other_seed = replace(second, config=second.config | {"seed": 7})
-    found = group_runs([first, other_seed])
+    result = group_runs([first, other_seed])
     key = ".".join(map(str, path))
-    assert len(found.groups) == (1 if may_differ(key, "group") else 2)
+    assert len(result.groups) == (1 if may_differ(key, "group") else 2)
     if key in ("train.device", "train.threads") or path[-1] in ("fused", "foreach"):
-        assert "executed differently" in found.notes[0]
+        assert "executed differently" in result.notes[0]
     pooled = group_runs([first, other_seed], ["model.name"])
     assert len(pooled.groups) == 1 or path == ("model", "name") or path == ("data", "name")
     if not may_differ(key, "group") and len(pooled.groups) == 1:

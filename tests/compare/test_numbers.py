@@ -1,4 +1,4 @@
-"""Tables and verdicts against scipy and known answers, and their error rates on simulated groups."""
+"""Tables and pairwise differences against scipy and known answers; error rates on simulated groups."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from scipy import stats
 
 from trainer.compare import Group, Grouping, compare_runs
-from trainer.compare.pairwise_tests import verdicts
+from trainer.compare.pairwise_tests import pairwise_differences
 from trainer.compare.table import render_table, with_half_width
 from trainer.errors import ConfigError
 from trainer.statistics import minimum_detectable
@@ -39,8 +39,8 @@ def write_groups(write_run: Any, groups: dict[str, Sequence[float | None]], firs
 
 def test_the_table_is_scipys_mean_and_interval(write_run: Any, tmp_path: Path) -> None:
     write_groups(write_run, {"SGD": A, "Adam": B})
-    found = compare_runs(tmp_path, draw=False)
-    row = found.groups.set_index("group").loc["SGD"]
+    result = compare_runs(tmp_path, draw=False)
+    row = result.groups.set_index("group").loc["SGD"]
     low, high = stats.t.interval(0.95, len(A) - 1, np.mean(A), stats.sem(A))
     assert row["n"] == 7
     assert [row["test_accuracy"], row["test_accuracy_low"], row["test_accuracy_high"]] == pytest.approx(
@@ -73,19 +73,19 @@ def test_a_lower_loss_is_better(write_run: Any, tmp_path: Path) -> None:
     for seed, (a, b) in enumerate(zip(A, B, strict=True)):
         write_run(f"x/a{seed}", optimizer="SGD", seed=seed, val_loss=(1.0, a), val_accuracy=None)
         write_run(f"x/b{seed}", optimizer="Adam", seed=seed, val_loss=(1.0, b), val_accuracy=None)
-    found = compare_runs(tmp_path, draw=False)
-    assert found.metric == "final_val_loss"
-    assert found.differences["verdict"][0] == "Adam is better"
+    result = compare_runs(tmp_path, draw=False)
+    assert result.metric == "final_val_loss"
+    assert result.differences["verdict"][0] == "Adam is better"
 
 
 def test_seeds_that_do_not_match_are_compared_unpaired_with_a_note(write_run: Any, tmp_path: Path) -> None:
     write_groups(write_run, {"SGD": A})
     write_groups(write_run, {"Adam": B}, first_seed=100)
-    found = compare_runs(tmp_path, draw=False, against="Adam")
-    row = found.differences.iloc[0]
+    result = compare_runs(tmp_path, draw=False, against="Adam")
+    row = result.differences.iloc[0]
     assert row["p_unadjusted"] == pytest.approx(stats.ttest_ind(A, B, equal_var=False).pvalue)
     assert (row["method"], row["note"]) == ("Welch t", "the seeds do not match, so the test is unpaired")
-    assert "the seeds do not match" in "\n".join(found.verdict_lines())
+    assert "the seeds do not match" in "\n".join(result.verdict_lines())
 
 
 def test_a_seed_that_only_one_group_has_is_left_out_of_the_pairs(write_run: Any, tmp_path: Path) -> None:
@@ -97,9 +97,9 @@ def test_a_seed_that_only_one_group_has_is_left_out_of_the_pairs(write_run: Any,
 
 def test_five_pairs_have_no_signed_rank_verdict(write_run: Any, tmp_path: Path) -> None:
     write_groups(write_run, {"SGD": A[:5], "Adam": B[:5]})
-    said = "\n".join(compare_runs(tmp_path, draw=False).verdict_lines())
-    assert "too few seeds, as p is at least 0.0625 with 5 pairs that differ (0.05 needs 6)" in said
-    assert re.search(r"minimum detectable difference \S+ points \(power 0.8\)", said)
+    printed = "\n".join(compare_runs(tmp_path, draw=False).verdict_lines())
+    assert "too few seeds, as p is at least 0.0625 with 5 pairs that differ (0.05 needs 6)" in printed
+    assert re.search(r"minimum detectable difference \S+ points \(power 0.8\)", printed)
 
 
 def three_groups(write_run: Any, seeds: int) -> None:
@@ -110,8 +110,8 @@ def three_groups(write_run: Any, seeds: int) -> None:
 def test_interval_p_verdict_and_detectable_difference_share_one_level(write_run: Any, tmp_path: Path) -> None:
     """Three pairs: alone, Adam and SGD differ (p = 0.02); together with the others that is not shown."""
     three_groups(write_run, 5)
-    found = compare_runs(tmp_path, draw=False)
-    rows = found.differences.set_index(["a", "b"])
+    result = compare_runs(tmp_path, draw=False)
+    rows = result.differences.set_index(["a", "b"])
     row = rows.loc[("Adam", "SGD")]
     alone = stats.ttest_rel(B[:5], A[:5])
     assert alone.pvalue < 0.05
@@ -124,10 +124,10 @@ def test_interval_p_verdict_and_detectable_difference_share_one_level(write_run:
     assert row["interval_confidence"] == pytest.approx(1 - 0.05 / 3)
     sd = float(np.std(np.subtract(B[:5], A[:5]), ddof=1))
     assert row["minimum_detectable"] == pytest.approx(minimum_detectable(sd, 5, alpha=0.05 / 3))
-    said = found.verdict_lines()
-    assert "corrected for 3 pairs: together, the intervals have 95 % confidence" in said[0]
-    assert "98.33 % each" in said[0]
-    assert any("adjusted p = " in line for line in said)
+    printed = result.verdict_lines()
+    assert "corrected for 3 pairs: together, the intervals have 95 % confidence" in printed[0]
+    assert "98.33 % each" in printed[0]
+    assert any("adjusted p = " in line for line in printed)
     lone = compare_runs(tmp_path, draw=False, by=["optimizer.name"], against="SGD")
     assert set(lone.differences["comparisons"]) == {2}
 
@@ -143,10 +143,10 @@ def test_a_family_counts_its_pairs_regardless_of_their_results(write_run: Any, t
 
 def test_after_correction_few_pairs_cannot_reach_significance(write_run: Any, tmp_path: Path) -> None:
     three_groups(write_run, 6)
-    found = compare_runs(tmp_path, draw=False).differences
-    assert list(found["wilcoxon_p_adjusted"]) == pytest.approx(list(3 * found["wilcoxon_p_unadjusted"]))
-    said = "adjusted p is at least 0.0938 with 6 pairs that differ (0.05 needs 7)"
-    assert all(said in text for text in found["wilcoxon"])
+    result = compare_runs(tmp_path, draw=False).differences
+    assert list(result["wilcoxon_p_adjusted"]) == pytest.approx(list(3 * result["wilcoxon_p_unadjusted"]))
+    printed = "adjusted p is at least 0.0938 with 6 pairs that differ (0.05 needs 7)"
+    assert all(printed in text for text in result["wilcoxon"])
 
 
 def test_the_bootstrap_states_its_actual_coverage(write_run: Any, tmp_path: Path) -> None:
@@ -161,21 +161,21 @@ def test_the_bootstrap_states_its_actual_coverage(write_run: Any, tmp_path: Path
 
 def test_one_seed_is_no_test(write_run: Any, tmp_path: Path) -> None:
     write_groups(write_run, {"SGD": A[:1], "Adam": B[:1]})
-    found = compare_runs(tmp_path, draw=False)
-    assert found.differences["verdict"][0] == "one seed: no test"
-    assert math.isnan(found.differences["low"][0])
-    assert "one seed" in render_table(found.groups, (), "markdown")
-    assert any("one seed" in note for note in found.notes)
+    result = compare_runs(tmp_path, draw=False)
+    assert result.differences["verdict"][0] == "one seed: no test"
+    assert math.isnan(result.differences["low"][0])
+    assert "one seed" in render_table(result.groups, (), "markdown")
+    assert any("one seed" in note for note in result.notes)
 
 
 def test_divergence_is_counted_and_never_averaged(write_run: Any, tmp_path: Path) -> None:
     write_groups(write_run, {"SGD": [*A[:6], None], "Adam": B})
-    found = compare_runs(tmp_path, draw=False, against="Adam")
-    row = found.groups.set_index("group").loc["SGD"]
+    result = compare_runs(tmp_path, draw=False, against="Adam")
+    row = result.groups.set_index("group").loc["SGD"]
     assert (row["n"], row["diverged"], row["test_accuracy_n"]) == (7, 1, 6)
     assert np.isnan(row["test_accuracy_low"])
-    assert "(6 of 7)" in render_table(found.groups, (), "markdown")
-    pair = found.differences.iloc[0]
+    assert "(6 of 7)" in render_table(result.groups, (), "markdown")
+    pair = result.differences.iloc[0]
     assert pair["verdict"] == "not tested"
     assert math.isnan(pair["difference"])
     assert "1 of 7 runs of SGD diverged" in pair["note"]
@@ -190,12 +190,12 @@ def test_more_than_five_groups_are_compared_only_with_the_best(write_run: Any, t
                 f"x/{place}{seed}", optimizer={"name": "SGD", "lr": 10.0**-place}, seed=seed,
                 test_accuracy=0.5 + 0.01 * place * (1 + seed),
             )  # fmt: skip
-    found = compare_runs(tmp_path, draw=False)
-    assert set(found.differences["b"]) == {"lr=1e-5"}
-    assert len(found.differences) == 5
-    assert set(found.differences["comparisons"]) == {15}, "any of the 15 pairs could have held the best"
-    assert "corrected for 15 pairs (all pairs count, because" in found.verdict_lines()[0]
-    assert any("its mean is optimistic" in note for note in found.notes)
+    result = compare_runs(tmp_path, draw=False)
+    assert set(result.differences["b"]) == {"lr=1e-5"}
+    assert len(result.differences) == 5
+    assert set(result.differences["comparisons"]) == {15}, "any of the 15 pairs could have held the best"
+    assert "corrected for 15 pairs (all pairs count, because" in result.verdict_lines()[0]
+    assert any("its mean is optimistic" in note for note in result.notes)
     with pytest.raises(ConfigError, match="unknown group"):
         compare_runs(tmp_path, draw=False, against="lr=7")
 
@@ -205,15 +205,15 @@ def test_times_to_a_target_include_unreached_targets(write_run: Any, tmp_path: P
     for seed, curve in enumerate(curves):
         write_run(f"x/a{seed}", optimizer="SGD", seed=seed, val_accuracy=curve, ms_per_step=2.0)
         write_run(f"x/b{seed}", optimizer="Adam", seed=seed, val_accuracy=(0.1, 0.2, 0.3))
-    found = compare_runs(tmp_path, draw=False, targets=["0.9", "val_loss=1.2"])
-    rows = found.groups.set_index("group")
+    result = compare_runs(tmp_path, draw=False, targets=["0.9", "val_loss=1.2"])
+    rows = result.groups.set_index("group")
     assert rows.loc["SGD", "steps to val_accuracy=0.9"] == 20
     assert rows.loc["SGD", "epochs to val_accuracy=0.9"] == 2
     assert rows.loc["SGD", "seconds to val_accuracy=0.9"] == pytest.approx(0.04)
     assert rows.loc["SGD", "reached val_accuracy=0.9"] == 2
     assert rows.loc["Adam", "steps to val_accuracy=0.9"] == math.inf
     assert rows.loc["SGD", "steps to val_loss=1.2"] == 10
-    text = render_table(found.groups, found.targets, "markdown")
+    text = render_table(result.groups, result.targets, "markdown")
     assert "| 0 of 3 | inf | inf | inf |" in text
     for wrong in ("abc", "nan", "val_speed=1"):
         with pytest.raises(ConfigError, match=r"target|recorded"):
@@ -222,41 +222,41 @@ def test_times_to_a_target_include_unreached_targets(write_run: Any, tmp_path: P
 
 def test_every_format_has_the_same_table(write_run: Any, tmp_path: Path) -> None:
     write_groups(write_run, {"SGD": A, "Adam": B})
-    found = compare_runs(tmp_path, draw=False, targets=["0.85"])
-    read = pd.read_csv(io.StringIO(render_table(found.groups, found.targets, "csv")))
-    assert list(read["test_accuracy"]) == list(found.groups["test_accuracy"])
-    parsed = json.loads(render_table(found.groups, found.targets, "json"))
-    assert [row["test_accuracy"] for row in parsed] == list(found.groups["test_accuracy"])
-    *markdown, blank, caption = render_table(found.groups, found.targets, "markdown").splitlines()
+    result = compare_runs(tmp_path, draw=False, targets=["0.85"])
+    read = pd.read_csv(io.StringIO(render_table(result.groups, result.targets, "csv")))
+    assert list(read["test_accuracy"]) == list(result.groups["test_accuracy"])
+    parsed = json.loads(render_table(result.groups, result.targets, "json"))
+    assert [row["test_accuracy"] for row in parsed] == list(result.groups["test_accuracy"])
+    *markdown, blank, caption = render_table(result.groups, result.targets, "markdown").splitlines()
     assert len({line.count("|") for line in markdown}) == 1
     assert (blank, caption.startswith("mean ± half-width of its 95 % confidence interval")) == ("", True)
-    assert set(found.groups["confidence"]) == {0.95}
-    latex = render_table(found.groups, found.targets, "latex")
+    assert set(result.groups["confidence"]) == {0.95}
+    latex = render_table(result.groups, result.targets, "latex")
     assert latex.startswith(r"\begin{tabular}{lrr")
     assert r"test acc \%" in latex
     assert r"val\_accuracy=0.85" in latex
     assert r"92.1 $\pm$ 1.8" in latex
     assert r"mean $\pm$ half-width of its 95 \% confidence interval" in latex
-    assert len(list(csv.reader(io.StringIO(render_table(found.groups, found.targets, "csv"))))) == 3
-    assert json.dumps(found.as_dict(), allow_nan=False)
+    assert len(list(csv.reader(io.StringIO(render_table(result.groups, result.targets, "csv"))))) == 3
+    assert json.dumps(result.as_dict(), allow_nan=False)
 
 
 def test_overhead_is_the_step_time_beyond_plain_sgd(write_run: Any, tmp_path: Path) -> None:
     for seed, (sgd, adam) in enumerate([(1.0, 1.5), (1.1, 1.7), (1.2, 1.6)]):
         write_run(f"x/s{seed}", optimizer="SGD", seed=seed, ms_per_step=sgd)
         write_run(f"x/a{seed}", optimizer="Adam", seed=seed, ms_per_step=adam, state_bytes=2048)
-    found = compare_runs(tmp_path, draw=False)
-    rows = found.groups.set_index("group")
+    result = compare_runs(tmp_path, draw=False)
+    rows = result.groups.set_index("group")
     assert rows.loc["Adam", "overhead_ms"] == pytest.approx(0.5)
     truth = stats.ttest_ind([1.5, 1.7, 1.6], [1.0, 1.1, 1.2], equal_var=False).confidence_interval(0.95)
     assert rows.loc["Adam", "overhead_ms_low"] == pytest.approx(truth.low)
     assert rows.loc["Adam", "overhead_ms_high"] == pytest.approx(truth.high)
     assert rows.loc["SGD", "overhead_ms"] == 0
     assert rows.loc["Adam", "state_bytes"] == 2048
-    lines = render_table(found.groups, found.targets, "markdown").splitlines()
+    lines = render_table(result.groups, result.targets, "markdown").splitlines()
     assert "overhead, ms over plain SGD" in lines[0]
     assert lines[2].endswith("| 1.60 ± 0.25 | +0.50 ± 0.23 | 2 KiB |")
-    assert found.notes == ()
+    assert result.notes == ()
 
 
 def test_overhead_is_empty_without_a_comparable_plain_sgd(write_run: Any, tmp_path: Path) -> None:
@@ -269,23 +269,23 @@ def test_overhead_is_empty_without_a_comparable_plain_sgd(write_run: Any, tmp_pa
     around["machine"]["processor"] = "another"
     (elsewhere / "environment.json").write_text(json.dumps(around))
     for folders in (["x"], ["x", "y"], ["x", "z"]):
-        found = compare_runs([tmp_path / folder for folder in folders], draw=False)
-        rows = found.groups[~found.groups["group"].str.contains("momentum=0(?!.)|batch_size=64")]
+        result = compare_runs([tmp_path / folder for folder in folders], draw=False)
+        rows = result.groups[~result.groups["group"].str.contains("momentum=0(?!.)|batch_size=64")]
         assert len(rows) == 2
         assert rows["overhead_ms"].isna().all()
-        assert any("timed on another" in note for note in found.notes) == (folders[-1] == "z")
+        assert any("timed on another" in note for note in result.notes) == (folders[-1] == "z")
 
 
 @pytest.mark.parametrize(
-    ("value", "half", "said"),
+    ("value", "half", "printed"),
     [
         (0.12342, 0.0056, "0.1234 ± 0.0056"), (97.3, 12.3, "97 ± 12"), (1234.5, 99.0, "1234 ± 99"),
         (0.5, 0.0, "0.5 ± 0"), (0.5, math.nan, "0.5"), (1e9, 1e8, "1e+09 ± 1e+08"),
         (0.9727, 1e-16, "0.9727 ± 0"),
     ],
 )  # fmt: skip
-def test_half_widths_have_two_digits(value: float, half: float, said: str) -> None:
-    assert with_half_width(value, half) == said
+def test_half_widths_have_two_digits(value: float, half: float, printed: str) -> None:
+    assert with_half_width(value, half) == printed
 
 
 def simulated(rng: np.random.Generator, groups: int, seeds: int) -> pd.DataFrame:
@@ -307,7 +307,7 @@ def test_the_false_positive_rate_over_all_pairs_is_near_alpha() -> None:
     """
     grouping = Grouping(tuple(Group(str(g), (), {}) for g in range(3)), ("optimizer.name",), (), ())
     rng = np.random.default_rng(0)
-    tables = [verdicts(grouping, simulated(rng, 3, 6), "test_accuracy") for _ in range(150)]
+    tables = [pairwise_differences(grouping, simulated(rng, 3, 6), "test_accuracy") for _ in range(150)]
     alarms = [bool((table["p_adjusted"] <= 0.05).any()) for table in tables]
     assert np.mean(alarms) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 150)
     assert alarms == [bool(((table["low"] > 0) | (table["high"] < 0)).any()) for table in tables]

@@ -30,7 +30,7 @@ from trainer.config.models import Config, Verb
 from trainer.config.run_id import value_names
 from trainer.runs import launch
 
-# Every section is there, so that each key below changes one setting of it.
+# Every section is set, so that each key below changes one of its settings.
 FULL = """\
 name: full
 seed: 0
@@ -46,7 +46,7 @@ train: {epochs: 1, threads: 1, early_stopping: {patience: 3}, eval_every: {epoch
 log: {every: 2, plots: []}
 """
 
-# One override per key that makes another config of FULL.
+# One override per key that changes FULL.
 CHANGES = {
     "name": "name=other",
     "seed.init": "seed.init=1",
@@ -137,8 +137,8 @@ CHANGES = {
     "log.plots": "log.plots=[png]",
 }
 
-# What each verb allows; a key that is not here is part of a run's identity for all of them. Stated here once
-# more, apart from the fields, so that a change of a declaration is seen.
+# What each verb allows; a key that is not here is part of a run's identity for all of them. Repeated here,
+# independently of the fields, so that a changed declaration is noticed.
 ALLOWED: dict[str, set[Verb]] = {
     "name": {"group"},
     "seed": {"group"},
@@ -193,7 +193,7 @@ def test_the_cases_cover_every_key_of_the_config() -> None:
     assert set(keys_of(Config)) - set(CHANGES) == {
         "train.device",
         "data.name",
-    }  # no second device or set here
+    }  # there is no second device or data set here
 
 
 @pytest.mark.parametrize("key", [*CHANGES, *ALLOWED])
@@ -252,9 +252,9 @@ def test_settings_that_affect_past_steps_cannot_change_on_resuming(full: Path, k
 def test_configs_are_compared_by_the_declarations(full: Path, key: str) -> None:
     saved = catalog.load_config(full / "run" / "config.yaml").config.model_dump()
     changes = ["optimizer.fused=null"] * key.endswith(("foreach", "differentiable")) + [CHANGES[key]]
-    wanted = catalog.load_config(full / "run" / "config.yaml", changes).config.model_dump()
+    requested = catalog.load_config(full / "run" / "config.yaml", changes).config.model_dump()
     for verb in VERBS[2:4]:
-        assert bool(config_differences(saved, wanted, verb)) != (verb in allowed(key)), verb
+        assert bool(config_differences(saved, requested, verb)) != (verb in allowed(key)), verb
 
 
 def test_auto_and_its_resolved_value_match_an_existing_run(full: Path) -> None:
@@ -288,8 +288,8 @@ def write_parts(folder: Path) -> Path:
 
 
 def test_the_code_of_a_file_includes_what_it_imports_from_its_folder(tmp_path: Path) -> None:
-    found = [str(path.relative_to(tmp_path)) for path in source_files(write_parts(tmp_path))]
-    assert found == ["mine.py", "kit/__init__.py", "kit/deep.py", "late.py", "rule.py"]
+    actual = [str(path.relative_to(tmp_path)) for path in source_files(write_parts(tmp_path))]
+    assert actual == ["mine.py", "kit/__init__.py", "kit/deep.py", "late.py", "rule.py"]
 
 
 def own_config(folder: Path) -> Path:
@@ -348,8 +348,8 @@ def test_two_folders_can_have_modules_of_the_same_name(tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "part.py").write_text("import helper\ndef get():\n    return helper.N\n")
         (tmp_path / str(number) / "helper.py").write_text(f"N = {number}\n")
-    found = [imports.find_object(f"{tmp_path}/{number}/part.py:get")() for number in (1, 2)]
-    assert found == [1, 2]
+    actual = [imports.find_object(f"{tmp_path}/{number}/part.py:get")() for number in (1, 2)]
+    assert actual == [1, 2]
 
 
 def test_packages_are_identified_by_version_and_other_code_by_content(

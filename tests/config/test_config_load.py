@@ -503,10 +503,10 @@ def test_run_ids_contain_the_overrides_and_the_seed() -> None:
     seeds = SeedConfig()
     assert run_id([], seeds) == "seed=0"
     assert run_id(["optimizer.lr=1e-1"], seeds) == "lr=0.1,seed=0"
-    told = run_id(
+    actual = run_id(
         ["optimizer.a.lr=1", "optimizer.b.lr=2", "train.device=cpu", "log.every=1", "seed=3"], seeds
     )
-    assert told == "a.lr=1,b.lr=2,seed=0"
+    assert actual == "a.lr=1,b.lr=2,seed=0"
     assert run_id([], SeedConfig(augmentation=1)) == "seed=0-0-1-0"
     name = run_id(["name=x", "model.activation=a/b c:d"], seeds)
     assert name == "activation=a%2Fb%20c%3Ad,seed=0"

@@ -298,13 +298,13 @@ def test_overrides_of_keys_that_cannot_be_set(base: str, override: str, words: s
     ],
 )
 def test_two_overrides_of_one_key_are_a_contradiction(base: str, one: str, other: str, key: str) -> None:
-    told = set()
+    reported = set()
     for overrides in ((one, other), (other, one)):
         with pytest.raises(ConfigError) as error:
             overridden(base, *overrides)
-        told.add(str(error.value))
-    assert len(told) == 1
-    assert f"{key} is also set by" in told.pop()
+        reported.add(str(error.value))
+    assert len(reported) == 1
+    assert f"{key} is also set by" in reported.pop()
     assert {one, other} == {text for text in (one, other) if repr(text) in str(error.value)}
 
 
@@ -329,7 +329,7 @@ def test_a_new_name_is_noted_with_the_options_it_drops() -> None:
     assert apply_overrides(tree(MOMENTUM), ["optimizer.lr=1"])[1] == []
 
 
-# Layers of every shape that a config has, right and wrong.
+# Layers of every shape, valid and invalid.
 VALUES = st.none() | st.integers(0, 9) | st.floats(0, 1) | st.sampled_from(["a", "SGD", "mlp"])
 OPTIONS = st.dictionaries(
     st.sampled_from(["name", "lr", "hidden", "root", "batch_size", "label"]), VALUES, max_size=4
@@ -400,13 +400,13 @@ KEYS = (
 def test_an_override_is_a_layer_of_one_key(data: Any, key: str, value: Any) -> None:
     base = layer(data)
     if isinstance(base.data.get("optimizer"), list) and key.startswith("optimizer"):
-        return  # overrides leave a list a list
+        return  # overrides do not turn a list into a mapping
     head, tail = key.split(".")
     over = layer({head: {tail: value}})
     assert apply_overrides(base, [f"{key}={value}"])[0].data == merge(base, over).data
 
 
-# Keys in every spelling, over configs of every shape.
+# Keys in every spelling, for configs of every shape.
 HEADS = {
     "optimizer": ["", "name", "lr", "0", "0.name", "0.lr", "muon.lr", "muon.label", "muon.name", "betas"],
     "model": ["", "name", "hidden", "hidden.0"],
@@ -431,7 +431,7 @@ BASES = (
     ),
     ("{model: {name: mlp, hidden: [1]}, scheduler: null, init: {weight: {name: n, std: 1}}}", OTHER_KEYS),
 )
-# `#` becomes a number of its own in every place, so that each value can be found again.
+# Each `#` is replaced by a unique number, so that every value can be identified.
 GIVEN = st.sampled_from(
     [
         "#",
@@ -480,12 +480,12 @@ def test_the_order_of_overrides_does_not_matter_and_none_is_dropped(drawn: Any) 
     base, pairs = drawn
     numbers = itertools.count(1000)
     overrides = [f"{key}=" + re.sub("#", lambda _: str(next(numbers)), value) for key, value in pairs]
-    data, told = outcome(base, overrides)
+    data, reported = outcome(base, overrides)
     for order in itertools.permutations(overrides):
-        assert outcome(base, order) == (data, told)
-    found = set(leaves(data, ""))
+        assert outcome(base, order) == (data, reported)
+    actual = set(leaves(data, ""))
     for override in map(parse_override, overrides) if data is not None else ():
         for key, value in leaves(override.value, override.key[-1]):
             short = {("name", value), ("init", value)}  # `model=mlp`, `seed=3`
             in_list = {(str(index), value) for index in range(2)}  # a label or name addressed the item
-            assert ({(key, value)} | short | in_list) & found, override.text
+            assert ({(key, value)} | short | in_list) & actual, override.text

@@ -28,7 +28,7 @@ def test_a_file_in_the_working_directory_takes_precedence(
     monkeypatch.chdir(tmp_path)
     name = Path("quickstart")
     assert packaged.find(name) == packaged.names()["quickstart"]
-    name.mkdir()  # a folder is no config
+    name.mkdir()  # a folder is not a config
     assert packaged.find(name) == packaged.names()["quickstart"]
     name.rmdir()
     write_tiny(tmp_path, name="quickstart.yaml")

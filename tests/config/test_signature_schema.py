@@ -51,7 +51,7 @@ def test_every_torch_builder_has_a_model_of_its_keywords(builder: Callable[..., 
             assert info.default == (list(default) if isinstance(default, tuple) else default)
     defaults = {name: info.default for name, info in model.model_fields.items() if not info.is_required()}
     required = {name: 1 for name, info in model.model_fields.items() if info.is_required()}
-    # What is required may be something else than 1; what is a default always fits.
+    # A required option may not accept 1; a default is always valid.
     faults: set[object] = set()
     try:
         model.model_validate(defaults | required)
@@ -161,7 +161,7 @@ def everything(
     """
 
 
-# As other people's modules have it: a name imported for type checkers only, and a default beside its type.
+# As in other packages: a name imported for type checkers only, and a default that does not match its type.
 everything.__annotations__ |= {"e": "NotImported | int", "p": "int"}
 
 
@@ -169,7 +169,7 @@ def test_signatures_of_every_kind() -> None:
     fields = schema_from_signature(everything).model_fields
     assert set(fields) == set("abcdefghijkmnpqrstu") | {
         "copy"
-    }  # not o: YAML cannot write it, and it has a default
+    }  # not o: YAML cannot represent it, and it has a default
     assert fields["a"].description == "the first, continued."
     assert fields["b"].description == fields["c"].description == "two at once."
     assert fields["d"].description is None

@@ -237,7 +237,7 @@ def test_a_byte_order_mark_is_ignored(folder: Path) -> None:
     assert read_file(Path("bom.yaml")).data == {"a": 1}
 
 
-# JSON escapes what lies beyond as surrogate pairs, which YAML does not know.
+# JSON escapes characters above U+FFFF as surrogate pairs, which YAML does not have.
 WORDS = st.text(alphabet=st.characters(min_codepoint=1, max_codepoint=0xD7FF), max_size=8)
 NUMBERS = st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False)
 PLAIN = st.recursive(

@@ -102,9 +102,9 @@ def test_an_error_on_stderr_has_place_description_expected_and_fix(
             "unknown name 'SDG'", key="optimizer.name", where="a.yaml:3", expected="SGD", fix="say SGD"
         )
     )
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.splitlines() == [
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == [
         "error: a.yaml:3: optimizer.name: unknown name 'SDG'",
         "    expected  SGD",
         "    fix       say SGD",
@@ -138,11 +138,11 @@ def test_text_from_files_cannot_look_like_a_separate_message(capsys: pytest.Capt
     print_error(ConfigError("got a\nerror: another", where="a\nb.yaml"))
     table([Column("run")], [["a\nb\x1b[31m"]])
     print_json({"run": "a\x9b31m\x7f"})
-    said = capsys.readouterr()
-    assert said.err == "error: a\\nb.yaml: got a\n    error: another\n"
-    assert said.out.splitlines()[1] == "a\\nb\\x1b[31m"
-    assert "\x9b" not in said.out
-    assert json.loads(said.out[said.out.index("{") :]) == {"run": "a\x9b31m\x7f"}
+    printed = capsys.readouterr()
+    assert printed.err == "error: a\\nb.yaml: got a\n    error: another\n"
+    assert printed.out.splitlines()[1] == "a\\nb\\x1b[31m"
+    assert "\x9b" not in printed.out
+    assert json.loads(printed.out[printed.out.index("{") :]) == {"run": "a\x9b31m\x7f"}
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
@@ -198,8 +198,8 @@ def test_a_table_on_a_terminal_wraps_without_losing_text(width: Callable[[int], 
 
 def test_json_is_valid_after_divergence(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"loss": math.nan, "most": [math.inf, 1.5], "run": Path("runs/a"), "name": "é[b]"})
-    said = json.loads(capsys.readouterr().out)
-    assert said == {"loss": None, "most": [None, 1.5], "run": "runs/a", "name": "é[b]"}
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {"loss": None, "most": [None, 1.5], "run": "runs/a", "name": "é[b]"}
 
 
 def test_characters_missing_from_the_encoding_are_escaped() -> None:
@@ -224,11 +224,11 @@ def test_pairs_are_aligned_below_their_title() -> None:
 def test_a_result_has_status_measurements_and_directory() -> None:
     file = io.StringIO()
     print_result(result(), Path("runs/a/seed=0"), file=file)
-    said = {line.split("  ")[0]: line for line in file.getvalue().splitlines()}
-    assert "1.50 s of training, 1:15 min in all" in said["trained"]
-    assert said["test"].endswith("loss 0.25, accuracy 94.12% (at the best checkpoint)")
-    assert "(epoch 3, by val_accuracy)" in said["best"]
-    assert said["run"].endswith("runs/a/seed=0")
+    printed = {line.split("  ")[0]: line for line in file.getvalue().splitlines()}
+    assert "1.50 s of training, 1:15 min in all" in printed["trained"]
+    assert printed["test"].endswith("loss 0.25, accuracy 94.12% (at the best checkpoint)")
+    assert "(epoch 3, by val_accuracy)" in printed["best"]
+    assert printed["run"].endswith("runs/a/seed=0")
 
 
 def test_a_diverged_result_without_measurements_is_printed() -> None:
@@ -357,9 +357,9 @@ def test_the_result_goes_to_stdout_and_the_progress_to_stderr(capsys: pytest.Cap
     with TrainingProgress() as progress:
         progress.start("mlp", 10, 10)
     print_result(result(), Path("runs/a"))
-    said = capsys.readouterr()
-    assert "runs/a" in said.out
-    assert said.err == "mlp\n"
+    printed = capsys.readouterr()
+    assert "runs/a" in printed.out
+    assert printed.err == "mlp\n"
 
 
 @pytest.mark.parametrize(("steps", "seconds"), [(300, None), (None, 3.0), (10**6, 3.0)])

@@ -72,7 +72,7 @@ FULL: dict[str, Any] = TINY | {
 }
 """With every section, list and mapping that the structure allows."""
 
-LENGTHS = ("epochs", "steps", "seconds")  # one of them at a time, wherever they stand
+LENGTHS = ("epochs", "steps", "seconds")  # only one of them is set at a time
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ class Place:
     """A number in a config.
 
     Args:
-        name: how it is told, as `optimizer Adam betas.0`.
-        kind, component: which component's option it is; empty for a key of the structure.
+        name: its name in messages, as `optimizer Adam betas.0`.
+        kind, component: the component that has the option; empty for a key of the config models.
         option: the option, or the structure's key.
-        fill: what stands around the number: `NUMBER` marks it.
+        fill: the value that contains the number, marked by `NUMBER`.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Place:
 
 
 class _Number:
-    """Marks where the number goes."""
+    """Marks the place of the number."""
 
 
 NUMBER = _Number()
@@ -142,7 +142,7 @@ def _some(annotation: Any) -> Any:
     """Return a harmless value of a required option's type."""
     for _, fill in places_in(annotation):
         return put(fill, 2 if annotation in (int, list[int]) else 0.5)
-    raise AssertionError(f"no value of {annotation} is known")
+    raise AssertionError(f"no example value for {annotation}")
 
 
 def given(kind: str, name: str, own: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,10 +42,10 @@ MARKS = 8
 
 
 class Marks:
-    """Shared bytes: what the main thread does, what the checkpoint thread does (0 = nothing), and two counts.
+    """Shared bytes: the phases of the main thread and the checkpoint thread (0 = none), and two counters.
 
-    One goes up with everything that is done, the other with every training step that begins, so that a kill
-    or a signal can be timed by them on a busy machine.
+    One counts all phases, the other the training steps started, so that kills and signals can be timed by
+    them on a busy machine.
     """
 
     def __init__(self, path: Path) -> None:
@@ -105,7 +105,7 @@ def instrument(
             time.sleep(slow)
         return step(*args, **kwargs)
 
-    put: Any = setattr  # these are not ours to change, for a type checker
+    put: Any = setattr  # mypy does not allow these assignments
     put(EagerEngine, "step", mark.during(slow_step, "mid-epoch", hit))
     put(Experiment, "evaluate", mark.during(Experiment.evaluate, "evaluation", hit))
     put(rundir.Table, "_write", mark.during(rundir.Table._write, "table row", hit))
@@ -148,10 +148,10 @@ def child(request: dict[str, Any]) -> None:
 
 
 def wait(pid: int, most_bytes: int | None) -> tuple[int, float, int]:
-    """Wait for a child, and kill it when it takes more memory than that on top of what it began with.
+    """Wait for a child; kill it if its memory grows by more than the limit.
 
     Returns:
-        Its status, the processor seconds that it took, and the most bytes it had in memory on top.
+        Its status, its processor time in seconds, and the peak growth of its memory in bytes.
     """
     began = resident(pid)
     while most_bytes is not None:
@@ -167,7 +167,7 @@ def wait(pid: int, most_bytes: int | None) -> tuple[int, float, int]:
 
 
 def resident(pid: int) -> int:
-    """Return how many bytes of a process are in memory (0 where the system does not tell)."""
+    """Return the resident memory of a process in bytes (0 if the system does not report it)."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
     except (OSError, IndexError):
@@ -178,7 +178,7 @@ def serve() -> None:
     # The tests may have been started in the background or with nohup, which ignore these.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    # One run here warms up what every fork would else do again: imports, option models, torch's first calls.
+    # Train once before forking, so that forks do not repeat imports, option models and first calls of torch.
     with tempfile.TemporaryDirectory() as folder:
         optlab("train", write_tiny(Path(folder)), "--run-dir", Path(folder) / "run", "--quiet")
     print("ready", flush=True)

@@ -25,12 +25,12 @@ class Ended:
     """The result of a command.
 
     Args:
-        code: exit code; minus the signal's number when one killed it.
-        phase: what it was doing when it was killed.
-        seconds: how long it ran.
-        count: how many things it did (steps, rows, files ...).
-        cpu_seconds: processor time that it took.
-        memory: most bytes that it had in memory, on top of what it began with.
+        code: exit code; the negative signal number if a signal killed it.
+        phase: its phase when it was killed.
+        seconds: its duration.
+        count: number of phases entered (steps, rows, files ...).
+        cpu_seconds: its processor time.
+        memory: peak growth of its memory, in bytes.
     """
 
     code: int
@@ -79,15 +79,15 @@ class Forks:
         """Run a command in a folder.
 
         Args:
-            kill_at: SIGKILL after so many things done, and that fraction of a thing (a millisecond).
-            signal_at_step: (step, signal): send it when that training step has begun.
-            again_after: seconds after which it is sent again, and again where a busy machine merged the two.
-            pause_at_step: (step, seconds): stop it (SIGSTOP) when that step has begun, for so long.
-            strike: (phase, count): the process kills itself when it enters that phase for that time.
-            slow: seconds that every training step takes, from step `slow_from` on.
-            hold_at: training step that waits until there is a file `go` in the folder.
-            most_seconds: processor time after which it is killed.
-            most_bytes: memory, on top of what it begins with, beyond which it is killed.
+            kill_at: SIGKILL after this number of phases; the fraction is a delay in milliseconds.
+            signal_at_step: (step, signal): send the signal when the training step has started.
+            again_after: seconds after which it is sent again; repeated if the system merged both signals.
+            pause_at_step: (step, seconds): stop the process (SIGSTOP) for some seconds in this step.
+            strike: (phase, count): the process kills itself when it enters the phase for the count-th time.
+            slow: duration of every training step in seconds, from step `slow_from` on.
+            hold_at: training step that waits until the folder contains a file `go`.
+            most_seconds: maximum processor time; the process is then killed.
+            most_bytes: maximum growth of its memory; the process is then killed.
         """
         marks = folder / "marks"
         marks.write_bytes(bytes(MARKS))
@@ -119,7 +119,7 @@ class Forks:
             self._send(pid, marks, slice(6, 8), *signal_at_step)
             pause = again_after
             while pause is not None and not self._ended_within(pause):
-                with suppress(ProcessLookupError):  # the test then says what became of it
+                with suppress(ProcessLookupError):  # the test checks how it ended
                     os.kill(pid, signal_at_step[1])
                 pause = 3.0
         status, cpu_seconds, memory = self._line().split()
@@ -154,5 +154,5 @@ class Forks:
     def close(self) -> None:
         assert self._server.stdin is not None
         self._server.stdin.close()
-        self._server.kill()  # nothing of it is needed any more
+        self._server.kill()  # it is not needed any more
         self._server.wait()

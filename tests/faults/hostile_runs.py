@@ -35,7 +35,7 @@ def remove(path: Path) -> None:
 
 
 def changed(name: str, **values: Any) -> Spoil:
-    """Set keys of a JSON file; a dotted key goes deeper."""
+    """Set keys of a JSON file; `__` separates nested keys."""
 
     def spoil(run: Path, _: Path) -> None:
         content = json.loads((run / name).read_text())
@@ -122,12 +122,12 @@ def both(*spoils: Spoil) -> Spoil:
 
 
 def _nested(run: Path, _: Path) -> None:
-    """Put another run two folders deeper."""
+    """Create another run in a nested folder."""
     shutil.copytree(run, run / "deeper" / "inner", ignore=shutil.ignore_patterns("deeper"))
 
 
 def _killed_in_its_beginning(run: Path, _: Path) -> None:
-    """Leave what a kill leaves just after status.json names a run that replaces another."""
+    """Create the state after a kill just after status.json was replaced by that of a new run."""
     uuid = "0" * 32
     opening = run / f".opening-{uuid}"
     opening.mkdir()
@@ -138,7 +138,7 @@ def _killed_in_its_beginning(run: Path, _: Path) -> None:
 
 
 def _opening_of_links(run: Path, outside: Path) -> None:
-    """Let the folder of a beginning be a link to the user's."""
+    """Make the `.opening-` folder a link to a folder of the user."""
     uuid = "0" * 32
     shutil.copy(run / "config.yaml", outside / "config.yaml")
     shutil.copy(run / "environment.json", outside / "environment.json")
@@ -150,7 +150,7 @@ MERGES = "m0: &m0 {a: 1}\n" + "".join(f"m{i}: &m{i} {{<<: [*m{i - 1}, *m{i - 1}]
 LAUGHS = "a0: &a0 [ha]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
 OTHER_TOOL = json.dumps({"format": 1, "status": "completed", "message": ""})
 
-# What no release of optlab made a run of: no verb changes a byte of it.
+# Not runs of any release of optlab: no command changes a byte of them.
 FOREIGN: dict[str, Spoil] = {
     "config and tables of the user": absent("status.json", "environment.json", "lock", "summary.json"),
     "config of the user alone": absent(*(set(FILES) | set(FOLDERS)) - {"config.yaml"}),
@@ -187,7 +187,7 @@ FOREIGN: dict[str, Spoil] = {
     "uuid of another kind": changed("status.json", uuid="../../x"),
 }
 
-# What is a run, or was one: reading tells what is wrong with it, and nothing but its own files changes.
+# Runs, or damaged runs: reading reports what is wrong, and only files of the run change.
 DAMAGED: dict[str, Spoil] = {
     "nothing": lambda run, outside: None,
     "an old run": replaced("status.json", '"uuid"', '"former"'),

@@ -163,7 +163,7 @@ def Part(images, generator):
 """,
 }
 
-# What fits none of the above, by kind.
+# Other faults, by kind.
 ODD = {
     "optimizer: no lr": """\
 class Part(torch.optim.Optimizer):

@@ -69,11 +69,11 @@ NOISE = st.tuples(st.just("replace"), st.just(0), st.binary(max_size=200)).map(l
 DAMAGE = (st.lists(STEPS, min_size=1, max_size=4) | NOISE).map(apply)
 
 
-def told(path: Path, read: Callable[[], Any]) -> Any:
+def read_or_none(path: Path, read: Callable[[], Any]) -> Any:
     """Return what a reader returns, or None if its error names the file; other exceptions fail the test."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's and scipy's remarks on the damage
+            warnings.simplefilter("ignore")  # warnings of PIL and scipy about the damage
             return read()
     except DataError as error:
         message = str(error)
@@ -105,7 +105,7 @@ IDX_LABELS = idx(np.array(LABELS, dtype=np.uint8))
 def test_fuzzed_idx_images(tmp_path: Path, damage: Damage) -> None:
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(damage(IDX_IMAGES))
-    images = told(path, lambda: read_images(path, (28, 28)))
+    images = read_or_none(path, lambda: read_images(path, (28, 28)))
     assert images is None or (images.shape, images.dtype) == ((COUNT, 1, 28, 28), torch.uint8)
 
 
@@ -115,7 +115,7 @@ def test_fuzzed_idx_labels(tmp_path: Path, damage: Damage) -> None:
     path = tmp_path / "train-labels-idx1-ubyte"
     content = damage(IDX_LABELS)
     path.write_bytes(content)
-    labels = told(path, lambda: read_idx(path, 1))
+    labels = read_or_none(path, lambda: read_idx(path, 1))
     if labels is None:
         return
     assert labels.dtype in (torch.uint8, torch.int64)
@@ -188,7 +188,7 @@ def test_the_undamaged_cifar_batches_are_read(tmp_path: Path, kind: str) -> None
 def test_fuzzed_cifar_batches(tmp_path: Path, kind: str, damage: Damage) -> None:
     path = tmp_path / "data_batch_1"
     path.write_bytes(damage(CIFAR[kind]))
-    whole(told(path, lambda: read_cifar_batch(path, "labels", 10)), (3, 32, 32))
+    whole(read_or_none(path, lambda: read_cifar_batch(path, "labels", 10)), (3, 32, 32))
 
 
 VALUES = st.recursive(
@@ -203,7 +203,7 @@ VALUES = st.recursive(
 def test_cifar_batches_with_arbitrary_values(tmp_path: Path, labels: Any, data: Any, sound: bool) -> None:
     path = tmp_path / "data_batch_1"
     path.write_bytes(pickle.dumps({"labels": labels, "data": CIFAR_IMAGES if sound else data}, protocol=4))
-    split = told(path, lambda: read_cifar_batch(path, "labels", 10))
+    split = read_or_none(path, lambda: read_cifar_batch(path, "labels", 10))
     whole(split, (3, 32, 32))
     assert split is None or split.targets.tolist() == labels
 
@@ -211,7 +211,7 @@ def test_cifar_batches_with_arbitrary_values(tmp_path: Path, labels: Any, data: 
 def test_an_empty_cifar_batch_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data_batch_1"
     path.write_bytes(pickle.dumps({"labels": [], "data": CIFAR_IMAGES[:0]}, protocol=2))
-    assert told(path, lambda: read_cifar_batch(path, "labels", 10)) is None
+    assert read_or_none(path, lambda: read_cifar_batch(path, "labels", 10)) is None
 
 
 class Evil:
@@ -239,7 +239,7 @@ def test_a_cifar_batch_cannot_execute_code(tmp_path: Path, function: Any, protoc
         {"labels": LABELS, "data": CIFAR_IMAGES, "filenames": Evil(function, *arguments)},
     ):
         path.write_bytes(pickle.dumps(entry, protocol=protocol))
-        assert told(path, lambda: read_cifar_batch(path, "labels", 10)) is None
+        assert read_or_none(path, lambda: read_cifar_batch(path, "labels", 10)) is None
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -260,7 +260,7 @@ OPCODES = [
 def test_pickles_of_random_instructions(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "data_batch_1"
     path.write_bytes(content)
-    whole(told(path, lambda: read_cifar_batch(path, "labels", 10)), (3, 32, 32))
+    whole(read_or_none(path, lambda: read_cifar_batch(path, "labels", 10)), (3, 32, 32))
 
 
 def test_a_nine_byte_pickle_that_allocates_64_gib_is_refused(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ MAT = {"plain": mat(False), "compressed": mat(True)}
 def test_fuzzed_svhn(tmp_path: Path, kind: str, damage: Damage) -> None:
     path = tmp_path / "train_32x32.mat"
     path.write_bytes(damage(MAT[kind]))
-    whole(told(path, lambda: read_svhn(path)), (3, 32, 32))
+    whole(read_or_none(path, lambda: read_svhn(path)), (3, 32, 32))
 
 
 @given(labels=VALUES | st.lists(VALUES, min_size=COUNT, max_size=COUNT))
@@ -301,9 +301,9 @@ def test_svhn_with_arbitrary_labels(tmp_path: Path, labels: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             savemat(path, {"X": np.zeros((32, 32, 3, COUNT), np.uint8), "y": labels})
-    except Exception:  # not every value has a form there
+    except Exception:  # not every value can be encoded in this format
         return
-    whole(told(path, lambda: read_svhn(path)), (3, 32, 32))
+    whole(read_or_none(path, lambda: read_svhn(path)), (3, 32, 32))
 
 
 # --- USPS -------------------------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ REST = bz2.compress(TEXT[TEXT.index(b"\n") + 1 :])
 def test_fuzzed_usps(tmp_path: Path, damage: Damage) -> None:
     path = tmp_path / "usps.bz2"
     path.write_bytes(damage(bz2.compress(TEXT)))
-    whole(told(path, lambda: read_usps(path)), (1, 16, 16))
+    whole(read_or_none(path, lambda: read_usps(path)), (1, 16, 16))
 
 
 def test_a_usps_file_with_a_damaged_second_stream_is_refused(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_a_usps_file_with_a_damaged_second_stream_is_refused(tmp_path: Path) -> 
     whole(read_usps(path), (1, 16, 16))
     for rest in (b"BZx", REST[:-9], b"A" + REST[1:], b"garbage"):
         path.write_bytes(FIRST + rest)
-        assert told(path, lambda: read_usps(path)) is None
+        assert read_or_none(path, lambda: read_usps(path)) is None
 
 
 WORDS = st.sampled_from(
@@ -346,7 +346,7 @@ def test_fuzzed_usps_text(tmp_path: Path, damage: Damage) -> None:
     path = tmp_path / "usps.bz2"
     text = damage(TEXT)
     path.write_bytes(bz2.compress(text))
-    split = told(path, lambda: read_usps(path))
+    split = read_or_none(path, lambda: read_usps(path))
     if split is not None:  # a text has no header: what was cut between two lines is not to be seen in it
         assert split.inputs.shape == (text.count(b"\n") + (not text.endswith(b"\n")), 1, 16, 16)
         assert split.targets.shape == split.inputs.shape[:1]
@@ -356,13 +356,13 @@ def test_fuzzed_usps_text(tmp_path: Path, damage: Damage) -> None:
 def test_a_usps_label_out_of_range_is_refused(tmp_path: Path, label: bytes) -> None:
     path = tmp_path / "usps.bz2"
     path.write_bytes(bz2.compress(label + TEXT[TEXT.index(b" ") :]))
-    assert told(path, lambda: read_usps(path)) is None
+    assert read_or_none(path, lambda: read_usps(path)) is None
 
 
 def test_a_usps_pixel_with_a_wrong_index_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "usps.bz2"
     path.write_bytes(bz2.compress(TEXT.replace(b" 7:", b" 6:")))
-    assert told(path, lambda: read_usps(path)) is None
+    assert read_or_none(path, lambda: read_usps(path)) is None
 
 
 # --- image folders ----------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def images(tmp_path: Path) -> Path:
 def complete(images: Path, kind: str, damage: Damage, size: int | None) -> None:
     path = images / "train" / "cat" / f"damaged.{kind}"
     path.write_bytes(damage(IMAGES[kind]))
-    dataset = told(path, lambda: image_folder(path=images, size=size))
+    dataset = read_or_none(path, lambda: image_folder(path=images, size=size))
     if dataset is not None:
         height, width = (size, size) if size else (9, 7)
         assert (dataset.train.inputs.shape, dataset.train.inputs.dtype) == (
@@ -421,5 +421,5 @@ def test_images_with_an_exif_orientation(images: Path, kind: str, orientation: i
     exif[0x0112] = orientation
     path = images / "train" / "cat" / f"turned.{kind}"
     Image.fromarray(RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)).save(path, exif=exif)
-    dataset = told(path, lambda: image_folder(path=images))
+    dataset = read_or_none(path, lambda: image_folder(path=images))
     assert dataset is None or dataset.train.inputs.shape == (3, 3, 9, 7)

@@ -102,7 +102,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int]:
     return config, folder / "run", disk.operations
 
 
-def told(done: Done, run: Path) -> None:
+def check_error(done: Done, run: Path) -> None:
     """Check that a failure is one error message that names a path."""
     assert done.code in (1, 2), done.out + done.err
     assert "Traceback" not in done.err
@@ -122,7 +122,7 @@ def test_one_disk_error_is_retried_or_reported(
         done = optlab("train", config, *RUN, "--run-dir", run)
     assert disk.refused
     if done.code:
-        told(done, run)
+        check_error(done, run)
         assert optlab("train", config, *RUN, "--run-dir", run, "--resume").code == 0
     assert differences(sound, run) == []
 
@@ -135,7 +135,7 @@ def test_a_permanently_full_disk_loses_no_saved_data(
     first = 1 + int(share * (operations - 1))
     run = tmp_path / "run"
     with Disk(lambda number: number >= first, errno.ENOSPC).injected():
-        told(optlab("train", config, *RUN, "--run-dir", run), run)
+        check_error(optlab("train", config, *RUN, "--run-dir", run), run)
     if rundir.read_status(run) is not None:
         assert rundir.load_run(run).status["status"] == "interrupted"
     done = optlab("train", config, *RUN, "--run-dir", run, "--resume")

@@ -149,7 +149,7 @@ def test_fuzzed_checkpoints(run: Path, tmp_path: Path, position: int, piece: byt
         found = checkpoint.load_checkpoint(path)
     except checkpoint.DamagedError:
         return
-    # What still loads is the same, to the bit: the damage fell on padding, or on nothing.
+    # If it still loads, it is bitwise equal: the damage affected only padding.
     assert checkpoint.digest(found) == checkpoint.digest(whole)
 
 
@@ -257,7 +257,10 @@ def test_fuzzed_npz(tmp_path: Path, position: int, piece: bytes, cut: bool) -> N
 
     def read(path: Path) -> None:
         dataset = catalog.DATASETS["npz"](path=path)
-        assert (len(dataset.train), len(dataset.test)) == (6, 6)  # never a silent short data set
+        assert (len(dataset.train), len(dataset.test)) == (
+            6,
+            6,
+        )  # never an incomplete data set
 
     survives(read, tmp_path / "data.npz", damaged(content, position, piece, cut))
 

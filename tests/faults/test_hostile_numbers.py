@@ -32,7 +32,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def test_every_option_of_every_component(own: dict[str, str]) -> None:
     """Check the value with the option model, and with the builder where a run does so before training."""
-    told: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
     component = ("", "")
     for place in component_places():
         if component != (place.kind, place.component):
@@ -44,12 +44,12 @@ def test_every_option_of_every_component(own: dict[str, str]) -> None:
                 options = model.model_validate(around | {place.option: put(place.fill, value)}).model_dump()
                 catalog.check_values(*component, options)
             except (ValidationError, ConfigError):  # any other exception fails the test
-                told["refused"] += 1
+                reported["refused"] += 1
             else:
                 assert name not in ("nan", "-inf"), place.name
-                told["left to the run"] += 1
-    assert told.total() > 2_500
-    assert told["refused"] > 1_500
+                reported["left to the run"] += 1
+    assert reported.total() > 2_500
+    assert reported["refused"] > 1_500
 
 
 def test_every_number_of_the_config_models() -> None:
@@ -79,7 +79,7 @@ def test_every_number_in_a_separate_run(forks: Forks, tmp_path: Path, own: dict[
     for number, (place, group) in enumerate(cases):
         for name, value in VALUES.items():
             if place.component.startswith("torchvision.") and name == "0":
-                continue  # a dropout of 0 is what everybody wants, and these are large models
+                continue  # a dropout of 0 is a valid value, and these models are large
             (tmp_path / "case.yaml").write_text(config_text(place, value, own, group=group))
             ended = forks.run(
                 tmp_path, "train", "case.yaml", "--run-dir", f"runs/{number}-{name}", "--quiet",
@@ -88,8 +88,8 @@ def test_every_number_in_a_separate_run(forks: Forks, tmp_path: Path, own: dict[
             about = f"{place.name}{' in a group' * group} = {name}: {ended}"
             assert ended.code in (0, 2, 3), about
             assert "Traceback" not in ended.err, about
-            told = sum(line.startswith("error: ") for line in ended.err.splitlines())
-            assert told == (ended.code == 2), about  # torch may have warned before
+            reported = sum(line.startswith("error: ") for line in ended.err.splitlines())
+            assert reported == (ended.code == 2), about  # torch may have warned before
             assert ended.code != 2 or not (tmp_path / f"runs/{number}-{name}").exists(), about
             tried[ended.code] += 1
     print(f"{tried.total()} tried: {tried[2]} refused, {tried[0]} trained, {tried[3]} diverged")

@@ -135,7 +135,7 @@ def test_a_kill_of_the_installed_command(tmp_path: Path) -> None:
     whole = optlab(
         "train", tmp_path / "tiny.yaml", *options[:-1], tmp_path / "whole", "--quiet", options[0], end
     )
-    assert whole.code == 2  # one key said twice
+    assert whole.code == 2  # the key is set twice
     options[1] = end
     assert optlab("train", tmp_path / "tiny.yaml", *options[:-1], tmp_path / "whole", "--quiet").code == 0
     assert differences(tmp_path / "whole", tmp_path / "run") == []

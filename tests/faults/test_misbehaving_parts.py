@@ -145,7 +145,7 @@ def test_an_exception_of_a_component_is_reported_with_its_line(
 ) -> None:
     text = source(kind, act=RAISING[act], place=place)
     done = trained(tmp_path, kind, text)
-    if place == "call 20" and kind in ("dataset", "init"):  # they are not called so often
+    if place == "call 20" and kind in ("dataset", "init"):  # they are called fewer than 20 times
         assert done.code == 0
         return
     line = text.splitlines().index(f"    {RAISING[act]}") + 1

@@ -66,7 +66,7 @@ def test_random_configs_are_killed_and_resumed(forks: Forks, tmp_path: Path) -> 
             ended = forks.run(tmp_path, *command, "killed", kill_at=at, slow=0.002)
             assert ended.code in (whole.code, -signal.SIGKILL), (overrides, ended.err)
             hits += ended.code == -signal.SIGKILL
-            if ended.code == 3:  # it diverged before the kill, and nothing is resumed
+            if ended.code == 3:  # it diverged before the kill, so it cannot be resumed
                 break
         else:
             ended = forks.run(tmp_path, *command, "killed")

@@ -26,7 +26,7 @@ def test_reading_while_training(forks: Forks, tmp_path: Path) -> None:
         )
         try:
             while not (finished := training.done()) or counts["completed"] == 0:
-                if rundir.read_status(runs / "read") is None:  # it has not begun
+                if rundir.read_status(runs / "read") is None:  # it has not started
                     assert not finished, training.result().err
                     continue
                 found = load_run(runs / "read")
@@ -42,13 +42,13 @@ def test_reading_while_training(forks: Forks, tmp_path: Path) -> None:
                 for command in commands:
                     done = optlab(*command)
                     assert done.code == 0, done.err
-                if counts["running"] == 3:  # so long it waits in the middle
+                if counts["running"] == 3:  # it waits in the middle until then
                     (tmp_path / "go").touch()
-        finally:  # it does not wait for a test that failed
+        finally:  # do not let it wait if the test failed
             (tmp_path / "go").touch()
     assert training.result().code == 0, training.result().err
     assert counts["running"] >= 3
-    for losses in seen:  # what was there stays, and rows come whole and in order
+    for losses in seen:  # existing rows do not change, and new rows are complete and in order
         assert losses == seen[-1][: len(losses)]
     assert differences(tmp_path / "whole", runs / "read") == []
     assert list(runs.rglob("*.tmp")) == []

@@ -59,7 +59,7 @@ def test_a_second_sigint_exits_at_once(forks: Forks, tmp_path: Path) -> None:
     )  # fmt: skip
     assert ended.code == 130, ended.err
     assert "Traceback" not in ended.err
-    assert ended.seconds < 60  # which is what the step takes that was going on
+    assert ended.seconds < 60  # the duration of the current step
     found = rundir.load_run(run)
     assert (found.status["status"], found.status["message"]) == ("interrupted", "interrupted twice")
     assert optlab("resume", run, "--quiet").code == 0

@@ -66,7 +66,7 @@ def closed_pipe() -> Iterator[TextIO]:
 
 @pytest.fixture
 def busy_pipe() -> Iterator[TextIO]:
-    """A pipe that does not block, which nobody reads."""
+    """A non-blocking pipe without a reader."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with contextlib.suppress(BlockingIOError):
@@ -106,8 +106,8 @@ def test_an_unwritable_stdout_is_an_error_only_with_json(tmp_path: Path, error: 
         train = ("train", config, "--quiet", "--run-dir", run, *options)
         assert command(*train, out=Refusing(error), err=err) == code
         assert rundir.load_run(run).status["status"] == "completed"
-        told = "cannot write the result to stdout" in err.getvalue()
-        assert told == (error == errno.ENOSPC or code == 1)
+        reported = "cannot write the result to stdout" in err.getvalue()
+        assert reported == (error == errno.ENOSPC or code == 1)
 
 
 def test_an_unwritten_list_is_an_error_unless_the_reader_closed_the_pipe() -> None:
@@ -121,7 +121,7 @@ def test_a_result_waits_for_a_slow_reader() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     read: list[int] = []
-    text = "x" * 200_000  # more than a pipe holds
+    text = "x" * 200_000  # more than the buffer of a pipe
 
     def take() -> None:
         time.sleep(0.05)

@@ -27,7 +27,7 @@ def wait_for_rows(run: Path, rows: int) -> None:
         if rundir.read_status(run) and len(rundir.load_run(run).steps.get("step", [])) >= rows:
             return
         time.sleep(0.01)
-    raise AssertionError("the run did not come so far")
+    raise AssertionError("the run did not write enough rows in time")
 
 
 @pytest.mark.parametrize("taken", [True, False], ids=["taken over", "left alone"])

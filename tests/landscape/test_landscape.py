@@ -20,11 +20,11 @@ from trainer.landscape.paths import (
     descend,
     find_surface,
     learning_rates,
-    parse_contestants,
+    parse_optimizers,
 )
 from trainer.problems import SURFACES, Surface
 
-# By hand from the published formulas.
+# Computed by hand from the published formulas.
 KNOWN = {
     "rosenbrock": ((-1.2, 1.0), 24.2),
     "beale": ((0.0, 0.0), 14.203125),
@@ -71,59 +71,59 @@ def test_rosenbrock_agrees_with_scipy() -> None:
 
 
 def test_gradient_descent_on_the_quadratic_follows_its_closed_form() -> None:
-    [sgd] = parse_contestants("SGD")
-    found = descend(SURFACES["quadratic"], sgd, lr=0.005, steps=40, start=(-8.0, 1.5))
+    [sgd] = parse_optimizers("SGD")
+    result = descend(SURFACES["quadratic"], sgd, lr=0.005, steps=40, start=(-8.0, 1.5))
     t = np.arange(41)[:, None]
-    np.testing.assert_allclose(found.points, [-8.0, 1.5] * (1 - 0.005 * np.array([1, 100])) ** t, rtol=1e-10)
-    np.testing.assert_allclose(found.values, 0.5 * (found.points**2 @ [1, 100]), rtol=1e-12)
-    assert list(found.evaluations) == list(range(41))
-    assert not found.diverged
+    np.testing.assert_allclose(result.points, [-8.0, 1.5] * (1 - 0.005 * np.array([1, 100])) ** t, rtol=1e-10)
+    np.testing.assert_allclose(result.values, 0.5 * (result.points**2 @ [1, 100]), rtol=1e-12)
+    assert list(result.evaluations) == list(range(41))
+    assert not result.diverged
 
 
 def test_the_real_optimizer_descends_with_its_options() -> None:
-    [adam] = parse_contestants("Adam:betas=[0.7,0.95]")
-    found = descend(SURFACES["beale"], adam, lr=0.05, steps=30, start=(1.0, 1.5))
+    [adam] = parse_optimizers("Adam:betas=[0.7,0.95]")
+    result = descend(SURFACES["beale"], adam, lr=0.05, steps=30, start=(1.0, 1.5))
     at = torch.tensor([1.0, 1.5], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([at], lr=0.05, betas=(0.7, 0.95))
     for _ in range(30):
         optimizer.zero_grad()
         torch.autograd.backward(SURFACES["beale"].value(at[0], at[1]))
         optimizer.step()
-    np.testing.assert_allclose(found.points[-1], at.detach().numpy(), rtol=1e-9)
+    np.testing.assert_allclose(result.points[-1], at.detach().numpy(), rtol=1e-9)
 
 
 def test_every_gradient_of_lbfgs_counts() -> None:
-    [lbfgs] = parse_contestants("LBFGS:line_search_fn=strong_wolfe")
-    found = descend(SURFACES["rosenbrock"], lbfgs, lr=1.0, steps=60, start=(-1.5, 2.0))
-    steps = len(found.points) - 1
-    assert found.values[-1] < 1e-6
-    assert steps < found.evaluations[-1]
-    assert found.evaluations[-2] < 60
+    [lbfgs] = parse_optimizers("LBFGS:line_search_fn=strong_wolfe")
+    result = descend(SURFACES["rosenbrock"], lbfgs, lr=1.0, steps=60, start=(-1.5, 2.0))
+    steps = len(result.points) - 1
+    assert result.values[-1] < 1e-6
+    assert steps < result.evaluations[-1]
+    assert result.evaluations[-2] < 60
 
 
 def test_every_optimizer_tries_the_same_rates_and_keeps_its_best() -> None:
     rates = learning_rates(1e-3, 1.0, 7)
-    found = compare_optimizers(
+    result = compare_optimizers(
         SURFACES["quadratic"],
-        parse_contestants("SGD,scratch.adam,SGD:momentum=0.9:lr=0.01"),
+        parse_optimizers("SGD,scratch.adam,SGD:momentum=0.9:lr=0.01"),
         steps=40,
         start=(-8.0, 1.5),
         rates=rates,
     )
-    for one in found[:2]:
+    for one in result[:2]:
         assert [trial.lr for trial in one.trials] == pytest.approx(np.geomspace(1e-3, 1, 7), rel=1e-3)
         best = min(one.trials, key=lambda trial: trial.value)
         assert (one.lr, one.values[-1]) == (best.lr, best.value)
     # 2 / 100 is where plain descent stops converging on this surface.
-    assert [trial.lr for trial in found[0].trials if trial.value > 100] == [r for r in rates if r > 0.02]
-    assert not found[0].at_edge
-    assert (found[2].lr, found[2].trials) == (0.01, ())
+    assert [trial.lr for trial in result[0].trials if trial.value > 100] == [r for r in rates if r > 0.02]
+    assert not result[0].at_edge
+    assert (result[2].lr, result[2].trials) == (0.01, ())
 
 
 def test_divergence_is_an_outcome_and_an_edge_is_flagged() -> None:
     surface = SURFACES["rosenbrock"]
     [one] = compare_optimizers(
-        surface, parse_contestants("SGD"), steps=50, start=(-1.5, 2.0), rates=[0.5, 1.0]
+        surface, parse_optimizers("SGD"), steps=50, start=(-1.5, 2.0), rates=[0.5, 1.0]
     )
     assert one.diverged
     assert one.at_edge
@@ -137,19 +137,19 @@ def test_divergence_is_an_outcome_and_an_edge_is_flagged() -> None:
         ("SGD,Adm", "did you mean"),
         ("SGD:momntum=0.9", "momentum"),
         ("SGD:momentum=fast", "momentum"),
-        ("SGD,,Adam", "names no optimizer"),
+        ("SGD,,Adam", "does not name an optimizer"),
         ("SGD,SGD", "twice"),
     ],
 )
 def test_invalid_optimizers_are_reported(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        parse_contestants(text)
+        parse_optimizers(text)
 
 
 @pytest.mark.parametrize(("text", "words"), [("Muon", "matrices"), ("SGD:momentum=-1", "momentum")])
 def test_optimizers_that_cannot_run_here_are_reported(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        compare_optimizers(SURFACES["booth"], parse_contestants(text), steps=5, start=(0.0, 0.0), rates=[0.1])
+        compare_optimizers(SURFACES["booth"], parse_optimizers(text), steps=5, start=(0.0, 0.0), rates=[0.1])
 
 
 def test_names_are_accepted_in_other_spellings() -> None:
@@ -179,11 +179,11 @@ def test_the_command_writes_figure_and_animation_and_states_the_budget(tmp_path:
         ],
     )
     assert done.exit_code == 0, done.output
-    said = json.loads(done.stdout)
-    assert said["start"] == [-2, 1]
-    assert "4 rates from 0.0001 to 10" in said["budget"]
-    assert [len(row["trials"]) for row in said["descents"]] == [4, 4]
-    figure, animation = (Image.open(path) for path in said["figures"])
+    printed = json.loads(done.stdout)
+    assert printed["start"] == [-2, 1]
+    assert "4 rates from 0.0001 to 10" in printed["budget"]
+    assert [len(row["trials"]) for row in printed["descents"]] == [4, 4]
+    figure, animation = (Image.open(path) for path in printed["figures"])
     assert figure.size[0] > 800
     assert getattr(animation, "n_frames", 1) == 31
 

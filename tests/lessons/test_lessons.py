@@ -65,8 +65,8 @@ def test_every_config_describes_its_lesson() -> None:
 
 def test_the_readme_matches_the_table_and_its_figures_exist() -> None:
     text = (CONFIGS / "README.md").read_text(encoding="utf-8")
-    wanted = runpy.run_path(str(ROOT / "scripts/lessons_readme.py"))["text"]()
-    assert text == wanted, "write it with: python scripts/lessons_readme.py"
+    expected = runpy.run_path(str(ROOT / "scripts/lessons_readme.py"))["text"]()
+    assert text == expected, "write it with: python scripts/lessons_readme.py"
     pictures = [CONFIGS / name for name in re.findall(r'src="(figures/[^"]+)"', text)]
     assert len(pictures) == 15
     sizes = [path.stat().st_size for path in pictures]
@@ -140,12 +140,12 @@ def test_the_command_draws_the_figure_and_trains_only_missing_runs(
 
 
 def test_a_quick_figure_states_what_was_changed() -> None:
-    said = [changed_by_quick(lesson) for lesson in LESSONS]
-    for words, lesson in zip(said, LESSONS, strict=True):
+    printed = [changed_by_quick(lesson) for lesson in LESSONS]
+    for words, lesson in zip(printed, LESSONS, strict=True):
         for override in (*lesson.quick, *(text for run in lesson.runs for text in run.quick)):
             key, _, value = override.partition("=")
             assert key.startswith("log.") or f"{key.partition('.')[2]} {value}" in words
-    assert said[6] == (
+    assert printed[6] == (
         "changed by --quick: epochs 20, lr 0.5; StepLR: step_size 8; set by hand: table {12: 0.01}"
     )
 

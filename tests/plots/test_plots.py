@@ -177,7 +177,7 @@ def test_the_logarithmic_step_axis_begins_at_the_first_step() -> None:
     axes = figure.axes[0]
     assert axes.get_xscale() == "log"
     assert 0.5 < axes.get_xlim()[0] < 1
-    # Step 0 has no place on it: a hollow marker on the left edge, without a line to it.
+    # A log axis has no step 0: it is drawn as a hollow marker on the left edge, without a line.
     assert "before the first" in axes.get_xlabel()
     assert [2.3] in [points(line)[1] for line in axes.lines]
 
@@ -222,7 +222,7 @@ def test_accuracy_is_in_percent_and_the_test_result_is_at_its_step() -> None:
     assert axes.get_ylabel() == "accuracy (%)"
     star = next(line for line in axes.lines if line.get_marker() == "*")
     assert points(star) == ([200.0], [94.0])
-    # The untrained network's 10 % does not press the rest together.
+    # The untrained network's 10 % is close enough to be included in the limits.
     assert 80 < axes.get_ylim()[0] < 90 < 97 < axes.get_ylim()[1] < 101
 
 
@@ -325,20 +325,20 @@ def test_smoothing_keeps_gaps_at_non_finite_values() -> None:
     assert np.isfinite(result).tolist() == [True, True, False, False, False, True]
 
 
-# Words and numbers
+# Titles and ticks
 
 
 def test_the_title_contains_model_data_optimizer_batch_and_seed() -> None:
-    said = title(CONFIG, inputs=784, outputs=10, width=200)
-    assert said == (
+    text = title(CONFIG, inputs=784, outputs=10, width=200)
+    assert text == (
         "MLP 784-200-10 on mnist · SGD lr=0.01 momentum=0.9 weight_decay=0.0005 · batch 64 · seed 0"
     )
 
 
 def test_the_title_omits_default_values() -> None:
     defaults = {"SGD": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.0, "nesterov": False, "fused": None}}
-    said = title(CONFIG, defaults=defaults, width=200)
-    assert "SGD lr=0.01 weight_decay=0.0005 ·" in said
+    text = title(CONFIG, defaults=defaults, width=200)
+    assert "SGD lr=0.01 weight_decay=0.0005 ·" in text
     adam = {"name": "AdamW", "lr": 1e-8, "betas": [0.9, 0.95], "eps": 1e-8, "label": "rest"}
     known = {"AdamW": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}}
     assert "AdamW lr=1e-8 betas=(0.9, 0.95) ·" in title(
@@ -393,7 +393,7 @@ def test_lines_are_distinguishable_without_colours() -> None:
 # Histograms
 
 
-def moment(step: int, spread: float, layers: int = 2) -> dict[str, Any]:
+def snapshot(step: int, spread: float, layers: int = 2) -> dict[str, Any]:
     edges = np.linspace(-spread, spread, 11).tolist()
     each = {f"{i}.weight": {"edges": edges, "counts": [10] * 10} for i in range(layers)}
     return {"step": step, "epoch": step / 10, "layers": each}
@@ -402,8 +402,8 @@ def moment(step: int, spread: float, layers: int = 2) -> dict[str, Any]:
 @pytest.mark.parametrize("count", [1, 3, 30])
 def test_histograms_show_every_layer_up_to_a_limit(tmp_path: Path, count: int) -> None:
     drawn: list[Figure] = []
-    moments = [moment(10 * i, 0.1 + i, count) for i in range(3)]
-    plot_histograms("Weights", moments, tmp_path / "h.png", save=lambda figure, _: drawn.append(figure))
+    snapshots = [snapshot(10 * i, 0.1 + i, count) for i in range(3)]
+    plot_histograms("Weights", snapshots, tmp_path / "h.png", save=lambda figure, _: drawn.append(figure))
     panels = [axes for axes in drawn[0].axes if axes.get_visible() and axes.get_title()]
     assert len(panels) == min(count, 24)
     assert panels[0].get_title() == "0.weight"
@@ -414,7 +414,7 @@ def test_histograms_show_every_layer_up_to_a_limit(tmp_path: Path, count: int) -
 def test_histograms_have_area_one_for_any_bins(tmp_path: Path) -> None:
     drawn: list[Figure] = []
     plot_histograms(
-        "Initial", [moment(0, 0.5)], tmp_path / "h.svg", save=lambda figure, _: drawn.append(figure)
+        "Initial", [snapshot(0, 0.5)], tmp_path / "h.svg", save=lambda figure, _: drawn.append(figure)
     )
     (patch,) = drawn[0].axes[0].patches
     assert isinstance(patch, StepPatch)

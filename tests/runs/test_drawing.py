@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_child_process_draws_the_same_bytes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = drawing.draw_run(run, ["png", "svg"])
     with drawing.in_child_process(True) as draw:
-        monkeypatch.setattr(drawing, "draw_run", None)  # this process draws nothing
+        monkeypatch.setattr(drawing, "draw_run", None)  # this process must not draw
         assert draw(run, ["png", "svg"]) == expected
     assert [figure.name for figure in expected if figure.name.endswith(".png")] == FIGURES
     assert list((run / "plots").iterdir()) == []

@@ -191,7 +191,7 @@ def best_step(folder: Path) -> int:
 def test_a_run_with_a_final_evaluation_outside_the_interval_equals_the_longer_run(
     tmp_path: Path, name: str
 ) -> None:
-    """It ends at step 10 of 7 per epoch, where a longer run has no evaluation."""
+    """The run ends at step 10 with 7 steps per epoch, where a longer run has no evaluation."""
     longer = small(tmp_path, "longer", *UNEVEN[name], "train.epochs=2")
     extended = small(tmp_path, "extended", *UNEVEN[name], "train.epochs=null", "train.steps=10")
     assert rundir.load_run(extended).epochs["step"] == [0, 7, 10]
@@ -208,7 +208,7 @@ def test_the_last_evaluation_is_made_after_a_kill_before_it(tmp_path: Path) -> N
 
 
 def test_a_final_evaluation_that_cannot_be_discarded_is_reported(tmp_path: Path) -> None:
-    with mock.patch.object(Recorder, "save"):  # as if the disk had refused every one
+    with mock.patch.object(Recorder, "save"):  # as if no checkpoint could be written
         folder = small(tmp_path, "run", "train.epochs=null", "train.steps=10")
     done = optlab("resume", folder, "train.steps=14", "--quiet")
     assert (done.code, "keeping the former final evaluation at step 10" in done.err) == (0, True)
@@ -228,9 +228,9 @@ def test_more_patience_continues_a_run_that_stopped_early(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (["optimizer.lr=0.1"], "optimizer.0.lr: 0.05 in the existing run, 0.1 wanted"),
-        (["log.every=1"], "log.every: 2 in the existing run, 1 wanted"),
-        (["data.batch_size=16"], "data.batch_size: 32 in the existing run, 16 wanted"),
+        (["optimizer.lr=0.1"], "optimizer.0.lr: 0.05 in the existing run, 0.1 requested"),
+        (["log.every=1"], "log.every: 2 in the existing run, 1 requested"),
+        (["data.batch_size=16"], "data.batch_size: 32 in the existing run, 16 requested"),
         (["train.epochs=0.5"], "is already at step 7, and the run would end at step 4"),
         (["train.early_stopping={patience: 9}"], "train.early_stopping"),
         (["optimizer.lr=x"], "optimizer.lr"),
@@ -281,7 +281,7 @@ def test_train_resume_starts_continues_and_skips(tmp_path: Path) -> None:
     assert "skipped" in optlab(*command, folder).err
     config.write_text(config.read_text().replace("lr: 0.05", "lr: 0.01"))
     done = optlab(*command, folder)
-    assert (done.code, "0.05 in the existing run, 0.01 wanted" in done.err) == (2, True)
+    assert (done.code, "0.05 in the existing run, 0.01 requested" in done.err) == (2, True)
     assert optlab("train", config, "--resume", "--force").code == 2
 
 

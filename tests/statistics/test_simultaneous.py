@@ -73,11 +73,11 @@ def test_the_vectorized_formulas_equal_those_of_the_package():
     centre, half = intervals(values)
     for family, row in enumerate(values):
         for place, (a, b) in enumerate(pairs_of(row)):
-            found = paired_difference(row[a], row[b], comparisons=3)
-            assert found.estimate == pytest.approx(centre[family, place])
-            assert found.high - found.low == pytest.approx(2 * half[family, place])
-            assert found.p_adjusted == pytest.approx(bonferroni(stats.ttest_rel(row[a], row[b]).pvalue, 3))
-            assert found.interval_confidence == pytest.approx(1 - ALPHA / 3)
+            actual = paired_difference(row[a], row[b], comparisons=3)
+            assert actual.estimate == pytest.approx(centre[family, place])
+            assert actual.high - actual.low == pytest.approx(2 * half[family, place])
+            assert actual.p_adjusted == pytest.approx(bonferroni(stats.ttest_rel(row[a], row[b]).pvalue, 3))
+            assert actual.interval_confidence == pytest.approx(1 - ALPHA / 3)
 
 
 @pytest.mark.parametrize(("groups", "n"), DESIGNS)
@@ -96,8 +96,8 @@ def test_the_detectable_difference_is_found_with_the_stated_power(groups, n):
     effect = minimum_detectable(np.sqrt(2), n, alpha=ALPHA / comparisons)  # two runs' noise of 1 each
     means = [effect] + [0.0] * (groups - 1)
     centre, half = intervals(simulate(np.random.default_rng(n), families, means, n))
-    found = np.abs(centre[:, 0]) > half[:, 0]
-    assert found.mean() == pytest.approx(0.8, abs=margin(0.8, families))
+    actual = np.abs(centre[:, 0]) > half[:, 0]
+    assert actual.mean() == pytest.approx(0.8, abs=margin(0.8, families))
 
 
 @given(
@@ -110,13 +110,15 @@ def test_the_interval_excludes_zero_if_and_only_if_the_adjusted_p_is_at_most_alp
 ):
     half = len(values) // 2
     for compare in (paired_difference, welch_difference):
-        found = compare(values[:half], values[half:], confidence=confidence, comparisons=comparisons)
-        if found.p is None:
-            assert found.excludes_zero is None
+        actual = compare(values[:half], values[half:], confidence=confidence, comparisons=comparisons)
+        if actual.p is None:
+            assert actual.excludes_zero is None
             continue
         alpha = 1 - confidence
-        assert found.excludes_zero == (found.p_adjusted <= alpha) or found.p_adjusted == pytest.approx(alpha)
-        assert found.p <= found.p_adjusted
+        assert actual.excludes_zero == (actual.p_adjusted <= alpha) or actual.p_adjusted == pytest.approx(
+            alpha
+        )
+        assert actual.p <= actual.p_adjusted
 
 
 def test_a_larger_family_has_wider_intervals():
@@ -168,5 +170,5 @@ def test_the_detectable_difference_is_found_with_the_stated_power_nightly(groups
     effect = minimum_detectable(np.sqrt(2), n, alpha=ALPHA / comparisons)
     means = [effect] + [0.0] * (groups - 1)
     centre, half = intervals(simulate(np.random.default_rng(n), families, means, n))
-    found = np.abs(centre[:, 0]) > half[:, 0]
-    assert found.mean() == pytest.approx(0.8, abs=margin(0.8, families))
+    actual = np.abs(centre[:, 0]) > half[:, 0]
+    assert actual.mean() == pytest.approx(0.8, abs=margin(0.8, families))

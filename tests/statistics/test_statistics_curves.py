@@ -14,26 +14,26 @@ NAN = math.nan
 
 
 def test_every_recorded_x_is_kept_by_default():
-    found = common_grid([([0, 10, 20], [3.0, 2.0, 1.0]), ([5, 10], [9.0, 8.0])])
-    assert found.x.tolist() == [0, 5, 10, 20]
-    assert_array_equal(found.y, [[3, 3, 2, 1], [NAN, 9, 8, NAN]])
+    actual = common_grid([([0, 10, 20], [3.0, 2.0, 1.0]), ([5, 10], [9.0, 8.0])])
+    assert actual.x.tolist() == [0, 5, 10, 20]
+    assert_array_equal(actual.y, [[3, 3, 2, 1], [NAN, 9, 8, NAN]])
 
 
 def test_an_even_grid_carries_the_last_record_forward_and_stops_at_the_end():
-    found = common_grid([([0, 3, 4], [1.0, 2.0, 3.0]), ([0, 2], [5.0, 6.0])], points=5)
-    assert found.x.tolist() == [0, 1, 2, 3, 4]
-    assert_array_equal(found.y, [[1, 1, 1, 2, 3], [5, 5, 6, NAN, NAN]])
+    actual = common_grid([([0, 3, 4], [1.0, 2.0, 3.0]), ([0, 2], [5.0, 6.0])], points=5)
+    assert actual.x.tolist() == [0, 1, 2, 3, 4]
+    assert_array_equal(actual.y, [[1, 1, 1, 2, 3], [5, 5, 6, NAN, NAN]])
 
 
 def test_a_log_grid_starts_above_zero_and_includes_both_ends():
-    found = common_grid([([0, 3, 30, 300], [1.0, 2.0, 3.0, 4.0])], points=7, scale="log")
-    assert (found.x[0], found.x[-1], found.y[0, 0], found.y[0, -1]) == (3, 300, 2, 4)
-    assert_allclose(np.diff(np.log(found.x)), math.log(100) / 6)
+    actual = common_grid([([0, 3, 30, 300], [1.0, 2.0, 3.0, 4.0])], points=7, scale="log")
+    assert (actual.x[0], actual.x[-1], actual.y[0, 0], actual.y[0, -1]) == (3, 300, 2, 4)
+    assert_allclose(np.diff(np.log(actual.x)), math.log(100) / 6)
 
 
 def test_the_last_of_equal_x_values_counts_and_an_empty_run_stays_empty():
-    found = common_grid([([1, 1, 2], [5.0, 6.0, 7.0]), ([], [])])
-    assert_array_equal(found.y, [[6, 7], [NAN, NAN]])
+    actual = common_grid([([1, 1, 2], [5.0, 6.0, 7.0]), ([], [])])
+    assert_array_equal(actual.y, [[6, 7], [NAN, NAN]])
 
 
 @pytest.mark.parametrize(
@@ -48,17 +48,17 @@ def test_the_last_of_equal_x_values_counts_and_an_empty_run_stays_empty():
     ],
 )
 def test_invalid_grids_are_refused(series, options):
-    with pytest.raises(ValueError, match=r"place|points"):
+    with pytest.raises(ValueError, match=r"x value|equal length|points"):
         common_grid(series, **options)
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=30), st.integers(2, 50))
 def test_grid_values_were_recorded_at_or_before_their_x(places, points):
     x = np.sort(np.array(places, dtype=float))
-    found = common_grid([(x, x)], points)  # the value is the place where it was recorded
-    assert (found.y[0] <= found.x).all()
-    assert np.isin(found.y[0], x).all()
-    assert found.y[0, -1] == x[-1]
+    actual = common_grid([(x, x)], points)  # the value is the place where it was recorded
+    assert (actual.y[0] <= actual.x).all()
+    assert np.isin(actual.y[0], x).all()
+    assert actual.y[0, -1] == x[-1]
 
 
 def test_each_kind_of_band_equals_its_definition():
@@ -79,11 +79,11 @@ def test_each_kind_of_band_equals_its_definition():
 
 @pytest.mark.parametrize("kind", ["std", "t", "bootstrap"])
 def test_bands_count_the_runs_with_a_value(kind):
-    found = band([[1.0, 2.0, NAN], [3.0, NAN, NAN], [5.0, math.inf, NAN]], kind=kind)
-    assert found.n.tolist() == [3, 1, 0]
-    assert_array_equal(found.centre, [3, 2, NAN])
-    assert_array_equal(np.isnan(found.low), [False, True, True])
-    assert_array_equal(np.isnan(found.high), [False, True, True])
+    actual = band([[1.0, 2.0, NAN], [3.0, NAN, NAN], [5.0, math.inf, NAN]], kind=kind)
+    assert actual.n.tolist() == [3, 1, 0]
+    assert_array_equal(actual.centre, [3, 2, NAN])
+    assert_array_equal(np.isnan(actual.low), [False, True, True])
+    assert_array_equal(np.isnan(actual.high), [False, True, True])
 
 
 def test_bands_refuse_invalid_arguments():

@@ -14,29 +14,35 @@ SLEEP_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 
 def test_mean_interval_is_that_of_r():
     # R: t.test(sleep$extra[1:10])
-    found = mean_interval(SLEEP_1)
-    assert_allclose([found.estimate, found.low, found.high], [0.75, -0.5297804, 2.0297804], rtol=1e-6)
-    assert (found.n, found.method, found.note) == (10, "Student t", "")
+    actual = mean_interval(SLEEP_1)
+    assert_allclose([actual.estimate, actual.low, actual.high], [0.75, -0.5297804, 2.0297804], rtol=1e-6)
+    assert (actual.n, actual.method, actual.note) == (10, "Student t", "")
 
 
 def test_mean_interval_of_two_values_is_the_closed_form():
     # t with one degree of freedom is Cauchy: its quantile is tan(pi * (p - 1/2)).
-    found = mean_interval([1.0, 3.0], confidence=0.9)
+    actual = mean_interval([1.0, 3.0], confidence=0.9)
     half = math.tan(math.pi * 0.45)
-    assert_allclose([found.low, found.high], [2 - half, 2 + half])
+    assert_allclose([actual.low, actual.high], [2 - half, 2 + half])
 
 
 @pytest.mark.parametrize("make", [mean_interval, bootstrap_interval])
 def test_one_seed_has_no_interval(make):
-    found = make([0.9])
-    assert (found.estimate, found.low, found.high, found.n, found.note) == (0.9, None, None, 1, "one seed")
+    actual = make([0.9])
+    assert (actual.estimate, actual.low, actual.high, actual.n, actual.note) == (
+        0.9,
+        None,
+        None,
+        1,
+        "one seed",
+    )
 
 
 @pytest.mark.parametrize("make", [mean_interval, bootstrap_interval])
 def test_equal_values_are_noted(make):
-    found = make([0.5, 0.5, 0.5])
-    assert (found.low, found.high) == (0.5, 0.5)
-    assert "equal" in found.note
+    actual = make([0.5, 0.5, 0.5])
+    assert (actual.low, actual.high) == (0.5, 0.5)
+    assert "equal" in actual.note
 
 
 @pytest.mark.parametrize("make", [mean_interval, bootstrap_interval])
@@ -58,17 +64,17 @@ def test_confidence_must_be_between_0_and_1(confidence):
 def test_percentile_interval_is_the_exact_one_where_all_resamples_can_be_listed():
     values = np.array([1.0, 2.0, 4.0, 8.0])
     every = np.array(np.meshgrid(*[values] * 4)).reshape(4, -1).mean(axis=0)  # all 4^4 resamples
-    found = bootstrap_interval(values, resamples=20_000)
-    assert_allclose([found.low, found.high], np.quantile(every, [0.025, 0.975]), atol=0.3)
-    assert "percentile" in found.method
+    actual = bootstrap_interval(values, resamples=20_000)
+    assert_allclose([actual.low, actual.high], np.quantile(every, [0.025, 0.975]), atol=0.3)
+    assert "percentile" in actual.method
 
 
 def test_the_bootstrap_of_many_values_approaches_the_t_interval():
     values = np.random.default_rng(1).normal(size=400)
     t = mean_interval(values)
     for method in ("percentile", "bca"):
-        found = bootstrap_interval(values, method=method, resamples=2000)
-        assert_allclose([found.low, found.high], [t.low, t.high], atol=0.02)
+        actual = bootstrap_interval(values, method=method, resamples=2000)
+        assert_allclose([actual.low, actual.high], [t.low, t.high], atol=0.02)
 
 
 def test_bca_corrects_for_skewness():
@@ -80,9 +86,9 @@ def test_bca_corrects_for_skewness():
 
 def test_the_median_interval_is_within_the_values_and_bca_is_refused():
     values = [3.0, 1.0, 2.0, 9.0, 4.0]
-    found = bootstrap_interval(values, statistic="median")
-    assert found.estimate == 3.0
-    assert 1.0 <= found.low <= 3.0 <= found.high <= 9.0
+    actual = bootstrap_interval(values, statistic="median")
+    assert actual.estimate == 3.0
+    assert 1.0 <= actual.low <= 3.0 <= actual.high <= 9.0
     with pytest.raises(ValueError, match="median"):
         bootstrap_interval(values, statistic="median", method="bca")
 
@@ -109,7 +115,7 @@ def test_under_coverage_is_stated():
 def test_the_t_interval_has_its_nominal_coverage():
     samples = np.random.default_rng(3).normal(size=(2000, 5))
     intervals = [mean_interval(row, confidence=0.9) for row in samples]
-    covered = sum(found.low <= 0 <= found.high for found in intervals)
+    covered = sum(actual.low <= 0 <= actual.high for actual in intervals)
     assert stats.binomtest(covered, len(samples), 0.9).pvalue > 0.001
 
 
@@ -123,7 +129,7 @@ def test_the_bootstrap_has_the_stated_coverage(statistic, n):
         bootstrap_interval(row, statistic=statistic, resamples=1000, seed=index)
         for index, row in enumerate(samples)
     ]
-    covered = sum(found.low <= 0 <= found.high for found in intervals) / len(samples)
+    covered = sum(actual.low <= 0 <= actual.high for actual in intervals) / len(samples)
     assert covered == pytest.approx(stated_coverage(n, statistic=statistic), abs=0.02)
 
 
@@ -133,7 +139,7 @@ def test_the_bootstrap_has_the_stated_coverage(statistic, n):
 def test_the_t_interval_has_its_nominal_coverage_nightly(n, confidence):
     samples = np.random.default_rng(n).normal(size=(20_000, n))
     intervals = [mean_interval(row, confidence=confidence) for row in samples]
-    covered = sum(found.low <= 0 <= found.high for found in intervals)
+    covered = sum(actual.low <= 0 <= actual.high for actual in intervals)
     assert stats.binomtest(covered, len(samples), confidence).pvalue > 0.001
 
 
@@ -156,5 +162,5 @@ def test_the_bootstrap_has_the_stated_coverage_at_higher_confidence(n, compariso
         bootstrap_interval(row, confidence=confidence, resamples=4000, seed=index)
         for index, row in enumerate(samples)
     ]
-    covered = sum(found.low <= 0 <= found.high for found in intervals) / len(samples)
+    covered = sum(actual.low <= 0 <= actual.high for actual in intervals) / len(samples)
     assert covered == pytest.approx(stated_coverage(n, confidence=confidence), abs=0.02)

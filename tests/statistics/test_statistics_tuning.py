@@ -13,58 +13,63 @@ NAN = math.nan
 
 
 def test_sensitivity_finds_the_best_and_the_good_range():
-    found = sensitivity(
+    actual = sensitivity(
         {1.0: [0.5, 0.7], 0.1: [0.89, 0.91], 0.01: [0.88, 0.86], 0.001: [0.84, 0.80], 1e-4: [0.90, 0.84]},
         mode="max",
     )
-    assert found.settings == (1e-4, 0.001, 0.01, 0.1, 1.0)
-    assert found.centre == pytest.approx((0.87, 0.82, 0.87, 0.90, 0.60))
-    assert (found.best, found.best_at_edge) == (0.1, False)
+    assert actual.settings == (1e-4, 0.001, 0.01, 0.1, 1.0)
+    assert actual.centre == pytest.approx((0.87, 0.82, 0.87, 0.90, 0.60))
+    assert (actual.best, actual.best_at_edge) == (0.1, False)
     # 5 % of 0.90: good from 0.855 on; 1e-4 is good too, but 0.001 lies between
-    assert (found.good_from, found.good_to, found.good_at_edge) == (0.01, 0.1, False)
-    assert found.width_decades == pytest.approx(1.0)
+    assert (actual.good_from, actual.good_to, actual.good_at_edge) == (0.01, 0.1, False)
+    assert actual.width_decades == pytest.approx(1.0)
     interval = mean_interval([0.89, 0.91])
-    assert (found.low[3], found.high[3]) == (interval.low, interval.high)
+    assert (actual.low[3], actual.high[3]) == (interval.low, interval.high)
 
 
 def test_the_best_on_the_edge_of_the_grid_is_flagged():
     losses = {0.01: [0.9], 0.1: [0.4], 1.0: [0.3]}
-    found = sensitivity(losses, mode="min", within=0.5)
-    assert (found.best, found.best_at_edge, found.good_at_edge) == (1.0, True, True)
-    assert (found.low[2], found.high[2]) == (None, None)  # one seed
-    assert found.good_from == 0.1
+    actual = sensitivity(losses, mode="min", within=0.5)
+    assert (actual.best, actual.best_at_edge, actual.good_at_edge) == (1.0, True, True)
+    assert (actual.low[2], actual.high[2]) == (None, None)  # one seed
+    assert actual.good_from == 0.1
     assert sensitivity({0.1: [0.4]}, mode="min").best_at_edge
 
 
 def test_a_setting_with_a_diverged_run_is_never_best():
-    found = sensitivity({0.01: [0.5, 0.5], 0.1: [0.4, 0.4], 1.0: [0.1, NAN]}, mode="min", within=10.0)
-    assert (found.best, found.best_at_edge) == (0.1, False)
-    assert found.centre[2] is None
-    assert found.diverged == (0, 0, 1)
-    assert found.n == (2, 2, 2)
-    assert found.good_to == 0.1
+    actual = sensitivity({0.01: [0.5, 0.5], 0.1: [0.4, 0.4], 1.0: [0.1, NAN]}, mode="min", within=10.0)
+    assert (actual.best, actual.best_at_edge) == (0.1, False)
+    assert actual.centre[2] is None
+    assert actual.diverged == (0, 0, 1)
+    assert actual.n == (2, 2, 2)
+    assert actual.good_to == 0.1
 
 
 def test_when_everything_diverged_there_is_no_best():
-    found = sensitivity({0.1: [NAN], 1.0: [math.inf]}, mode="min")
-    assert (found.best, found.best_at_edge, found.good_from, found.width_decades) == (None, False, None, None)
-    assert not found.good_at_edge
+    actual = sensitivity({0.1: [NAN], 1.0: [math.inf]}, mode="min")
+    assert (actual.best, actual.best_at_edge, actual.good_from, actual.width_decades) == (
+        None,
+        False,
+        None,
+        None,
+    )
+    assert not actual.good_at_edge
 
 
 def test_a_setting_of_zero_has_no_decades():
-    found = sensitivity({0.0: [0.5], 0.5: [0.4], 0.9: [0.6]}, mode="min")
-    assert (found.best, found.width_decades) == (0.5, None)
+    actual = sensitivity({0.0: [0.5], 0.5: [0.4], 0.9: [0.6]}, mode="min")
+    assert (actual.best, actual.width_decades) == (0.5, None)
 
 
 def test_a_lowest_setting_of_zero_is_not_an_edge():
-    found = sensitivity({0.0: [0.3], 0.5: [0.4], 0.9: [0.6]}, mode="min", within=0.1)
-    assert (found.best, found.best_at_edge, found.good_at_edge) == (0.0, False, False)
+    actual = sensitivity({0.0: [0.3], 0.5: [0.4], 0.9: [0.6]}, mode="min", within=0.1)
+    assert (actual.best, actual.best_at_edge, actual.good_at_edge) == (0.0, False, False)
     assert sensitivity({0.0: [0.3]}, mode="min").best_at_edge
 
 
 def test_sensitivity_of_negative_values_still_calls_the_best_good():
-    found = sensitivity({0.1: [-2.0], 1.0: [-1.95], 10.0: [-1.0]}, mode="min")
-    assert (found.best, found.good_from, found.good_to) == (0.1, 0.1, 1.0)
+    actual = sensitivity({0.1: [-2.0], 1.0: [-1.95], 10.0: [-1.0]}, mode="min")
+    assert (actual.best, actual.good_from, actual.good_to) == (0.1, 0.1, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -84,11 +89,11 @@ def test_sensitivity_refuses_invalid_arguments(values, options):
 
 def test_expected_best_is_the_mean_over_all_draws():
     values = [0.2, 0.9, 0.5, 0.9]
-    found = expected_best(values, [1, 2, 3, 4], mode="max")
-    for place, k in enumerate(found.budgets):
+    actual = expected_best(values, [1, 2, 3, 4], mode="max")
+    for place, k in enumerate(actual.budgets):
         every = [max(draw) for draw in itertools.product(values, repeat=k)]
-        assert found.mean[place] == pytest.approx(np.mean(every))
-        assert found.sd[place] == pytest.approx(np.std(every))
+        assert actual.mean[place] == pytest.approx(np.mean(every))
+        assert actual.sd[place] == pytest.approx(np.std(every))
     least = expected_best(values, [2], mode="min")
     assert least.mean[0] == pytest.approx(
         np.mean([min(draw) for draw in itertools.product(values, repeat=2)])
@@ -97,12 +102,12 @@ def test_expected_best_is_the_mean_over_all_draws():
 
 def test_expected_best_of_one_is_the_mean_and_grows_with_the_budget():
     values = np.random.default_rng(0).uniform(size=30)
-    found = expected_best(values, list(range(1, 31)), mode="max")
-    assert found.mean[0] == pytest.approx(values.mean())
-    assert (np.diff(found.mean) > 0).all()
-    assert (found.low <= found.mean).all()
-    assert (found.mean[:10] <= found.high[:10]).all()
-    assert found.mean[-1] < values.max()
+    actual = expected_best(values, list(range(1, 31)), mode="max")
+    assert actual.mean[0] == pytest.approx(values.mean())
+    assert (np.diff(actual.mean) > 0).all()
+    assert (actual.low <= actual.mean).all()
+    assert (actual.mean[:10] <= actual.high[:10]).all()
+    assert actual.mean[-1] < values.max()
 
 
 def test_expected_best_is_mirrored_between_modes():
@@ -115,8 +120,8 @@ def test_expected_best_is_mirrored_between_modes():
 
 def test_expected_best_approaches_the_closed_form_for_uniform_trials():
     values = np.random.default_rng(2).uniform(size=20_000)
-    found = expected_best(values, [1, 3, 9], mode="max", resamples=20)
-    assert_allclose(found.mean, [1 / 2, 3 / 4, 9 / 10], atol=0.005)  # k / (k + 1)
+    actual = expected_best(values, [1, 3, 9], mode="max", resamples=20)
+    assert_allclose(actual.mean, [1 / 2, 3 / 4, 9 / 10], atol=0.005)  # k / (k + 1)
 
 
 @pytest.mark.parametrize("budgets", [[], [0], [4]])
@@ -133,11 +138,11 @@ def test_a_diverged_trial_needs_a_value():
 @pytest.mark.nightly
 def test_expected_best_has_its_nominal_coverage_if_k_is_far_below_n():
     rng, budgets = np.random.default_rng(3), [1, 4]
-    found = [
+    actual = [
         expected_best(rng.uniform(size=50), budgets, mode="max", resamples=500, seed=trial)
         for trial in range(2000)
     ]
     truth = np.array([1 / 2, 4 / 5])
-    covered = np.mean([(each.low <= truth) & (truth <= each.high) for each in found], axis=0)
+    covered = np.mean([(each.low <= truth) & (truth <= each.high) for each in actual], axis=0)
     assert (covered > 0.9).all()
     assert (covered < 0.97).all()

@@ -45,5 +45,5 @@ def results(folder: Path) -> list[dict[str, str]]:
 
 def summary(folder: Path) -> dict[str, Any]:
     """Return summary.json."""
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return found
+    actual: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return actual

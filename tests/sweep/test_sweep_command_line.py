@@ -71,9 +71,9 @@ plain = st.recursive(
 
 @given(st.lists(plain, min_size=2, max_size=4))
 def test_values_written_by_the_sweep_are_parsed_back(values: list[Any]) -> None:
-    key, found = read("k.v=" + ",".join(value_text([value])[1:-1] for value in values))
+    key, actual = read("k.v=" + ",".join(value_text([value])[1:-1] for value in values))
     assert key == "axes.k.v"
-    assert found == values
+    assert actual == values
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_config_with_axes_gives_the_same_sweep_as_the_saved_sweep_file(tmp_pat
     }
     finished = {path: path.stat().st_mtime_ns for path in root.rglob("summary.json")}
     assert len(finished) == 5
-    assert run(root / "sweep.yaml", runs=runs) == 0  # the same sweep: all its runs are there
+    assert run(root / "sweep.yaml", runs=runs) == 0  # the same sweep: all its runs exist
     for path, time in finished.items():
         assert path.parent == root or path.stat().st_mtime_ns == time
 

@@ -20,7 +20,7 @@ from trainer.sweep.plan import (
     SWEEP_FILE,
     SharedData,
     check_variants,
-    extras,
+    default_overrides,
     grid_settings,
     open_shared_data,
     resolve_objective,
@@ -262,7 +262,7 @@ def test_the_order_of_axes_keys_and_overrides_never_matters(tmp_path: Path) -> N
     axes = ["optimizer.betas: [[0.8, 0.9], [0.7, 0.99]]", "optimizer.name: [Adam, AdamW]"]
     dotted = ["model.hidden: 3", "model.name: my_model", "train.steps: 7"]
     given = ["train={threads: 2}", "optimizer.weight_decay=0.5", "objective.mode=min", "objective=val_loss"]
-    found = set()
+    actual = set()
     for order in (1, -1):
         lines = [f"    {line}" for line in dotted[::order]]
         text = HEAD + "variants:\n  a:\n" + "\n".join(lines) + f"\naxes: {{{', '.join(axes[::order])}}}\n"
@@ -270,13 +270,15 @@ def test_the_order_of_axes_keys_and_overrides_never_matters(tmp_path: Path) -> N
         sweep = read_sweep(file, given[::order])
         variant = sweep.variants["a"]
         values = {"optimizer.betas": [0.7, 0.99], "optimizer.name": "AdamW"}
-        config = load_variant(variant, values, 3, COMPONENTS, extras(sweep, variant, "search")).config
+        config = load_variant(
+            variant, values, 3, COMPONENTS, default_overrides(sweep, variant, "search")
+        ).config
         assert config.optimizer[0].options["betas"] == [0.7, 0.99]
         assert config.optimizer[0].name == "AdamW"
         assert config.model.options["dropout"] == 0.5
         assert config.train.threads == 2
-        found.add((config.model_dump_json(), str(sweep.config.objective)))
-    assert len(found) == 1
+        actual.add((config.model_dump_json(), str(sweep.config.objective)))
+    assert len(actual) == 1
 
 
 def test_a_variant_cannot_have_the_name_of_a_file_of_the_sweep() -> None:

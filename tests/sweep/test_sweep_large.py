@@ -23,8 +23,8 @@ def resident_bytes(pid: int) -> int:
 
 def family(pid: int) -> list[int]:
     """The process and its children."""
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
-    return [pid, *map(int, found)]
+    actual = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
+    return [pid, *map(int, actual)]
 
 
 @pytest.mark.nightly
@@ -62,7 +62,7 @@ def test_a_thousand_runs_in_one_sweep(tmp_path: Path) -> None:
     late = [memory for done, memory in samples if done >= 800]
     grown = max(late) / max(early) - 1
     waits = []
-    for _ in range(3):  # a busy machine may hold one of them up
+    for _ in range(3):  # a busy machine can delay one of them
         began = time.monotonic()
         table = subprocess.run([OPTLAB, "runs", str(root)], capture_output=True, text=True, check=True).stdout
         waits.append(time.monotonic() - began)

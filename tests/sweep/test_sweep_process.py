@@ -61,7 +61,7 @@ def test_a_run_is_unaffected_by_an_earlier_run_that_changed_the_process_and_by_m
         pytest.raises(SystemExit) as end,
     ):
         cli.main()
-    assert end.value.code == 4  # a run in which gradients were turned off fails, alone too
+    assert end.value.code == 4  # a run in which gradients are disabled fails, also as a single run
     assert Path.cwd() == tmp_path
     root = tmp_path / "runs" / "s"
     assert [row["status"] for row in results(root)] == ["failed", "failed", "completed", "completed"]

@@ -88,15 +88,15 @@ def test_a_sweep_writes_its_runs_tables_and_best_settings(done: tuple[Path, Path
     assert all(row.get("test_accuracy", "") == "" for row in search)
     assert all(0 < float(row["test_accuracy"]) <= 1 for row in finals)
     assert {row["seed"] for row in finals} == {"1000", "1001"}
-    told = summary(root)
-    assert told["status"] == "completed"
-    assert told["variants"]["adam"]["best"]["values"] == {"optimizer.lr": 0.01}
-    assert told["variants"]["adam"]["statuses"] == {"completed": 2, "diverged": 2}
-    assert "extend it below" in told["variants"]["adam"]["edges"][0]
-    assert told["variants"]["sgd"]["final"]["test_accuracy"]["values"] == [
+    report = summary(root)
+    assert report["status"] == "completed"
+    assert report["variants"]["adam"]["best"]["values"] == {"optimizer.lr": 0.01}
+    assert report["variants"]["adam"]["statuses"] == {"completed": 2, "diverged": 2}
+    assert "extend it below" in report["variants"]["adam"]["edges"][0]
+    assert report["variants"]["sgd"]["final"]["test_accuracy"]["values"] == [
         float(row["test_accuracy"]) for row in finals if row["variant"] == "sgd"
     ]
-    best = told["variants"]["sgd"]["best"]
+    best = report["variants"]["sgd"]["best"]
     mean = sum(best["per_seed"].values()) / 2
     assert best["val_accuracy"] == pytest.approx(mean)
 
@@ -120,10 +120,10 @@ def test_training_the_best_config_reproduces_the_best_run(done: tuple[Path, Path
 def test_one_worker_and_the_resolved_sweep_give_the_same_runs_and_wait_for_another_process(
     done: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One run ends in another process while the sweep waits; another is released and trained by the sweep."""
+    """Another process finishes one run while the sweep waits and abandons another, which the sweep trains."""
     _, root = done
     ends, breaks_off = (Path("sgd") / f"lr={lr},seed=0" for lr in (0.1, 0.5))
-    others = 8 - 2 + 2  # the search's, and the finals of the variant that is not held up
+    others = 8 - 2 + 2  # those of the search, and the final runs of the other variant
 
     def elsewhere() -> None:
         while sum(status["status"] != "running" for status in statuses(tmp_path / "s")) < others:
@@ -149,8 +149,8 @@ def test_one_worker_and_the_resolved_sweep_give_the_same_runs_and_wait_for_anoth
 
 def statuses(root: Path) -> list[dict[str, Any]]:
     """The status of every run of a sweep that has one."""
-    found = [rundir.read_status(path.parent) for path in root.glob("**/*seed=*/status.json")]
-    return [status for status in found if status]
+    actual = [rundir.read_status(path.parent) for path in root.glob("**/*seed=*/status.json")]
+    return [status for status in actual if status]
 
 
 def test_a_finished_sweep_trains_nothing_and_an_extended_one_only_new_runs(
@@ -221,7 +221,7 @@ def test_a_failed_run_or_killed_worker_affects_only_its_run_unless_fail_fast(tmp
     }
     assert "it broke" in rows["bad"]["message"]
     assert "SIGKILL" in rows["always"]["message"]
-    assert len(list(tmp_path.glob("*/death.*"))) == 3  # one run is tried once more, and not a third time
+    assert len(list(tmp_path.glob("*/death.*"))) == 3  # a run is retried once
 
     assert run(file, "seeds=2", runs=tmp_path / "fast", fail_fast=True, only=["bad"]) == 4
     states = [row["status"] for row in results(tmp_path / "fast" / "s") if row["variant"] == "bad"]
@@ -247,7 +247,7 @@ def test_shards_split_a_grid_of_two_axes_and_the_last_call_trains_the_final_runs
     figure = plt.imread(root / "comparison" / "heat_map.png")
     colours = np.unique(figure.reshape(-1, figure.shape[2])[:, :3].round(1), axis=0)
     assert len(colours) > 5
-    # A shard that is asked once more leaves the winner's runs in the tables.
+    # Rerunning a shard keeps the final runs in the tables.
     assert run(file, runs=tmp_path / "runs", shard="2/2") == 0
     assert [row["stage"] for row in results(root)].count("final") == 1
 
@@ -257,11 +257,11 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(
 ) -> None:
     file, root = done
     assert run(file, runs=tmp_path / "runs", dry_run=True) == 0
-    told = capsys.readouterr().out
-    assert told.count("seed=") == 8
-    assert "2 settings x 2 seeds, the best setting on 2 fresh seeds" in told
-    assert "on 1 workers" in told
-    assert "evaluations" in told
+    report = capsys.readouterr().out
+    assert report.count("seed=") == 8
+    assert "2 settings x 2 seeds, the best setting on 2 fresh seeds" in report
+    assert "on 1 workers" in report
+    assert "evaluations" in report
     assert not (tmp_path / "runs").exists()
     before = times(root)
     assert run(file, "final_seeds=3", runs=root.parent, workers=2, dry_run=True, as_json=True) == 0
@@ -277,9 +277,9 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(
     [
         ([[3.0, 1.0, 1.0, 1.0]], 1, 6.0),
         ([[3.0, 1.0, 1.0, 1.0]], 2, 3.0),
-        ([[1.0, 1.0, 1.0, 3.0]], 2, 4.0),  # the long one begins last
+        ([[1.0, 1.0, 1.0, 3.0]], 2, 4.0),  # the long one starts last
         ([[2.0] * 5], 4, 4.0),
-        ([[2.0], [2.0, 2.0]], 8, 4.0),  # a round waits for the one before
+        ([[2.0], [2.0, 2.0]], 8, 4.0),  # a round waits for the previous one
         ([[], []], 2, 0.0),
     ],
 )
@@ -323,7 +323,7 @@ HERE = Path(__file__).parent
 SLEPT = HERE / "slept"
 
 class Naps(nn.Sequential):
-    # Sleeps for ten minutes in the first step of its run, once; not while it is built.
+    # Sleeps for ten minutes in the first step of the run, once, and not while the run is built.
     def __init__(self, input_shape, num_classes):
         super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
     def forward(self, x):
@@ -350,19 +350,19 @@ def started(file: Path, runs: Path, sign: str, count: int = 1) -> subprocess.Pop
 
 
 def descendants(pid: int) -> set[int]:
-    """The processes below a process, by what `ps` knows."""
+    """The descendants of a process, from `ps`."""
     lines = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
     pairs = [tuple(map(int, line.split())) for line in lines.stdout.splitlines()]
-    found, grown = {pid}, True
+    actual, grown = {pid}, True
     while grown:
-        more = {child for child, parent in pairs if parent in found} - found
-        found |= more
+        more = {child for child, parent in pairs if parent in actual} - actual
+        actual |= more
         grown = bool(more)
-    return found - {pid}
+    return actual - {pid}
 
 
 def gone(pids: set[int]) -> bool:
-    """Whether all of these processes are gone, within some seconds."""
+    """Whether all of these processes end within some seconds."""
     for _ in range(100):
         if not any(map(alive, pids)):
             return True
@@ -382,13 +382,13 @@ def test_a_sweep_continues_after_a_signal_to_its_process_group_and_after_a_kill(
     runs = tmp_path / "runs"
     process = started(file, runs, "runs/s/sgd/*/checkpoints/last.pt", 2)
     table = optlab("runs", runs / "s").out
-    os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and job schedulers do: to all of the group
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 143, told
+    os.killpg(process.pid, signal.SIGTERM)  # to the whole group, as `timeout` and job schedulers do
+    _, report = process.communicate(timeout=120)
+    assert process.returncode == 143, report
     assert "of 3 runs, 0 failed; running" in table
     assert [line.split()[1] for line in table.splitlines() if "lr=" in line] == ["running", "running"]
-    found = [rundir.read_status(path) for path in sorted((runs / "s" / "sgd").glob("lr*"))]
-    assert [status["status"] for status in found if status] == ["interrupted", "interrupted"]
+    actual = [rundir.read_status(path) for path in sorted((runs / "s" / "sgd").glob("lr*"))]
+    assert [status["status"] for status in actual if status] == ["interrupted", "interrupted"]
     assert summary(runs / "s")["status"] == "interrupted"
 
     logs = [path.parent.parent / "train.log" for path in runs.glob("s/sgd/*/checkpoints/last.pt")]
@@ -402,7 +402,7 @@ def test_a_sweep_continues_after_a_signal_to_its_process_group_and_after_a_kill(
         time.sleep(0.1)
     killed.kill()
     killed.join(60)
-    for _ in range(100):  # the workers notice that their parent is gone
+    for _ in range(100):  # the workers notice that their parent has ended
         if not any(rundir.is_locked(path) for path in (runs / "s" / "sgd").glob("lr*")):
             break
         time.sleep(0.1)
@@ -432,8 +432,8 @@ def test_a_second_ctrl_c_exits_at_once_and_leaves_readable_files(tmp_path: Path)
     time.sleep(1)
     assert process.poll() is None  # it waits for the step
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
+    _, report = process.communicate(timeout=60)
+    assert process.returncode == 130, report
     assert gone(below)
     root = tmp_path / "runs" / "s"
     assert not any(rundir.is_locked(path) for path in [root, *root.glob("*/seed=*")])

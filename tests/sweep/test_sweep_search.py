@@ -79,7 +79,7 @@ def settings_of(variant_search: VariantSearch) -> list[Mapping[str, Any]]:
 def test_trials_do_not_depend_on_the_order_of_outcomes_or_on_interruptions(
     strategy: str, tmp_path: Path
 ) -> None:
-    trials = 14  # the samplers that learn draw the first ten at random
+    trials = 14  # model-based samplers draw the first ten at random
     for name in ("straight", "shuffled", "stopped"):
         (tmp_path / name).mkdir()
     straight = make(tmp_path / "straight", strategy=strategy, trials=trials)
@@ -89,7 +89,7 @@ def test_trials_do_not_depend_on_the_order_of_outcomes_or_on_interruptions(
     for _ in range(2):
         carry_out(make(tmp_path / "stopped", strategy=strategy, trials=trials), stop_after=6, order=1)
     storage = tmp_path / "stopped" / STORAGE
-    storage.write_bytes(storage.read_bytes() + b'{"op_code": 4, "torn')  # the power failed while it wrote
+    storage.write_bytes(storage.read_bytes() + b'{"op_code": 4, "torn')  # as after a power failure
     stopped = make(tmp_path / "stopped", strategy=strategy, trials=trials)
     carry_out(stopped)
     assert len(settings_of(straight)) == trials
@@ -168,6 +168,6 @@ def test_the_storage_of_another_search_is_refused_unless_restarted(tmp_path: Pat
     carry_out(make(tmp_path), stop_after=2)
     with pytest.raises(RunError, match="other axes"):
         make(tmp_path, search_seed=3)
-    carry_out(make(tmp_path, trials=12))  # more trials go on with the same search
+    carry_out(make(tmp_path, trials=12))  # more trials continue the same search
     anew = make(tmp_path, search_seed=3, anew="mismatch")
     assert not anew.settings

@@ -34,7 +34,7 @@ from trainer.training.loop import train
 
 BARE = "best bare eager loop"
 JAX = "JAX + optax, one scan"
-_MAX_NOISE_IMAGES = 10_000  # images
+_MAX_NOISE_IMAGES = 10_000
 
 
 class Loop:
@@ -99,8 +99,8 @@ def _others(setting: Setting) -> dict[str, Callable[[Task, Path, Path], Run]]:
     """Return the names of the other loops with their factories: (task, data path, folder) -> loop."""
     loops: dict[str, Callable[[Task, Path, Path], Run]] = {BARE: lambda task, *_: peers.bare(task)}
     if setting.model == "mlp":
-        loops["matrix products alone"] = lambda task, *_: peers.products(task)
-        loops["textbook loop"] = lambda task, source, _: peers.textbook(task, source)
+        loops["matrix products only"] = lambda task, *_: peers.products(task)
+        loops["tutorial loop"] = lambda task, source, _: peers.tutorial(task, source)
         if find_spec("jax") and find_spec("optax"):
             loops[JAX] = lambda task, *_: peers.jax_scan(task)
         if find_spec("keras"):
@@ -181,8 +181,8 @@ def images_per_epoch(root: Path | None, setting: Setting) -> int:
     """Return the number of training images; raise DataError if MNIST is not found."""
     if setting.model == "mlp":
         return len(mnist(root=root).train)
-    wanted = max(setting.steps, LOG_EVERY) * setting.batch_size  # enough for one round, up to a limit
-    return min(wanted, max(_MAX_NOISE_IMAGES, LOG_EVERY * setting.batch_size))
+    num_images = max(setting.steps, LOG_EVERY) * setting.batch_size  # enough for one round, up to a limit
+    return min(num_images, max(_MAX_NOISE_IMAGES, LOG_EVERY * setting.batch_size))
 
 
 def _trained(experiment: Experiment, folder: Path) -> Run:

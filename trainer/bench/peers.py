@@ -33,7 +33,7 @@ def timed(steps_of: Callable[[int], None]) -> Run:
     return run
 
 
-def textbook(task: Task, root: Path) -> Run:
+def tutorial(task: Task, root: Path) -> Run:
     """Return a tutorial's loop: torchvision, one transform per image, DataLoader, `.item()` every step."""
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms

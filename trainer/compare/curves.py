@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trainer.compare.entries import Entry, code, differs, metrics_of
+from trainer.compare.entries import Entry, canonical, differs, metrics_of
 from trainer.compare.figure_style import (
     STYLES,
     FigureStyle,
@@ -165,8 +165,8 @@ def common_title(groups: Sequence[Group]) -> str:
     config["data"] = data
     recorded = entries[0].environment.get("data") or {}
     shape = recorded.get("input_shape")
-    same_model = len({code(entry.run.config.get("model")) for entry in entries}) == 1
-    same_data = len({entry.code_of("data.name") for entry in entries}) == 1
+    same_model = len({canonical(entry.run.config.get("model")) for entry in entries}) == 1
+    same_data = len({entry.canonical_of("data.name") for entry in entries}) == 1
     parts = [
         title(config, inputs=math.prod(shape) if shape else None, outputs=recorded.get("num_classes"))
         if same_model and same_data

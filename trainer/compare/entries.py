@@ -1,7 +1,7 @@
 """Runs as flat settings: the config, and the recorded code, packages and data.
 
-Settings are compared by their `code`, a string that is equal if and only if the settings are equal. Shortened
-strings (a file name, a number of four digits) are for display only.
+Settings are compared by their canonical values, strings that are equal if and only if the settings are equal.
+Shortened strings (a file name, a number of four digits) are for display only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from trainer.config.identity import texts_in
 from trainer.config.paths import split_import_path
 from trainer.errors import RunError
 from trainer.metrics import BUILT_IN, LOSS, Metric, find, metric_name
@@ -33,13 +34,13 @@ ABSENT = _Absent.ABSENT
 DATA_CONTENT = "data content"
 IMPORTED_CODE = "imported code"
 PACKAGE = "package "
-# Keys of where a run was executed: they distinguish runs of the same seed, and runs are merged across them
-# only with a note.
+# Keys that say where a run was executed. Runs that differ in them are pooled with a note, unless they have
+# the same seed.
 RAN_ENGINE = "engine that ran"
 MACHINE = "machine used"
 VERSION = "version of "
 
-# A file that several sections name is assigned to the first of these: editing an optimizer that shares its
+# A file that several sections use is assigned to the first of these: editing an optimizer that shares its
 # file with the model makes a new group, not a new problem.
 _SECTIONS = ("optimizer", "scheduler", "init", "loss", "model", "data")
 CODE = tuple(f"{section} code" for section in _SECTIONS)
@@ -53,20 +54,20 @@ class Entry:
         run: the run as read from disk.
         settings: values by dotted key; `optimizer.lr` for a single optimizer, `optimizer.<label>.lr` for
             several. Code, packages, data and machine follow, each under a key with a space.
-        codes: codes of the settings, see `code`.
+        canonical_values: canonical values of the settings by key; see `canonical`.
         seed: the seeds of its random streams as one string; runs are paired by it.
         environment: environment.json; empty if it could not be read.
     """
 
     run: Run
     settings: Mapping[str, Any]
-    codes: Mapping[str, str]
+    canonical_values: Mapping[str, str]
     seed: str
     environment: Mapping[str, Any]
 
-    def code_of(self, key: str) -> str:
-        """Return the code of a setting, even if the run does not have it."""
-        return self.codes.get(key, _CODE_OF_ABSENT)
+    def canonical_of(self, key: str) -> str:
+        """Return the canonical value of a setting, even if the run does not have it."""
+        return self.canonical_values.get(key, _CANONICAL_ABSENT)
 
 
 def metrics_of(entries: Iterable[Entry]) -> tuple[Metric, ...]:
@@ -108,21 +109,21 @@ def _entry(run: Run, flatten: _Flattening) -> Entry:
     word = seeds[0] if len(set(seeds)) == 1 else "-".join(seeds)
     environment = run.environment
     settings: dict[str, Any] = {}
-    codes: dict[str, str] = {}
+    canonical_values: dict[str, str] = {}
     parts = [flatten.section(str(name), value) for name, value in run.config.items() if name != "seed"]
-    for flat in (*parts, flatten.coded(_identity(run, environment))):
+    for flat in (*parts, flatten.with_canonical_values(_identity(run, environment))):
         if settings.keys().isdisjoint(flat.settings):
             settings.update(flat.settings)
-            codes.update(flat.codes)
+            canonical_values.update(flat.canonical_values)
             continue
         for key, value in flat.settings.items():
             free = _free(key, settings)
-            settings[free], codes[free] = value, flat.codes[key]
-    return Entry(run, settings, codes, word, environment)
+            settings[free], canonical_values[free] = value, flat.canonical_values[key]
+    return Entry(run, settings, canonical_values, word, environment)
 
 
 def _free(key: str, settings: Mapping[str, Any]) -> str:
-    """Return an unused key, so that a label or option with a dot in its name replaces no other setting."""
+    """Return an unused key, so that a label or option with a dot in its name does not replace a setting."""
     while key in settings:
         key += "'"
     return key
@@ -130,10 +131,10 @@ def _free(key: str, settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Flat:
-    """Settings and their codes, both by key."""
+    """Settings and their canonical values, both by key."""
 
     settings: dict[str, Any]
-    codes: dict[str, str]
+    canonical_values: dict[str, str]
 
 
 class _Flattening:
@@ -147,15 +148,15 @@ class _Flattening:
         written = repr(value)  # distinguishes types, and costs a tenth of the time that the cache saves
         known = self._sections.get((name, written))
         if known is None:
-            known = self._sections[name, written] = self.coded(_flat(name, value))
+            known = self._sections[name, written] = self.with_canonical_values(_flat(name, value))
         return known
 
-    def coded(self, settings: Iterable[tuple[str, Any]]) -> _Flat:
-        """Return settings with their codes."""
+    def with_canonical_values(self, settings: Iterable[tuple[str, Any]]) -> _Flat:
+        """Return settings with their canonical values."""
         values: dict[str, Any] = {}
         for key, value in settings:
             values[_free(key, values)] = value
-        return _Flat(values, {key: code(value) for key, value in values.items()})
+        return _Flat(values, {key: canonical(value) for key, value in values.items()})
 
 
 def is_recorded(key: str) -> bool:
@@ -240,24 +241,12 @@ def _code(config: Mapping[str, Any], components: Any) -> Iterator[tuple[str, Any
     if not files:
         return
     for section, key in zip(_SECTIONS, CODE, strict=True):
-        named = [path.source for path in map(split_import_path, texts(config.get(section))) if path]
+        named = [path.source for path in map(split_import_path, texts_in(config.get(section))) if path]
         own_files = {source: files.pop(source) for source in sorted(set(named)) if source in files}
         if own_files:
             yield key, own_files
     if files:
         yield IMPORTED_CODE, dict(sorted(files.items()))
-
-
-def texts(value: Any) -> Iterator[str]:
-    """Yield every string in a setting."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from texts(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from texts(item)
 
 
 def stem(name: str) -> str:
@@ -268,8 +257,8 @@ def stem(name: str) -> str:
 # Comparing settings
 
 
-def code(value: Any) -> str:
-    """Return a string for a setting, equal for two settings if and only if they are equal."""
+def canonical(value: Any) -> str:
+    """Return the canonical value of a setting: a string, equal if and only if the settings are equal."""
     if isinstance(value, str):
         return repr(value)
     if isinstance(value, bool) or value is None:
@@ -278,14 +267,14 @@ def code(value: Any) -> str:
         # 1 and 1.0 are the same setting; large seeds keep all their digits.
         return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
     if isinstance(value, Mapping):
-        items = sorted((code(key), code(item)) for key, item in value.items())
+        items = sorted((canonical(key), canonical(item)) for key, item in value.items())
         return "{" + ", ".join(f"{key}: {item}" for key, item in items) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(code, value)) + "]"
+        return "[" + ", ".join(map(canonical, value)) + "]"
     return f"{type(value).__name__}({value!r})"
 
 
-_CODE_OF_ABSENT = code(ABSENT)
+_CANONICAL_ABSENT = canonical(ABSENT)
 
 
 def differing(entries: Sequence[Entry]) -> list[str]:
@@ -296,7 +285,7 @@ def differing(entries: Sequence[Entry]) -> list[str]:
 
 def differs(key: str, entries: Iterable[Entry]) -> bool:
     """Return whether runs have different values of a key."""
-    return len({one.codes.get(key, _CODE_OF_ABSENT) for one in entries}) > 1
+    return len({one.canonical_values.get(key, _CANONICAL_ABSENT) for one in entries}) > 1
 
 
 def is_number(value: Any) -> bool:

@@ -21,7 +21,7 @@ from trainer.compare.entries import (
     PACKAGE,
     RAN_ENGINE,
     Entry,
-    code,
+    canonical,
     differing,
     differs,
     entries_of,
@@ -44,7 +44,7 @@ from trainer.metrics import Metric
 from trainer.plots.titles import is_implementation
 from trainer.runs.rundir import Run
 
-# These say how a data set is trained on, not which problem it is.
+# Options of how a data set is used for training; they do not define the problem.
 _DATA_HANDLING = frozenset(
     f"data.{key}"
     for key in (
@@ -161,12 +161,12 @@ class _Members:
 
 def _members(entries: Sequence[Entry], keys: Sequence[str]) -> list[_Members]:
     """Return the runs grouped by the values of some keys."""
-    entries_by_code: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
+    entries_by_values: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for one in entries:
-        entries_by_code[tuple(one.code_of(key) for key in keys)].append(one)
+        entries_by_values[tuple(one.canonical_of(key) for key in keys)].append(one)
     return [
         _Members({key: alike[0].settings.get(key, ABSENT) for key in keys}, alike)
-        for alike in entries_by_code.values()
+        for alike in entries_by_values.values()
     ]
 
 
@@ -243,7 +243,7 @@ def _names_by_values(
     name: Callable[[Sequence[NameInput], Sequence[str]], list[str]],
 ) -> list[str]:
     """Return a name per group; groups with equal values of the keys share one."""
-    values = [tuple(code(one.settings[key]) for key in keys) for one in inputs]
+    values = [tuple(canonical(one.settings[key]) for key in keys) for one in inputs]
     first = dict(zip(reversed(values), reversed(inputs), strict=True))
     distinct = list(dict.fromkeys(values))
     names = dict(zip(distinct, name([first[one] for one in distinct], keys), strict=True))
@@ -331,7 +331,7 @@ def _flags(entries: Sequence[Entry], keys: Sequence[str], problem_keys: Sequence
 
 
 def _values(entries: Sequence[Entry], key: str) -> str:
-    values = {one.code_of(key): one.settings.get(key, ABSENT) for one in entries}
+    values = {one.canonical_of(key): one.settings.get(key, ABSENT) for one in entries}
     ordered = sorted(values.values(), key=natural)
     text = ", ".join(_format_value(key, value) for value in ordered[:6])
     return text + (f" ... ({len(ordered)} values)" if len(ordered) > 6 else "")
@@ -402,7 +402,7 @@ def _without_duplicates(entries: Sequence[Entry], differ: Sequence[str]) -> tupl
     kept: dict[tuple[str, ...], Entry] = {}
     notes = []
     for one in entries:
-        first = kept.setdefault((one.seed, *map(one.code_of, differ)), one)
+        first = kept.setdefault((one.seed, *map(one.canonical_of, differ)), one)
         if first is not one:
             notes.append(
                 f"left out {one.run.path}: it has the same config, code and seed as {first.run.path}, "

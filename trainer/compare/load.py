@@ -22,13 +22,13 @@ FINAL = "final"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LoadedRuns:
     """Runs that were found.
 
     Args:
         runs: finished runs that can be read, ordered by path. Equal sections of their configs are the same
             objects.
-        notes: a sentence for every run that was left out and for every irregularity.
+        notes: a sentence for each run that was left out and for each anomaly.
     """
 
     runs: tuple[Run, ...]
@@ -68,7 +68,7 @@ def _table(path: Path, changed: int, size: int) -> dict[str, list[float | None]]
     return read_table(path)
 
 
-def find(paths: Iterable[str | Path]) -> Found:
+def find(paths: Iterable[str | Path]) -> LoadedRuns:
     """Read every run at or below the given directories or globs.
 
     Diverged runs are kept, because divergence is a result. Running, interrupted and failed runs and runs with
@@ -94,14 +94,15 @@ def find(paths: Iterable[str | Path]) -> Found:
         except (OptlabError, UnicodeDecodeError) as error:
             notes.append(f"left out {folder}: {_first_line(error)}")
             continue
-        if fault := _fault(run):
+        if fault := _exclusion_reason(run):
             if fault == PRUNED:
                 pruned += 1
             else:
                 notes.append(f"left out {folder}: {fault}")
             continue
         notes += [
-            f"{folder / table}: the last line is incomplete and was left out" for table in _torn(folder)
+            f"{folder / table}: the last line is incomplete and was left out"
+            for table in _incomplete_tables(folder)
         ]
         # Thousands of step tables take gigabytes, and only loss curves need them.
         runs.append(replace(run, steps=StepTable(folder / rundir.STEPS, tuple(run.steps))))
@@ -112,7 +113,7 @@ def find(paths: Iterable[str | Path]) -> Found:
             f"none of {len(folders)} runs can be compared:\n    " + "\n    ".join(notes),
             fix="wait until running runs have finished; train the others again",
         )
-    return Found(tuple(runs), (*notes, *_mixed(runs)))
+    return LoadedRuns(tuple(runs), (*notes, *_mixed_notes(runs)))
 
 
 def sweep_of(run: Run) -> Path | None:
@@ -151,7 +152,7 @@ def _folders(paths: Iterable[str | Path]) -> list[Path]:
     return folders
 
 
-def _fault(run: Run) -> str:
+def _exclusion_reason(run: Run) -> str:
     """Return why a run cannot be compared; empty if it can."""
     status = run.status.get("status")
     if status == "running":
@@ -163,14 +164,14 @@ def _fault(run: Run) -> str:
         return f"it is {status}" + (f" ({message})" if message else "")
     if run.result is None:
         return f"it has no {rundir.SUMMARY}"
-    if unresolved := _odd_section(run.config):
+    if unresolved := _malformed_section(run.config):
         return f"{rundir.CONFIG} is not a resolved config: {unresolved}"
     missing = [name for name in ("step", "epoch", "samples", "train_seconds") if name not in run.epochs]
     missing += [name for name in ("step", "loss") if name not in run.steps]
     return f"missing columns: {', '.join(missing)}" if missing else ""
 
 
-def _odd_section(config: Mapping[str, Any]) -> str:
+def _malformed_section(config: Mapping[str, Any]) -> str:
     """Return which section of a config is missing or malformed; empty if none is."""
     for section in ("data", "model", "optimizer"):
         if section not in config:
@@ -178,11 +179,11 @@ def _odd_section(config: Mapping[str, Any]) -> str:
     for section, value in config.items():
         several = section in ("optimizer", "scheduler") and isinstance(value, list)
         if section in ("data", "model", "loss") or (section == "optimizer" and not several):
-            sound = _is_part(value)
+            sound = _is_component(value)
         elif section == "optimizer":
-            sound = bool(value) and all(map(_is_part, value))
+            sound = bool(value) and all(map(_is_component, value))
         elif section == "scheduler":
-            sound = value is None or all(map(_is_part, value if several else [value]))
+            sound = value is None or all(map(_is_component, value if several else [value]))
         elif section in ("train", "log"):
             sound = isinstance(value, Mapping)
         elif section == "name":
@@ -197,11 +198,11 @@ def _odd_section(config: Mapping[str, Any]) -> str:
     return ""
 
 
-def _is_part(value: Any) -> bool:
+def _is_component(value: Any) -> bool:
     return isinstance(value, Mapping) and isinstance(value.get("name"), str)
 
 
-def _torn(folder: Path) -> list[str]:
+def _incomplete_tables(folder: Path) -> list[str]:
     torn = []
     for table in (rundir.STEPS, rundir.EPOCHS):
         with open(folder / table, "rb") as file:
@@ -213,7 +214,7 @@ def _torn(folder: Path) -> list[str]:
     return torn
 
 
-def _mixed(runs: Sequence[Run]) -> list[str]:
+def _mixed_notes(runs: Sequence[Run]) -> list[str]:
     """Return a note for each difference in versions or machines between the runs."""
     environments = [run.environment for run in runs]
     notes = []

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trainer.compare.entries import Entry, code, metrics_of
+from trainer.compare.entries import Entry, canonical, metrics_of
 from trainer.compare.groups import Group, Grouping
 from trainer.errors import ConfigError
 from trainer.metrics import LEADING, LOSS, SPLITS, Metric, Mode, find
 from trainer.statistics import Interval, mean_interval, summary_of_times, time_to_target, welch_difference
 
 DEFAULTS = (*(f"val_{name}" for name in LEADING), f"train_{LOSS.name}")
-"""The columns by which runs are compared if nothing is stated: the first that was measured."""
+"""The default columns for comparing runs, in order of preference; the first one that was measured is used."""
 UNITS = {"steps": "step", "epochs": "epoch", "seconds": "train_seconds"}
 
 
@@ -49,7 +49,7 @@ def columns_of(metrics: Iterable[Metric]) -> list[str]:
 
 
 def parse_target(text: str, entries: Sequence[Entry]) -> Target:
-    """Parse a target: `val_loss=0.1`, or a number alone for the validation metric.
+    """Parse a target: `val_loss=0.1`, or only a number, for the validation metric.
 
     Raises:
         ConfigError: the value is not a number, or no run recorded the metric.
@@ -253,7 +253,7 @@ def _is_plain_sgd(group: Group) -> bool:
 def _conditions(group: Group) -> tuple[str, frozenset[tuple[str, str]], str] | None:
     """Return all settings that affect times, without optimizer and schedule; None if the machines differ."""
     chosen = ("optimizer.", "scheduler.")
-    others = {key: code(value) for key, value in group.settings.items() if not key.startswith(chosen)}
+    others = {key: canonical(value) for key, value in group.settings.items() if not key.startswith(chosen)}
     machines = {timed_on(entry) for entry in group.entries}
     return (group.problem, frozenset(others.items()), machines.pop()) if len(machines) == 1 else None
 

@@ -21,11 +21,11 @@ from trainer.compare.entries import (
     RAN_ENGINE,
     VERSION,
     Entry,
-    code,
+    canonical,
     is_number,
     is_recorded,
-    texts,
 )
+from trainer.config.identity import texts_in
 from trainer.config.paths import split_import_path
 from trainer.plots.titles import format_value, printable
 
@@ -113,7 +113,7 @@ class _Names:
     def exact(self, one: NameInput) -> str:
         """Return a name with every present key and its exact value."""
         parts = [
-            f"{self._labels[key]}={value if isinstance(value, str) else code(value)}"
+            f"{self._labels[key]}={value if isinstance(value, str) else canonical(value)}"
             for key in self._keys
             if (value := one.settings[key]) is not ABSENT
         ]
@@ -146,7 +146,7 @@ class _Names:
         if is_recorded(key):
             return self._recorded_part(key, value, one)
         if key.endswith(".name") and key.count(".") == 2 and key.startswith(("optimizer.", "scheduler.")):
-            return ""  # the joined name of several contains it
+            return ""  # contained in the joined name of several components
         if key in _COMPONENTS:
             return self._text(value)
         if key == "scheduler.name":
@@ -240,14 +240,14 @@ class _KeyFilter:
         section, _, self._option = key.rpartition(".")
         self._section = section
         self._in_all_groups = all(one.settings[key] is not ABSENT for one in groups)
-        self._codes: dict[str, set[str]] = {}
+        self._canonical_values: dict[str, set[str]] = {}
         for one in groups:
-            self._codes.setdefault(self._component(one), set()).add(code(one.settings[key]))
+            self._canonical_values.setdefault(self._component(one), set()).add(canonical(one.settings[key]))
 
     def _component(self, one: NameInput) -> str:
-        """Return the code of the component that the option belongs to; empty if it belongs to none."""
+        """Return the canonical name of the component that has the option; empty if there is none."""
         name = f"{self._section}.name"
-        return one.example.code_of(name) if name in one.example.settings else ""
+        return one.example.canonical_of(name) if name in one.example.settings else ""
 
     def includes(self, one: NameInput) -> bool:
         """Return whether the value of the key is part of a group's name."""
@@ -255,9 +255,9 @@ class _KeyFilter:
         if not component:
             # Leave out an option that only some groups have and that is off in these.
             return bool(value) or self._in_all_groups
-        if len(self._codes[component]) > 1:
+        if len(self._canonical_values[component]) > 1:
             return True
-        if len(self._codes) == 1:
+        if len(self._canonical_values) == 1:
             return False
         if self._section == "data":
             return self._in_all_groups
@@ -272,7 +272,7 @@ class _KeyFilter:
             else None
         )
         default = own.get(self._option, ABSENT) if isinstance(own, Mapping) else ABSENT
-        return bool(value) if default is ABSENT else code(value) != code(default)
+        return bool(value) if default is ABSENT else canonical(value) != canonical(default)
 
 
 def _full_name(one: Entry) -> str:
@@ -313,7 +313,7 @@ def short_texts(values: Iterable[Any]) -> dict[str, str]:
     `/home/me/one/a.py:Foo` becomes `Foo`; `a.py:Foo` if another file has a Foo; `one/a.py:Foo` if another
     folder has an a.py with a Foo. A registered name is never shortened.
     """
-    parts = dict.fromkeys(part for value in values for text in texts(value) for part in text.split(JOINT))
+    parts = dict.fromkeys(part for value in values for text in texts_in(value) for part in text.split(JOINT))
     forms = {text: _forms(text) for text in parts}
     owners = Counter(form for text in parts for form in dict.fromkeys(forms[text]))
     return {text: next((form for form in forms[text] if owners[form] == 1), text) for text in parts}
@@ -385,7 +385,7 @@ def natural(value: Any) -> tuple[int, float, str]:
             return (1, 0.0, value.lower())
     if is_number(value):
         return (0, float(value), "")
-    return (2, 0.0, code(value)) if value is not None else (-1, 0.0, "")
+    return (2, 0.0, canonical(value)) if value is not None else (-1, 0.0, "")
 
 
 def shortest_keys(keys: Sequence[str]) -> dict[str, str]:

@@ -60,9 +60,9 @@ class Selection:
 
     def score(self, group: Group) -> float | None:
         """Return the score of a group; None if a seed is missing on which its sweep compares settings."""
-        wanted = frozenset[str]().union(*(self.seeds.get(one.run.path, ()) for one in group.entries))
+        required = frozenset[str]().union(*(self.seeds.get(one.run.path, ()) for one in group.entries))
         known = {one.seed for one in group.entries if self.value(one) is not None}
-        return setting_value(self.values(group), self.rule) if wanted <= known else None
+        return setting_value(self.values(group), self.rule) if required <= known else None
 
 
 def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selection:
@@ -75,7 +75,8 @@ def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selecti
     Args:
         entries: the runs.
         metric: a result requested by the user that replaces the objective, such as `final_val_loss` (last
-            evaluation) or `best_val_loss`; a test result does not, because selection must not use test data.
+            evaluation) or `best_val_loss`; a test result does not replace it, because selection must not
+            use test data.
     """
     metrics = metrics_of(entries)
     sweeps = {one.run.path: sweep_of(one.run) for one in entries}
@@ -85,9 +86,9 @@ def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selecti
     )
     place, _, name = (metric or "").partition("_")
     if place in ("final", "best"):
-        asked = find(name, metrics)
-        rule = SelectionRule(name, asked.mode, evaluation="last" if place == "final" else "best")
-        return Selection(rule, f"requested as {metric}", asked, {}, random)
+        requested = find(name, metrics)
+        rule = SelectionRule(name, requested.mode, evaluation="last" if place == "final" else "best")
+        return Selection(rule, f"requested as {metric}", requested, {}, random)
     rules = {folder: _rule(plan) for folder, plan in plans.items()}
     stated = {None if folder is None else rules[folder] for folder in sweeps.values()}
     objective = next(iter(stated)) if len(stated) == 1 else None

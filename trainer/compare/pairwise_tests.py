@@ -67,7 +67,7 @@ class _Pair:
     note: str
 
 
-def verdicts(
+def pairwise_differences(
     grouping: Grouping,
     frame: pd.DataFrame,
     metric: str,
@@ -88,7 +88,7 @@ def verdicts(
     with two seeds or more in both groups are counted, tested or not, so that the number does not depend on
     the results. If the results selected the best group, all pairs are counted: with a correction for the
     pairs with the best group only, 9 to 12 % of families of 6 to 12 equal groups had a false positive
-    (simulated). The signed-rank tests are a separate family of the same size; the verdict is the interval's.
+    (simulated). The signed-rank tests are a separate family of the same size; the verdict uses the interval.
 
     Args:
         grouping: the groups.

@@ -31,7 +31,13 @@ from trainer.compare.measures import (
     timed_on,
 )
 from trainer.compare.objective import Selection, selection_of
-from trainer.compare.pairwise_tests import ALL_PAIRS, check_confidence, heading, summary_lines, verdicts
+from trainer.compare.pairwise_tests import (
+    ALL_PAIRS,
+    check_confidence,
+    heading,
+    pairwise_differences,
+    summary_lines,
+)
 from trainer.compare.table import plain_records, render_table
 from trainer.errors import FigureError, Problem, unknown_name
 from trainer.metrics import Metric
@@ -229,7 +235,7 @@ def compare_runs(
         grouping=grouping,
         runs=frame,
         groups=group_frame(grouping, frame, goals, confidence=confidence),
-        differences=verdicts(
+        differences=pairwise_differences(
             grouping, frame, judged, against=against,
             method="bootstrap" if bootstrap else "t", confidence=confidence,
         ),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from trainer.compare.entries import code, is_number
+from trainer.compare.entries import canonical, is_number
 from trainer.compare.groups import Group, Grouping
 from trainer.compare.names import distinct, shortest_keys
 from trainer.compare.objective import Selection
@@ -94,7 +94,7 @@ def families(grouping: Grouping, swept: Sequence[str], problem: str) -> list[Fam
     members: dict[tuple[str, ...], list[Group]] = defaultdict(list)
     for group in grouping.groups:
         if group.problem == problem:
-            members[tuple(code(group.settings[key]) for key in rest)].append(group)
+            members[tuple(canonical(group.settings[key]) for key in rest)].append(group)
     names = distinct([_without(group_list, swept) for group_list in members.values()])
     if len(names) == 1:
         names = [""]

@@ -106,12 +106,12 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def describe_differences(
-    keys: Sequence[str], saved: Mapping[str, Any], wanted: Mapping[str, Any]
+    keys: Sequence[str], saved: Mapping[str, Any], requested: Mapping[str, Any]
 ) -> list[str]:
-    """Return one line per key, as `optimizer.0.lr: 0.1 in the existing run, 0.2 wanted`."""
-    old, new = dict(leaves(saved)), dict(leaves(wanted))
+    """Return one line per key, as `optimizer.0.lr: 0.1 in the existing run, 0.2 requested`."""
+    old, new = dict(leaves(saved)), dict(leaves(requested))
     return [
-        f"{key}: {old.get(key, _ABSENT)!r} in the existing run, {new.get(key, _ABSENT)!r} wanted"
+        f"{key}: {old.get(key, _ABSENT)!r} in the existing run, {new.get(key, _ABSENT)!r} requested"
         for key in keys
     ]
 
@@ -190,7 +190,7 @@ def named_code(*values: Any) -> list[str]:
 
 
 def _is_standard(module: str) -> bool:
-    """Return whether a module belongs to Python's standard library, which is refused or only computes."""
+    """Return whether a module belongs to Python's standard library (refused, or only computes)."""
     return module.split(".")[0] in sys.stdlib_module_names
 
 

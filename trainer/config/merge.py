@@ -28,7 +28,7 @@ SWEEP_KEYS = (
     *("variants", "axes", "seeds", "strategy", "trials", "batch", "search_seed", "objective", "prune"),
     *("final_seeds", "allow_unequal", "workers", "runs_per_gpu"),
 )
-"""Keys that a sweep file has and the config of one run has not."""
+"""Keys of sweep files that the config of one run does not have."""
 
 _LENGTHS = ("epochs", "steps")
 
@@ -84,7 +84,7 @@ def _refuse_sweep(tree: Tree, path: Path) -> None:
     for key in SWEEP_KEYS:
         if key in tree.data:
             raise ConfigError(
-                f"this is a sweep, and not the config of one run: it has {key!r}",
+                f"this is a sweep, not the config of one run: it has {key!r}",
                 where=str(tree.positions[(key,)]),
                 fix=f"run it with: optlab sweep {path}",
             )

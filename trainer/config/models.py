@@ -64,7 +64,7 @@ RECORDS = MayDiffer(name=True, group=True)
 LENGTH = MayDiffer(resume=True)
 
 
-def _stays_below(name: str) -> str:
+def _check_relative_path(name: str) -> str:
     """Return a name that is a relative path of folders, as `mnist` or `lessons/mnist`."""
     if not name.isprintable():
         raise ValueError("a name must have only printable characters")
@@ -76,7 +76,7 @@ def _stays_below(name: str) -> str:
     return name
 
 
-FolderName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_stays_below)]
+FolderName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_relative_path)]
 
 
 class Section(BaseModel):
@@ -97,7 +97,7 @@ class WithOptions(Section):
             return {"name": value}
         if not isinstance(value, dict) or "options" in value:
             return value
-        fields = cls.model_fields  # a property of pydantic's: asked per key, it takes a third of validation
+        fields = cls.model_fields  # a slow property of pydantic: read per key, it takes a third of validation
         own = {key: item for key, item in value.items() if key in fields}
         return own | {"options": {key: item for key, item in value.items() if key not in fields}}
 
@@ -132,7 +132,7 @@ class SeedConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_for_all(cls, value: Any) -> Any:
+    def _expand_seed(cls, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
             return dict.fromkeys(cls.model_fields, value)
         return value
@@ -215,11 +215,11 @@ class Match(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _name_alone(cls, value: Any) -> Any:
+    def _expand_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
+    def _check_conditions(self) -> Self:
         if all(condition is None for condition in (self.name, self.kind, self.ndim, self.min_ndim)):
             raise ValueError("a match needs name, kind, ndim or min_ndim")
         return self
@@ -346,11 +346,11 @@ class Every(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _epochs_alone(cls, value: Any) -> Any:
+    def _expand_epochs(cls, value: Any) -> Any:
         return {"epochs": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
+    def _check_unit(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps")
         return self
@@ -362,7 +362,7 @@ class CheckpointEvery(Every):
     seconds: Amount | None = Field(None, description="Interval in seconds of training.")
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
+    def _check_unit(self) -> Self:
         if sum(value is not None for value in (self.epochs, self.steps, self.seconds)) != 1:
             raise ValueError("give one of epochs, steps and seconds")
         return self
@@ -454,7 +454,7 @@ class TrainConfig(Section):
         return [] if value is None else value
 
     @model_validator(mode="after")
-    def _has_a_length(self) -> Self:
+    def _check_length(self) -> Self:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("epochs and steps are both set; set one of them, and the other to null")
         if self.epochs is None and self.steps is None and self.seconds is None:
@@ -514,7 +514,7 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _lists(cls, value: Any) -> Any:
+    def _wrap_single(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
         value = dict(value)

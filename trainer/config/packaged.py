@@ -1,4 +1,4 @@
-"""The configs that the package carries, and how a name on the command line becomes a file.
+"""The configs that are part of the package, and the lookup of a file by its name on the command line.
 
 In a checkout they are the folder configs/; a wheel has a copy of it (see setup.py).
 """
@@ -64,7 +64,7 @@ def packaged(text: str, *, key: str = "", where: str = "") -> Path:
 
 
 def find(path: Path) -> Path:
-    """Return the file that a path on the command line means.
+    """Return the file that a path on the command line refers to.
 
     It is the file at the path, else the file with `.yaml` appended, else the packaged config of that name.
 

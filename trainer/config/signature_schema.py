@@ -48,7 +48,7 @@ _SETS = (set, frozenset, collections.abc.Set)
 
 @dataclass(frozen=True, slots=True)
 class ImportPathText:
-    """Marks an option that is an import path: a relative file in it starts at the folder of the YAML file."""
+    """Marks an option that is an import path, whose file is relative to the folder of the YAML file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ _OTHER_NAMES = {"learning_rate": "lr", "wd": "weight_decay", "bs": "batch_size"}
 
 
 def nearest_key(name: str, choices: Collection[str]) -> str | None:
-    """Return the key that is meant by another name or by a misspelled one, or None."""
+    """Return the key for another common name or a misspelled one, or None."""
     other = _OTHER_NAMES.get(name.lower().replace("-", "_"))
     return other if other in choices else nearest(name, choices)
 
@@ -28,7 +28,7 @@ def full_key(name: str, options: Mapping[str, Iterable[str]], *, exact: bool = F
     Args:
         name: a key without its section.
         options: the names of components' options, by the path of the component: `{"optimizer": ["lr", ...]}`.
-            Of two equal names the first one is meant.
+            If two names are equal, the first one is returned.
         exact: ignore misspellings.
     """
     keys: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Convert pydantic's errors to problems: what was found, what was expected, the closest valid name."""
+"""Convert pydantic's errors to problems: the invalid value, what was expected, the closest valid name."""
 
 from __future__ import annotations
 

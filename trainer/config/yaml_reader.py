@@ -1,8 +1,8 @@
 """Read YAML text as plain Python values, with the location of every key and list item.
 
 PyYAML composes the nodes, which have line numbers. Depth, size and aliases are checked before, on the events
-of its parser, because composing is recursive. What aliases add is counted while nodes are converted to plain
-values, so a hostile file is rejected early.
+of its parser, because composing is recursive. The values that aliases add are counted while nodes are
+converted to plain values, so a hostile file is rejected early.
 
 Scalars follow YAML 1.2, not 1.1: `1e-3` is a number, `yes`, `no`, `on` and `off` are strings, `012` is 12.
 """
@@ -76,7 +76,7 @@ class Origin:
 
     Args:
         name: its name in messages: the file, or `override 'optimizer.lr=0.1'`.
-        folder: the folder at which relative paths in the text start.
+        folder: the folder to which relative paths in the text are relative.
         lines: whether messages include line numbers.
     """
 
@@ -156,7 +156,7 @@ def read_file(path: Path) -> Tree:
 
 
 def _read_pipe(path: Path, name: str) -> bytes:
-    """Read a pipe up to one byte more than a config may have; raise ConfigError if no data arrives."""
+    """Read a pipe up to one byte more than the maximum config size; raise ConfigError if no data arrives."""
     content = b""
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
         while len(content) <= MAX_BYTES:

@@ -24,9 +24,9 @@ _UNUSUAL = re.compile(r"[^ -~\n]")
 
 
 def escape_characters(text: str, write: Callable[[str], str]) -> str:
-    """Return the text with `write(c)` in place of every character that is not printable and no newline.
+    """Return the text with `write(c)` in place of every character that is neither printable nor a newline.
 
-    Only characters beyond printable ASCII are looked at one by one: 15 MB of JSON take 0.05 s instead of 0.7.
+    Only characters outside of printable ASCII are checked one by one: 15 MB of JSON take 0.05 s, not 0.7 s.
     """
     return _UNUSUAL.sub(lambda match: c if (c := match.group()).isprintable() else write(c), text)
 

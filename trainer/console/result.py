@@ -25,7 +25,7 @@ def print_result(
     Args:
         result: the result.
         run_dir: the run directory.
-        metrics: the metrics of the run, beside the built-in ones.
+        metrics: the metrics of the run, in addition to the built-in ones.
         figures: the folder of its figures; None = there are none.
         file: output stream; default: stdout.
     """

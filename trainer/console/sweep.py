@@ -63,7 +63,7 @@ class SweepProgress:
     def update(
         self, columns: Sequence[Column], rows: Iterable[Sequence[Any]], done: int, total: int, tail: str
     ) -> None:
-        """Redraw the table and a bar of `done` out of `total` with the text `tail` beside it."""
+        """Redraw the table and a bar of `done` out of `total` followed by the text `tail`."""
         if self._live is None or time.monotonic() - self._drawn < REDRAW_SECONDS:
             return
         self._drawn = time.monotonic()

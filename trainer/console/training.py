@@ -102,7 +102,7 @@ class TrainingProgress:
             total_steps: planned updates, including those before a resumption; None = not known.
             steps_per_epoch: updates per epoch.
             seconds_budget: seconds of training after which the run ends; None = no limit.
-            metrics: the metrics of the run, beside the built-in ones.
+            metrics: the metrics of the run, in addition to the built-in ones.
         """
         self._metrics = metrics
         self._total_steps = total_steps
@@ -221,7 +221,7 @@ def _evaluation_fields(record: EvalRecord, metrics: Sequence[Metric], width: int
 
     Args:
         record: the first evaluation, before training.
-        metrics: the metrics of the run, beside the built-in ones.
+        metrics: the metrics of the run, in addition to the built-in ones.
         width: width of the terminal; None = no limit. If the columns are wider, they are narrowed, then
             the least important ones are left out.
     """

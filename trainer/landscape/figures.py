@@ -39,15 +39,19 @@ def draw_landscape(surface: Surface, descents: Sequence[Descent], heading: str) 
         start = descents[0].points[0]
         ground.plot(*start, marker="o", color=COLOURS["black"], markersize=6, zorder=5)
         ground.annotate("start", start, xytext=(6, 6), textcoords="offset points", zorder=5)
-        for look, descent in zip(_line_styles(len(descents)), descents, strict=True):
-            _draw_path(ground, descent, look)
+        for style, descent in zip(_line_styles(len(descents)), descents, strict=True):
+            _draw_path(ground, descent, style)
             values = _clipped(descent.values)
             fall.plot(
-                descent.evaluations, values, color=look.colour, linestyle=look.dashes, label=label_of(descent)
+                descent.evaluations,
+                values,
+                color=style.colour,
+                linestyle=style.dashes,
+                label=label_of(descent),
             )
             if descent.diverged:
                 fall.plot(
-                    [descent.evaluations[-1]], [0.97], marker="X", markersize=10, color=look.colour,
+                    [descent.evaluations[-1]], [0.97], marker="X", markersize=10, color=style.colour,
                     linestyle="none", markeredgecolor="white", transform=fall.get_xaxis_transform(),
                     clip_on=False, zorder=6,
                 )  # fmt: skip
@@ -63,9 +67,9 @@ def animate_landscape(surface: Surface, descents: Sequence[Descent], heading: st
         figure, (ground,) = _frame(heading, (6.4, 5.0 + 0.22 * len(descents)), 1)
         figure.set_dpi(90)
         _draw_contours(ground, surface)
-        looks = _line_styles(len(descents))
-        lines = [_line(look, linestyle=look.dashes, linewidth=1.8) for look in looks]
-        heads = [_line(look, marker=look.marker, markersize=8, markeredgecolor="white") for look in looks]
+        styles = _line_styles(len(descents))
+        lines = [_line(style, linestyle=style.dashes, linewidth=1.8) for style in styles]
+        heads = [_line(style, marker=style.marker, markersize=8, markeredgecolor="white") for style in styles]
         counter = ground.text(
             0.98, 0.97, "", transform=ground.transAxes, ha="right", va="top",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8},
@@ -76,8 +80,8 @@ def animate_landscape(surface: Surface, descents: Sequence[Descent], heading: st
         counter.set_animated(True)
         figure.legend(
             handles=[
-                _line(look, linestyle=look.dashes, marker=look.marker, label=label_of(one))
-                for look, one in zip(looks, descents, strict=True)
+                _line(style, linestyle=style.dashes, marker=style.marker, label=label_of(one))
+                for style, one in zip(styles, descents, strict=True)
             ],
             loc="outside lower center",
             ncols=2 if max(len(label_of(one)) for one in descents) < 26 else 1,
@@ -100,7 +104,7 @@ def animate_landscape(surface: Surface, descents: Sequence[Descent], heading: st
             for artist in artists:
                 ground.draw_artist(artist)
             frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    palette = _palette([COLOURS["yellow"], COLOURS["black"], *(look.colour for look in looks)])
+    palette = _palette([COLOURS["yellow"], COLOURS["black"], *(style.colour for style in styles)])
     quantized = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     content = io.BytesIO()
     quantized[0].save(
@@ -117,8 +121,8 @@ def render_landscape(figure: Figure, file_format: str) -> bytes:
 
 def label_of(descent: Descent) -> str:
     """Return a label such as `SGD:momentum=0.9 lr=0.01: f = 2.3e-05`; it notes an lr at the grid's edge."""
-    label = descent.contestant.text
-    if descent.lr is not None and "lr" not in descent.contestant.options:
+    label = descent.choice.text
+    if descent.lr is not None and "lr" not in descent.choice.options:
         label += f" lr={format_value(descent.lr)}"
     label += ": diverged" if descent.diverged else f": f = {descent.values[-1]:.2g}"
     return label + (" (lr at the grid's edge)" if descent.at_edge else "")
@@ -146,8 +150,8 @@ def _palette(colours: Sequence[str]) -> Image.Image:
     return picture
 
 
-def _line(look: Line, **style: Any) -> Line2D:
-    return Line2D([], [], color=look.colour, **style)
+def _line(style: Line, **options: Any) -> Line2D:
+    return Line2D([], [], color=style.colour, **options)
 
 
 def _line_styles(count: int) -> list[Line]:
@@ -181,14 +185,19 @@ def _draw_contours(axes: Axes, surface: Surface) -> None:
     axes.set_ylim(*surface.y)
 
 
-def _draw_path(axes: Axes, descent: Descent, look: Line) -> None:
+def _draw_path(axes: Axes, descent: Descent, style: Line) -> None:
     points = descent.points
     axes.plot(
-        points[:, 0], points[:, 1], color=look.colour, linestyle=look.dashes, marker=".", markersize=3.5,
+        points[:, 0], points[:, 1], color=style.colour, linestyle=style.dashes, marker=".", markersize=3.5,
         markevery=max(1, len(points) // 150), linewidth=1.4, zorder=3,
     )  # fmt: skip
     axes.plot(
-        *points[-1], marker=look.marker, color=look.colour, markersize=8, markeredgecolor="white", zorder=5
+        *points[-1],
+        marker=style.marker,
+        color=style.colour,
+        markersize=8,
+        markeredgecolor="white",
+        zorder=5,
     )
 
 

@@ -31,7 +31,7 @@ FARTHEST = 1e6
 
 
 @dataclass(frozen=True, slots=True)
-class Contestant:
+class OptimizerChoice:
     """An optimizer as given on the command line.
 
     Args:
@@ -73,7 +73,7 @@ class Descent:
     """The path of one optimizer.
 
     Args:
-        contestant: the optimizer.
+        choice: the optimizer.
         lr: its learning rate; None if it has none.
         points: float64 [T + 1, 2], beginning with the start; ends early if it diverged.
         values: float64 [T + 1], f at the points.
@@ -82,7 +82,7 @@ class Descent:
         trials: the learning rates tried by tuning; empty = not tuned.
     """
 
-    contestant: Contestant
+    choice: OptimizerChoice
     lr: float | None
     points: Array
     values: Array
@@ -104,7 +104,7 @@ def find_surface(name: str) -> tuple[str, Surface]:
     return exact, SURFACES[exact]
 
 
-def parse_contestants(text: str) -> list[Contestant]:
+def parse_optimizers(text: str) -> list[OptimizerChoice]:
     """Parse `SGD,SGD:momentum=0.9,Adam:betas=[0.8,0.99]`: commas separate optimizers, colons options.
 
     Raises:
@@ -113,14 +113,16 @@ def parse_contestants(text: str) -> list[Contestant]:
     parts = [part.strip() for part in _split(text, ",")]
     if not all(parts):
         raise ConfigError(
-            f"{text!r} names no optimizer", key="--optimizers", expected="SGD,Adam or SGD:momentum=0.9,Adam"
+            f"{text!r} does not name an optimizer",
+            key="--optimizers",
+            expected="SGD,Adam or SGD:momentum=0.9,Adam",
         )
     if len(set(parts)) < len(parts):
         raise ConfigError(f"{text!r} names an optimizer twice", key="--optimizers")
-    return [_contestant(part) for part in parts]
+    return [_parse_optimizer(part) for part in parts]
 
 
-def _contestant(text: str) -> Contestant:
+def _parse_optimizer(text: str) -> OptimizerChoice:
     head, *settings = _split(text, ":")
     # `file.py:Thing` contains a colon.
     if settings and "=" not in settings[0]:
@@ -134,7 +136,7 @@ def _contestant(text: str) -> Contestant:
             Problem(p.what, p.key if p.key != "name" else "", f"--optimizers {text!r}", p.expected, p.fix)
             for p in error.problems
         ) from error
-    return Contestant(text, head, options)
+    return OptimizerChoice(text, head, options)
 
 
 def _split(text: str, separator: str) -> list[str]:
@@ -164,7 +166,7 @@ class Point(nn.Module):
 
 
 def descend(
-    surface: Surface, contestant: Contestant, *, lr: float | None, steps: int, start: tuple[float, float]
+    surface: Surface, choice: OptimizerChoice, *, lr: float | None, steps: int, start: tuple[float, float]
 ) -> Descent:
     """Run an optimizer from the start until it has computed `steps` gradients.
 
@@ -174,23 +176,23 @@ def descend(
         ConfigError: the optimizer cannot train two parameters, or torch rejects an option.
     """
     point = Point(surface, start)
-    options = {**contestant.options} | ({} if lr is None else {"lr": lr})
-    cls: Any = catalog.find("optimizer", contestant.name)
+    options = {**choice.options} | ({} if lr is None else {"lr": lr})
+    cls: Any = catalog.find("optimizer", choice.name)
     groups = assign_groups(point, ["at"], [])
-    arguments = catalog.arguments("optimizer", contestant.name, options)
+    arguments = catalog.arguments("optimizer", choice.name, options)
     try:
-        if contestant.name in catalog.REGISTRIES["optimizer"]:
+        if choice.name in catalog.REGISTRIES["optimizer"]:
             refuse(cls, options, groups, {"at": point.at}, device_type="cpu")
             optimizer = build_optimizer(cls, point, groups, arguments)
         else:
-            spec = OptimizerSpec(contestant.name, cls, arguments)
+            spec = OptimizerSpec(choice.name, cls, arguments)
             optimizer = build_external(spec, point, groups, {"num_iterations": steps, "total_steps": steps})
     except OptlabError as error:
         raise ConfigError.of(
-            Problem(p.what, p.key, f"--optimizers {contestant.text!r}", p.expected) for p in error.problems
+            Problem(p.what, p.key, f"--optimizers {choice.text!r}", p.expected) for p in error.problems
         ) from error
 
-    def height() -> float:
+    def evaluate() -> float:
         optimizer.zero_grad()
         value: Tensor = point()
         torch.autograd.backward(value)
@@ -203,16 +205,16 @@ def descend(
     while evaluations[-1] < steps and not _has_diverged(points, values):
         if needs_closure(optimizer):
             # The step returns its first evaluation, which is at the current point.
-            values.append(optimizer.step(height))
+            values.append(optimizer.step(evaluate))
         else:
-            values.append(height())
+            values.append(evaluate())
             optimizer.step()
         points.append(point.at.tolist())
         at.append(evaluations[-1])
     with torch.no_grad():
         values.append(point().item())
     diverged = _has_diverged(points, values)
-    return Descent(contestant, lr, np.array(points), np.array(values), np.array(at), diverged)
+    return Descent(choice, lr, np.array(points), np.array(values), np.array(at), diverged)
 
 
 def _has_diverged(points: Sequence[Sequence[float]], values: Sequence[float]) -> bool:
@@ -227,7 +229,7 @@ def learning_rates(low: float, high: float, count: int) -> list[float]:
 
 def tune(
     surface: Surface,
-    contestant: Contestant,
+    choice: OptimizerChoice,
     *,
     rates: Sequence[float],
     steps: int,
@@ -240,19 +242,17 @@ def tune(
     best: Descent | None = None
     trials = []
     for lr in rates:
-        descent = descend(surface, contestant, lr=lr, steps=steps, start=start)
+        descent = descend(surface, choice, lr=lr, steps=steps, start=start)
         trials.append(Trial(lr, math.inf if descent.diverged else float(descent.values[-1])))
         if best is None or trials[-1].value < min(trial.value for trial in trials[:-1]):
             best = descent
     assert best is not None, "at least one rate is tried"
-    return Descent(
-        best.contestant, best.lr, best.points, best.values, best.evaluations, best.diverged, trials
-    )
+    return Descent(best.choice, best.lr, best.points, best.values, best.evaluations, best.diverged, trials)
 
 
 def compare_optimizers(
     surface: Surface,
-    contestants: Sequence[Contestant],
+    choices: Sequence[OptimizerChoice],
     *,
     steps: int,
     start: tuple[float, float],
@@ -263,7 +263,7 @@ def compare_optimizers(
 
     Args:
         surface: the function to minimize.
-        contestants: the optimizers; one with lr in its options keeps it.
+        choices: the optimizers; an lr in the options of one takes precedence.
         steps: number of gradients that each optimizer may compute.
         start: the start point.
         lr: learning rate for all; None = tuned over `rates`, or the default of each optimizer without rates.
@@ -273,16 +273,16 @@ def compare_optimizers(
         ConfigError: an optimizer cannot be used here, or has neither a default nor a given learning rate.
     """
     descents = []
-    for contestant in contestants:
-        own = contestant.options.get("lr", lr)
-        if own is None and contestant.has_lr and rates:
-            descents.append(tune(surface, contestant, rates=rates, steps=steps, start=start))
+    for choice in choices:
+        own = choice.options.get("lr", lr)
+        if own is None and choice.has_lr and rates:
+            descents.append(tune(surface, choice, rates=rates, steps=steps, start=start))
             continue
-        chosen = own if own is not None else contestant.default_lr
-        if chosen is None and contestant.has_lr:
+        chosen = own if own is not None else choice.default_lr
+        if chosen is None and choice.has_lr:
             raise ConfigError(
-                f"{contestant.text} has no default learning rate", key="--no-tune", fix="set --lr, or tune it"
+                f"{choice.text} has no default learning rate", key="--no-tune", fix="set --lr, or tune it"
             )
-        rate = float(chosen) if chosen is not None and contestant.has_lr else None
-        descents.append(descend(surface, contestant, lr=rate, steps=steps, start=start))
+        rate = float(chosen) if chosen is not None and choice.has_lr else None
+        descents.append(descend(surface, choice, lr=rate, steps=steps, start=start))
     return descents

@@ -50,12 +50,12 @@ def draw_lesson(lesson: Lesson, runs: Runs, path: Path, *, note: str = "") -> No
             run.label: [other.label for other in lesson.runs if other.repeats == run.label]
             for run in lesson.runs
         }
-        looks = {run.label: LINES[i % len(LINES)] for i, run in enumerate(lesson.runs)}
+        styles = {run.label: LINES[i % len(LINES)] for i, run in enumerate(lesson.runs)}
         for axes, panel in zip(
             figure.subplots(rows, columns, squeeze=False).flat, lesson.panels, strict=False
         ):
             axes.set_title(panel.title)
-            _draw(axes, panel, runs, looks, repeats)
+            _draw(axes, panel, runs, styles, repeats)
         _legend(figure)
     drawing = Image.open(io.BytesIO(render(figure, "png"))).convert("RGB")
     content = io.BytesIO()
@@ -87,14 +87,18 @@ def _legend(figure: Figure) -> None:
 
 
 def _draw(
-    axes: Axes, panel: Panel, runs: Runs, looks: Mapping[str, Line], repeats: Mapping[str, Sequence[str]]
+    axes: Axes,
+    panel: Panel,
+    runs: Runs,
+    styles: Mapping[str, Line],
+    repeats: Mapping[str, Sequence[str]],
 ) -> None:
     if isinstance(panel, Curves):
-        _draw_curves(axes, panel, runs, looks)
+        _draw_curves(axes, panel, runs, styles)
     elif isinstance(panel, Difference):
-        _draw_difference(axes, panel, runs, looks)
+        _draw_difference(axes, panel, runs, styles)
     elif isinstance(panel, StepTimes):
-        _draw_step_times(axes, panel, runs, looks, repeats)
+        _draw_step_times(axes, panel, runs, styles, repeats)
     elif isinstance(panel, TrainVal):
         _draw_train_val(axes, panel, runs)
     else:
@@ -113,38 +117,44 @@ def column(run: rundir.Run, name: str, x: str) -> tuple[Array, Array]:
     return cells[:, 0], y
 
 
-def _draw_curves(axes: Axes, panel: Curves, runs: Runs, looks: Mapping[str, Line]) -> None:
+def _draw_curves(axes: Axes, panel: Curves, runs: Runs, styles: Mapping[str, Line]) -> None:
     xs, ys = [], []
     for label in panel.runs or runs:
         x, y = column(runs[label], panel.column, panel.x)
         y = 100 * y if panel.percent else y
-        look, curve = looks[label], y
+        style, curve = styles[label], y
         if panel.smooth and len(y) > 12:
             curve = smooth(y)
             axes.plot(
-                x, y, ".", color=look.colour, markersize=2, alpha=max(0.12, min(0.5, 40 / len(x))), zorder=1
+                x,
+                y,
+                ".",
+                color=style.colour,
+                markersize=2,
+                alpha=max(0.12, min(0.5, 40 / len(x))),
+                zorder=1,
             )
         axes.plot(
-            x, curve, color=look.colour, linestyle=look.dashes, linewidth=1.5, label=label,
-            marker=look.marker if len(x) <= 25 else "",
+            x, curve, color=style.colour, linestyle=style.dashes, linewidth=1.5, label=label,
+            marker=style.marker if len(x) <= 25 else "",
         )  # fmt: skip
-        _mark_divergence(axes, runs[label], x, y, look)
+        _mark_divergence(axes, runs[label], x, y, style)
         xs.append(x)
         ys.append(curve if panel.smooth and len(y) > 12 else y)
     _scale(axes, panel, xs, ys)
 
 
-def _mark_divergence(axes: Axes, run: rundir.Run, x: Array, y: Array, look: Line) -> None:
+def _mark_divergence(axes: Axes, run: rundir.Run, x: Array, y: Array, style: Line) -> None:
     """Mark the end of a run whose loss was no longer finite."""
     if run.status["status"] != "diverged" or not len(x):
         return
     axes.plot(
-        [x[-1]], [0.97], marker="X", markersize=10, color=look.colour, markeredgecolor="white",
+        [x[-1]], [0.97], marker="X", markersize=10, color=style.colour, markeredgecolor="white",
         transform=axes.get_xaxis_transform(), clip_on=False, zorder=6,
     )  # fmt: skip
     axes.annotate(
         "diverged", (x[-1], 0.97), xycoords=axes.get_xaxis_transform(), xytext=(8, 0),
-        textcoords="offset points", va="center", color=look.colour, annotation_clip=False,
+        textcoords="offset points", va="center", color=style.colour, annotation_clip=False,
     )  # fmt: skip
 
 
@@ -165,7 +175,7 @@ def _scale(axes: Axes, panel: Curves, xs: Sequence[Array], ys: Sequence[Array]) 
     later = [y[x > 0] for x, y in zip(xs, ys, strict=True)]
     y_limits = limits(ys, log=panel.log_y)
     if panel.x == "epoch" and _range(later, panel.log_y) < 0.5 * _range(ys, panel.log_y):
-        # The untrained network's value would compress the rest of the curve, so it may lie outside the axis.
+        # The untrained network's value would compress the rest of the curve, so it can be outside the limits.
         y_limits = limits(later, log=panel.log_y)
     if y_limits:
         if panel.log_y:
@@ -184,28 +194,28 @@ def _range(ys: Sequence[Array], log: bool) -> float:
     return math.log10(y_limits[1] / y_limits[0]) if log else y_limits[1] - y_limits[0]
 
 
-def _draw_difference(axes: Axes, panel: Difference, runs: Runs, looks: Mapping[str, Line]) -> None:
+def _draw_difference(axes: Axes, panel: Difference, runs: Runs, styles: Mapping[str, Line]) -> None:
     step, expected = column(runs[panel.reference], "loss", "step")
     zeros = False
     for label in panel.runs:
         _, loss = column(runs[label], "loss", "step")
-        away, look = np.abs(loss - expected), looks[label]
+        away, style = np.abs(loss - expected), styles[label]
         if not away.any():
             zeros = True
             axes.plot(
-                step, np.full(len(step), 0.035), color=look.colour, linestyle=look.dashes, linewidth=3,
+                step, np.full(len(step), 0.035), color=style.colour, linestyle=style.dashes, linewidth=3,
                 transform=axes.get_xaxis_transform(), label=label,
             )  # fmt: skip
             axes.annotate(
                 f"exactly 0 at all {len(step):,} steps logged", (0.5, 0.06), xycoords="axes fraction",
-                ha="center", va="bottom", color=look.colour,
+                ha="center", va="bottom", color=style.colour,
             )  # fmt: skip
             continue
         axes.plot(
             step,
             np.where(away > 0, away, np.nan),
             ".",
-            color=look.colour,
+            color=style.colour,
             markersize=3,
             alpha=0.7,
             label=label,
@@ -224,13 +234,17 @@ def step_milliseconds(run: rundir.Run) -> float:
 
 
 def _draw_step_times(
-    axes: Axes, panel: StepTimes, runs: Runs, looks: Mapping[str, Line], repeats: Mapping[str, Sequence[str]]
+    axes: Axes,
+    panel: StepTimes,
+    runs: Runs,
+    styles: Mapping[str, Line],
+    repeats: Mapping[str, Sequence[str]],
 ) -> None:
     all_times = [[step_milliseconds(runs[name]) for name in (label, *repeats[label])] for label in panel.runs]
     middle = [float(np.median(times)) for times in all_times]
     error_bars = [[m - min(t) for m, t in zip(middle, all_times, strict=True)],
              [max(t) - m for m, t in zip(middle, all_times, strict=True)]]  # fmt: skip
-    bars = axes.bar(panel.runs, middle, color=[looks[label].colour for label in panel.runs], width=0.6)
+    bars = axes.bar(panel.runs, middle, color=[styles[label].colour for label in panel.runs], width=0.6)
     axes.errorbar(panel.runs, middle, error_bars, fmt="none", ecolor="black", elinewidth=1, capsize=4)
     axes.bar_label(bars, fmt="%.2f", label_type="center", color="white")
     axes.set_ylim(0, 1.1 * max(map(max, all_times)))
@@ -240,12 +254,12 @@ def _draw_step_times(
 
 def _draw_train_val(axes: Axes, panel: TrainVal, runs: Runs) -> None:
     run, ys = runs[panel.run], []
-    for name, label, look in (
+    for name, label, style in (
         ("train_eval_loss", "training loss", LINES[0]),
         ("val_loss", "validation loss", LINES[1]),
     ):
         x, y = column(run, name, "epoch")
-        axes.plot(x, y, color=look.colour, linestyle=look.dashes, linewidth=1.7, label=label)
+        axes.plot(x, y, color=style.colour, linestyle=style.dashes, linewidth=1.7, label=label)
         ys.append(y)
     best = int(np.argmin(ys[1]))
     axes.plot(
@@ -264,18 +278,18 @@ def _draw_train_val(axes: Axes, panel: TrainVal, runs: Runs) -> None:
 
 
 def _draw_weights(axes: Axes, panel: Weights, runs: Runs) -> None:
-    moments = rundir.read_histograms(runs[panel.run].path)
-    last = f"after epoch {moments[-1]['epoch']:g}"
-    for moment, label, look in ((moments[0], "start", LINES[0]), (moments[-1], last, LINES[1])):
-        layer = moment["layers"][panel.weight]
+    snapshots = rundir.read_histograms(runs[panel.run].path)
+    last = f"after epoch {snapshots[-1]['epoch']:g}"
+    for snapshot, label, style in ((snapshots[0], "start", LINES[0]), (snapshots[-1], last, LINES[1])):
+        layer = snapshot["layers"][panel.weight]
         edges, counts = np.asarray(layer["edges"]), np.asarray(layer["counts"], dtype=np.float64)
         density = counts / counts.sum() / np.diff(edges)
-        first = look is LINES[0]
+        first = style is LINES[0]
         axes.stairs(
             density,
             edges,
             fill=first,
-            color=look.colour,
+            color=style.colour,
             alpha=0.45 if first else 1,
             linewidth=1.4,
             label=label,

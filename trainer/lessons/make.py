@@ -10,7 +10,7 @@ from trainer.data.dataset import data_root
 from trainer.errors import OptlabError
 from trainer.lessons.figures import draw_lesson
 from trainer.lessons.table import Lesson, changed_by_quick
-from trainer.lessons.training import Done, job_of, train_all
+from trainer.lessons.training import JobResult, job_of, train_all
 from trainer.runs import rundir
 
 FIGURES = "figures"
@@ -43,7 +43,7 @@ def make(
         for lesson in lessons
         for run in lesson.runs
     ]
-    done: list[Done] = []
+    done: list[JobResult] = []
     for one in train_all(todo, processes=jobs):
         done.append(one)
         name = f"lesson {one.job.lesson.number:>2}, {one.job.run.label}"
@@ -61,7 +61,7 @@ def _cifar(npz: Path | None) -> tuple[str, ...]:
     return ("data.name=npz", f"data.path={npz.absolute()}")
 
 
-def _draw(lesson: Lesson, done: Sequence[Done], figures: Path, *, quick: bool) -> Path | None:
+def _draw(lesson: Lesson, done: Sequence[JobResult], figures: Path, *, quick: bool) -> Path | None:
     """Draw one lesson's figure. Print a note and return None if one of its runs failed."""
     mine = {one.job.run.label: one for one in done if one.job.lesson.number == lesson.number}
     missing = [label for label, one in mine.items() if one.failed]

@@ -15,7 +15,7 @@ class Run:
 
     Args:
         label: its name in the figure.
-        config: its file in configs/lessons, without the ending.
+        config: its file in configs/lessons, without the suffix.
         overrides: its overrides, as on the command line.
         quick: further overrides with `--quick`, after the lesson's.
         repeats: label of the run that this one repeats with another seed to measure times; empty = none.
@@ -99,26 +99,26 @@ class Lesson:
         number: 1 to 15.
         name: name of its figure's file.
         title: heading of the figure.
-        look: what the figure shows and why, for the README.
+        description: what the figure shows and why, for the README.
         runs: its runs, in the order of the legend.
         panels: panels of the figure, left to right, row by row.
         columns: number of panels in a row.
         quick: overrides of all its runs with `--quick`, after `DIGITS`.
         quick_note: the reason for the changes of `quick`, if it is not obvious.
-        alone: whether its runs are trained one at a time, because it shows times.
+        sequential: whether its runs are trained one at a time, because it shows times.
         data: `cifar` if the full run needs CIFAR-10.
     """
 
     number: int
     name: str
     title: str
-    look: str
+    description: str
     runs: tuple[Run, ...]
     panels: tuple[Panel, ...]
     columns: int = 2
     quick: tuple[str, ...] = ("train.epochs=20", "log.every=5")
     quick_note: str = ""
-    alone: bool = False
+    sequential: bool = False
     data: Literal["mnist", "cifar"] = "mnist"
 
     @property
@@ -437,7 +437,7 @@ LESSONS = (
             Curves("same rule, or not", runs=("plain", "AMSGrad", "SGD, maximize")),
         ),
         columns=3,
-        alone=True,
+        sequential=True,
     ),
     Lesson(
         15,

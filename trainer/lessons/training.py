@@ -40,7 +40,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class JobResult:
     """The outcome of a job: its run directory and a description; `failed` if there is no run."""
 
     job: Job
@@ -61,14 +61,14 @@ def job_of(
     return Job(lesson, run, tuple(by_key.values()), runs, force)
 
 
-def train_all(jobs: Sequence[Job], *, processes: int) -> Iterator[Done]:
+def train_all(jobs: Sequence[Job], *, processes: int) -> Iterator[JobResult]:
     """Train every job without a finished run and yield each when it ends; stop after an interruption."""
-    together = [job for job in jobs if processes > 1 and not job.lesson.alone]
+    together = [job for job in jobs if processes > 1 and not job.lesson.sequential]
     if together:
         # A process that has imported torch cannot be forked safely.
         context = multiprocessing.get_context("spawn")
         workers = min(processes, len(together))
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_signals) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_signals) as pool:
             futures = [pool.submit(train_one, job) for job in together]
             try:
                 for future in as_completed(futures):
@@ -80,12 +80,12 @@ def train_all(jobs: Sequence[Job], *, processes: int) -> Iterator[Done]:
             yield train_one(job)
 
 
-def _leave_signals() -> None:
+def _ignore_signals() -> None:
     """Ignore Ctrl-C in a worker except during training, where the run handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def train_one(job: Job) -> Done:
+def train_one(job: Job) -> JobResult:
     """Train one job unless it is finished; describe an error in the result."""
     from trainer import catalog
     from trainer.errors import OptlabError
@@ -96,11 +96,11 @@ def train_one(job: Job) -> Done:
         folder = launch.folder_for(loaded, job.run.overrides, job.runs)
         launched = launch.launch(loaded, folder, force=job.force, skip_existing=not job.force)
     except OptlabError as error:
-        return Done(job, None, str(error), failed=True)
+        return JobResult(job, None, str(error), failed=True)
     except Exception as error:  # its traceback is in the run's train.log; the other runs continue
-        return Done(job, None, f"{type(error).__name__}: {error}", failed=True)
+        return JobResult(job, None, f"{type(error).__name__}: {error}", failed=True)
     result = launched.result
     if result.status == "interrupted":
-        return Done(job, folder, "interrupted", failed=True, interrupted=True)
+        return JobResult(job, folder, "interrupted", failed=True, interrupted=True)
     spent = "already finished" if launched.skipped else f"{result.total_seconds:.1f} s"
-    return Done(job, folder, f"{result.status}, {result.steps:,} steps, {spent}")
+    return JobResult(job, folder, f"{result.status}, {result.steps:,} steps, {spent}")

@@ -22,40 +22,40 @@ from trainer.plots.titles import WIDTH
 Item = TypeVar("Item")
 
 MAX_LAYERS = 24
-MAX_MOMENTS = 8
+MAX_SNAPSHOTS = 8
 
 
 def plot_histograms(
     title: str,
-    moments: Sequence[Mapping[str, Any]],
+    snapshots: Sequence[Mapping[str, Any]],
     path: Path,
     *,
     save: Callable[[Figure, Path], None] | None = None,
 ) -> Path:
     """Draw the weight histograms into one figure and return its path. The file suffix selects the format.
 
-    A single moment is drawn filled; several are drawn as outlines coloured by epoch, with the start dashed in
-    black. Areas are normalised, so that moments with different bins are comparable. Of many layers or
-    moments, an evenly spaced selection is drawn, including the first and the last.
+    A single snapshot is drawn filled. Several are drawn as outlines coloured by epoch, the first one dashed
+    in black. Areas are normalised, so that snapshots with different bins are comparable. If there are many
+    layers or snapshots, an evenly spaced selection is drawn, including the first and the last.
 
     Args:
         title: title of the figure.
-        moments: at least one, each `{"step", "epoch", "layers": {name: {"edges": [B + 1], "counts": [B]}}}`.
+        snapshots: one or more, each `{"step", "epoch", "layers": {name: {"edges": [B + 1], "counts": [B]}}}`.
         path: the file to write.
         save: function that writes a figure to its path; None = `style.write`.
     """
-    assert moments, "a histogram needs a moment"
+    assert snapshots, "at least one snapshot is required"
     path.parent.mkdir(parents=True, exist_ok=True)
     with settings():
-        figure = _draw(title, moments)
+        figure = _draw(title, snapshots)
     (save or write)(figure, path)
     return path
 
 
-def _draw(title: str, moments: Sequence[Mapping[str, Any]]) -> Figure:
-    names = list(moments[0]["layers"])
+def _draw(title: str, snapshots: Sequence[Mapping[str, Any]]) -> Figure:
+    names = list(snapshots[0]["layers"])
     chosen = _evenly(names, MAX_LAYERS)
-    drawn = _evenly(moments, MAX_MOMENTS)
+    drawn = _evenly(snapshots, MAX_SNAPSHOTS)
     columns = {0: 1, 1: 1, 2: 2, 4: 2}.get(len(chosen), 3 if len(chosen) <= 9 else 4)
     rows = max(1, -(-len(chosen) // columns))
     figure = Figure(figsize=(max(7.0, 2.5 * columns), 1.1 + 1.75 * rows), dpi=DPI, layout="constrained")
@@ -65,16 +65,16 @@ def _draw(title: str, moments: Sequence[Mapping[str, Any]]) -> Figure:
         lines.append(f"({len(chosen)} of {len(names)} layers)")
     figure.suptitle("\n".join(lines))
     grid = figure.subplots(rows, columns, squeeze=False)
-    last_epoch = max(float(moment["epoch"]) for moment in drawn) or 1.0
+    last_epoch = max(float(snapshot["epoch"]) for snapshot in drawn) or 1.0
     shades = matplotlib.colormaps[ORDERED_COLOURS]
     for axes, name in zip(grid.flat, chosen, strict=False):
-        for i, moment in enumerate(drawn):
-            if layer := moment["layers"].get(name):
-                alone = len(drawn) == 1
-                start = i == 0 and not alone
-                colour = COLOURS["blue"] if alone else shades(0.9 * float(moment["epoch"]) / last_epoch)
+        for i, snapshot in enumerate(drawn):
+            if layer := snapshot["layers"].get(name):
+                single = len(drawn) == 1
+                start = i == 0 and not single
+                colour = COLOURS["blue"] if single else shades(0.9 * float(snapshot["epoch"]) / last_epoch)
                 _draw_layer(
-                    axes, layer, colour=COLOURS["black"] if start else colour, filled=alone, dashed=start
+                    axes, layer, colour=COLOURS["black"] if start else colour, filled=single, dashed=start
                 )
         axes.set_title(name)
         axes.set_ylim(bottom=0)
@@ -106,8 +106,8 @@ def _draw_layer(
     if not counts.sum() or not np.isfinite(edges).all():
         return
     if not (widths > 0).all():
-        # All weights are equal, for example after `zeros_`: a spike has no density. The invisible points give
-        # it room where no other moment does.
+        # All weights are equal, for example after `zeros_`, so the density is not defined: draw a line at the
+        # value. The invisible points set the limits of the axis if no other snapshot does.
         value = float(edges[0])
         margin = abs(value) / 2 or 0.01
         axes.plot([value - margin, value + margin], [0, 0], linestyle="none")
@@ -127,7 +127,7 @@ def _draw_layer(
         )
 
 
-def _evenly(items: Sequence[Item], most: int) -> list[Item]:
-    if len(items) <= most:
+def _evenly(items: Sequence[Item], limit: int) -> list[Item]:
+    if len(items) <= limit:
         return list(items)
-    return [items[round(i)] for i in np.linspace(0, len(items) - 1, most)]
+    return [items[round(i)] for i in np.linspace(0, len(items) - 1, limit)]

@@ -47,7 +47,7 @@ class Curves:
         steps: the columns of steps.csv.
         epochs: the columns of epochs.csv.
         summary: summary.json; None while the run is in progress.
-        metrics: the metrics of the run, beside the built-in ones.
+        metrics: the metrics of the run in addition to the built-in ones.
         defaults: default options by optimizer name; the title leaves them out.
         inputs: input features per sample, for the title of an mlp; None = unknown.
         outputs: number of classes or targets, for the same title; None = unknown.
@@ -237,7 +237,7 @@ DRAWINGS: dict[str, Callable[[Curves], Figure | None]] = {
     "lr": draw_lr,
     "gradients": draw_gradients,
 }
-"""The figures beside those of the metrics, which have the names of the metrics."""
+"""The figures in addition to those of the metrics, which have the names of the metrics."""
 
 
 def _drawings(curves: Curves) -> Iterator[tuple[str, Callable[[Curves], Figure | None]]]:

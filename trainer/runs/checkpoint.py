@@ -180,7 +180,7 @@ class Writer:
         """Start to write the pending checkpoints."""
         self._join()
         self._failure = None
-        # A daemon, so that a second SIGINT exits immediately; an incomplete temporary file does no harm.
+        # A daemon, so that a second SIGINT exits immediately; an incomplete temporary file is ignored.
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
         self._thread.start()
 

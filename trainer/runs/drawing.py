@@ -90,19 +90,19 @@ def draw_run(folder: Path, formats: Sequence[str]) -> list[RenderedFigure]:
 
 
 @contextmanager
-def in_child_process(wanted: bool) -> Iterator[Draw]:
+def in_child_process(enabled: bool) -> Iterator[Draw]:
     """Yield a `draw_run` that runs in a child process, to be called once.
 
     The child imports matplotlib while torch imports its compiler in this process. If the child fails, the
     figures are drawn in this process.
 
     Args:
-        wanted: whether figures will be drawn. If not, or if there is only one core, `draw_run` is yielded.
+        enabled: whether figures will be drawn. If not, or if there is only one core, `draw_run` is yielded.
     """
     from trainer.device import usable_cores  # imports torch, which the child does not need
 
     child = None
-    if wanted and usable_cores() > 1:
+    if enabled and usable_cores() > 1:
         with suppress(OSError):
             child = ChildProcess(_serve)
     if child is None:

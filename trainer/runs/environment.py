@@ -1,4 +1,4 @@
-"""What the results of a run depend on besides its config: versions, machine, git state."""
+"""The environment of a run, which its results depend on: versions, machine, git state."""
 
 from __future__ import annotations
 

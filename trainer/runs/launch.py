@@ -80,7 +80,7 @@ def launch(
         if skip_existing and loaded_data is None and rundir.is_finished(folder):
             loaded_data = load_data(loaded)  # needed to compare the data of the finished run
         digest = loaded_data.dataset.digest if loaded_data else None
-        if existing := _existing(loaded, folder, skip_existing, busy=wait, data_digest=digest):
+        if existing := _existing_result(loaded, folder, skip_existing, busy=wait, data_digest=digest):
             return LaunchResult(folder, existing, skipped=True)
     setup = set_up_run(loaded, loaded_data=loaded_data)
     interrupts.check()  # torch's imports may have swallowed the signal; nothing has been written yet
@@ -88,7 +88,9 @@ def launch(
     with rundir.locked(folder, wait=wait) as run_lock:
         # Another process may have trained the run while this one was building it.
         if not force and (
-            existing := _existing(loaded, folder, skip_existing, busy=True, data_digest=setup.data_digest)
+            existing := _existing_result(
+                loaded, folder, skip_existing, busy=True, data_digest=setup.data_digest
+            )
         ):
             return LaunchResult(folder, existing, skipped=True)
         if options.progress:
@@ -97,7 +99,7 @@ def launch(
     return LaunchResult(folder, result, skipped=False)
 
 
-def _existing(
+def _existing_result(
     loaded: Loaded, folder: Path, skip: bool, *, busy: bool, data_digest: str | None
 ) -> RunResult | None:
     """Return the result of an existing finished run; None if the config is to be trained.

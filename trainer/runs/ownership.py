@@ -191,20 +191,20 @@ def refuse_links(folder: Path) -> None:
 
     The run directory itself and its parents may be symbolic links.
     """
-    for path, wanted in _places(folder):
+    for path, expected_kind in _possible_paths(folder):
         try:
             actual = kind(path)
         except OSError as error:
             raise RunError(f"cannot access {path}: {error.strerror}") from error
-        if actual not in ("absent", wanted):
+        if actual not in ("absent", expected_kind):
             raise RunError(
                 f"{path} is a {actual}",
-                expected=f"a {'regular file' if wanted == 'file' else wanted}",
+                expected=f"a {'regular file' if expected_kind == 'file' else expected_kind}",
                 fix="replace it with a real file or directory: links in a run directory are not followed",
             )
 
 
-def _places(folder: Path) -> Iterator[tuple[Path, str]]:
+def _possible_paths(folder: Path) -> Iterator[tuple[Path, str]]:
     """Yield every path that a run may have, with its expected type, each folder before its content."""
     for name in (LOCK, *FILES):
         yield folder / name, "file"

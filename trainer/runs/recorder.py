@@ -86,7 +86,7 @@ class Recorder:
         self._log = log
         self._writer = checkpoint.Writer(self._guard)
         self._saved_at: int | None = None
-        self._troubles: dict[str, str] = {}
+        self._write_errors: dict[str, str] = {}
         self._sizes: Mapping[str, int] = {}
 
     def restore(self, state: Mapping[str, Any], histograms: Sequence[dict[str, Any]]) -> None:
@@ -118,22 +118,22 @@ class Recorder:
         names = [*POSITION_COLUMNS, *columns]
         return rundir.Table(self.folder / name, names, self._sizes.get(name), guard=self._guard)
 
-    def take(self, record: Record) -> Status | None:
+    def write(self, record: Record) -> Status | None:
         """Write a record; return the outcome if the run ends here."""
-        self.outcome = self._take(record) or self.outcome
+        self.outcome = self._write(record) or self.outcome
         return self.outcome
 
-    def _take(self, record: Record) -> Status | None:
+    def _write(self, record: Record) -> Status | None:
         if isinstance(record, StepRecord):
             self._append(self._steps, record)
             bad = self.experiment.state.nonfinite is not None or self._is_bad(record.values["loss"])
             return "diverged" if bad else None
         if isinstance(record, EvalRecord):
-            return self._take_evaluation(record)
+            return self._write_evaluation(record)
         self.save()
         return None
 
-    def _take_evaluation(self, record: EvalRecord) -> Status | None:
+    def _write_evaluation(self, record: EvalRecord) -> Status | None:
         self._append(self._epochs, record)
         self.final = record
         if self._writes_histograms:
@@ -202,7 +202,7 @@ class Recorder:
         Raises:
             StorageError: a retried write failed again.
         """
-        if self._troubles.get(rundir.HISTOGRAMS):
+        if self._write_errors.get(rundir.HISTOGRAMS):
             self._save_histograms()
         failure = self._writer.wait()
         self._report("checkpoints", failure)
@@ -233,10 +233,10 @@ class Recorder:
         if isinstance(failure, rundir.VanishedError):
             raise failure
         trouble = str(failure) if failure else ""
-        if trouble != self._troubles.get(source, ""):
+        if trouble != self._write_errors.get(source, ""):
             message = f"{trouble}\n  the run continues and retries" if trouble else "writes succeed again"
             self._log.note(message)
-        self._troubles[source] = trouble
+        self._write_errors[source] = trouble
 
     def _state(self, sizes: Mapping[str, int]) -> dict[str, Any]:
         return {
@@ -339,7 +339,7 @@ class StatusFile:
             "message": message[:_MAX_MESSAGE_LENGTH],
         }
         rundir.write_json(self._run_lock.folder / rundir.STATUS, fields, guard=self._run_lock.check)
-        self._run_lock.sign()
+        self._run_lock.record_writer()
 
 
 class RunLog:

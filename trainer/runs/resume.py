@@ -1,4 +1,4 @@
-"""Resumes a run from its last checkpoint, bit for bit, or raises an error that says why it cannot.
+"""Resumes a run from its last checkpoint, bit for bit, or raises an error with the reason why it cannot.
 
 A resumed run may be extended or executed on another machine. Changes that affect its past steps are refused.
 """
@@ -188,7 +188,7 @@ def _continue_run(loaded: Loaded, folder: Path, options: RunOptions) -> LaunchRe
 def _refuse_changes(saved: Config, config: Config) -> None:
     """Raise RunError if a setting changed that past steps depend on."""
     old, new = saved.model_dump(), config.model_dump()
-    changed = [key for key in config_differences(old, new, "resume") if not _is_free(key, saved, config)]
+    changed = [key for key in config_differences(old, new, "resume") if not _is_allowed(key, saved, config)]
     if changed:
         raise RunError(
             "these changes would affect past steps of the run:\n    "
@@ -197,7 +197,7 @@ def _refuse_changes(saved: Config, config: Config) -> None:
         )
 
 
-def _is_free(key: str, old: Config, new: Config) -> bool:
+def _is_allowed(key: str, old: Config, new: Config) -> bool:
     """Return whether a change is allowed: more patience, or a length (checked later)."""
     section, _, option = key.partition(".")
     option = option.rpartition(".")[2]

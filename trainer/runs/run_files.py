@@ -132,7 +132,7 @@ class _Layer(_StrictModel):
     counts: list[int]
 
 
-class _HistogramMoment(_StrictModel):
+class _HistogramSnapshot(_StrictModel):
     step: int
     epoch: float
     layers: dict[str, _Layer]
@@ -142,7 +142,7 @@ class HistogramsFields(_StrictModel):
     """histograms.json."""
 
     format: int
-    moments: list[_HistogramMoment]
+    moments: list[_HistogramSnapshot]
 
 
 _RESULT = TypeAdapter(RunResult)
@@ -189,7 +189,7 @@ def recorded_metrics(environment: Mapping[str, Any]) -> list[Metric]:
 
 
 def read_histograms(path: Path) -> list[dict[str, Any]]:
-    """Read the moments of histograms.json; return an empty list if missing. Raises as `_read`."""
+    """Read the snapshots in histograms.json; return an empty list if missing. Raises as `_read`."""
     try:
         fields = _read(path / HISTOGRAMS, HistogramsFields.model_validate_json, 1024 * _MIB)
     except FileNotFoundError:

@@ -48,7 +48,7 @@ class RunLock:
         self.folder = folder
         self.name = uuid4().hex
         self._file = file
-        self._signed: os.stat_result | None = None
+        self._own_status: os.stat_result | None = None
 
     def check(self) -> None:
         """Check that this process still owns the run; takes a few microseconds.
@@ -62,10 +62,10 @@ class RunLock:
             self._reacquire()
         elif not os.path.samestat(lock, os.fstat(self._file.fileno())):
             raise self._lost()
-        if self._signed is None:
+        if self._own_status is None:
             return
         status = _lstat(self.folder / STATUS)
-        if status is not None and _unchanged(status, self._signed):
+        if status is not None and _unchanged(status, self._own_status):
             return
         try:
             writer = run_files.read_status(self.folder).writer
@@ -73,11 +73,11 @@ class RunLock:
             raise self._lost() from error
         if writer != self.name:
             raise self._lost()
-        self.sign()
+        self.record_writer()
 
-    def sign(self) -> None:
-        """Remember the file status.json, which now names this lock as the writer."""
-        self._signed = _lstat(self.folder / STATUS)
+    def record_writer(self) -> None:
+        """Record the current status.json, which names this process as the writer, for later checks."""
+        self._own_status = _lstat(self.folder / STATUS)
 
     def close(self) -> None:
         """Release the lock."""

@@ -145,7 +145,7 @@ def _run_loop(experiment: Experiment, recorder: Recorder, log: RunLog, options: 
     progress, should_prune = options.progress, options.should_prune
     records = train(experiment)
     for record in records if outcome is None else ():
-        outcome = recorder.take(record)
+        outcome = recorder.write(record)
         if isinstance(record, EvalRecord):
             log.evaluation(record)
             _log_messages(experiment, log)
@@ -158,7 +158,7 @@ def _run_loop(experiment: Experiment, recorder: Recorder, log: RunLog, options: 
             break
     if outcome == "diverged" and (recorder.final is None or recorder.final.step < experiment.progress.step):
         record = experiment.evaluate()
-        recorder.take(record)
+        recorder.write(record)
         log.evaluation(record)
         _log_messages(experiment, log)
     return outcome or ("completed" if experiment.state.ended else "interrupted")
@@ -181,7 +181,7 @@ def _reason(outcome: Status, recorder: Recorder) -> str:
     if outcome == "diverged":
         if experiment.state.nonfinite:
             return f"step {step}: {experiment.state.nonfinite}"
-        if experiment.check_finite:  # an evaluation found it
+        if experiment.check_finite:  # an evaluation detected it
             weights = find_nonfinite(torch.zeros(()), [], experiment.model, gradients=False)
             reason = "the evaluation loss is not finite or above its bound"
             return f"step {step}: {reason}{'; ' + weights if weights else ''}"

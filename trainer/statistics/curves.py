@@ -73,15 +73,15 @@ def common_grid(
     runs = [(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)) for x, y in series]
     for x, y in runs:
         if x.shape != y.shape or x.ndim != 1:
-            raise ValueError(f"places {x.shape} and values {y.shape} must be rows of equal length")
+            raise ValueError(f"x {x.shape} and y {y.shape} must be one-dimensional and of equal length")
         if not (np.isfinite(x).all() and (np.diff(x) >= 0).all()):
-            raise ValueError("places must be finite and not decrease")
-    places = np.unique(np.concatenate([np.empty(0), *(x for x, _ in runs)]))
+            raise ValueError("x values must be finite and not decrease")
+    positions = np.unique(np.concatenate([np.empty(0), *(x for x, _ in runs)]))
     if scale == "log":
-        places = places[places > 0]
-    if places.size == 0:
-        raise ValueError("no run has a place on this axis")
-    grid = places if points is None else _even_grid(places[0], places[-1], points, scale)
+        positions = positions[positions > 0]
+    if positions.size == 0:
+        raise ValueError("no run has an x value on this axis")
+    grid = positions if points is None else _even_grid(positions[0], positions[-1], points, scale)
     y = np.full((len(runs), grid.size), np.nan)
     for row, (x, values) in zip(y, runs, strict=True):
         if x.size:

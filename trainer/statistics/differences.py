@@ -289,7 +289,7 @@ def minimum_detectable(
         ValueError: an argument is out of its range.
     """
     if n < 2 or not (math.isfinite(sd) and sd >= 0):
-        raise ValueError(f"needs n >= 2 and a finite sd >= 0, got n={n}, sd={sd!r}")
+        raise ValueError(f"n must be >= 2 and sd finite and >= 0, got n={n}, sd={sd!r}")
     error = sd * math.sqrt((1 if paired else 2) / n)
     return error * _detectable_errors(n - 1 if paired else 2 * n - 2, alpha=alpha, power=power)
 
@@ -320,9 +320,10 @@ def wilcoxon(a: ArrayLike, b: ArrayLike) -> SignedRank:
 
 @lru_cache(maxsize=1024)
 def _signed_rank_p(signed: tuple[float, ...]) -> tuple[float, bool]:
-    """Return the p value of signed places in ascending order, and whether it is exact.
+    """Return the p value of signed ranks in ascending order, and whether it is exact.
 
-    Remembered, because scipy takes 1 ms and five seeds without ties have 32 cases, asked for 2,000 groups.
+    Cached, because scipy takes 1 ms, and a comparison of 2,000 groups calls this for few different cases (32
+    with five seeds without ties).
     """
     n = len(signed)
     ties = len(set(map(abs, signed))) < n
@@ -345,7 +346,7 @@ def individual_confidence(confidence: float, comparisons: int) -> float:
 def bonferroni(p: float, comparisons: int) -> float:
     """Return a p value adjusted for a family of m comparisons: min(1, m p)."""
     if not 0 <= p <= 1 or comparisons < 1:
-        raise ValueError(f"needs p in [0, 1] and comparisons >= 1, got {p!r} and {comparisons}")
+        raise ValueError(f"p must be in [0, 1] and comparisons >= 1, got {p!r} and {comparisons}")
     return min(1.0, comparisons * p)
 
 

@@ -21,7 +21,7 @@ ONE_SEED = "one seed"
 
 # Share of 95 % percentile-bootstrap intervals that contain the centre of normal data: 10,000 samples of each
 # size (median: 3,000 or more), 2,000 resamples each; nightly tests in tests/statistics measure some of them
-# again. The median's coverage goes up and down with n, because its interval can end only at the values.
+# again. The median's coverage is not monotonic in n, because its interval can end only at the values.
 _COVERAGE_AT_95: dict[Statistic, dict[int, float]] = {
     "mean": {
         **{2: 0.50, 3: 0.75, 4: 0.79, 5: 0.84, 6: 0.86, 7: 0.88, 8: 0.88, 10: 0.90},
@@ -99,9 +99,9 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
 
 @lru_cache(maxsize=1024)
 def t_upper_quantile(share: float, df: float) -> float:
-    """Return the value that Student's t with so many degrees of freedom exceeds with a probability.
+    """Return the upper quantile of Student's t: the value exceeded with probability `share`.
 
-    Remembered, because a call of scipy's takes 0.1 ms, and a comparison of 2,000 groups asks 26,000 times.
+    Cached, because a call of scipy takes 0.1 ms, and a comparison of 2,000 groups needs 26,000 quantiles.
     """
     return float(stats.t.isf(share, df))
 

@@ -79,7 +79,9 @@ def time_to_target(
     check_mode(mode)
     when, numbers = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if when.shape != numbers.shape or when.ndim != 1:
-        raise ValueError(f"steps {when.shape} and values {numbers.shape} must be rows of equal length")
+        raise ValueError(
+            f"steps {when.shape} and values {numbers.shape} must be one-dimensional and of equal length"
+        )
     if math.isnan(target) or not bool((np.diff(when) >= 0).all()):
         raise ValueError("steps must not decrease or be NaN, and the target must be a number")
     met = numbers <= target if mode == "min" else numbers >= target

@@ -61,10 +61,10 @@ def measure(sweep: Sweep, spec: RunSpec, infos: VariantInfo, shared_data: Shared
     return Cost(build, steps, evaluation * (infos.evaluations + 1), test)
 
 
-def _seconds_of(experiment: Experiment, act: Callable[[], object]) -> float:
+def _seconds_of(experiment: Experiment, function: Callable[[], object]) -> float:
     clock = Clock(experiment.state.device)  # synchronizes with the GPU
     clock.start()
-    act()
+    function()
     return clock.stop()
 
 

@@ -103,7 +103,7 @@ class SweepConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _metric_alone(cls, value: Any) -> Any:
+    def _expand_metric(cls, value: Any) -> Any:
         if isinstance(value, dict) and isinstance(value.get("objective"), str):
             return value | {"objective": {"metric": value["objective"]}}
         return value

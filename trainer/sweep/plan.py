@@ -78,13 +78,13 @@ class RunSpec:
 
 @dataclass(frozen=True, slots=True)
 class VariantInfo:
-    """Properties of a variant, found by building it.
+    """Properties of a variant, determined by building it.
 
     Args:
         config: its resolved config, with the first value of every axis and the first seed.
         columns: the columns of its evaluations.
         evaluations: number of evaluations, without the one before training.
-        metrics: what it measures beside the loss.
+        metrics: its metrics in addition to the loss.
     """
 
     config: Mapping[str, Any]
@@ -111,7 +111,7 @@ def _value_name(axis: Axis, value: Any) -> str:
     return value_names(axis.key, axis.values)[texts.index(value_text(value))]
 
 
-def extras(sweep: Sweep, variant: Variant, stage: Stage) -> list[str]:
+def default_overrides(sweep: Sweep, variant: Variant, stage: Stage) -> list[str]:
     """Return the default overrides of a sweep for every run, without those that the user has set.
 
     No figures (`optlab plot` can draw them later); and the test split is read only by final runs, if settings
@@ -133,7 +133,7 @@ def extras(sweep: Sweep, variant: Variant, stage: Stage) -> list[str]:
 def load_run_config(sweep: Sweep, spec: RunSpec, more: Sequence[str] = ()) -> Loaded:
     """Return the validated config of a run."""
     variant = sweep.variants[spec.variant]
-    overrides = [*extras(sweep, variant, spec.stage), *more]
+    overrides = [*default_overrides(sweep, variant, spec.stage), *more]
     return load_variant(variant, spec.values, spec.seed, catalog.COMPONENTS, overrides)
 
 
@@ -262,7 +262,7 @@ def check_variants(sweep: Sweep, shared_data: SharedData) -> dict[str, VariantIn
 def _build_trial(
     sweep: Sweep, variant: Variant, values: Mapping[str, Any], shared_data: SharedData
 ) -> Experiment:
-    overrides = extras(sweep, variant, "search")
+    overrides = default_overrides(sweep, variant, "search")
     loaded = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, overrides)
     with relocated(variant.locations):
         return build_experiment(loaded, loaded_data=shared_data.loaded_data(loaded))
@@ -270,7 +270,9 @@ def _build_trial(
 
 @process_state.preserved()
 def _infos(sweep: Sweep, variant: Variant, values: Mapping[str, Any], experiment: Experiment) -> VariantInfo:
-    overrides = [text for text in extras(sweep, variant, "search") if not text.startswith("train.test=")]
+    overrides = [
+        text for text in default_overrides(sweep, variant, "search") if not text.startswith("train.test=")
+    ]
     config = load_variant(variant, values, sweep.seeds[0], catalog.COMPONENTS, overrides).config
     plan = experiment.plan
     steps = plan.steps or 0
@@ -307,8 +309,8 @@ def resolve_objective(sweep: Sweep, infos: Mapping[str, VariantInfo]) -> Objecti
         objective = Objective(metric=f"val_{leading(set.intersection(*measured))}")
     lacking = [name for name, info in infos.items() if objective.metric not in info.columns]
     if lacking:
-        wanted = sweep.config.objective or sweep.config.strategy != "grid" or sweep.final_seeds
-        if not wanted:
+        is_required = sweep.config.objective or sweep.config.strategy != "grid" or sweep.final_seeds
+        if not is_required:
             return None
         known = [name for name in infos[lacking[0]].columns if name.startswith("val_")]
         raise ConfigError(

@@ -65,7 +65,7 @@ class SweepState:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedRun:
     """A finished run, for displays."""
 
     label: str
@@ -77,7 +77,7 @@ class Finished:
 class Display:
     """Receives progress from the runner. This base class shows nothing."""
 
-    def finished(self, run: Finished, state: SweepState) -> None:
+    def finished(self, run: FinishedRun, state: SweepState) -> None:
         """Show a finished run."""
 
     def update(self, state: SweepState) -> None:
@@ -92,11 +92,11 @@ class Pace:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._moments: deque[float] = deque(maxlen=RECENT_RUNS)
+        self._end_times: deque[float] = deque(maxlen=RECENT_RUNS)
 
     def count(self) -> None:
         """Count a run that has just finished training."""
-        self._moments.append(time.monotonic())
+        self._end_times.append(time.monotonic())
 
     @property
     def elapsed(self) -> float:
@@ -106,10 +106,10 @@ class Pace:
     @property
     def rate(self) -> float | None:
         """The rate of recent runs per minute, without start-up time; None before three runs."""
-        if len(self._moments) < 3:
+        if len(self._end_times) < 3:
             return None
-        span = time.monotonic() - self._moments[0]
-        return 60 * (len(self._moments) - 1) / span if span > 0 else None
+        span = time.monotonic() - self._end_times[0]
+        return 60 * (len(self._end_times) - 1) / span if span > 0 else None
 
 
 def sweep_state(

@@ -33,7 +33,7 @@ from trainer.sweep.plan import (
     resolved,
 )
 from trainer.sweep.pool import Event, Pool
-from trainer.sweep.progress import Display, Finished, Pace, SweepState, sweep_state, variant_state
+from trainer.sweep.progress import Display, FinishedRun, Pace, SweepState, sweep_state, variant_state
 from trainer.sweep.results import Outcome
 from trainer.sweep.search import Search, open_storage
 from trainer.sweep.tasks import Tasks, sweep_slots
@@ -145,7 +145,7 @@ class SweepRunner:
 
     # ---- existing runs
 
-    def fit(self, *, force: bool) -> None:
+    def check_existing(self, *, force: bool) -> None:
         """Check that existing runs have the configs, code and data of this sweep.
 
         Args:
@@ -224,7 +224,7 @@ class SweepRunner:
     def _next(self) -> RunSpec | None:
         """Return the next run to train, from the variant with the fewest runs so far; None if none is ready.
 
-        Takes the outcomes of finished runs that it meets.
+        Adds the outcomes of runs that are already finished.
         """
         active = self._active()
         while not self._stop:
@@ -239,7 +239,7 @@ class SweepRunner:
         return None
 
     def _is_done_or_pending(self, spec: RunSpec) -> bool:
-        """Return whether a run is finished or in progress; take its outcome or wait for it."""
+        """Return whether a run is finished or in progress; add its outcome or wait for it."""
         if spec.folder in self._pending:
             self._pending[spec.folder].waiting.append(spec)
             return True
@@ -251,7 +251,7 @@ class SweepRunner:
                 _delete_run(spec)
             return False  # the worker then raises an error with the differences
         self._kept += spec.folder not in self._outcomes
-        self._take(spec, outcome, kept=True)
+        self._add_outcome(spec, outcome, kept=True)
         return True
 
     def _work(self) -> None:
@@ -324,7 +324,7 @@ class SweepRunner:
             self._retry(pending, _describe_exit(event.exit_code))
 
     def _wait_for_other(self, pending: _PendingRun) -> None:
-        """Wait for a run that another process trains, and take its outcome."""
+        """Wait for a run that another process trains, and add its outcome."""
         if not self._other_processes_noted:
             self._other_processes_noted = True
             self._display.note(f"{pending.spec.label}: another process trains it; waiting for such runs")
@@ -332,7 +332,7 @@ class SweepRunner:
         self._pending[pending.spec.folder] = pending
 
     def _check_other_processes(self) -> None:
-        """Take outcomes of runs that other processes finished; train those that they abandoned."""
+        """Add the outcomes of runs that other processes finished; train those that they abandoned."""
         for folder, pending in list(self._pending.items()):
             if not pending.elsewhere or rundir.is_locked(folder):
                 continue
@@ -366,9 +366,9 @@ class SweepRunner:
         if not kept:
             self._pace.count()
         for spec in [pending.spec, *pending.waiting]:
-            self._take(spec, outcome, kept=kept or spec is not pending.spec)
+            self._add_outcome(spec, outcome, kept=kept or spec is not pending.spec)
 
-    def _take(self, spec: RunSpec, outcome: Outcome, *, kept: bool) -> None:
+    def _add_outcome(self, spec: RunSpec, outcome: Outcome, *, kept: bool) -> None:
         self._outcomes[spec.folder] = outcome
         self.searches[spec.variant].add_outcome(spec, outcome)
         if outcome.status == "failed":
@@ -376,7 +376,7 @@ class SweepRunner:
             if self.options.fail_fast:
                 self._stop = self._stop or "failure"
         value = results.value_of(outcome, self.objective) if self.objective else None
-        self._display.finished(Finished(spec.label, outcome, value, kept), self.state())
+        self._display.finished(FinishedRun(spec.label, outcome, value, kept), self.state())
 
     # ---- stopping
 

@@ -1,4 +1,4 @@
-"""Search with Optuna: asks for trials in batches of a fixed size and reports their values in trial order.
+"""Search with Optuna: requests trials in batches of a fixed size and reports their values in trial order.
 
 The trials do not depend on the number of workers or on interruptions: samplers are seeded per trial, all
 trials of a batch are created before any of its values is reported, and a pruner sees only earlier batches.
@@ -47,7 +47,7 @@ _STATES: dict[State, TrialState] = {
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A setting that the search asked for.
+    """A setting requested by the search.
 
     Args:
         number: from 0, within the variant.
@@ -277,7 +277,7 @@ class TrialPruner:
         self._trial = search.snapshot(number).ask()
         self._reported: dict[int, float] = {}
 
-    def stops(self, values: Mapping[int, float]) -> bool:
+    def should_prune(self, values: Mapping[int, float]) -> bool:
         """Report all values so far, by step; return whether to prune the trial."""
         verdict = False
         for step, value in values.items():

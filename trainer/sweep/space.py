@@ -71,10 +71,10 @@ def parse_axis(key: str, value: Any) -> Axis:
         raise ConfigError(f"{kind} got {content!r}", expected="a list")
     if kind == "choice":
         return Axis(key, "choice", _distinct(content))
-    wanted = "two whole numbers" if kind == "int" else "two finite numbers"
+    ends_text = "two whole numbers" if kind == "int" else "two finite numbers"
     numbers = [item for item in content if _is_number(item) and (kind != "int" or item == int(item))]
     if len(content) != 2 or len(numbers) != 2:
-        raise ConfigError(f"{kind} got {content!r}", expected=f"{wanted}, low and high")
+        raise ConfigError(f"{kind} got {content!r}", expected=f"{ends_text}, low and high")
     low, high = numbers
     if low >= high:
         raise ConfigError(f"{kind} got the range {low!r} to {high!r}", expected="low < high")

@@ -10,7 +10,14 @@ import torch
 from trainer.device import usable_cores
 from trainer.sweep.messages import Task
 from trainer.sweep.models import Sweep
-from trainer.sweep.plan import ExistingRuns, RunSpec, SharedData, VariantInfo, extras, load_run_config
+from trainer.sweep.plan import (
+    ExistingRuns,
+    RunSpec,
+    SharedData,
+    VariantInfo,
+    default_overrides,
+    load_run_config,
+)
 
 
 def worker_slots(
@@ -42,9 +49,9 @@ def sweep_slots(sweep: Sweep, infos: Mapping[str, VariantInfo], workers: int | N
         workers: number of workers; None = as in the file.
     """
     device = str(next(iter(infos.values())).config["train"]["device"])
-    wanted: int | str = workers or sweep.config.workers
+    num_workers: int | str = workers or sweep.config.workers
     per_gpu = sweep.config.runs_per_gpu
-    return worker_slots(wanted, device, torch.cuda.device_count(), per_gpu, usable_cores())
+    return worker_slots(num_workers, device, torch.cuda.device_count(), per_gpu, usable_cores())
 
 
 class Tasks:
@@ -64,7 +71,7 @@ class Tasks:
 
     def task(self, spec: RunSpec, gpu: str | None, prune_metric: str | None) -> Task:
         """Return the task of a run."""
-        overrides = extras(self._sweep, self._sweep.variants[spec.variant], spec.stage)
+        overrides = default_overrides(self._sweep, self._sweep.variants[spec.variant], spec.stage)
         if gpu is not None:
             overrides.append(f"train.device={gpu}")
         data = self.data_file(spec)

@@ -127,7 +127,7 @@ class VariantSearch:
 
     def should_prune(self, spec: RunSpec, values: Sequence[float]) -> bool:
         """Return whether to prune a run, given all its evaluations so far."""
-        return self._pruner(spec.trial).stops(dict(enumerate(values, start=1)))
+        return self._pruner(spec.trial).should_prune(dict(enumerate(values, start=1)))
 
     def _pruner(self, number: int) -> TrialPruner:
         assert self._search is not None
@@ -173,11 +173,11 @@ class VariantSearch:
             if seed in setting.outcomes
         }
         known = {index: value for index, value in values.items() if value is not None}
-        behind = self._pruner(setting.number).stops(known)
+        behind = self._pruner(setting.number).should_prune(known)
         return behind and bool(self._waiting[setting.number])
 
     def _finish_batch(self) -> None:
-        """Tell the search the outcomes of the batch in trial order, and ask for the next batch."""
+        """Report the outcomes of the batch to the search in trial order, and request the next batch."""
         assert self._search is not None
         for number in sorted(self._waiting):
             if number in self._pruners:

@@ -196,7 +196,7 @@ def test_the_bench_measures_every_loop(
     mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loops = bench_loops(mnist_root, tmp_path / "bench.svg", monkeypatch)
-    assert {"optlab, eager", "optlab, compiled", BARE, "textbook loop"} <= set(loops)
+    assert {"optlab, eager", "optlab, compiled", BARE, "tutorial loop"} <= set(loops)
     assert "against eager" in loops["optlab, compiled"]["note"]
 
 

@@ -16,7 +16,7 @@ from trainer.landscape.paths import (
     compare_optimizers,
     find_surface,
     learning_rates,
-    parse_contestants,
+    parse_optimizers,
 )
 from trainer.problems import Surface
 from trainer.runs import rundir
@@ -28,14 +28,14 @@ FORMATS = (".png", ".svg", ".pdf")
 def landscape(problem: str, descent: DescentOptions, files: LandscapeFiles, *, as_json: bool) -> None:
     """Run the optimizers on a surface, write the figures, print the final distances to a minimum."""
     name, surface = find_surface(problem)
-    contestants = parse_contestants(descent.optimizers)
+    choices = parse_optimizers(descent.optimizers)
     where = surface.start if descent.start is None else _point(descent.start)
     steps, lr = descent.steps, descent.lr
     _check_lr(lr)
     figure_path, gif_path = _paths(files.output or files.runs / "landscapes", name)
     rates = learning_rates(LOWEST, HIGHEST, descent.trials) if descent.tune and lr is None else []
     with console.waiting("Running the optimizers"):
-        descents = compare_optimizers(surface, contestants, steps=steps, start=where, lr=lr, rates=rates)
+        descents = compare_optimizers(surface, choices, steps=steps, start=where, lr=lr, rates=rates)
     label = name.replace("_", " ")
     unit = "steps" if one_per_step(descents) else "gradients"
     heading = f"{label}: {surface.difficulty} · {steps:,} {unit} each from ({where[0]:g}, {where[1]:g})"
@@ -88,7 +88,7 @@ def budget(descents: list[Descent], lr: float | None) -> str:
         return "lr not tuned: each optimizer's default, unless stated"
     count, rates = len(tuned[0].trials), tuned[0].trials
     text = f"lr tuned: best final value of {count} rates from {rates[0].lr:g} to {rates[-1].lr:g}"
-    others = [one.contestant.text for one in descents if not one.trials]
+    others = [one.choice.text for one in descents if not one.trials]
     return text + (f"; not tuned: {', '.join(others)}" if others else "")
 
 
@@ -97,7 +97,7 @@ def _row(one: Descent, surface: Surface) -> dict[str, Any]:
     distance = min(math.dist((x, y), minimum) for minimum in surface.minima)
     remarks = ["diverged"] * one.diverged + ["lr at the grid's edge"] * one.at_edge
     return {
-        "optimizer": one.contestant.text,
+        "optimizer": one.choice.text,
         "lr": one.lr,
         "tuned": bool(one.trials),
         "last": float(one.values[-1]),

@@ -26,7 +26,7 @@ from trainer.runs import rundir
 from trainer.sweep.file import read_sweep
 from trainer.sweep.models import FINAL, Sweep, Variant
 from trainer.sweep.plan import DATA, SharedData, check_budgets, check_variants, resolve_objective
-from trainer.sweep.progress import Display, Finished, SweepState
+from trainer.sweep.progress import Display, FinishedRun, SweepState
 from trainer.sweep.results import CONFIDENCE
 from trainer.sweep.runner import Options, SweepRunner
 
@@ -66,7 +66,7 @@ def sweep(
         runner = SweepRunner(
             read, root, infos, objective, shared_data, settings, observer, force=options.force
         )
-        runner.fit(force=options.force)
+        runner.check_existing(force=options.force)
         code = runner.run()
         summary = runner.write_files()
     if options.figures and code in (0, 4) and not suffix:
@@ -154,7 +154,7 @@ class _ProgressReporter(Display):
         self._progress = progress
         self._kept = 0
 
-    def finished(self, run: Finished, state: SweepState) -> None:
+    def finished(self, run: FinishedRun, state: SweepState) -> None:
         """Print one line per trained run, and one line with the number of existing runs."""
         if run.kept:
             self._kept += 1
