@@ -5,5 +5,8 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["trainer*"]), "trainer.examples"],
     package_dir={"trainer.examples": "configs"},
-    package_data={"trainer.examples": ["*.yaml", "*/*.yaml", "init/*.py"]},
+    package_data={
+        "trainer.examples": ["*.yaml", "*/*.yaml", "init/*.py"],
+        "trainer.report": ["*.html", "*.css", "*.js"],
+    },
 )

@@ -31,6 +31,7 @@ LAYERS = [
     {"training", "statistics", "plots"},
     {"runs"},
     {"compare", "sweep", "landscape", "bench", "lessons"},
+    {"report"},
     {"cli"},
     {"__main__"},
 ]

@@ -24,6 +24,7 @@ from trainer.cli.verbs import (
     list_components,
     plot,
     prepare,
+    report,
     resume,
     runs,
     schema,
@@ -113,6 +114,7 @@ PANELS: Mapping[str, Mapping[str, Callable[..., None]]] = {
     "Inspect": {
         "plot": plot.plot,
         "compare": compare.compare,
+        "report": report.report,
         "runs": runs.list_runs,
         "list": list_components.list_components,
         "show": show.show,

@@ -67,7 +67,7 @@ def draw_all(
     for problem in grouping.problems:
         members = [group for group in grouping.groups if group.problem == problem]
         suffix, head = suffixes[problem], f"{problem}: " if problem else ""
-        for name in _curve_metrics(members):
+        for name in curve_metrics(members):
             figure = draw_curves(
                 members, name, x=options.x, scale=options.scale, centre=options.centre, band=options.band,
                 smoothed=options.smooth, multiples=options.multiples, figure_style=figure_style,
@@ -95,7 +95,8 @@ def draw_all(
     return figures | budgets, notes
 
 
-def _curve_metrics(groups: Sequence[Group]) -> list[str]:
+def curve_metrics(groups: Sequence[Group]) -> list[str]:
+    """Return the columns that are drawn: losses, then every metric, on the validation split if recorded."""
     entries = [entry for group in groups for entry in group.entries]
 
     def recorded(name: str) -> bool:

@@ -1,0 +1,260 @@
+"""What a report shows, as plain values: groups, curves, results, settings, text, static figures."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from trainer.compare import Comparison
+from trainer.compare.curves import column_label, common_title
+from trainer.compare.entries import Entry, is_number, metrics_of
+from trainer.compare.figure_style import STYLES, line_for
+from trainer.compare.figures import curve_metrics
+from trainer.compare.groups import Group
+from trainer.compare.table import caption, sections
+from trainer.errors import FigureError
+from trainer.metrics import find
+from trainer.plots.style import render
+from trainer.records import POSITION_COLUMNS
+from trainer.report.downsampling import kept_rows
+from trainer.runs import rundir
+
+MAX_NUMBERS = 1_200_000
+"""Numbers of all curves together: about 8 MB of text."""
+MAX_ROWS = 2000
+"""Rows that are drawn of one table, where few runs are compared."""
+MIN_ROWS = 60
+
+X_LABELS = {
+    "step": "step",
+    "epoch": "epoch",
+    "samples": "training samples",
+    "train_seconds": "seconds of training",
+    "grad_evals": "gradient evaluations",
+}
+_DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
+
+
+def report_contents(comparison: Comparison, *, title: str = "") -> dict[str, Any]:
+    """Return everything that the page shows as JSON-serializable values.
+
+    Curves are thinned if the runs together have more than `MAX_NUMBERS` numbers; the contents say so.
+
+    Args:
+        comparison: the comparison, with its figures.
+        title: heading of the page; empty = what the runs have in common.
+    """
+    groups = comparison.grouping.groups
+    entries = [entry for group in groups for entry in group.entries]
+    columns = _columns(groups)
+    rows = _rows_per_table(entries, columns)
+    curves = [_curves(entry, columns, rows) for entry in entries]
+    thinned = sum(curve["thinned"] for curve in curves)
+    notes = list(comparison.notes)
+    if thinned:
+        notes.append(
+            f"the curves of {thinned} runs are thinned: of each interval the rows with the smallest and the "
+            "largest value are drawn; the run directories have all rows"
+        )
+    return {
+        "format": 1,
+        "title": title or common_title(groups),
+        "optlab": _version(),
+        "problems": list(comparison.grouping.problems),
+        "groups": [_group(group, index) for group, index in _numbered(groups)],
+        "runs": [
+            _run(entry, number, curve)
+            for number, entry, curve in zip(_group_numbers(groups), entries, curves, strict=True)
+        ],
+        "columns": columns,
+        "x": [{"name": name, "label": label} for name, label in X_LABELS.items()],
+        "metric": comparison.metric,
+        "verdicts": comparison.verdict_lines(),
+        "tuning": list(comparison.tuning_lines),
+        "notes": notes,
+        "table": _table(comparison),
+        "caption": caption(comparison.confidence),
+        "results": _results(comparison),
+        "swept": _swept(comparison),
+        "keys": list(comparison.grouping.keys),
+        "csv": {
+            "groups": comparison.groups.to_csv(index=False, lineterminator="\n"),
+            "differences": comparison.differences.to_csv(index=False, lineterminator="\n"),
+            "runs": comparison.runs.to_csv(index=False, lineterminator="\n"),
+        },
+        "figures": _figures(comparison),
+    }
+
+
+def _version() -> str:
+    try:
+        return version("optlab")
+    except PackageNotFoundError:
+        return ""
+
+
+def _numbered(groups: Sequence[Group]) -> Iterator[tuple[Group, int]]:
+    """Yield the groups with their index within their problem, which decides colour and dashes."""
+    counts: Counter[str] = Counter()
+    for group in groups:
+        yield group, counts[group.problem]
+        counts[group.problem] += 1
+
+
+def _group(group: Group, index: int) -> dict[str, Any]:
+    line = line_for(index, STYLES["screen"])
+    return {
+        "name": group.name,
+        "problem": group.problem,
+        "colour": line.colour,
+        "dash": _DASHES.get(str(line.dashes), "longdash"),
+        "settings": _plain(group.settings),
+        "all_settings": _plain(group.entries[0].settings),
+        "diverged": group.diverged,
+    }
+
+
+def _group_numbers(groups: Sequence[Group]) -> list[int]:
+    return [number for number, group in enumerate(groups) for _ in group.entries]
+
+
+def _columns(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Return the columns that can be drawn: losses and metrics first, then what steps.csv has beside them."""
+    entries = [entry for group in groups for entry in group.entries]
+    metrics = metrics_of(entries)
+    columns = []
+    for name in curve_metrics(groups):
+        metric = find(name, metrics)
+        columns.append(
+            {"name": name, "label": column_label(name, metric), "log": metric.log, "scale": metric.scale}
+        )
+    known = {column["name"] for column in columns} | set(POSITION_COLUMNS)
+    for name in dict.fromkeys(name for entry in entries for name in entry.run.steps):
+        if name not in known and (name.startswith("lr") or name == "grad_norm"):
+            columns.append({"name": name, "label": name.replace("_", " "), "log": True, "scale": 1})
+    return columns
+
+
+def _rows_per_table(entries: Sequence[Entry], columns: Sequence[Mapping[str, Any]]) -> int:
+    width = len(columns) + len(X_LABELS)
+    return min(MAX_ROWS, max(MIN_ROWS, MAX_NUMBERS // (width * max(1, len(entries)))))
+
+
+def _curves(entry: Entry, columns: Sequence[Mapping[str, Any]], limit: int) -> dict[str, Any]:
+    """Return the drawn rows of a run's tables by column, and whether rows were left out."""
+    tables: dict[str, Any] = {"thinned": False}
+    for name, table in (("steps", entry.run.steps), ("epochs", entry.run.epochs)):
+        drawn = [
+            column["name"]
+            for column in columns
+            if column["name"] in table and not (name == "steps" and column["name"] in entry.run.epochs)
+        ]
+        # Reading a column reads the file: a table is read once.
+        cells = {key: _array(table[key]) for key in (*X_LABELS, *drawn) if key in table}
+        if not drawn:
+            tables[name] = {}
+            continue
+        kept = kept_rows([cells[key] for key in drawn], limit)
+        tables["thinned"] |= len(kept) < len(cells["step"])
+        tables[name] = {key: _numbers(values[kept]) for key, values in cells.items()}
+    return tables
+
+
+def _array(values: Sequence[float | None]) -> Any:
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _numbers(values: Any) -> list[float | str | None]:
+    """Return numbers with six digits; NaN as null, an infinity as text, since JSON has neither."""
+    return [
+        None if math.isnan(value) else str(value) if math.isinf(value) else _rounded(value)
+        for value in values.tolist()
+    ]
+
+
+def _rounded(value: float) -> float:
+    rounded = float(f"{value:.6g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
+
+
+def _run(entry: Entry, group: int, curve: Mapping[str, Any]) -> dict[str, Any]:
+    status, environment = entry.run.status, entry.environment
+    command = environment.get("command")
+    return {
+        "path": str(entry.run.path),
+        "group": group,
+        "seed": entry.seed,
+        "status": str(status.get("status")),
+        "message": str(status.get("message") or ""),
+        "steps": curve["steps"],
+        "epochs": curve["epochs"],
+        "command": shlex.join(map(str, command)) if isinstance(command, list) else str(command or ""),
+        "again": f"optlab train {shlex.quote(str(entry.run.path / rundir.CONFIG))}",
+    }
+
+
+def _table(comparison: Comparison) -> dict[str, Any]:
+    """Return the table of the comparison as text, and which cell of each column is the best."""
+    names, parts = sections(comparison.groups, comparison.targets, comparison.grouping.metrics)
+    cells = {heading: column for part in (names, *parts) for heading, column in part.items()}
+    best = comparison.metric if comparison.metric in comparison.groups else ""
+    row: int | None = None
+    if best and comparison.groups[best].notna().any():
+        mode = find(best, comparison.grouping.metrics).mode
+        row = int(comparison.groups[best].argmax() if mode == "max" else comparison.groups[best].argmin())
+    return {
+        "headings": list(cells),
+        "rows": [list(values) for values in zip(*cells.values(), strict=True)],
+        "best": row if len(set(comparison.groups["problem"])) == 1 else None,
+    }
+
+
+def _results(comparison: Comparison) -> dict[str, Any]:
+    """Return the compared result of every run, in the order of the runs."""
+    metric = find(comparison.metric, comparison.grouping.metrics)
+    values = comparison.runs[comparison.metric]
+    return {
+        "label": column_label(comparison.metric, metric).replace("_", " "),
+        "log": metric.log,
+        "values": _numbers(np.array(values, dtype=np.float64) * metric.scale),
+    }
+
+
+def _swept(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the numeric settings in which groups differ, with their value in every run."""
+    swept = []
+    entries = [entry for group in comparison.grouping.groups for entry in group.entries]
+    for key in comparison.grouping.keys:
+        found = [entry.settings.get(key) for entry in entries]
+        values = [float(value) if is_number(value) else None for value in found]
+        numbers = {value for value in values if value is not None}
+        if len(numbers) >= 2:
+            log = min(numbers) > 0 and max(numbers) / min(numbers) >= 10
+            swept.append({"key": key, "values": values, "log": log})
+    return swept
+
+
+def _figures(comparison: Comparison) -> list[dict[str, str]]:
+    """Return the figures of `optlab compare` as SVG, as base64 text; what cannot be drawn is left out."""
+    figures = []
+    for name, figure in comparison.figures.items():
+        try:
+            svg = render(figure, "svg")
+        except FigureError:
+            continue
+        figures.append({"name": name, "svg": base64.b64encode(svg).decode()})
+    return figures
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as JSON-serializable values."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
+    return plain

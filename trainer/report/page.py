@@ -1,0 +1,122 @@
+"""Builds the page: one HTML file with its data, style and scripts, which requests nothing from a network.
+
+Everything in the data comes from run files and is untrusted. It is embedded as JSON, which the browser does
+not execute, and the script inserts it as text. The Content-Security-Policy allows only the two scripts of the
+page, identified by their hashes, and no connection.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from trainer.errors import RunError
+
+_POLICY = (
+    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+
+def render_page(contents: Mapping[str, Any]) -> str:
+    """Return the page of a report as HTML.
+
+    Args:
+        contents: the result of `report_contents`.
+
+    Raises:
+        RunError: plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise RunError("the report needs plotly", fix="pip install plotly") from error
+    library, script = get_plotlyjs(), _resource("page.js")
+    policy = _POLICY.format(scripts=" ".join(f"'{_hash(text)}'" for text in (library, script)))
+    parts = {
+        "POLICY": html.escape(policy, quote=True),
+        "TITLE": html.escape(str(contents["title"])),
+        "STYLE": _resource("page.css"),
+        "STATIC": _static(contents),
+        "FIGURES": _figures(contents["figures"]),
+        "DATA": _json({key: value for key, value in contents.items() if key != "figures"}),
+        "LIBRARY": library,
+        "SCRIPT": script,
+    }
+    page = _resource("page.html")
+    before, *rest = page.split("{{")
+    pieces = [before]
+    for piece in rest:
+        name, _, after = piece.partition("}}")
+        pieces += [parts[name], after]
+    return "".join(pieces)
+
+
+def _resource(name: str) -> str:
+    return (files("trainer.report") / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _json(contents: Mapping[str, Any]) -> str:
+    """Return JSON that can stand in a script element: it contains no `<`."""
+    text = json.dumps(contents, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _static(contents: Mapping[str, Any]) -> str:
+    """Return the conclusions, notes and tables, which are readable without JavaScript."""
+    table = contents["table"]
+    blocks = [
+        "<section id=conclusions><h2>Conclusions</h2>",
+        _list(contents["verdicts"], "no differences were tested"),
+        "</section>",
+        "<section id=notes><h2>Notes and warnings</h2>",
+        _list(contents["notes"], "none"),
+        "</section>",
+        "<section id=table><h2>Results by group</h2><div class=scroll>",
+        _table(table["headings"], table["rows"], table["best"]),
+        f"</div><p class=caption>{html.escape(contents['caption'])}</p></section>",
+    ]
+    if contents["tuning"]:
+        blocks += ["<section id=tuning><h2>Sensitivity</h2>", _list(contents["tuning"], ""), "</section>"]
+    return "".join(blocks)
+
+
+def _figures(figures: Sequence[Mapping[str, str]]) -> str:
+    """Return the figures of `optlab compare` as images, each with a link that saves it."""
+    if not figures:
+        return ""
+    images = []
+    for figure in figures:
+        name, source = html.escape(figure["name"]), f"data:image/svg+xml;base64,{figure['svg']}"
+        images.append(
+            f'<figure><img alt="{name}" src="{source}"><figcaption>{name} '
+            f'<a download="{name}.svg" href="{source}">save as SVG</a></figcaption></figure>'
+        )
+    summary = f"<summary><h2>Figures for print ({len(figures)})</h2></summary>"
+    return f'<details>{summary}<div id="static-figures">{"".join(images)}</div></details>'
+
+
+def _list(lines: Sequence[str], otherwise: str) -> str:
+    if not lines:
+        return f"<p>{html.escape(otherwise)}</p>"
+    return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], best: int | None) -> str:
+    head = "".join(f"<th scope=col>{html.escape(text)}</th>" for text in headings)
+    body = "".join(
+        f"<tr{' class=best' if number == best else ''}>"
+        + "".join(f"<td>{html.escape(text)}</td>" for text in row)
+        + "</tr>"
+        for number, row in enumerate(rows)
+    )
+    return f"<table id=groups><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
