@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("ordinary", max_examples=25, deadline=None)
+settings.register_profile("ordinary", max_examples=50, deadline=None)
 settings.register_profile("thorough", max_examples=300, deadline=None)  # with --hypothesis-profile=thorough
 settings.load_profile("ordinary")
 
