@@ -222,7 +222,7 @@ def _results(comparison: Comparison) -> dict[str, Any]:
     metric = find(comparison.metric, comparison.grouping.metrics)
     values = comparison.runs[comparison.metric]
     return {
-        "label": column_label(comparison.metric, metric).replace("_", " "),
+        "label": metric.with_unit(comparison.metric.replace("_", " ")),
         "log": metric.log,
         "values": _numbers(np.array(values, dtype=np.float64) * metric.scale),
     }
@@ -234,7 +234,7 @@ def _swept(comparison: Comparison) -> list[dict[str, Any]]:
     entries = [entry for group in comparison.grouping.groups for entry in group.entries]
     for key in comparison.grouping.keys:
         found = [entry.settings.get(key) for entry in entries]
-        values = [float(value) if is_number(value) else None for value in found]
+        values = [float(value) if value is not None and is_number(value) else None for value in found]
         numbers = {value for value in values if value is not None}
         if len(numbers) >= 2:
             log = min(numbers) > 0 and max(numbers) / min(numbers) >= 10

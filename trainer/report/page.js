@@ -31,7 +31,7 @@
   }
 
   const config = {
-    responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
+    responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
     toImageButtonOptions: { format: "svg" },
   };
   const draw = (id, traces, more) => Plotly.react(byId(id), traces, layout(more), config);

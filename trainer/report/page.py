@@ -106,9 +106,16 @@ def _figures(figures: Sequence[Mapping[str, str]]) -> str:
 
 
 def _list(lines: Sequence[str], otherwise: str) -> str:
+    """Return lines as a list; an indented line is a detail of the line above it."""
     if not lines:
         return f"<p>{html.escape(otherwise)}</p>"
-    return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
+    items: list[str] = []
+    for line in lines:
+        if line.startswith(" ") and items:
+            items[-1] += f"<br><small>{html.escape(line.strip())}</small>"
+        else:
+            items.append(html.escape(line.strip()))
+    return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], best: int | None) -> str:
