@@ -174,7 +174,8 @@ def structural_places() -> Iterator[Place]:
             for suffix, fill in places_in(info.annotation):
                 yield Place(full + suffix, "", "", full, fill)
             for section in _sections(info.annotation):
-                yield from walk(section, full)
+                if section is not model:  # the base of a base
+                    yield from walk(section, full)
 
     yield from walk(Config, "")
 
