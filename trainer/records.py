@@ -183,6 +183,8 @@ def read_table(path: Path) -> dict[str, list[float | None]]:
     _refuse_foreign(path, content)
     text = content.decode("utf-8", errors="replace")
     complete_lines = text[: text.rfind("\n") + 1]
+    if columns := _plain_columns(complete_lines):
+        return columns
     try:
         lines = list(csv.reader(io.StringIO(complete_lines)))
     except csv.Error as error:
@@ -190,16 +192,11 @@ def read_table(path: Path) -> dict[str, list[float | None]]:
     if not lines:
         raise RunError(f"{path} has no header line", expected="a CSV file written by optlab")
     header, *rows = lines
-    columns: dict[str, list[float | None]] = {name: [] for name in header}
+    columns = {name: [] for name in header}
     if len(columns) < len(header):
         raise RunError(f"{path} has a duplicate column", expected="a CSV file written by optlab")
     if len(columns) > _MAX_COLUMNS:
         raise RunError(f"{path} has {len(columns):,} columns", expected=f"at most {_MAX_COLUMNS:,}")
-    with suppress(ValueError):  # by column: twice as fast as the loop below, which locates an error
-        by_column = zip(header, zip(*rows, strict=True), strict=True) if rows else ()
-        return columns | {
-            name: [float(cell) if cell else None for cell in cells] for name, cells in by_column
-        }
     for number, cells in enumerate(rows, start=2):
         if len(cells) != len(header):
             raise RunError(f"{len(cells)} cells where the header has {len(header)}", where=f"{path}:{number}")
@@ -211,6 +208,31 @@ def read_table(path: Path) -> dict[str, list[float | None]]:
                     f"{cell[:40]!r} is not a number", key=name[:80], where=f"{path}:{number}"
                 ) from error
     return columns
+
+
+def _plain_columns(text: str) -> dict[str, list[float | None]]:
+    """Return the columns of a CSV of numbers without quotes; empty if the text is anything else.
+
+    This is three times as fast as reading row by row, which locates errors.
+    """
+    lines = text.split("\n")[:-1]
+    header = lines[0].split(",") if lines else []
+    names = len(set(header))
+    commas = {line.count(",") for line in lines}
+    if '"' in text or "\r" in text or commas != {names - 1} or not 1 < names <= _MAX_COLUMNS:
+        return {}
+    cells = ",".join(lines[1:]).split(",") if len(lines) > 1 else []
+    columns: dict[str, list[float | None]] = {}
+    with suppress(ValueError):
+        for number, name in enumerate(header):
+            column = cells[number::names]
+            columns[name] = (
+                [float(cell) if cell else None for cell in column]
+                if "" in column
+                else list(map(float, column))
+            )
+        return columns
+    return {}
 
 
 def _refuse_foreign(path: Path, content: bytes) -> None:

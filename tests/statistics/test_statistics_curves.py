@@ -91,3 +91,16 @@ def test_bands_refuse_invalid_arguments():
         band([[1.0]], centre="median", kind="t")
     with pytest.raises(ValueError, match="shape"):
         band([1.0, 2.0])
+
+
+@pytest.mark.parametrize("kind", ["std", "min_max", "quantiles"])
+@pytest.mark.parametrize("centre", ["mean", "median"])
+@pytest.mark.parametrize("runs", [1, 2, 5, 9, 40])
+def test_complete_points_are_those_of_single_points_bit_for_bit(kind, centre, runs):
+    """Points where all runs have a value are computed together."""
+    y = np.random.default_rng(0).normal(size=(runs, 50))
+    whole = band(y, centre=centre, kind=kind)
+    padded = np.vstack([y, np.full(50, np.nan)])  # no point is complete
+    single = band(padded, centre=centre, kind=kind)
+    for ours, theirs in ((whole.centre, single.centre), (whole.low, single.low), (whole.high, single.high)):
+        np.testing.assert_array_equal(ours, theirs)

@@ -248,10 +248,11 @@ def _draw_panels(
     seeds: bool,
     columns: int,
 ) -> None:
+    log_x = axes[0].get_xscale() == "log"
+    centres = [_centre(series, centre, None, log=log_x)[:2] for _, series in drawn]
     for one, (group, series) in zip(axes, drawn, strict=False):
-        for other, other_series in drawn:
+        for (other, _), (x, y) in zip(drawn, centres, strict=True):
             if other is not group:
-                x, y, _, _ = _centre(other_series, centre, None, log=one.get_xscale() == "log")
                 one.plot(x, y, color="#cccccc", linewidth=0.6, zorder=1.5)
         line = line_for(0, figure_style)
         _draw_group(one, group, series, Line(line.colour, "-", ""), centre, band, seeds=seeds)

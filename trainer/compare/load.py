@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import glob
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from trainer.errors import OptlabError, RunError
 from trainer.records import read_table
 from trainer.runs import rundir
 from trainer.runs.rundir import Run
+
+MAX_NUMBERS_IN_MEMORY = 40_000_000
+"""Numbers of step tables that are kept while runs are compared (320 MB); further tables are read again."""
 
 PRUNED = "its sweep pruned it"
 SWEEP = "sweep.yaml"
@@ -36,19 +41,24 @@ class LoadedRuns:
 
 
 class StepTable(Mapping[str, list[float | None]]):
-    """The columns of a run's steps.csv, read from disk when a column is accessed.
+    """The columns of a run's steps.csv, in memory as float64 or read from disk when a column is accessed.
 
     Args:
         path: path of steps.csv, already checked to be readable.
         columns: column names of the header.
+        kept: the columns without empty cells; a missing column is read from disk.
     """
 
-    def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
-        self._path, self._columns = path, columns
+    def __init__(
+        self, path: Path, columns: tuple[str, ...], kept: Mapping[str, array[float]] | None = None
+    ) -> None:
+        self._path, self._columns, self._kept = path, columns, kept or {}
 
     def __getitem__(self, column: str) -> list[float | None]:
         if column not in self._columns:
             raise KeyError(column)
+        if (values := self._kept.get(column)) is not None:
+            return list(values)
         status = self._path.stat()
         return _table(self._path, status.st_mtime_ns, status.st_size)[column]
 
@@ -86,7 +96,7 @@ def find(paths: Iterable[str | Path]) -> LoadedRuns:
             expected="run directories, or folders that contain some",
             fix="train a model first: optlab train quickstart",
         )
-    runs, notes, pruned = [], [], 0
+    runs, notes, pruned, numbers = [], [], 0, 0
     sections: dict[str, dict[str, Any]] = {}
     for folder in run_folders:
         try:
@@ -104,8 +114,10 @@ def find(paths: Iterable[str | Path]) -> LoadedRuns:
             f"{folder / table}: the last line is incomplete and was left out"
             for table in _incomplete_tables(folder)
         ]
-        # Thousands of step tables take gigabytes, and only loss curves need them.
-        runs.append(replace(run, steps=StepTable(folder / rundir.STEPS, tuple(run.steps))))
+        # Thousands of step tables would take gigabytes.
+        numbers += sum(map(len, run.steps.values()))
+        kept = _as_arrays(run.steps) if numbers <= MAX_NUMBERS_IN_MEMORY else {}
+        runs.append(replace(run, steps=StepTable(folder / rundir.STEPS, tuple(run.steps), kept)))
     if pruned:
         notes.append(f"left out {pruned} run{'s' * (pruned != 1)} that the sweep pruned")
     if not runs:
@@ -114,6 +126,15 @@ def find(paths: Iterable[str | Path]) -> LoadedRuns:
             fix="wait until running runs have finished; train the others again",
         )
     return LoadedRuns(tuple(runs), (*notes, *_mixed_notes(runs)))
+
+
+def _as_arrays(table: Mapping[str, list[float | None]]) -> dict[str, array[float]]:
+    """Return the columns that have no empty cell, with 8 bytes per number."""
+    arrays: dict[str, array[float]] = {}
+    for name, column in table.items():
+        with suppress(TypeError):  # the column contains None
+            arrays[name] = array("d", cast(list[float], column))
+    return arrays
 
 
 def sweep_of(run: Run) -> Path | None:

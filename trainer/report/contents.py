@@ -8,6 +8,7 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -32,6 +33,7 @@ MAX_NUMBERS = 1_200_000
 MAX_ROWS = 2000
 """Rows that are drawn of one table, where few runs are compared."""
 MIN_ROWS = 60
+MAX_SVG_BYTES = 400_000
 
 X_LABELS = {
     "step": "step",
@@ -243,14 +245,14 @@ def _swept(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _figures(comparison: Comparison) -> list[dict[str, str]]:
-    """Return the figures of `optlab compare` as SVG, as base64 text; what cannot be drawn is left out."""
+    """Return the figures of `optlab compare` as base64 text: SVG, or PNG where that would be large."""
     figures = []
     for name, figure in comparison.figures.items():
-        try:
-            svg = render(figure, "svg")
-        except FigureError:
-            continue
-        figures.append({"name": name, "svg": base64.b64encode(svg).decode()})
+        with suppress(FigureError):  # what cannot be drawn is left out, as in `Comparison.save`
+            kind, content = "svg", render(figure, "svg")
+            if len(content) > MAX_SVG_BYTES:
+                kind, content = "png", render(figure, "png")
+            figures.append({"name": name, "format": kind, "content": base64.b64encode(content).decode()})
     return figures
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from trainer.errors import RunError
 
+_MIME = {"svg": "svg+xml", "png": "png"}
 _POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
@@ -96,10 +97,11 @@ def _figures(figures: Sequence[Mapping[str, str]]) -> str:
         return ""
     images = []
     for figure in figures:
-        name, source = html.escape(figure["name"]), f"data:image/svg+xml;base64,{figure['svg']}"
+        name, kind = html.escape(figure["name"]), figure["format"]
+        source = f"data:image/{_MIME[kind]};base64,{figure['content']}"
         images.append(
             f'<figure><img alt="{name}" src="{source}"><figcaption>{name} '
-            f'<a download="{name}.svg" href="{source}">save as SVG</a></figcaption></figure>'
+            f'<a download="{name}.{kind}" href="{source}">save as {kind.upper()}</a></figcaption></figure>'
         )
     summary = f"<summary><h2>Figures for print ({len(figures)})</h2></summary>"
     return f'<details>{summary}<div id="static-figures">{"".join(images)}</div></details>'

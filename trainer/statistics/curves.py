@@ -146,10 +146,24 @@ def band(
 
     is_finite = np.isfinite(matrix)
     out = np.full((3, matrix.shape[1]), np.nan)
-    for column_index in np.flatnonzero(is_finite.any(axis=0)):
+    complete = is_finite.all(axis=0) & (kind in ("std", "min_max", "quantiles"))
+    if complete.any():
+        out[:, complete] = _spread(np.ascontiguousarray(matrix[:, complete].T), centre, kind, quantiles)
+    for column_index in np.flatnonzero(is_finite.any(axis=0) & ~complete):
         column = matrix[is_finite[:, column_index], column_index]
         out[:, column_index] = np.array([middle(column), *ends(column)], dtype=np.float64)  # None becomes NaN
     return Band(out[0], out[1], out[2], is_finite.sum(axis=0))
+
+
+def _spread(rows: Floats, centre: Statistic, kind: BandKind, quantiles: tuple[float, float]) -> Floats:
+    """Return centre, low and high [3, points] of finite values [points, runs], as for every point alone."""
+    middle = np.mean(rows, axis=1) if centre == "mean" else np.median(rows, axis=1)
+    if kind == "min_max":
+        return np.stack([middle, rows.min(axis=1), rows.max(axis=1)])
+    if kind == "quantiles":
+        return np.stack([middle, *np.quantile(rows, quantiles, axis=1)])
+    sd = rows.std(axis=1, ddof=1) if rows.shape[1] > 1 else np.full(len(rows), np.nan)
+    return np.stack([middle, middle - sd, middle + sd])
 
 
 def _even_grid(first: float, last: float, points: int, scale: Literal["linear", "log"]) -> Floats:
