@@ -11,18 +11,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import ConfigDict
+from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.errors import RunError
 from trainer.reading import read_regular
+
+if TYPE_CHECKING:
+    from pydantic import ConfigDict
 
 FORMAT = 1
 _MAX_TABLE_BYTES = 4 << 30
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_COLUMNS = 20_000  # gradient norms take one per parameter tensor
-_STRICT = ConfigDict(strict=True, extra="ignore")  # ignore keys of later releases
+_STRICT: ConfigDict = {"strict": True, "extra": "ignore"}  # ignore keys of later releases
 
 Status = Literal["running", "completed", "early_stopped", "diverged", "pruned", "interrupted", "failed"]
 Cell = float | int | None

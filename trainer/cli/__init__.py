@@ -48,7 +48,7 @@ def script() -> None:
     # optlab never opens a window. With an unknown backend or an unreadable matplotlibrc, importing matplotlib
     # would fail.
     os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
-    from trainer.cli import app  # noqa: F401 (typer, rich and pydantic, before KeyboardInterrupt is raised)
+    from trainer.cli import app  # noqa: F401 (typer and rich, before KeyboardInterrupt is raised)
 
     interrupts.remember()
     try:

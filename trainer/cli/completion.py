@@ -1,4 +1,7 @@
-"""Shell completion of config files, run directories, keys and component names."""
+"""Shell completion of config files, run directories, keys and component names.
+
+Every command imports this module, so its functions import what they need when they are called.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,6 @@ from pathlib import Path
 
 import typer
 
-from trainer.config import packaged
-from trainer.config.models import Config, DataConfig, LogConfig, Section, TrainConfig
-
-_SECTIONS: dict[str, type[Section]] = {"train": TrainConfig, "log": LogConfig, "data": DataConfig}
 _COMPONENT_KEYS = {
     "data.name": "dataset",
     "model.name": "model",
@@ -33,13 +32,19 @@ def config_files(incomplete: str) -> Iterator[str]:
             yield f"{path}/"
         elif path.suffix in (".yaml", ".yml"):
             yield str(path)
-    yield from (name for name in packaged.names("config", "lesson") if name.startswith(incomplete))
+    yield from _packaged("config", "lesson", incomplete=incomplete)
 
 
 def sweep_files(incomplete: str) -> Iterator[str]:
     """Yield packaged sweeps, and what `config_files` yields."""
-    yield from (name for name in packaged.names("sweep") if name.startswith(incomplete))
+    yield from _packaged("sweep", incomplete=incomplete)
     yield from config_files(incomplete)
+
+
+def _packaged(*kinds: str, incomplete: str) -> Iterator[str]:
+    from trainer.config import packaged
+
+    yield from (name for name in packaged.names(*kinds) if name.startswith(incomplete))
 
 
 def run_dirs(incomplete: str) -> Iterator[str]:
@@ -56,8 +61,11 @@ def overrides(incomplete: str) -> Iterator[str]:
         if kind := _COMPONENT_KEYS.get(key):
             yield from (f"{key}={name}" for name in _names(kind) if name.startswith(value))
         return
+    from trainer.config.models import Config, DataConfig, LogConfig, Section, TrainConfig
+
     keys = [name for name in Config.model_fields if name != "format"]
-    keys += [f"{section}.{name}" for section, model in _SECTIONS.items() for name in model.model_fields]
+    sections: dict[str, type[Section]] = {"train": TrainConfig, "log": LogConfig, "data": DataConfig}
+    keys += [f"{section}.{name}" for section, model in sections.items() for name in model.model_fields]
     keys += [*_COMPONENT_KEYS, "optimizer.lr"]
     yield from (f"{name}=" for name in keys if name.startswith(incomplete) and name != "data.options")
 
