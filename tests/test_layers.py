@@ -25,7 +25,7 @@ LAYERS = [
         "kernel_cache",
         "child_process",
     },
-    {"config", "records", "user_code"},
+    {"config", "records", "tasks", "user_code"},
     {"data", "models", "optimizers", "schedules", "losses", "metrics", "problems"},
     {"catalog", "imports", "console"},
     {"training", "statistics", "plots"},

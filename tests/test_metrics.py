@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import special
 from sklearn import metrics as reference
 from torch import Tensor
 from torch.nn import functional
@@ -22,12 +23,12 @@ from trainer.metrics import (
     leading,
     metric_name,
     of_function,
-    of_targets,
 )
 from trainer.training.evaluation import RunningMean
 
 N, K = 200, 7
-CLASSIFYING = [name for name, metric in BUILT_IN.items() if metric.needs_classes]
+CLASSIFYING = [name for name, metric in BUILT_IN.items() if metric.counts]
+LIKELIHOODS = ["perplexity", "bits_per_char"]
 REGRESSING = ["mse", "rmse", "mae", "r2"]
 
 
@@ -68,11 +69,14 @@ def expected(name: str, outputs: Tensor, targets: Tensor) -> float:
             return float(reference.mean_absolute_error(y, out))
         case "r2":
             return float(reference.r2_score(y, out))
+        case "perplexity" | "bits_per_char":
+            nats = float(reference.log_loss(y, special.softmax(out, axis=1), labels=range(K)))
+            return math.exp(nats) if name == "perplexity" else nats / math.log(2)
     raise AssertionError(name)
 
 
 def test_every_metric_is_compared_with_scikit_learn() -> None:
-    assert {*CLASSIFYING, *REGRESSING, "loss"} == set(BUILT_IN)
+    assert {*CLASSIFYING, *LIKELIHOODS, *REGRESSING, "suboptimality", "loss"} == set(BUILT_IN)
 
 
 @pytest.mark.parametrize("name", CLASSIFYING)
@@ -81,6 +85,15 @@ def test_classification_agrees_with_scikit_learn(name: str) -> None:
     wanted = expected(name, outputs, targets)
     assert BUILT_IN[name](outputs, targets) == pytest.approx(wanted, abs=1e-12)
     assert in_batches(BUILT_IN[name], outputs, targets, 3) == BUILT_IN[name](outputs, targets)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_likelihoods_agree_with_scikit_learn(name: str) -> None:
+    outputs, targets = classes()
+    wanted = pytest.approx(expected(name, outputs, targets), rel=1e-5)
+    assert BUILT_IN[name](outputs, targets) == wanted
+    assert BUILT_IN[name](outputs, functional.one_hot(targets, K).float()) == wanted
+    assert in_batches(BUILT_IN[name], outputs, targets, 3) == wanted
 
 
 @pytest.mark.parametrize("name", REGRESSING)
@@ -194,7 +207,7 @@ def test_running_values_do_not_depend_on_when_the_state_is_saved(sizes: list[int
 
 
 def test_a_state_of_an_earlier_release_is_loaded() -> None:
-    running = RunningMean(of_targets(classes=True))
+    running = RunningMean([BUILT_IN["accuracy"]])
     running.load_state_dict({"losses": torch.tensor([0.5]), "samples": torch.tensor([4]), "right": 3})
     assert running.values() == {"train_loss": 0.5, "train_accuracy": 0.75}
 
@@ -222,9 +235,7 @@ def test_unknown_metrics_are_lower_is_better() -> None:
     assert find("val_1 2\n").mode == "min"
 
 
-def test_the_default_of_classes_is_accuracy() -> None:
-    assert [metric.name for metric in of_targets(classes=True)] == ["accuracy"]
-    assert of_targets(classes=False) == ()
+def test_runs_are_compared_by_accuracy_if_it_was_measured() -> None:
     assert leading(["mse", "accuracy"]) == "accuracy"
     assert leading(["mse"]) == leading([]) == "loss"
 

@@ -32,17 +32,19 @@ from trainer.data import (
     image_folder,
     mnist1d,
     npz,
+    text,
     torchvision_sets,
 )
 from trainer.errors import ConfigError, OptlabError, unknown_name
 from trainer.imports import find_object
-from trainer.models import convolutional, dense, residual, torchvision_models
+from trainer.models import convolutional, dense, recurrent, residual, torchvision_models, transformer
 from trainer.models.init import INIT_FUNCTIONS
 from trainer.optimizers import external
 from trainer.optimizers.build import check_options as check_optimizer
 from trainer.optimizers.build import torch_optimizers
 from trainer.optimizers.rules import REFUSED
 from trainer.optimizers.scratch import SCRATCH
+from trainer.tasks import CLASSIFICATION, TASKS
 from trainer.user_code import user_code
 
 Builder = Callable[..., Any]
@@ -64,7 +66,16 @@ DATASETS: Mapping[str, Builder] = {
     "usps": torchvision_sets.usps,
     "npz": npz.npz,
     "csv": csv_table.csv,
+    "text": text.text,
+    "tiny_shakespeare": text.tiny_shakespeare,
     "image_folder": image_folder.image_folder,
+}
+
+# Data sets that are not for classification. That of `npz`, `csv` and users' own sets depends on their files.
+_TASKS: Mapping[str, str] = {
+    "diabetes": "regression",
+    "text": "next_token",
+    "tiny_shakespeare": "next_token",
 }
 
 AUGMENTATIONS: Mapping[str, Builder] = {
@@ -88,6 +99,10 @@ _OWN_MODELS: Mapping[str, Builder] = {
     "resnet14": residual.resnet14,
     "resnet20": residual.resnet20,
     "resnet18": residual.resnet18,
+    "transformer": transformer.transformer,
+    "rnn": recurrent.rnn,
+    "gru": recurrent.gru,
+    "lstm": recurrent.lstm,
 }
 
 _TORCHVISION_MODELS: Mapping[str, Builder] = {
@@ -104,6 +119,7 @@ LOSSES: Mapping[str, Builder] = {
     "huber": losses.huber,
     "bce_with_logits": losses.bce_with_logits,
     "multi_margin": losses.multi_margin,
+    "objective": losses.objective,
 }
 
 METRICS: Mapping[str, Builder] = {
@@ -114,6 +130,9 @@ METRICS: Mapping[str, Builder] = {
     "rmse": metrics.rmse,
     "mae": metrics.mae,
     "r2": metrics.r2,
+    "perplexity": metrics.perplexity,
+    "bits_per_char": metrics.bits_per_char,
+    "suboptimality": metrics.suboptimality,
 }
 
 REGISTRIES: Mapping[str, Mapping[str, Builder]] = {
@@ -277,7 +296,22 @@ def check_values(kind: str, name: str, options: Mapping[str, Any]) -> None:
         builder(**arguments(kind, name, options), **({"num_classes": 2} if wants_classes else {}))
 
 
-COMPONENTS = Components(option_model, {kind: names(kind) for kind in REGISTRIES}, check_values)
+def default_loss(config: Any) -> str:
+    """Return the name of the loss of a config that states none: that of its task.
+
+    Args:
+        config: the plain values of a config that is not validated yet. If it states no task, and its data set
+            is `npz`, `csv` or a user's own, the loss is that of classification: the data are not read here.
+    """
+    stated, data = config.get("task"), config.get("data")
+    name = data.get("name") if isinstance(data, dict) else None
+    task = (
+        stated if isinstance(stated, str) and stated in TASKS else _TASKS.get(str(name), CLASSIFICATION.name)
+    )
+    return TASKS[task].loss
+
+
+COMPONENTS = Components(option_model, {kind: names(kind) for kind in REGISTRIES}, check_values, default_loss)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:

@@ -6,6 +6,7 @@ Shapes: outputs float [N, K] are logits or real predictions. Targets are one of
     int64 [N]      class numbers
     float [N, K]   class probabilities (mixup) or real values
     float [N]      real values; the outputs are [N, 1]
+For tokens, outputs are [N, T, K] and targets int64 [N, T].
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def cross_entropy(*, label_smoothing: Annotated[float, Field(ge=0, le=1)] = 0.0)
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         if targets.is_floating_point():
             _require_same_shape("cross_entropy", outputs, targets)
+        elif targets.ndim == 2:
+            outputs, targets = outputs.flatten(0, 1), targets.flatten()
         return functional.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
 
     return loss
@@ -51,6 +54,8 @@ def nll() -> Loss:
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         _require_classes("nll", targets)
+        if targets.ndim == 2:
+            outputs, targets = outputs.flatten(0, 1), targets.flatten()
         return functional.nll_loss(functional.log_softmax(outputs, dim=1), targets)
 
     return loss
@@ -128,6 +133,11 @@ def multi_margin(*, p: Literal[1, 2] = 1, margin: float = 1.0) -> Loss:
         return functional.multi_margin_loss(outputs, targets, p=p, margin=margin)
 
     return loss
+
+
+def objective() -> Loss:
+    """Return the mean of the outputs, for a model whose output is the objective; targets are not used."""
+    return lambda outputs, targets: outputs.mean()
 
 
 def penalty(parameters: Sequence[Tensor], *, l1: float = 0.0, l2: float = 0.0) -> Tensor:

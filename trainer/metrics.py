@@ -7,6 +7,7 @@ Shapes: outputs float [N, K] are logits or real predictions. Targets are one of
     int64 [N]      class numbers
     float [N, K]   class probabilities (mixup) or real values
     float [N]      real values; the outputs are [N, 1]
+For tokens, outputs are [N, T, K] and targets int64 [N, T].
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Metric:
         short: name in headings of tables; empty = the label.
         unit: `%` for fractions in [0, 1], which are shown in percent; other text is only shown; empty = none.
         format: format of a value in tables, as `.2f`; empty = `.2%` for fractions, else by size.
-        sums: (outputs, targets) -> sums over the samples of a batch, as int64 or float64 of any one shape;
+        sums: (outputs, targets) -> sums over the samples of a batch, as int64 or float64 of any one shape; a
+            window of tokens is one sample, with the mean over its tokens;
             None for the loss, and for a metric whose description was read from a run.
         value: (sums over all batches, number of samples) -> value of the metric; default: the mean.
         counts: whether the sums are integers. These do not depend on how samples are grouped, so that many
@@ -210,14 +212,65 @@ def r2() -> Metric:
     return Metric("r2", "max", label="R²", short="R²", format=".4f", sums=_moments, value=_r2)
 
 
+def perplexity() -> Metric:
+    """Return the perplexity, the exponential of the mean cross-entropy of the targets."""
+    return Metric(
+        "perplexity",
+        "min",
+        sums=_cross_entropy,
+        value=lambda sums, samples: _exp(mean(sums, samples)),
+        needs_classes=True,
+    )
+
+
+def bits_per_char() -> Metric:
+    """Return the mean cross-entropy of the targets in bits: per character, or per byte of bytes."""
+    return Metric(
+        "bits_per_char",
+        "min",
+        label="bits per character",
+        short="bits/char",
+        format=".4f",
+        sums=_cross_entropy,
+        value=lambda sums, samples: mean(sums, samples) / math.log(2),
+        needs_classes=True,
+    )
+
+
+def suboptimality() -> Metric:
+    """Return the mean of outputs - targets: of an objective, the loss minus its known minimum."""
+    return Metric(
+        "suboptimality",
+        "min",
+        sums=lambda outputs, targets: (outputs.double() - _values(outputs, targets)).mean(dim=1).sum(),
+    )
+
+
+def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    logs = outputs.float().log_softmax(dim=-1)
+    if targets.is_floating_point():
+        return -(logs * targets).double().sum()
+    return -_sum_over_samples(logs.gather(-1, targets.unsqueeze(-1)).squeeze(-1).double())
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
 def _num_correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs.argmax(dim=1) == _classes(targets)).sum()
+    return _sum_over_samples(outputs.argmax(dim=-1) == _classes(targets))
 
 
 def _num_in_top5(outputs: Tensor, targets: Tensor) -> Tensor:
-    if outputs.shape[1] < 5:
-        raise ConfigError(f"top5_accuracy needs at least 5 classes; the data has {outputs.shape[1]}")
-    return (outputs.topk(5, dim=1).indices == _classes(targets).unsqueeze(1)).sum()
+    if outputs.shape[-1] < 5:
+        raise ConfigError(f"top5_accuracy needs at least 5 classes; the data has {outputs.shape[-1]}")
+    right = outputs.topk(5, dim=-1).indices == _classes(targets).unsqueeze(-1)
+    return _sum_over_samples(right.any(dim=-1))
+
+
+def _sum_over_samples(values: Tensor) -> Tensor:
+    """Return the sum of [N]; of [N, T] the sum of the means over the tokens."""
+    return values.sum() if values.ndim == 1 else values.double().mean(dim=1).sum()
 
 
 def _classes(targets: Tensor) -> Tensor:
@@ -292,15 +345,22 @@ def of_function(name: str, mode: Mode, function: Callable[[Tensor, Tensor], Tens
 LOSS = Metric("loss", "min")
 BUILT_IN: Mapping[str, Metric] = {
     metric.name: metric
-    for metric in (LOSS, accuracy(), top5_accuracy(), error_rate(), mse(), rmse(), mae(), r2())
+    for metric in (
+        LOSS,
+        accuracy(),
+        top5_accuracy(),
+        error_rate(),
+        mse(),
+        rmse(),
+        mae(),
+        r2(),
+        perplexity(),
+        bits_per_char(),
+        suboptimality(),
+    )
 }
 LEADING = ("accuracy", "loss")
 """Names of the metrics by which runs are compared by default: the first that was measured."""
-
-
-def of_targets(*, classes: bool) -> tuple[Metric, ...]:
-    """Return the metrics that are measured on every data set with classes, or with real targets."""
-    return (BUILT_IN["accuracy"],) if classes else ()
 
 
 def leading(names: Iterable[str]) -> str:

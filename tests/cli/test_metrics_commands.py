@@ -75,12 +75,13 @@ def test_the_documented_files_work(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(blocks["yaml"], encoding="utf-8")
     run = train(tmp_path / "c.yaml", tmp_path / "run", "log.plots=[]")
     last = rows(run / "epochs.csv")[-1]
-    assert float(last["val_perplexity"]) == pytest.approx(2.718281828 ** float(last["val_loss"]), rel=1e-5)
+    wanted = 2.718281828 ** -float(last["val_loss"])
+    assert float(last["val_probability"]) == pytest.approx(wanted, rel=1e-5)
     assert 0 < float(last["val_confident"]) < float(last["val_accuracy"])
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    assert summary["best_metric"] == "val_perplexity"
-    values = [float(row["val_perplexity"]) for row in rows(run / "epochs.csv")[1:]]
-    assert summary["best"]["values"]["val_perplexity"] == min(values)
+    assert summary["best_metric"] == "val_probability"
+    values = [float(row["val_probability"]) for row in rows(run / "epochs.csv")[1:]]
+    assert summary["best"]["values"]["val_probability"] == max(values)
 
 
 def test_the_document_lists_the_built_in_metrics() -> None:

@@ -44,11 +44,13 @@ class Components:
         names: the names of every kind, by kind, as `optimizer`.
         check: called with (kind, name, options) after the types are validated. Raises ConfigError, with keys
             relative to the component, for values that the builder rejects. None = no such check.
+        default_loss: returns the name of the loss of a config's plain values that state none.
     """
 
     models: Callable[[str, str], type[BaseModel] | None]
     names: Mapping[str, Sequence[str]]
     check: Callable[[str, str, Mapping[str, Any]], None] | None = None
+    default_loss: Callable[[Any], str] = lambda config: "cross_entropy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,7 @@ class _ProblemList:
 
 def _check(tree: Tree, components: Components) -> Config:
     if "loss" not in tree.data:  # add the default here, so that its options are filled in below
-        tree.data["loss"] = {"name": Config.model_fields["loss"].default.name}
+        tree.data["loss"] = {"name": components.default_loss(tree.data)}
     collected = _ProblemList(tree)
     checked = _Checked(tree.data)
     slots = list(islice(find_components(tree.data), MAX_COMPONENTS + 1))

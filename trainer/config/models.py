@@ -27,6 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
+TaskName = Literal["classification", "regression", "reconstruction", "next_token", "objective"]
 Verb = Literal["name", "group", "skip", "resume", "unset"]
 
 
@@ -417,7 +418,7 @@ class TrainConfig(Section):
     )
     metrics: Annotated[list[MetricConfig], RECORDS] = Field(
         default_factory=list,
-        description="Metrics to measure in addition to those of the data (accuracy, if the targets are "
+        description="Metrics to measure in addition to those of the task (accuracy, if the targets are "
         "classes); null = none.",
     )
     eval_train: Annotated[bool, MayDiffer(group=True)] = Field(
@@ -495,9 +496,16 @@ class Config(Section):
     data: DataConfig = Field(
         description="The data set, its validation split, its batches and its preprocessing."
     )
+    task: TaskName | None = Field(
+        None,
+        description="What the model learns, as `reconstruction` of its inputs; null = the task of the "
+        "data set.",
+    )
     model: Component = Field(description="The network.")
     init: InitConfig | None = Field(None, description="Initial weights; null = the default of torch.")
-    loss: LossConfig = Field(LossConfig(name="cross_entropy"), description="The loss.")
+    loss: LossConfig = Field(
+        LossConfig(name="cross_entropy"), description="The loss; the default is that of the task."
+    )
     optimizer: list[OptimizerConfig] = Field(
         min_length=1, description="An optimizer, or a list of optimizers for different parameters."
     )

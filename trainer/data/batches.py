@@ -24,7 +24,11 @@ Shuffle = Literal["each_epoch", "once", "never"]
 
 
 class Batch(NamedTuple):
-    """Prepared samples: inputs float32 [B, C, H, W] or [B, D]; targets int64 [B] or float32 [B, K]."""
+    """Prepared samples.
+
+    Inputs are float32 [B, C, H, W] or [B, D], or int64 [B, T] (tokens). Targets are int64 [B] or [B, T], or
+    float32 [B, K].
+    """
 
     inputs: Tensor
     targets: Tensor
@@ -47,6 +51,7 @@ class Batches:
         augment: augmentations, applied in this order to float images in [0, 1].
         device: device of the batches.
         repeat: how often every sample occurs in an epoch; copies are shuffled together and use no memory.
+        reconstruct: whether the targets are the inputs, flattened, instead of those of the split.
 
     Attributes:
         split, prepare: the arguments on the device, for engines that prepare batches in a compiled step.
@@ -70,6 +75,7 @@ class Batches:
         augment: Sequence[Augmentation] = (),
         device: torch.device | str = "cpu",
         repeat: int = 1,
+        reconstruct: bool = False,
     ) -> None:
         """See the class."""
         total = len(split) * repeat
@@ -92,6 +98,7 @@ class Batches:
         self._augmentation_seed = augmentation_seed
         self._augment = tuple(augment)
         self._repeat = repeat
+        self._reconstruct = reconstruct
         # With drop_last at least one batch is full, since batch_size is at most the total.
         self.samples_per_epoch = total - total % self.batch_size if drop_last else total
         self.batches_per_epoch = -(-self.samples_per_epoch // self.batch_size)
@@ -102,15 +109,20 @@ class Batches:
         return self._augment
 
     def order(self, epoch: int) -> Tensor:
-        """Return the sample indices in the order of an epoch: int64 [samples_per_epoch], on the CPU."""
-        total = len(self.split) * self._repeat
+        """Return the rows of the split in the order of an epoch: int64 [samples_per_epoch], on the CPU."""
+        total, start = len(self.split) * self._repeat, 0
         if self._shuffle == "never":
             order = torch.arange(total)
         else:
             counter = epoch if self._shuffle == "each_epoch" else 0
-            order = torch.randperm(total, generator=generator("batches", self._seed, counter))
+            stream = generator("batches", self._seed, counter)
+            order = torch.randperm(total, generator=stream)
+            if self.split.num_starts > 1:
+                start = int(torch.randint(self.split.num_starts, (), generator=stream))
         if self._repeat > 1:
             order.remainder_(len(self.split))
+        if self.split.stride > 1:
+            order.mul_(self.split.stride).add_(start)
         return order[: self.samples_per_epoch]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -130,7 +142,7 @@ class Batches:
             return
         for indices in torch.split(order, size * self._batches_per_block()):
             inputs = self.prepare(self.split.inputs.index_select(0, indices))
-            targets = self.split.targets.index_select(0, indices)
+            targets = _flat_copy(inputs) if self._reconstruct else self.split.targets.index_select(0, indices)
             yield from map(Batch, torch.split(inputs, size), torch.split(targets, size))
 
     def _batches_per_block(self) -> int:
@@ -148,11 +160,22 @@ class Batches:
             drawn = augmentation.draw(len(images), tuple(images.shape[1:]), stream)
             params = {name: values.to(images.device) for name, values in drawn.items()}
             images, targets = augmentation.apply(images, targets, params)
-        return Batch(self.prepare.finish(images), targets)
+        inputs = self.prepare.finish(images)
+        return Batch(inputs, _flat_copy(inputs) if self._reconstruct else targets)
+
+
+def _flat_copy(inputs: Tensor) -> Tensor:
+    """Return inputs as targets [N, D]; a copy, because in-place layers may overwrite a batch."""
+    return inputs.flatten(1).clone()
 
 
 def eval_batches(
-    split: Split, *, batch_size: int, prepare: Prepare, device: torch.device | str = "cpu"
+    split: Split,
+    *,
+    batch_size: int,
+    prepare: Prepare,
+    device: torch.device | str = "cpu",
+    reconstruct: bool = False,
 ) -> Iterator[Batch]:
     """Yield the batches of a split in its order, without augmentation; the last one may be smaller.
 
@@ -161,12 +184,14 @@ def eval_batches(
         batch_size: samples per batch, from 1.
         prepare: the preprocessing of every sample.
         device: device of the batches.
+        reconstruct: as of `Batches`.
     """
-    prepare = prepare.to(device)
+    prepare, split = prepare.to(device), split.first_pass()
     batch_size = min(batch_size, len(split.targets))  # torch.split accepts only 64-bit integers
     for stored, targets in zip(
         torch.split(split.inputs, batch_size), torch.split(split.targets, batch_size), strict=True
     ):
         inputs = prepare(stored.to(device))
         # Callers may overwrite a batch (in-place layers do), but not the data set.
-        yield Batch(inputs.clone() if inputs is stored else inputs, targets.to(device))
+        inputs = inputs.clone() if inputs is stored else inputs
+        yield Batch(inputs, _flat_copy(inputs) if reconstruct else targets.to(device))

@@ -127,7 +127,7 @@ def _read(file: Path, key: str) -> Dataset:
         at = end
     if at != len(content):
         raise ValueError(f"it has {len(content):,} bytes, but its header declares {at:,}")
-    train, test, *val = [Split(*tensors[at : at + 2]) for at in range(0, len(tensors), 2)]
+    train, test, *val = [Split(tensors[at], tensors[at + 1]) for at in range(0, len(tensors), 2)]
     dataset = make_dataset(
         train, test, header["class_names"], val=val[0] if val else None, notes=header["notes"]
     )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from trainer.data.dataset import Dataset, Split
 from trainer.errors import DataError
+from trainer.tasks import TASKS
 
 _EXPECTED = "a trainer.data.dataset.Dataset, as make_dataset(Split(x, y), Split(x, y), class_names) returns"
 
@@ -34,8 +35,10 @@ def check_dataset(found: object, name: str) -> None:
         if not isinstance(split, Split):
             raise _wrong(name, f"{part} is a {type(split).__name__}", "a trainer.data.dataset.Split")
         _check_inputs(name, f"{part}.inputs", split.inputs)
-        _check_targets(name, f"{part}.targets", split.targets, None if names is None else len(names))
+        _check_targets(name, f"{part}.targets", split, None if names is None else len(names))
         _check_like_training(name, part, found.train, split)
+    if found.task not in TASKS:
+        raise _wrong(name, f"task is {found.task!r:.80}", f"one of {', '.join(TASKS)}, or empty")
 
 
 def _check_like_training(name: str, part: str, train: Split, other: Split) -> None:
@@ -54,25 +57,35 @@ def _check_like_training(name: str, part: str, train: Split, other: Split) -> No
 
 
 def _check_inputs(name: str, part: str, inputs: object) -> None:
-    expected = "a tensor on the CPU, uint8 or float32, [N, C, H, W] or [N, D], with at least one sample"
+    expected = (
+        "a tensor on the CPU, uint8 or float32, [N, C, H, W] or [N, D], or int64 [N, T] (tokens), "
+        "with at least one sample"
+    )
     if not isinstance(inputs, Tensor):
         raise _wrong(name, f"{part} is a {type(inputs).__name__}", expected)
     fits = inputs.dtype in (torch.uint8, torch.float32) and inputs.ndim in (2, 4) and inputs.numel()
+    fits = fits or (inputs.dtype == torch.int64 and inputs.ndim == 2 and inputs.numel())
     if not fits or inputs.device.type != "cpu" or inputs.layout != torch.strided:
         raise _wrong(name, f"{part} is {_described(inputs)}", expected)
     if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
         raise _wrong(name, f"{part} contains NaN or infinity", "finite numbers")
 
 
-def _check_targets(name: str, part: str, targets: object, classes: int | None) -> None:
+def _check_targets(name: str, part: str, split: Split, classes: int | None) -> None:
+    targets: object = split.targets
+    tokens = split.inputs.dtype == torch.int64
     expected = (
         "a tensor on the CPU: int64 [N], classes"
         if classes is not None
         else "a tensor on the CPU: float32 [N, K], real targets (class_names is None)"
     )
+    if tokens:
+        expected = "a tensor on the CPU: int64 [N, T], tokens (class_names has the text of every token)"
     if not isinstance(targets, Tensor):
         raise _wrong(name, f"{part} is a {type(targets).__name__}", expected)
-    if classes is None:
+    if tokens:
+        fits = classes is not None and targets.dtype == torch.int64 and targets.shape == split.inputs.shape
+    elif classes is None:
         fits = targets.dtype == torch.float32 and targets.ndim == 2 and targets.shape[1] > 0
     elif targets.is_floating_point():  # probabilities
         fits = targets.dtype == torch.float32 and targets.ndim == 2 and targets.shape[1] == classes

@@ -1,6 +1,7 @@
 """Data sets in memory, and splitting off validation samples. This module reads no files.
 
-Shapes: N samples, C channels, H x W pixels, D features, K classes or real targets.
+Shapes: N samples, R rows (of which a text has more than samples), C channels, H x W pixels, D features,
+T tokens, K classes or real targets.
 """
 
 from __future__ import annotations
@@ -24,29 +25,66 @@ from trainer.seeding import generator
 class Split:
     """Samples and their targets, row by row.
 
+    The rows of a text are all its windows, which overlap: each starts one token after the one before. A pass
+    over the text takes every `stride`-th of them, and an epoch starts this pass at a random row.
+
     Args:
-        inputs: uint8 [N, C, H, W] (pixels 0 to 255), or float32 [N, C, H, W], or uint8 / float32 [N, D].
-        targets: int64 [N] (class numbers from 0) or float32 [N, K] (real targets).
+        inputs: uint8 [R, C, H, W] (pixels 0 to 255), or float32 [R, C, H, W], or uint8 / float32 [R, D], or
+            int64 [R, T] (tokens).
+        targets: int64 [R] (class numbers from 0), float32 [R, K] (real targets) or int64 [R, T] (tokens).
+        stride: distance in rows between the samples of a pass; 1 = every row is a sample.
     """
 
     inputs: Tensor
     targets: Tensor
+    stride: int = 1
 
     def __post_init__(self) -> None:
         """Check that there are as many inputs as targets."""
         assert len(self.inputs) == len(self.targets), (self.inputs.shape, self.targets.shape)
 
     def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.inputs)
+        """Return the number of samples in a pass, which is the same from every start."""
+        rows = len(self.inputs)
+        return max(rows // self.stride, min(rows, 1))
+
+    @property
+    def num_starts(self) -> int:
+        """The number of rows at which a pass can start."""
+        return min(self.stride, len(self.inputs) - (len(self) - 1) * self.stride)
 
     def to(self, device: torch.device | str) -> Split:
         """Return the split on a device; tensors that are on it are not copied."""
-        return Split(self.inputs.to(device), self.targets.to(device))
+        return Split(_moved(self.inputs, device), _moved(self.targets, device), self.stride)
 
     def take(self, indices: Tensor) -> Split:
-        """Return a copy of the samples at `indices` (int64 [M]), in this order."""
-        return Split(self.inputs[indices], self.targets[indices])
+        """Return a copy of the samples at `indices` (int64 [M]) of the first pass, in this order."""
+        rows = indices * self.stride
+        return Split(self.inputs[rows], self.targets[rows])
+
+    def first_pass(self) -> Split:
+        """Return the samples of the pass that starts at the first row, without copying them."""
+        if self.stride == 1:
+            return self
+        rows = slice(0, len(self) * self.stride, self.stride)
+        return Split(self.inputs[rows], self.targets[rows])
+
+
+def stored_values(tensor: Tensor) -> Tensor:
+    """Return the values of a tensor as a vector; overlapping windows [R, T] of a text are the text."""
+    if _overlaps(tensor):
+        return tensor.as_strided((len(tensor) + tensor.shape[1] - 1,), (1,))
+    return tensor.contiguous().view(-1)
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    return tensor.ndim == 2 and len(tensor) > 1 and tensor.shape[1] > 1 and tensor.stride() == (1, 1)
+
+
+def _moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    if not _overlaps(tensor):
+        return tensor.to(device)
+    return stored_values(tensor).to(device).unfold(0, tensor.shape[1], 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,10 +94,13 @@ class Dataset:
     Args:
         train: the training split (`split_dataset` can split validation samples off it).
         test: the test split, evaluated once at the end of a run.
-        class_names: one name per class, in the order of the labels; None = real targets (regression).
+        class_names: one name per class, in the order of the labels, or the text of every token; None = real
+            targets.
         digest: SHA-256 of the content, in hex; equal content has the same digest, whatever its source.
         notes: messages for the user about reading the data set.
         val: the data set's own validation split; None = it has none.
+        task: what the targets are: a name of `tasks.TASKS`; empty = next_token for tokens, classification if
+            there are class names, else regression.
     """
 
     train: Split
@@ -68,15 +109,23 @@ class Dataset:
     digest: str
     notes: tuple[str, ...] = ()
     val: Split | None = None
+    task: str = ""
+
+    def __post_init__(self) -> None:
+        """Derive the task from the targets if it is not given."""
+        if not self.task and isinstance(self.train, Split):
+            tokens = getattr(self.train.inputs, "dtype", None) == torch.int64
+            by_names = "regression" if self.class_names is None else "classification"
+            object.__setattr__(self, "task", "next_token" if tokens else by_names)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one sample: (C, H, W) or (D,)."""
+        """The shape of one sample: (C, H, W), (D,) or (T,)."""
         return tuple(self.train.inputs.shape[1:])
 
     @property
     def num_classes(self) -> int:
-        """The number of classes, or of real targets per sample."""
+        """The number of classes or tokens, or of real targets per sample."""
         return len(self.class_names) if self.class_names is not None else self.train.targets.shape[1]
 
 
@@ -96,6 +145,7 @@ def make_dataset(
     *,
     val: Split | None = None,
     notes: Sequence[str] = (),
+    task: str = "",
 ) -> Dataset:
     """Create a data set and compute its digest."""
     names = None if class_names is None else tuple(class_names)
@@ -103,8 +153,8 @@ def make_dataset(
     for split in (train, test, val):
         for tensor in (split.inputs, split.targets) if split is not None else ():
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return Dataset(train, test, names, digest.hexdigest(), tuple(notes), val)
+            digest.update(stored_values(tensor).view(torch.uint8).numpy().data)
+    return Dataset(train, test, names, digest.hexdigest(), tuple(notes), val, task)
 
 
 def data_root(root: str | Path | None) -> Path:
@@ -202,7 +252,8 @@ def split_dataset(
 ) -> Splits:
     """Split validation samples off the training split, then reduce the training split to `limit` samples.
 
-    The validation split does not depend on `limit`, so quick trials validate on the same samples. `Batches`
+    The validation split does not depend on `limit`, so quick trials validate on the same samples. Of a text,
+    samples are the windows of the first pass; epochs then do not start at a random row. `Batches`
     makes the copies of the training split (`data.repeat`), without using memory for them.
 
     Args:
@@ -227,6 +278,8 @@ def split_dataset(
     total = len(dataset.train)
     count = _val_count(val_size, total)
     train, val = dataset.train, dataset.val
+    if count or limit is not None:
+        train = train.first_pass()
     if count and val_from == "end":
         val = Split(train.inputs[total - count :], train.targets[total - count :])
         train = Split(train.inputs[: total - count], train.targets[: total - count])

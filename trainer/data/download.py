@@ -1,11 +1,12 @@
-"""Download the published image sets with torchvision, one process at a time, without incomplete results."""
+"""Download published data sets, one process at a time, without incomplete results."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,26 +22,52 @@ def torchvision_class(cls: str) -> Any:
     return getattr(torchvision.datasets, cls)
 
 
+def torchvision_download(cls: str, calls: Sequence[dict[str, Any]] = ({},)) -> Callable[[Path], None]:
+    """Return a `get` of `fetch`: torchvision verifies checksums and shows progress on stderr.
+
+    Args:
+        cls: the class in torchvision.datasets.
+        calls: arguments of the class, one call for each part that it downloads.
+    """
+
+    def get(folder: Path) -> None:
+        for arguments in calls:
+            torchvision_class(cls)(folder, download=True, **arguments)
+
+    return get
+
+
+def url_download(url: str, file: str) -> Callable[[Path], None]:
+    """Return a `get` of `fetch` for one file of at most a few MB; the reader verifies its checksum.
+
+    Args:
+        url: the address.
+        file: path of the file in the folder of downloaded data sets.
+    """
+
+    def get(folder: Path) -> None:
+        target = folder / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url) as response:
+            target.write_bytes(response.read())
+
+    return get
+
+
 def fetch(
-    name: str,
-    cls: str,
-    folder: Path,
-    download: bool,
-    files: Sequence[Path],
-    calls: Sequence[dict[str, Any]],
+    name: str, folder: Path, download: bool, files: Sequence[Path], get: Callable[[Path], None]
 ) -> None:
-    """Download missing files with torchvision, which verifies checksums and shows progress on stderr.
+    """Download missing files.
 
     Files are downloaded to `<folder>/.<name>.download` and moved when all are complete. Therefore an
     interrupted download leaves no incomplete file in `folder`, and a second call reuses complete archives.
 
     Args:
         name: name of the data set in the config.
-        cls: its class in torchvision.datasets.
         folder: the folder of downloaded data sets. Only the default one is created if it does not exist.
         download: whether downloading is allowed.
         files: the required files.
-        calls: arguments of the class, one call for each part that it downloads.
+        get: downloads them into the folder that it is called with.
 
     Raises:
         AbsentDataError: a file is missing and cannot be downloaded.
@@ -63,8 +90,7 @@ def fetch(
                 (staging / file.relative_to(folder)).unlink(missing_ok=True)
             try:
                 staging.mkdir(exist_ok=True)
-                for arguments in calls:
-                    torchvision_class(cls)(staging, download=True, **arguments)
+                get(staging)
             except BaseException:
                 if not any(file.is_file() for file in staging.rglob("*")):
                     shutil.rmtree(staging, ignore_errors=True)  # there is nothing to reuse

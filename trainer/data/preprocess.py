@@ -20,7 +20,7 @@ _CHUNK_VALUES = 2**22  # float64 values per chunk of the statistics: 32 MiB
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepare:
-    """Converts stored samples to float32 batches; created by `make_prepare`.
+    """Converts stored samples to float32 batches; created by `make_prepare`. Tokens (int64) stay as they are.
 
     Args:
         input_shape: (C, H, W) or (D,), as stored.

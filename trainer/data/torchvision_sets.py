@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainer.data.cache import cached
 from trainer.data.dataset import Dataset, Split, check_labels, data_root, folder_with, make_dataset
-from trainer.data.download import fetch, torchvision_class
+from trainer.data.download import fetch, torchvision_class, torchvision_download
 from trainer.data.file_readers import (
     AGAIN,
     check_md5,
@@ -110,7 +110,8 @@ def emnist(
         part: [raw / f"emnist-{split}-{part}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
         for part in ("train", "test")
     }
-    fetch("emnist", "EMNIST", folder, download, [*files["train"], *files["test"]], [{"split": split}])
+    get = torchvision_download("EMNIST", [{"split": split}])
+    fetch("emnist", folder, download, [*files["train"], *files["test"]], get)
 
     def read(part: str) -> Split:
         images, labels = files[part]
@@ -139,7 +140,8 @@ def qmnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
         part: [raw / f"qmnist-{part}-{kind}" for kind in ("images-idx3-ubyte", "labels-idx2-int")]
         for part in _PARTS
     }
-    fetch("qmnist", "QMNIST", folder, download, [*files["train"], *files["test"]], _BOTH)
+    get = torchvision_download("QMNIST", _BOTH)
+    fetch("qmnist", folder, download, [*files["train"], *files["test"]], get)
 
     def read(part: str) -> Split:
         images, labels = files[part]
@@ -182,7 +184,8 @@ def svhn(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     """
     folder = data_root(root)
     files = {part: folder / f"{part}_32x32.mat" for part in _PARTS}
-    fetch("svhn", "SVHN", folder, download, list(files.values()), [{"split": part} for part in _PARTS])
+    get = torchvision_download("SVHN", [{"split": part} for part in _PARTS])
+    fetch("svhn", folder, download, list(files.values()), get)
 
     def decode() -> Dataset:
         sums = {entry[1]: entry[2] for entry in torchvision_class("SVHN").split_list.values()}
@@ -202,7 +205,7 @@ def usps(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     """
     folder = data_root(root)
     files = [folder / "usps.bz2", folder / "usps.t.bz2"]
-    fetch("usps", "USPS", folder, download, files, _BOTH)
+    fetch("usps", folder, download, files, torchvision_download("USPS", _BOTH))
 
     def decode() -> Dataset:
         for _, file_name, md5 in torchvision_class("USPS").split_list.values():
@@ -225,7 +228,7 @@ def _mnist_like(
         part: [raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"]
         for part, prefix in (("train", "train"), ("test", "t10k"))
     }
-    fetch(name, cls, folder, download, [*files["train"], *files["test"]], [{}])
+    fetch(name, folder, download, [*files["train"], *files["test"]], torchvision_download(cls))
 
     def read(part: str) -> Split:
         images, labels = files[part]
@@ -278,7 +281,7 @@ def _cifar(name: str, kind: _Cifar, root: str | Path | None, download: bool) -> 
     home = folder_with(kind.folder, root)
     folder = home / kind.folder
     files = [folder / file for file in (*kind.train, kind.test, kind.meta)]
-    fetch(name, kind.cls, home, download, files, [{}])
+    fetch(name, home, download, files, torchvision_download(kind.cls))
 
     def decode() -> Dataset:
         source = torchvision_class(kind.cls)

@@ -41,7 +41,12 @@ class LayerRow:
     parameters: int
 
 
-def layer_table(model: nn.Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
+def takes_tokens(model: nn.Module, input_shape: tuple[int, ...]) -> bool:
+    """Return whether samples of this shape are probably tokens for the model: it has an embedding."""
+    return len(input_shape) == 1 and any(isinstance(layer, nn.Embedding) for layer in model.modules())
+
+
+def layer_table(model: nn.Module, input_shape: tuple[int, ...], *, tokens: bool = False) -> list[LayerRow]:
     """Return all layers without children and all layers with own parameters, in the order of the model.
 
     The parameters of the rows add up to those of the model. A layer called several times has its last output.
@@ -49,7 +54,7 @@ def layer_table(model: nn.Module, input_shape: tuple[int, ...]) -> list[LayerRow
     Raises:
         ConfigError: samples of `input_shape` do not pass through the model; it names the layer.
     """
-    trace = _probe(model, input_shape, training=False, batch=BATCH)
+    trace = _probe(model, input_shape, training=False, batch=BATCH, tokens=tokens)
     counted: set[int] = set()
     rows = []
     for name, layer in model.named_modules():
@@ -62,26 +67,33 @@ def layer_table(model: nn.Module, input_shape: tuple[int, ...]) -> list[LayerRow
 
 
 def check_shapes(
-    model: nn.Module, input_shape: tuple[int, ...], num_classes: int, *, batch: int = BATCH
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    batch: int = BATCH,
+    tokens: bool = False,
 ) -> None:
-    """Check that the model in training mode returns logits [N, num_classes] for `batch` samples.
+    """Check that the model in training mode returns outputs of the required shape for `batch` samples.
+
+    These are [N, num_classes], or for tokens [N, T, num_classes].
 
     Raises:
         ConfigError: it does not; the error names the layer, its input and what it accepts.
     """
-    output = _probe(model, input_shape, training=True, batch=batch).result
+    output = _probe(model, input_shape, training=True, batch=batch, tokens=tokens).result
+    shape = (*input_shape, num_classes) if tokens else (num_classes,)
+    expected = f"logits [{', '.join(['N', *map(str, shape)])}]"
     if not isinstance(output, Tensor):
         raise ConfigError(
             f"the model returns a {type(output).__name__}",
             key="name",
-            expected=f"one tensor of logits [N, {num_classes}]",
+            expected=f"one tensor of {expected}",
             fix="wrap the model so that its forward returns only the logits",
         )
-    if tuple(output.shape) != (batch, num_classes):
-        shape = ", ".join(["N" if output.shape[:1] == (batch,) else "?", *map(str, output.shape[1:])])
-        raise ConfigError(
-            f"the model's output has the shape [{shape}]", key="name", expected=f"logits [N, {num_classes}]"
-        )
+    if tuple(output.shape) != (batch, *shape):
+        found = ", ".join(["N" if output.shape[:1] == (batch,) else "?", *map(str, output.shape[1:])])
+        raise ConfigError(f"the model's output has the shape [{found}]", key="name", expected=expected)
 
 
 @dataclass(slots=True)
@@ -99,7 +111,7 @@ class _Trace:
     result: object = None
 
 
-def materialize(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+def materialize(model: nn.Module, input_shape: tuple[int, ...], *, tokens: bool = False) -> None:
     """Initialize lazy layers (`nn.LazyLinear` ...) by one forward pass in evaluation mode.
 
     As in torch, their initial values are drawn from torch's global generator.
@@ -112,7 +124,7 @@ def materialize(model: nn.Module, input_shape: tuple[int, ...]) -> None:
     trace = _Trace({}, [])
     try:
         with _mode(model, training=False), _watched(model, trace), torch.no_grad():
-            model(torch.zeros((BATCH, *input_shape), dtype=torch.float32))
+            model(_zeros((BATCH, *input_shape), tokens))
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -127,7 +139,7 @@ def materialize(model: nn.Module, input_shape: tuple[int, ...]) -> None:
         )
 
 
-def sparse_gradients(model: nn.Module, input_shape: tuple[int, ...]) -> set[str]:
+def sparse_gradients(model: nn.Module, input_shape: tuple[int, ...], *, tokens: bool = False) -> set[str]:
     """Return the names of the parameters whose gradients are sparse (`nn.Embedding(sparse=True)`).
 
     They are found by a backward pass of a copy or, if that fails, by the layers' `sparse` attribute.
@@ -141,7 +153,7 @@ def sparse_gradients(model: nn.Module, input_shape: tuple[int, ...]) -> set[str]
     try:
         model_copy = copy_model(model)
         with preserved(), torch.enable_grad():
-            output = model_copy(torch.zeros((BATCH, *input_shape), dtype=torch.float32))
+            output = model_copy(_zeros((BATCH, *input_shape), tokens))
             output.real.sum().backward()
     except KeyboardInterrupt:
         raise
@@ -153,7 +165,13 @@ def sparse_gradients(model: nn.Module, input_shape: tuple[int, ...]) -> set[str]
     }
 
 
-def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, batch: int) -> _Trace:
+def _zeros(shape: tuple[int, ...], tokens: bool) -> Tensor:
+    return torch.zeros(shape, dtype=torch.int64 if tokens else torch.float32)
+
+
+def _probe(
+    model: nn.Module, input_shape: tuple[int, ...], *, training: bool, batch: int, tokens: bool
+) -> _Trace:
     """Run the forward pass of a copy on the meta device or, if that fails, on the CPU.
 
     Only errors on the CPU are reported: code that depends on values cannot run on the meta device.
@@ -162,7 +180,7 @@ def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, ba
     trace = _Trace({}, [])
     try:
         model_copy = copy_model(model, device="meta")
-        _forward(model_copy, shape, trace, training=training, device="meta")
+        _forward(model_copy, shape, trace, training=training, tokens=tokens, device="meta")
         return trace
     except KeyboardInterrupt:
         raise
@@ -170,7 +188,7 @@ def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, ba
         trace = _Trace({}, [])
     with temporary_copy(model) as model_copy:
         try:
-            _forward(model_copy, shape, trace, training=training)
+            _forward(model_copy, shape, trace, training=training, tokens=tokens)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -179,11 +197,17 @@ def _probe(model: nn.Module, input_shape: tuple[int, ...], *, training: bool, ba
 
 
 def _forward(
-    model: nn.Module, shape: tuple[int, ...], trace: _Trace, *, training: bool, device: str = "cpu"
+    model: nn.Module,
+    shape: tuple[int, ...],
+    trace: _Trace,
+    *,
+    training: bool,
+    tokens: bool,
+    device: str = "cpu",
 ) -> None:
     # The states of generators are tensors, so save them before switching to the meta device.
     with preserved(), torch.device(device), _mode(model, training), _watched(model, trace), torch.no_grad():
-        trace.result = model(torch.zeros(shape, dtype=torch.float32))
+        trace.result = model(_zeros(shape, tokens))
 
 
 def copy_model(model: nn.Module, device: str = "") -> nn.Module:
@@ -289,7 +313,9 @@ def _shape_error(input_shape: tuple[int, ...], trace: _Trace, error: BaseExcepti
         f"{describe_error(error)}{f' ({line})' if line else ''}",
         key="name",
         expected=_takes(layer),
-        fix="change the size of the images (data.resize, data.pad) or choose another model",
+        fix="change the size of the images (data.resize, data.pad) or choose another model"
+        if len(input_shape) == 3
+        else "choose another model",
     )
 
 

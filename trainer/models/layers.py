@@ -64,6 +64,18 @@ def require_images(model: str, input_shape: tuple[int, ...]) -> tuple[int, int, 
     return channels, height, width
 
 
+def require_tokens(model: str, input_shape: tuple[int, ...]) -> int:
+    """Return the length of a window; raise ConfigError if the samples are not vectors."""
+    if len(input_shape) != 1:
+        raise ConfigError(
+            f"{model} needs tokens, but the samples have shape {list(input_shape)}",
+            key="name",
+            expected="windows of tokens [T], as those of the data sets text and tiny_shakespeare",
+            fix="choose another model or another data set",
+        )
+    return input_shape[0]
+
+
 def require_room(model: str, layer: str, input_shape: tuple[int, ...], size: tuple[int, int]) -> None:
     """Raise ConfigError if `size`, the height and width of the output of `layer`, is 0."""
     if min(size) < 1:

@@ -216,7 +216,10 @@ def _packed(loaded_data: LoadedData) -> dict[str, Any]:
     splits, names = loaded_data.splits, loaded_data.dataset.class_names
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
     return {
-        "splits": {name: [part.inputs, part.targets] for name, part in parts.items() if part is not None},
+        "splits": {
+            name: [part.inputs, part.targets, part.stride] for name, part in parts.items() if part is not None
+        },
+        "task": loaded_data.dataset.task,
         "class_names": None if names is None else list(names),
         "digest": loaded_data.dataset.digest,
     }
@@ -228,7 +231,8 @@ def open_shared_data(path: Path) -> LoadedData:
     parts = {name: Split(*tensors) for name, tensors in packed["splits"].items()}
     names = None if packed["class_names"] is None else tuple(packed["class_names"])
     splits = Splits(parts["train"], parts.get("val"), parts["test"])
-    return LoadedData(Dataset(splits.train, splits.test, names, packed["digest"]), splits)
+    dataset = Dataset(splits.train, splits.test, names, packed["digest"], task=packed["task"])
+    return LoadedData(dataset, splits)
 
 
 def check_variants(sweep: Sweep, shared_data: SharedData) -> dict[str, VariantInfo]:

@@ -32,8 +32,8 @@ from trainer.device import PRECISIONS
 from trainer.errors import ConfigError, OptlabError
 from trainer.losses import Loss, penalty
 from trainer.matching import matching, trainable
-from trainer.metrics import BUILT_IN, RESERVED_NAMES, Metric, find, of_function, of_targets
-from trainer.models.describe import check_shapes, materialize, sparse_gradients
+from trainer.metrics import BUILT_IN, RESERVED_NAMES, Metric, find, of_function
+from trainer.models.describe import check_shapes, materialize, sparse_gradients, takes_tokens
 from trainer.models.init import InitRule, initialize
 from trainer.optimizers.build import build_optimizer, kinds_of, needs_closure, resolve_implementation
 from trainer.optimizers.external import OptimizerSpec, build_external, derived_numbers, rate_holder
@@ -41,6 +41,7 @@ from trainer.optimizers.groups import Group, GroupSpec, assign_groups, assign_ow
 from trainer.optimizers.rules import refuse, refuse_mode
 from trainer.schedules import Schedule, ScheduleSpec, build_schedule
 from trainer.seeding import generator, global_stream
+from trainer.tasks import CLASSIFICATION, NEXT_TOKEN, Task
 from trainer.training.engines.eager import MicroBatch
 from trainer.training.locate import located, prefixed
 from trainer.training.preflight import check_parameters, try_metric
@@ -49,17 +50,20 @@ from trainer.training.timetable import Plan
 from trainer.user_code import user_code
 
 
-def build_model(loaded: Loaded, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+def build_model(
+    loaded: Loaded, input_shape: tuple[int, ...], num_classes: int, *, tokens: bool = False
+) -> nn.Module:
     """Return the initialised model on the CPU, checked against the shape of the data.
 
     Args:
         loaded: the config; uses `model`, `init` and `seed.init`.
-        input_shape: shape of one preprocessed sample, (C, H, W) or (D,).
+        input_shape: shape of one preprocessed sample, (C, H, W), (D,) or (T,).
         num_classes: required number of outputs.
+        tokens: whether samples are tokens: inputs int64 [N, T], outputs [N, T, num_classes].
     """
     config = loaded.config
     with located(loaded, "model"), global_stream("init", config.seed.init):
-        model = make_model(config.model, input_shape, num_classes)
+        model = make_model(config.model, input_shape, num_classes, tokens=tokens)
     if config.init is not None:
         with located(loaded, "init"):
             rules = _init_rules(model, config.init)
@@ -73,10 +77,18 @@ def build_model(loaded: Loaded, input_shape: tuple[int, ...], num_classes: int) 
     return model
 
 
-def make_model(component: Component, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+def make_model(
+    component: Component, input_shape: tuple[int, ...], num_classes: int, *, tokens: bool | None = None
+) -> nn.Module:
     """Return a model with its default initial weights, checked against the shape of the samples.
 
     Draws from torch's global generator.
+
+    Args:
+        component: the model in the config.
+        input_shape: shape of one preprocessed sample.
+        num_classes: required number of outputs.
+        tokens: whether samples are tokens; None = they are if the model has an embedding.
 
     Raises:
         ConfigError: the model cannot be built or does not fit the data; keys are relative to the component.
@@ -86,10 +98,12 @@ def make_model(component: Component, input_shape: tuple[int, ...], num_classes: 
         raise ConfigError(
             f"{component.name} returned a {type(model).__name__}", key="name", expected="a torch.nn.Module"
         )
+    if tokens is None:
+        tokens = takes_tokens(model, input_shape)
     with user_code(component.name):
-        materialize(model, input_shape)
+        materialize(model, input_shape, tokens=tokens)
         check_parameters(model)
-        check_shapes(model, input_shape, num_classes)
+        check_shapes(model, input_shape, num_classes, tokens=tokens)
     return model
 
 
@@ -119,21 +133,21 @@ def build_loss(component: Component) -> Loss:
 
 
 def build_metrics(
-    components: Sequence[MetricConfig], targets: Sequence[Tensor], num_classes: int, *, classes: bool
+    components: Sequence[MetricConfig], targets: Sequence[Tensor], num_classes: int, task: Task
 ) -> tuple[Metric, ...]:
-    """Return the metrics of the data, then those of the config; keys of errors are relative to the list.
+    """Return the metrics of the task, then those of the config; keys of errors are relative to the list.
 
     Args:
         components: the metrics of the config.
         targets: targets of some samples, as in training and as in evaluation; every metric is tried on them.
         num_classes: number of outputs.
-        classes: whether the targets are classes.
+        task: the task.
     """
-    metrics = list(of_targets(classes=classes))
+    metrics = [BUILT_IN[name] for name in task.metrics]
     for number, component in enumerate(components):
         try:
             metric, is_additive = _build_metric(component)
-            _check_metric(metric, component, metrics, classes=classes)
+            _check_metric(metric, component, metrics, task)
             with user_code(component.name):
                 for one in targets:
                     try_metric(metric, one, num_classes, check_additive=is_additive)
@@ -175,11 +189,11 @@ def _build_metric(component: MetricConfig) -> tuple[Metric, bool]:
     return of_function(name, component.mode, partial(builder, **options)), False
 
 
-def _check_metric(
-    metric: Metric, component: MetricConfig, others: Sequence[Metric], *, classes: bool
-) -> None:
-    if metric.needs_classes and not classes:
+def _check_metric(metric: Metric, component: MetricConfig, others: Sequence[Metric], task: Task) -> None:
+    if metric.needs_classes and task not in (CLASSIFICATION, NEXT_TOKEN):
         raise ConfigError(f"{metric.name} needs classes; the data has real targets", key="name")
+    if task == NEXT_TOKEN and component.name in BUILT_IN and not metric.needs_classes:
+        raise ConfigError(f"{metric.name} is not a metric of tokens", key="name")
     if component.mode not in (None, metric.mode):
         raise ConfigError(f"{metric.name} has mode {metric.mode}", key="mode", fix="leave out `mode`")
     own = component.name not in BUILT_IN
@@ -345,7 +359,8 @@ def _build_registered(
     owned = {name: parameters[name] for group in groups for name in group.names}
     refuse(cls, options, groups, owned, device_type=context.device.type)
     own_model = loaded.config.model.name not in catalog.REGISTRIES["model"]  # built-in: dense gradients
-    sparse = sparse_gradients(model, context.input_shape) if own_model else set()
+    tokens = not context.batches[0][0].is_floating_point()
+    sparse = sparse_gradients(model, context.input_shape, tokens=tokens) if own_model else set()
     implementation = resolve_implementation(cls, options, kinds_of(owned, sparse))
     optimizer = build_optimizer(cls, model, groups, options | implementation, sparse=sparse)
     mode: StepMode = "closure" if needs_closure(cls) else "plain"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,13 +19,13 @@ from trainer.data.dataset import Dataset, Splits, data_root
 from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
 from trainer.device import PRECISIONS, Clock, autocast, check_threads, resolve_device, usable_threads
 from trainer.errors import OptlabError
-from trainer.metrics import leading
 from trainer.models.layers import feed_channels_last
 from trainer.optimizers.external import rate_holder
 from trainer.optimizers.groups import Group
 from trainer.optimizers.modes import train_mode
 from trainer.schedules import Schedule, cycled_options
 from trainer.seeding import seed_dropout, seed_globals
+from trainer.tasks import NEXT_TOKEN, RECONSTRUCTION, Task, task_of
 from trainer.training.builders import (
     OptimizerContext,
     Optimizers,
@@ -43,7 +44,13 @@ from trainer.training.evaluation import RunningMean
 from trainer.training.experiment import Experiment
 from trainer.training.loaded_data import LoadedData, load_data
 from trainer.training.locate import located
-from trainer.training.preflight import check_last_batch, check_metrics, check_probabilities, try_loss
+from trainer.training.preflight import (
+    check_inputs,
+    check_last_batch,
+    check_metrics,
+    check_probabilities,
+    try_loss,
+)
 from trainer.training.record_maker import RecordMaker
 from trainer.training.state import TrainingState
 from trainer.training.threads import choose_threads
@@ -60,7 +67,9 @@ class RunSetup:
         experiment: the experiment.
         code: the users' files and the packages that the config's components come from.
         data_digest: SHA-256 of the content of the data set.
+        task: the task.
         num_classes: number of outputs of the model.
+        vocabulary: the text of every token; None without tokens.
         groups: parameter groups by optimizer label.
         notes: lines for the log.
     """
@@ -69,14 +78,15 @@ class RunSetup:
     experiment: Experiment
     code: Code
     data_digest: str
+    task: Task
     num_classes: int
+    vocabulary: Sequence[str] | None
     groups: Mapping[str, Sequence[Group]]
     notes: Sequence[str]
 
     def select_metric(self) -> str:
         """Return the metric that selects the best checkpoint."""
-        measured = (metric.name for metric in self.experiment.metrics)
-        return self.config.train.select or f"val_{leading(measured)}"
+        return self.config.train.select or f"val_{self.task.select}"
 
 
 def build_experiment(
@@ -132,17 +142,26 @@ def _set_up_run(
     if loaded_data is None:
         loaded_data = load_data(loaded, download=download)
     dataset, splits = loaded_data.dataset, loaded_data.splits
+    with located(loaded):
+        task = task_of(config.task, dataset.task)
+    tokens = task == NEXT_TOKEN
     with located(loaded, "data"):
+        check_inputs(task, config.data)
         prepare = make_prepare(
             input_shape=dataset.input_shape,
             **_mean_std(config.data, splits),
             resize=config.data.resize,
             pad=config.data.pad,
         )
-        batches = _batches(config, dataset, splits, prepare, device)
-        some_inputs, some_targets = next(batches.epoch(0))  # also checks that a batch can be made
-    model = build_model(loaded, prepare.output_shape, dataset.num_classes)
-    check_last_batch(loaded, model, batches, prepare.output_shape, dataset.num_classes)
+        reconstruct = task == RECONSTRUCTION
+        num_outputs = math.prod(prepare.output_shape) if reconstruct else dataset.num_classes
+        batches = _batches(config, dataset, splits, prepare, device, reconstruct=reconstruct)
+        some_inputs, trained = next(batches.epoch(0))  # also checks that a batch can be made
+        # Metrics are tried on targets as in training, which augmentations may change, and on unchanged ones.
+        evaluate_on = _evaluation(config, splits, prepare, device, reconstruct=reconstruct)
+        evaluated = next(evaluate_on("train")).targets[: len(trained)]
+    model = build_model(loaded, prepare.output_shape, num_outputs, tokens=tokens)
+    check_last_batch(loaded, model, batches, prepare.output_shape, num_outputs, tokens=tokens)
     model.to(device)
     if device.type == "cpu" and config.model.name in catalog.REGISTRIES["model"]:
         feed_channels_last(model, prepare.output_shape)
@@ -157,17 +176,13 @@ def _set_up_run(
     with located(loaded, "loss"):
         loss = build_loss(config.loss)
         with user_code(config.loss.name):
-            try_loss(loss, some_targets[:2].cpu(), dataset.num_classes)
+            try_loss(loss, trained[:2].cpu(), num_outputs)
         if config.loss.name == "cross_entropy":
-            check_probabilities(splits.train.targets)
+            check_probabilities(evaluated if reconstruct else splits.train.targets)
         model_penalty = build_penalty(config, model)
 
     with located(loaded, "train.metrics"):
-        classes = dataset.class_names is not None
-        unchanged = splits.train.targets[: len(some_targets)].to(device)  # augmentations can change targets
-        metrics = build_metrics(
-            config.train.metrics, (some_targets, unchanged), dataset.num_classes, classes=classes
-        )
+        metrics = build_metrics(config.train.metrics, (trained, evaluated), num_outputs, task)
     steps_per_epoch = -(-batches.batches_per_epoch // config.train.accumulate)
     plan = _plan(config, steps_per_epoch)
     built = build_optimizers(
@@ -178,7 +193,7 @@ def _set_up_run(
             device=device,
             loss=loss,
             autocast=precision,
-            batches=[(some_inputs, some_targets)],
+            batches=[(some_inputs, trained)],
             numbers={
                 "num_iterations": plan.steps,
                 "total_steps": plan.steps,
@@ -222,7 +237,7 @@ def _set_up_run(
     experiment = Experiment(
         splits=splits,
         batches=batches,
-        evaluate_on=_evaluation(config, splits, prepare, device),
+        evaluate_on=evaluate_on,
         loss=loss,
         autocast=precision,
         metrics=metrics,
@@ -247,7 +262,9 @@ def _set_up_run(
         experiment=experiment,
         code=code_of(config),
         data_digest=dataset.digest,
-        num_classes=dataset.num_classes,
+        task=task,
+        num_classes=num_outputs,
+        vocabulary=dataset.class_names if tokens else None,
         groups=groups,
         notes=[*loaded.notes, *dataset.notes, *([threads_note] if threads_note else [])],
     )
@@ -288,7 +305,13 @@ def _mean_std(data: DataConfig, splits: Splits) -> dict[str, list[float]]:
 
 
 def _batches(
-    config: Config, dataset: Dataset, splits: Splits, prepare: Prepare, device: torch.device
+    config: Config,
+    dataset: Dataset,
+    splits: Splits,
+    prepare: Prepare,
+    device: torch.device,
+    *,
+    reconstruct: bool,
 ) -> Batches:
     augment = [
         build_augmentation(component, dataset.num_classes, f"augment.{number}")
@@ -305,15 +328,20 @@ def _batches(
         augment=augment,
         device=device,
         repeat=config.data.repeat,
+        reconstruct=reconstruct,
     )
 
 
 def _evaluation(
-    config: Config, splits: Splits, prepare: Prepare, device: torch.device
+    config: Config, splits: Splits, prepare: Prepare, device: torch.device, *, reconstruct: bool
 ) -> Callable[[str], Iterator[Any]]:
     def batches_of(split: str) -> Iterator[Any]:
         return eval_batches(
-            getattr(splits, split), batch_size=config.data.eval_batch_size, prepare=prepare, device=device
+            getattr(splits, split),
+            batch_size=config.data.eval_batch_size,
+            prepare=prepare,
+            device=device,
+            reconstruct=reconstruct,
         )
 
     return batches_of

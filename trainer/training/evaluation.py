@@ -66,7 +66,8 @@ class RunningMean:
         together = [(torch.cat(outputs), torch.cat(targets))]
         for index, metric in enumerate(self._metrics):
             # Sums of floats depend on how steps are grouped, which differs in a resumed run.
-            for part in together if metric.counts else zip(outputs, targets, strict=True):
+            counts = metric.counts and targets[0].ndim == 1  # of tokens, metrics are means over windows
+            for part in together if counts else zip(outputs, targets, strict=True):
                 self._sums[index] = _add(self._sums[index], metric, *part)
 
     def values(self) -> dict[str, float | None]:

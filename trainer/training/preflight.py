@@ -6,14 +6,31 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.load import Loaded
+from trainer.config.models import DataConfig
 from trainer.data.batches import Batches
 from trainer.errors import ConfigError, unknown_name
 from trainer.losses import Loss
 from trainer.metrics import Metric
 from trainer.models.describe import check_shapes
 from trainer.seeding import generator
+from trainer.tasks import Task
 from trainer.training.experiment import Experiment
 from trainer.user_code import code_location
+
+
+def check_inputs(task: Task, data: DataConfig) -> None:
+    """Raise ConfigError if the config would scale or augment inputs that are not measurements.
+
+    `key` is relative to `data`.
+    """
+    stated = {"normalize": data.normalize, "augment": data.augment}
+    for key, value in stated.items():
+        if value and not task.scales_inputs:
+            raise ConfigError(
+                f"the inputs of the task {task.name} cannot be changed by data.{key}",
+                key=key,
+                fix=f"remove data.{key}",
+            )
 
 
 def check_parameters(model: nn.Module) -> None:
@@ -28,13 +45,19 @@ def check_parameters(model: nn.Module) -> None:
 
 
 def check_last_batch(
-    loaded: Loaded, model: nn.Module, batches: Batches, input_shape: tuple[int, ...], num_classes: int
+    loaded: Loaded,
+    model: nn.Module,
+    batches: Batches,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    tokens: bool,
 ) -> None:
     """Raise ConfigError if a batch has one sample and the model cannot train on one (batch norm)."""
     if batches.samples_per_epoch % batches.batch_size != 1 and batches.batch_size != 1:
         return
     try:
-        check_shapes(model, input_shape, num_classes, batch=1)
+        check_shapes(model, input_shape, num_classes, batch=1, tokens=tokens)
     except ConfigError as error:
         key = "data.batch_size"
         raise ConfigError(
@@ -46,9 +69,14 @@ def check_last_batch(
         ) from error
 
 
+def output_shape(targets: Tensor, num_classes: int) -> tuple[int, ...]:
+    """Return the shape of a model's outputs for targets: [N, K], or for tokens [N, T, K]."""
+    return (*targets.shape, num_classes) if not targets.is_floating_point() else (len(targets), num_classes)
+
+
 def try_loss(loss: Loss, targets: Tensor, num_classes: int) -> None:
     """Evaluate the loss once on zeros, so that targets of the wrong kind are reported before the run."""
-    outputs = torch.zeros(len(targets), num_classes, dtype=torch.float32, requires_grad=True)
+    outputs = torch.zeros(output_shape(targets, num_classes), dtype=torch.float32, requires_grad=True)
     try:
         value = loss(outputs, targets)
     except (RuntimeError, ValueError, TypeError) as error:
@@ -86,7 +114,7 @@ def try_metric(metric: Metric, targets: Tensor, num_classes: int, *, check_addit
         check_additive: whether the sums of two batches are added to those of both together.
     """
     assert metric.sums is not None
-    outputs = torch.randn(len(targets), num_classes, generator=generator("construction", 0))
+    outputs = torch.randn(output_shape(targets, num_classes), generator=generator("construction", 0))
     outputs = outputs.to(targets.device)
     with torch.no_grad():
         sums = metric.sums(outputs, targets)

@@ -21,6 +21,7 @@ def prepare(name: str, options: Sequence[str]) -> None:
         "train": f"{len(dataset.train):,} samples",
         "test": f"{len(dataset.test):,} samples",
         "shape": "x".join(map(str, dataset.input_shape)),
+        "task": dataset.task,
         "classes": f"{dataset.num_classes}"
         if dataset.class_names
         else f"none ({dataset.num_classes} real targets)",

@@ -20,7 +20,7 @@ from trainer.errors import (
     ConfigError,
     unknown_name,
 )
-from trainer.models.describe import layer_table
+from trainer.models.describe import layer_table, takes_tokens
 from trainer.seeding import global_stream
 from trainer.training.builders import make_model
 
@@ -29,6 +29,7 @@ DEFAULT_INPUTS = {
     "3c3d": (3, 32, 32),
     "resnet": (3, 32, 32),
     "torchvision": (3, 224, 224),
+    **dict.fromkeys(("transformer", "rnn", "gru", "lstm"), (64,)),
 }
 
 
@@ -58,7 +59,7 @@ def show(
         )
         with global_stream("init", 0):
             network = make_model(component, input_shape, classes)
-        layers = layer_table(network, input_shape)
+        layers = layer_table(network, input_shape, tokens=takes_tokens(network, input_shape))
     if as_json:
         described = [asdict(layer) for layer in layers]
         console.print_json({"kind": kind, "name": name, "options": rows, "layers": described})
