@@ -66,6 +66,7 @@ CHANGES = {
     "data.resize": "data.resize=10",
     "data.pad": "data.pad=1",
     "data.augment.name": "data.augment=[]",
+    "task": "task=classification",
     "model.name": "model={name: linear}",
     "model.hidden": "model.hidden=[17]",
     "init.weight.name": "init.weight={name: kaiming_normal_}",

@@ -22,7 +22,7 @@ def prepare(name: str, options: Sequence[str]) -> None:
         "test": f"{len(dataset.test):,} samples",
         "shape": "x".join(map(str, dataset.input_shape)),
         "task": dataset.task,
-        "classes": f"{dataset.num_classes}"
+        "tokens" if dataset.task == "next_token" else "classes": f"{dataset.num_classes}"
         if dataset.class_names
         else f"none ({dataset.num_classes} real targets)",
         "sha256": dataset.digest,
