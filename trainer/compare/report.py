@@ -62,7 +62,7 @@ class Comparison:
         metric: the result of which differences are computed, for example `test_accuracy`.
         confidence: confidence level of each group's interval, and of all intervals of differences together.
         targets: the targets to which times were measured.
-        selection: how the settings of a swept key are compared, and where this rule comes from.
+        search: the runs at several settings, and the rule by which the settings are compared.
         tuning_lines: the sensitivity as text.
         notes: runs left out, unintended differences between groups, and figures that could not be drawn.
         figures: figures by name, for example `val_loss`; empty if none were requested.
@@ -76,10 +76,15 @@ class Comparison:
     metric: str
     confidence: float
     targets: tuple[Target, ...]
-    selection: Selection
+    search: tuning.Search
     tuning_lines: tuple[str, ...]
     notes: tuple[str, ...]
     figures: Mapping[str, Figure] = field(default_factory=dict)
+
+    @property
+    def selection(self) -> Selection:
+        """How the settings of a swept key are compared, and where this rule comes from."""
+        return self.search.selection
 
     def verdict_lines(self) -> list[str]:
         """Return the differences as text, below a heading with their metric and confidence level."""
@@ -243,7 +248,7 @@ def compare_runs(
         metric=judged,
         confidence=confidence,
         targets=goals,
-        selection=selection,
+        search=search,
         tuning_lines=tuple(search.lines()),
         notes=tuple(dict.fromkeys(notes)),
         figures=figures,

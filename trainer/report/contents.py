@@ -7,19 +7,20 @@ import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from trainer.compare import Comparison
+from trainer.compare import Comparison, tuning
 from trainer.compare.curves import column_label, common_title
 from trainer.compare.entries import Entry, is_number, metrics_of
 from trainer.compare.figure_style import STYLES, line_for
 from trainer.compare.figures import curve_metrics
 from trainer.compare.groups import Group
+from trainer.compare.objective import Selection
 from trainer.compare.table import caption, sections
 from trainer.errors import FigureError
 from trainer.metrics import find
@@ -42,6 +43,7 @@ X_LABELS = {
     "train_seconds": "seconds of training",
     "grad_evals": "gradient evaluations",
 }
+Item = TypeVar("Item")
 _DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 
 
@@ -71,7 +73,10 @@ def report_contents(comparison: Comparison, *, title: str = "") -> dict[str, Any
         "title": title or common_title(groups),
         "optlab": _version(),
         "problems": list(comparison.grouping.problems),
-        "groups": [_group(group, index) for group, index in _numbered(groups)],
+        "groups": [
+            _group(group, index)
+            for group, index in _numbered_by_problem(groups, [group.problem for group in groups])
+        ],
         "runs": [
             _run(entry, number, curve)
             for number, entry, curve in zip(_group_numbers(groups), entries, curves, strict=True)
@@ -85,7 +90,7 @@ def report_contents(comparison: Comparison, *, title: str = "") -> dict[str, Any
         "table": _table(comparison),
         "caption": caption(comparison.confidence),
         "results": _results(comparison),
-        "swept": _swept(comparison),
+        "search": _search(comparison),
         "keys": list(comparison.grouping.keys),
         "csv": {
             "groups": comparison.groups.to_csv(index=False, lineterminator="\n"),
@@ -103,21 +108,24 @@ def _version() -> str:
         return ""
 
 
-def _numbered(groups: Sequence[Group]) -> Iterator[tuple[Group, int]]:
-    """Yield the groups with their index within their problem, which decides colour and dashes."""
+def _numbered_by_problem(items: Sequence[Item], problems: Sequence[str]) -> Iterator[tuple[Item, int]]:
+    """Yield items with their index within their problem, which decides colour and dashes."""
     counts: Counter[str] = Counter()
-    for group in groups:
-        yield group, counts[group.problem]
-        counts[group.problem] += 1
+    for item, problem in zip(items, problems, strict=True):
+        yield item, counts[problem]
+        counts[problem] += 1
+
+
+def _appearance(index: int) -> dict[str, str]:
+    """Return colour and dashes of a group or family, as in the figures of `optlab compare`."""
+    line = line_for(index, STYLES["screen"])
+    return {"colour": line.colour, "dash": _DASHES.get(str(line.dashes), "longdash")}
 
 
 def _group(group: Group, index: int) -> dict[str, Any]:
-    line = line_for(index, STYLES["screen"])
-    return {
+    return _appearance(index) | {
         "name": group.name,
         "problem": group.problem,
-        "colour": line.colour,
-        "dash": _DASHES.get(str(line.dashes), "longdash"),
         "settings": _plain(group.settings),
         "all_settings": _plain(group.entries[0].settings),
         "diverged": group.diverged,
@@ -230,18 +238,54 @@ def _results(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _swept(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return the numeric settings in which groups differ, with their value in every run."""
-    swept = []
-    entries = [entry for group in comparison.grouping.groups for entry in group.entries]
-    for key in comparison.grouping.keys:
-        found = [entry.settings.get(key) for entry in entries]
-        values = [float(value) if value is not None and is_number(value) else None for value in found]
-        numbers = {value for value in values if value is not None}
-        if len(numbers) >= 2:
-            log = min(numbers) > 0 and max(numbers) / min(numbers) >= 10
-            swept.append({"key": key, "values": values, "log": log})
-    return swept
+def _search(comparison: Comparison) -> dict[str, Any]:
+    """Return what was searched: families of groups, and every run with its settings and score."""
+    search = comparison.search
+    selection, metric = search.selection, search.selection.metric
+    families = [
+        family
+        for problem in search.grouping.problems
+        for family in tuning.families(search.grouping, search.swept, problem)
+    ]
+    points = [
+        {
+            "family": number,
+            "seed": entry.seed,
+            "status": str(entry.run.status.get("status")),
+            "value": None if entry.run.status["status"] == "diverged" else _scaled(entry, selection),
+            "settings": [_number(entry.settings.get(key)) for key in search.swept],
+        }
+        for number, family in enumerate(families)
+        for group in family.groups
+        for entry in group.entries
+    ]
+    return {
+        "label": metric.with_unit(selection.label),
+        "log": metric.log,
+        "keys": [
+            {"name": key, "log": _spans_decades(group.settings.get(key) for group in search.grouping.groups)}
+            for key in search.swept
+        ],
+        "families": [
+            _appearance(index) | {"name": family.name or "all", "problem": family.groups[0].problem}
+            for family, index in _numbered_by_problem(families, [f.groups[0].problem for f in families])
+        ],
+        "points": points if search.swept else [],
+    }
+
+
+def _scaled(entry: Entry, selection: Selection) -> float | None:
+    value = selection.value(entry)
+    return None if value is None or not math.isfinite(value) else _rounded(selection.metric.scale * value)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if value is not None and is_number(value) else None
+
+
+def _spans_decades(values: Iterable[Any]) -> bool:
+    numbers = [float(value) for value in values if value is not None and is_number(value)]
+    return bool(numbers) and min(numbers) > 0 and max(numbers) / min(numbers) >= 10
 
 
 def _figures(comparison: Comparison) -> list[dict[str, str]]:

@@ -178,7 +178,7 @@
     options(byId("problem"), data.problems.map((name) => [name, name || "all runs"]));
     if (data.problems.length < 2) byId("problem").parentElement.hidden = true;
     options(byId("x"), data.x.map((one) => [one.name, one.label]));
-    listen("problem", "change", (select) => { state.problem = select.value; chooseProblem(); drawResults(); drawSetting(); });
+    listen("problem", "change", (select) => { state.problem = select.value; chooseProblem(); drawAll(); });
     listen("y", "change", (select) => { state.y = select.value; chooseColumn(); });
     listen("x", "change", (select) => { state.x = select.value; });
     listen("log-y", "change", (box) => { state.logY = box.checked; });
@@ -217,28 +217,51 @@
     });
   }
 
+  // The search: every run at its settings, coloured by the family, which is everything that was not searched
+
+  const search = data.search;
+  const searched = () => search.points.filter((point) => search.families[point.family].problem === state.problem);
+
   function drawSetting() {
-    const setting = data.swept[Number(byId("setting").value)];
-    if (!setting) return;
-    draw("setting-plot", points((at) => setting.values[at]), {
-      xaxis: { title: { text: markup(setting.key) }, type: setting.log ? "log" : "linear", exponentformat: "power" },
-      yaxis: { title: { text: markup(data.results.label) } },
+    const at = Number(byId("setting").value);
+    const key = search.keys[at];
+    const all = searched().filter((point) => point.settings[at] !== null);
+    const known = all.map((point) => point.value).filter((value) => value !== null);
+    const worst = search.log ? Math.max(...known) : Math.min(...known);
+    const traces = search.families.flatMap((family, number) => {
+      const name = markup(family.name);
+      return [false, true].map((missing) => {
+        const kept = all.filter((point) => point.family === number && (point.value === null) === missing);
+        const settings = (point) => search.keys.map((one, i) => `${markup(one.name)}: ${point.settings[i]}`);
+        return {
+          x: kept.map((point) => point.settings[at]), y: kept.map((point) => point.value ?? worst), name, mode: "markers",
+          marker: { color: colour(family), size: 9, opacity: 0.8, symbol: missing ? "x" : "circle" },
+          text: kept.map((point) => [...settings(point), `seed ${markup(point.seed)}`, markup(point.status)].join("<br>")),
+          hovertemplate: `${missing ? "no value" : "%{y:.6g}"}<br>%{text}<extra>${name}</extra>`, showlegend: !missing,
+        };
+      });
+    }).filter((trace) => trace.x.length);
+    const type = search.log && known.every((value) => value > 0) ? "log" : "linear";
+    draw("setting-plot", traces, {
+      xaxis: { title: { text: markup(key.name) }, type: key.log ? "log" : "linear", exponentformat: "power" },
+      yaxis: { title: { text: markup(search.label).replace(" at ", "<br>at ") }, type, exponentformat: "power" },
+      showlegend: search.families.length > 1, legend: { orientation: "h", y: -0.25 }, margin: { l: 60, r: 16, t: 16, b: 80 },
     });
   }
 
   function drawParallel() {
-    const kept = data.runs.map((run, at) => at).filter((at) => !hidden.has(data.runs[at].group) && Number.isFinite(resultOf[at]) && data.swept.every((setting) => setting.values[at] !== null));
-    const dimensions = data.swept.map((setting) => {
-      const values = kept.map((at) => (setting.log ? Math.log10(setting.values[at]) : setting.values[at]));
-      const dimension = { label: markup(setting.key), values };
-      if (setting.log) {
+    const kept = searched().filter((point) => point.value !== null && point.settings.every((value) => value !== null));
+    const dimensions = search.keys.map((key, at) => {
+      const values = kept.map((point) => (key.log ? Math.log10(point.settings[at]) : point.settings[at]));
+      const dimension = { label: markup(key.name), values };
+      if (key.log) {
         const ticks = [...new Set(values.map(Math.round))].sort((a, b) => a - b);
         Object.assign(dimension, { tickvals: ticks, ticktext: ticks.map((tick) => `1e${tick}`) });
       }
       return dimension;
     });
-    const values = kept.map((at) => resultOf[at]);
-    dimensions.push({ label: markup(data.results.label), values });
+    const values = kept.map((point) => point.value);
+    dimensions.push({ label: markup(search.label), values });
     draw("parallel-plot", [{ type: "parcoords", dimensions, line: { color: values, colorscale: "Viridis", showscale: true } }], { margin: { l: 70, r: 30, t: 50, b: 30 } });
   }
 
@@ -345,10 +368,11 @@
   listenToControls();
   byId("curves").hidden = !data.problems.some((problem) => available(problem).length);
   for (const id of ["results", "settings", "commands", "downloads"]) byId(id).hidden = false;
-  options(byId("setting"), data.swept.map((setting, at) => [String(at), setting.key]));
+  options(byId("setting"), search.keys.map((key, at) => [String(at), key.name]));
   byId("setting").addEventListener("change", drawSetting);
-  byId("sensitivity").hidden = !data.swept.length;
-  byId("parallel").hidden = data.swept.length < 2;
+  byId("sensitivity").hidden = !search.points.length;
+  const hasWebGL = Boolean(document.createElement("canvas").getContext("webgl")); // plotly draws these with it
+  byId("parallel").hidden = search.keys.length < 2 || !search.points.length || !hasWebGL;
   byId("all-settings").addEventListener("change", drawSettings);
   if (!byId("curves").hidden) chooseProblem();
   sortable(byId("groups"));
