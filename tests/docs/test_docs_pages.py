@@ -17,10 +17,10 @@ from pages import DOCS, GUIDES, PAGES, ROOT, anchors, links, name_of
 
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     pytest.importorskip("zensical", reason="zensical is not installed: pip install -e .[docs]")
-    shutil.copy(ROOT / "zensical.toml", tmp_path)
+    shutil.copy(ROOT / ".zensical.toml", tmp_path)
     shutil.copytree(DOCS, tmp_path / "docs")
     done = subprocess.run(
-        [sys.executable, "-m", "zensical", "build", "--strict"],
+        [sys.executable, "-m", "zensical", "build", "--strict", "-f", ".zensical.toml"],
         cwd=tmp_path, env=os.environ | {"NO_COLOR": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr or done.stdout
@@ -42,7 +42,7 @@ def test_links_lead_to_existing_files_and_headings(page: Path) -> None:
 
 def test_every_page_is_listed_on_the_overview_and_in_the_navigation() -> None:
     index = {(DOCS / link.partition("#")[0]).resolve() for link in links(DOCS / "index.md")}
-    navigation = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+    navigation = (ROOT / ".zensical.toml").read_text(encoding="utf-8")
     pages = [page for page in PAGES if page.is_relative_to(DOCS) and page.name != "index.md"]
     assert [name_of(page) for page in pages if page.resolve() not in index] == []
     assert [name_of(page) for page in pages if f'"{page.relative_to(DOCS)}"' not in navigation] == []
