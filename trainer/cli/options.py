@@ -190,6 +190,17 @@ class AnalysisOptions:
         float, typer.Option(help="Level of each group's interval; joint level of all difference intervals.")
     ] = 0.95
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `compare_runs` that these options set."""
+        return {
+            "by": self.by or [],
+            "targets": self.target or [],
+            "metric": self.metric,
+            "against": self.against,
+            "bootstrap": self.bootstrap,
+            "confidence": self.confidence,
+        }
+
 
 @dataclass(frozen=True)
 class LineOptions:

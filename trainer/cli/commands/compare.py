@@ -69,12 +69,7 @@ def compare(
     with console.waiting("Comparing the runs"):
         comparison = compare_runs(
             list(runs),
-            by=analysis.by or [],
-            targets=analysis.target or [],
-            metric=analysis.metric,
-            against=analysis.against,
-            bootstrap=analysis.bootstrap,
-            confidence=analysis.confidence,
+            **analysis.arguments(),
             within=_within(search.within),
             random_search=search.random,
             draw=output is not None and ending not in TABLES,

@@ -22,15 +22,7 @@ def report(runs: Sequence[str], output: Path, title: str, analysis: AnalysisOpti
             expected="a file in an existing folder, ending in .html",
         )
     with console.waiting("Comparing the runs"):
-        comparison = compare_runs(
-            list(runs),
-            by=analysis.by or [],
-            targets=analysis.target or [],
-            metric=analysis.metric,
-            against=analysis.against,
-            bootstrap=analysis.bootstrap,
-            confidence=analysis.confidence,
-        )
+        comparison = compare_runs(list(runs), **analysis.arguments())
     with console.waiting("Writing the report"):
         rundir.write_atomically(output, render_page(report_contents(comparison, title=title)))
     for note in comparison.notes:
