@@ -76,13 +76,13 @@ def resume(
         loaded = replace(loaded, config=_execute_as(saved, loaded.config, overrides))
     else:
         if not trust:
-            _refuse_untrusted_code(folder, import_paths(saved))
+            refuse_untrusted_code(folder, import_paths(saved))
         loaded = catalog.load_config(folder / rundir.CONFIG, overrides)
     return _continue_run(loaded, folder, options)
 
 
-def _refuse_untrusted_code(folder: Path, names: Sequence[str]) -> None:
-    """Raise RunError if a run directory made elsewhere names code that resuming would execute."""
+def refuse_untrusted_code(folder: Path, names: Sequence[str]) -> None:
+    """Raise RunError if a run directory made elsewhere names code that would be executed."""
     former, present = rundir.read_environment(folder).get("origin"), origin(folder)
     if not names or former == present:
         return
@@ -91,7 +91,7 @@ def _refuse_untrusted_code(folder: Path, names: Sequence[str]) -> None:
         f"{key} {known.get(key, 'unknown')}" for key in present if known.get(key) != present[key]
     )
     raise RunError(
-        f"{folder} was made elsewhere ({other}), and resuming it executes {', '.join(names)}",
+        f"{folder} was made elsewhere ({other}), and this command executes {', '.join(names)}",
         fix="review that code, then add --trust; or train a new run from its config",
     )
 
@@ -157,7 +157,7 @@ def _continue_run(loaded: Loaded, folder: Path, options: RunOptions) -> LaunchRe
         changed = saved.model_dump() != config.model_dump()
         recorded = rundir.read_environment(folder)
         if recorded:
-            _refuse_other_data(folder, recorded, setup)
+            refuse_other_data(folder, recorded, setup)
             notes = _environment_note(recorded, setup)
         else:
             notes = [f"{rundir.ENVIRONMENT} is missing: code and data are not compared"]
@@ -212,7 +212,7 @@ def _is_allowed(key: str, old: Config, new: Config) -> bool:
     return rule is None or (key.endswith(".patience") and rule.patience >= former.patience)
 
 
-def _refuse_other_data(folder: Path, recorded: Mapping[str, Any], setup: RunSetup) -> None:
+def refuse_other_data(folder: Path, recorded: Mapping[str, Any], setup: RunSetup) -> None:
     """Raise RunError if the data set or one of the user's own files has changed since the run started."""
     former = recorded_code(recorded)
     lines = code_changes(former, setup.code)

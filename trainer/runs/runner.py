@@ -213,9 +213,6 @@ def write_opening(setup: RunSetup, folder: Path, made_by: Mapping[str, str]) -> 
         "num_classes": setup.num_classes,
         "task": setup.task.name,
     }
-    if setup.vocabulary is not None:
-        characters = all(len(token) == 1 for token in setup.vocabulary)
-        fields["data"]["vocabulary"] = "".join(setup.vocabulary) if characters else list(setup.vocabulary)
     fields["metrics"] = [metric.description() for metric in setup.experiment.metrics]
     fields["optimizer_defaults"] = _optimizer_defaults(setup)
     fields["packages"] = dict(setup.code.packages)
