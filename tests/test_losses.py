@@ -32,6 +32,7 @@ def one_hot(dtype: torch.dtype = torch.float32) -> Tensor:
 ALL: dict[str, Loss] = {
     "cross_entropy": losses.cross_entropy(),
     "cross_entropy smoothed": losses.cross_entropy(label_smoothing=0.2),
+    "cross_entropy weighted": losses.cross_entropy(class_weights=[0.5, 1.0, 3.0], label_smoothing=0.1),
     "nll": losses.nll(),
     "mse": losses.mse(),
     "l1": losses.l1(),
@@ -45,6 +46,9 @@ TAKE_REAL = [name for name in ALL if not name.startswith(("nll", "multi_margin")
 REFERENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": torch.nn.CrossEntropyLoss(),
     "cross_entropy smoothed": torch.nn.CrossEntropyLoss(label_smoothing=0.2),
+    "cross_entropy weighted": lambda out, tgt: torch.nn.CrossEntropyLoss(
+        torch.tensor([0.5, 1.0, 3.0]), label_smoothing=0.1, reduction="none"
+    )(out, tgt).mean(),
     "nll": lambda out, tgt: torch.nn.NLLLoss()(out.log_softmax(1), tgt),
     "mse": lambda out, tgt: torch.nn.MSELoss()(out, functional.one_hot(tgt, 3).float()),
     "l1": lambda out, tgt: torch.nn.L1Loss()(out, functional.one_hot(tgt, 3).float()),

@@ -399,3 +399,62 @@ def test_comparing_into_a_folder_below_a_file(target: str, tmp_path: Path) -> No
     done = optlab("compare", run, "-o", tmp_path / target)
     assert done.code == 2
     assert "--output: cannot create the folder" in done.err
+
+
+# ---- losses
+
+LOSSES = """\
+from torch.nn import functional
+
+def any_names(a, b):
+    return functional.cross_entropy(a, b)
+
+def scaled(y_pred, y_true, scale: float = 1.0):
+    return scale * functional.cross_entropy(y_pred, y_true)
+
+def built(low: float, high: float):
+    return lambda a, b: (high - low) * functional.cross_entropy(a, b)
+
+class Weighted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", torch.ones(10))
+
+    def forward(self, a, b):
+        return functional.cross_entropy(a, b, self.weight)
+"""
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "own.py:any_names",
+        "{name: 'own.py:scaled', scale: 1}",
+        "{name: 'own.py:built', low: 2, high: 3}",
+        "own.py:Weighted",
+        "torch.nn:CrossEntropyLoss",
+        "torch.nn.functional:cross_entropy",
+        "{name: cross_entropy, class_weights: [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]}",
+    ],
+)
+def test_a_loss_with_any_names(loss: str, tmp_path: Path) -> None:
+    path = write(tmp_path, LOSSES)
+    expected = [float(row["loss"]) for row in rows(train(path) / "steps.csv")]
+    losses = [
+        float(row["loss"])
+        for row in rows(train(path, f"loss={loss.replace('own.py', str(tmp_path / 'own.py'))}") / "steps.csv")
+    ]
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_of_torch_for_real_targets(tmp_path: Path) -> None:
+    path = write(tmp_path, "")
+    data = "data={name: diabetes, batch_size: 32, val_size: 100, normalize: dataset}"
+    run = train(path, data, "loss={name: 'torch.nn:PoissonNLLLoss', full: false}", "optimizer.lr=1e-3")
+    assert len({row["loss"] for row in rows(run / "steps.csv")}) > 1
+
+
+def test_the_number_of_class_weights_is_checked(tmp_path: Path) -> None:
+    done = optlab("validate", write(tmp_path, ""), "loss={name: cross_entropy, class_weights: [1, 2]}")
+    assert done.code == 2
+    assert "loss.class_weights: got 2 weights for 10 classes" in done.err

@@ -45,7 +45,7 @@ from trainer.optimizers.build import torch_optimizers
 from trainer.optimizers.rules import REFUSED
 from trainer.optimizers.scratch import SCRATCH
 from trainer.tasks import CLASSIFICATION, TASKS
-from trainer.user_code import user_code
+from trainer.user_code import compared_arguments, user_code
 
 Builder = Callable[..., Any]
 
@@ -158,9 +158,6 @@ _CONTEXT = (
     "num_classes",
     "progress",
 )
-# The same for functions of a user that are the component themselves, not its builder.
-_TARGETS = ("outputs", "logits", "input", "targets", "target")
-_ARGUMENTS = {"augmentation": augment_function.ARGUMENTS, "loss": _TARGETS, "metric": _TARGETS}
 
 # Structural keys of the config: a builder's parameter with such a name cannot be set.
 _RESERVED = {slot.kind: ("name", "options", *slot.own_keys()) for slot in SLOTS}
@@ -215,7 +212,12 @@ def _model(kind: str, name: str) -> type[BaseModel]:
     builder = find(kind, name)
     own = name in REGISTRIES[kind]
     optional: Collection[str] = schedules.DERIVED.get(name, ()) if kind == "scheduler" else ()
-    drop = (*_CONTEXT, *_ARGUMENTS.get(kind, ()))
+    drop: Sequence[str] = _CONTEXT
+    # Functions of a user can be the component themselves, not its builder.
+    if kind == "augmentation":
+        drop = (*drop, *augment_function.ARGUMENTS)
+    if kind in ("loss", "metric") and not own:
+        drop = (*drop, *compared_arguments(builder))
     if kind == "scheduler" and not own:
         optional, drop = (*schedules.LENGTHS, "max_lr"), (*drop, "t_in_epochs")
     if kind == "optimizer" and not own:

@@ -46,11 +46,13 @@ _CLASSES: dict[str, tuple[type, ...]] = {
     "metric": (Metric,),
 }
 
+_TARGETS = {"target", "targets", "y_true", "true", "y", "label", "labels"}
+
 # Parameters that show which kind of component a function builds.
 _PARAMETERS = {
     "model": {"input_shape", "num_classes"},
-    "loss": {"target", "targets"},
-    "metric": {"target", "targets"},
+    "loss": _TARGETS,
+    "metric": _TARGETS,
     "optimizer": {"params", "parameters", "named_parameters"},
     "scheduler": {"optimizer"},
     "init": {"tensor"},

@@ -24,13 +24,20 @@ from trainer.errors import ConfigError
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def cross_entropy(*, label_smoothing: Annotated[float, Field(ge=0, le=1)] = 0.0) -> Loss:
+def cross_entropy(
+    *,
+    label_smoothing: Annotated[float, Field(ge=0, le=1)] = 0.0,
+    class_weights: list[Annotated[float, Field(ge=0)]] | None = None,
+) -> Loss:
     """Return softmax cross-entropy, -sum_k q_k log softmax(outputs)_k, of class or probability targets.
 
     Source: torch.nn.CrossEntropyLoss.
 
     Args:
         label_smoothing: fraction of the target that is distributed uniformly over all classes, 0 to 1.
+        class_weights: a factor >= 0 for the loss of each class; null = 1. The loss is the mean over the
+            batch of the weighted losses. torch.nn.CrossEntropyLoss divides by the sum of the weights
+            instead, which gives a sample another weight in each batch.
     """
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -38,7 +45,17 @@ def cross_entropy(*, label_smoothing: Annotated[float, Field(ge=0, le=1)] = 0.0)
             _require_same_shape("cross_entropy", outputs, targets)
         elif targets.ndim == 2:
             outputs, targets = outputs.flatten(0, 1), targets.flatten()
-        return functional.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
+        if class_weights is None:
+            return functional.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
+        if len(class_weights) != outputs.shape[1]:
+            raise ConfigError(
+                f"got {len(class_weights)} weights for {outputs.shape[1]} classes", key="class_weights"
+            )
+        weights = outputs.new_tensor(class_weights)
+        total = functional.cross_entropy(
+            outputs, targets, weights, reduction="sum", label_smoothing=label_smoothing
+        )
+        return total / len(outputs)
 
     return loss
 

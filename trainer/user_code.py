@@ -5,10 +5,11 @@ A component is a user's if the config names it by an import path. KeyboardInterr
 
 from __future__ import annotations
 
+import inspect
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,30 @@ def user_code(name: str, *, key: str = "name") -> Iterator[None]:
         location = code_location(error, path) or defined_at(path)
         message = f"{path.attribute} {describe_error(error)}{_cited(location)}"
         raise ConfigError(message, key=key) from error
+
+
+def compared_arguments(component: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of the outputs and the targets of a function that is a loss or a metric itself.
+
+    These are its first two parameters, whatever their names. The result is empty for a class, and for a
+    function that builds a loss or a metric from options: one without two required positional parameters, or
+    one whose annotations say that the first two are numbers or texts.
+    """
+    if isinstance(component, type):
+        return ()
+    first = [*inspect.signature(component).parameters.values()][:2]
+    positional = all(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in first)
+    names = tuple(one.name for one in first)
+    if len(first) < 2 or not positional:
+        return ()
+    if names[1] in ("target", "targets"):
+        return names
+    plain = any(getattr(one.annotation, "__name__", one.annotation) in _PLAIN for one in first)
+    required = all(one.default is one.empty for one in first)
+    return names if required and not plain else ()
+
+
+_PLAIN = ("bool", "int", "float", "str")
 
 
 @contextmanager

@@ -47,7 +47,7 @@ from trainer.training.locate import located, prefixed
 from trainer.training.preflight import check_parameters, try_metric
 from trainer.training.rehearsal import Outcome, Rehearsal
 from trainer.training.timetable import Plan
-from trainer.user_code import user_code
+from trainer.user_code import compared_arguments, user_code
 
 
 def build_model(
@@ -120,7 +120,7 @@ def _build(kind: str, component: Component, **context: Any) -> Any:
 def build_loss(component: Component) -> Loss:
     """Return the loss. A user's function of (outputs, targets) is used directly, with its options bound."""
     builder = catalog.find("loss", component.name)
-    if {"target", "targets"} & set(inspect.signature(builder).parameters):
+    if component.name not in catalog.REGISTRIES["loss"] and compared_arguments(builder):
         return partial(builder, **catalog.arguments("loss", component.name, component.options))
     loss: Loss = _build("loss", component)
     if not callable(loss):
@@ -170,7 +170,7 @@ def _build_metric(component: MetricConfig) -> tuple[Metric, bool]:
     if isinstance(builder, Metric):
         return builder, True
     with user_code(component.name):
-        if not {"target", "targets"} & set(inspect.signature(builder).parameters):
+        if not compared_arguments(builder):
             metric = builder(**options)
             if isinstance(metric, Metric) and metric.sums is not None:
                 return metric, True

@@ -177,6 +177,8 @@ def _set_up_run(
         loss = build_loss(config.loss)
         with user_code(config.loss.name):
             try_loss(loss, trained[:2].cpu(), num_outputs)
+        if isinstance(loss, torch.nn.Module):
+            loss.to(device)
         if config.loss.name == "cross_entropy":
             check_probabilities(evaluated if reconstruct else splits.train.targets)
         model_penalty = build_penalty(config, model)

@@ -354,9 +354,11 @@ class CompiledEngine(EagerEngine):
             wrapped: Any = compile_fx(graph, arguments, inner_compile=compile_inner, config_patches=_OPTIONS)
         # Call the program without its wrappers, whose checks and copies take 10 us; after an outer cache hit,
         # only the wrapped program is available.
-        program = compiled_graphs[-1].current_callable if compiled_graphs else lambda values: wrapped(*values)
-
-        return program
+        if not compiled_graphs:
+            return lambda values: wrapped(*values)
+        program: Program = compiled_graphs[-1].current_callable
+        constants = list(graph.buffers())  # tensors that the model or the loss creates from numbers
+        return (lambda values: program([*constants, *values])) if constants else program
 
     def _gradients_of(self, *arguments: Tensor) -> list[Tensor]:
         """Compute loss, outputs and gradients from (*parameters, *buffers, inputs, targets)."""
