@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn import functional
 
-from trainer.losses import penalty
+from trainer.losses import cross_entropy, penalty
 from trainer.training.engines.compiler import compiler
 from trainer.training.engines.eager import EagerEngine
 from trainer.training.engines.inductor import updates
@@ -52,7 +52,8 @@ def engine(
     if options.pop("penalised", False):
         options["penalty"] = lambda: penalty([p for p in model.parameters() if p.ndim > 1], l2=0.1)
     defaults: dict[str, object] = {"autocast": nullcontext()}
-    return cls(model, functional.cross_entropy, [make(model)], **(defaults | options))  # type: ignore[arg-type]
+    loss = options.pop("loss", functional.cross_entropy)
+    return cls(model, loss, [make(model)], **(defaults | options))  # type: ignore[arg-type]
 
 
 def everything(of: EagerEngine) -> list[Tensor]:
@@ -450,3 +451,17 @@ def test_a_module_that_is_used_twice_trains_on() -> None:
     for one in (eager, compiled):
         train(one, make_steps(3))
     assert_agree(compiled, eager)
+
+
+def test_a_loss_that_creates_a_tensor_from_numbers() -> None:
+    """The weights of the classes are a constant of the traced step."""
+    loss = cross_entropy(class_weights=[0.5, 1.0, 2.0])
+    steps = make_steps(8)
+    eager, compiled = (engine(cls, adam, loss=loss) for cls in (EagerEngine, CompiledEngine))
+    assert isinstance(compiled, CompiledEngine)
+    assert compiled.compile(steps) is None
+    losses: list[list[float]] = []
+    for one in (eager, compiled):
+        torch.manual_seed(3)  # dropout
+        losses.append([float(one.step(batches).loss) for batches in steps[:4]])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
