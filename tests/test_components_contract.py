@@ -19,6 +19,7 @@ from sampling import one_in
 from trainer.catalog import REGISTRIES, load_config, option_model
 from trainer.data.dataset import split_dataset
 from trainer.data.digits import digits
+from trainer.data.noise import quadratic
 from trainer.data.text import text_dataset
 from trainer.optimizers.rules import REFUSED
 from trainer.records import EvalRecord, StepRecord
@@ -60,6 +61,7 @@ REQUIRED: Mapping[str, Mapping[str, Any]] = {
     "transformer": {"layers": 1, "heads": 2, "width": 8},
     **{name: {"hidden": 8, "embedding": 8} for name in ("rnn", "gru", "lstm")},
 }
+NOISE = {"name": "quadratic", "dim": 4, "samples": 64, "batch_size": 16}
 BIGGER = {"lenet5": 16, "3c3d": 12}  # they do not take 8 x 8 pixels
 OF_TOKENS = ("transformer", "rnn", "gru", "lstm")
 VERSES = "Shall I compare thee to a summer's day?\n" * 20
@@ -94,6 +96,8 @@ def config(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         text[kind] = component
     if name in OF_TOKENS:
         text["data"] = {"name": "text", "path": "verses.txt", "context": 6, "batch_size": 16, "limit": 64}
+    if (kind, name) == ("model", "quadratic"):
+        text["data"] = NOISE
     if name in BIGGER:
         text["data"]["resize"] = BIGGER[name]
     return text
@@ -139,6 +143,8 @@ def run(
     folder = tmp_path_factory.mktemp("configs")
     (folder / "own.py").write_text(FACTORS)
     path = folder / "config.yaml"
+    objective = quadratic(dim=4, samples=64)
+    noise = LoadedData(objective, split_dataset(objective))
     kept: dict[str, Trained] = {}
     threads = torch.get_num_threads()
 
@@ -146,7 +152,7 @@ def run(
         text = yaml.safe_dump(config(kind, name, options))
         if again or text not in kept:
             path.write_text(text)
-            data = loaded_text if name in OF_TOKENS else loaded_data
+            data = loaded_text if name in OF_TOKENS else noise if name == "quadratic" else loaded_data
             experiment = build_experiment(load_config(path), loaded_data=data)
             records = list(train(experiment))
             kept[text] = Trained(
@@ -273,6 +279,10 @@ OTHER: Mapping[str, Any] = {
     "layers": 2,
     "embedding": 5,
     "tied": False,
+    "eigenvalues": [1.0, 2.0, 3.0, 4.0],
+    "rotate": False,
+    "start": 2.0,
+    "problem_seed": 1,
     # init
     "a": 0.3,
     "b": 0.5,

@@ -25,7 +25,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 PROMISED = {
     *("quickstart", "mnist_mlp", "sgd", "sgd_momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"),
     *("adadelta", "muon_adamw", "cifar10_cnn", "cifar10_resnet", "fashion_2c2d", "diabetes_linear"),
-    "shakespeare_transformer",
+    *("shakespeare_transformer", "quadratic_deep"),
 }
 # The schedules stay as they are shipped: the run is not shortened but left after three steps.
 QUICK = ("log.every=1", "train.threads=1")
@@ -40,7 +40,7 @@ def stand_ins(mnist_root: Path, cifar_npz: Path, shared_data: Path) -> Mapping[s
     """Data of the shape of every set that the configs name, read once."""
     mnist = find("dataset", "mnist")(root=mnist_root, download=False)
     cifar10 = find("dataset", "npz")(path=cifar_npz)
-    bundled = {name: find("dataset", name)() for name in ("digits", "diabetes")}
+    bundled = {name: find("dataset", name)() for name in ("digits", "diabetes", "quadratic")}
     shakespeare = find("dataset", "tiny_shakespeare")(root=shared_data, download=False)
     images = {"mnist": mnist, "fashion_mnist": mnist, "cifar10": cifar10}
     return {**images, **bundled, "tiny_shakespeare": shakespeare}
@@ -50,7 +50,8 @@ def stand_ins(mnist_root: Path, cifar_npz: Path, shared_data: Path) -> Mapping[s
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_a_shipped_config_validates_and_trains(path: Path, stand_ins: Mapping[str, Dataset]) -> None:
     smaller = ("data.batch_size=8",) if "resnet" in path.stem else ()  # 3 x 64 images at 96 pixels take 10 s
-    val = () if "shakespeare" in path.stem else ("data.val_size=20",)  # a text has a split of its own
+    own_val = path.stem in ("shakespeare_transformer", "quadratic_deep")
+    val = () if own_val else ("data.val_size=20",)
     loaded = load_config(path, (*QUICK, *smaller, *val))
     data = loaded.config.data
     dataset = stand_ins[data.name]

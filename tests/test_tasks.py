@@ -37,7 +37,7 @@ def test_the_targets_say_what_the_task_is() -> None:
     assert make_dataset(real, real, None, task="objective").task == "objective"
 
 
-@pytest.mark.parametrize("name", ["diabetes", "wine", "digits", "mnist1d"])
+@pytest.mark.parametrize("name", ["diabetes", "wine", "digits", "mnist1d", "quadratic"])
 def test_the_catalog_knows_the_tasks_of_its_data_sets(name: str) -> None:
     assert DATASETS[name]().task == _TASKS.get(name, "classification")
 

@@ -31,13 +31,22 @@ from trainer.data import (
     digits,
     image_folder,
     mnist1d,
+    noise,
     npz,
     text,
     torchvision_sets,
 )
 from trainer.errors import ConfigError, OptlabError, unknown_name
 from trainer.imports import find_object
-from trainer.models import convolutional, dense, recurrent, residual, torchvision_models, transformer
+from trainer.models import (
+    convolutional,
+    dense,
+    quadratic,
+    recurrent,
+    residual,
+    torchvision_models,
+    transformer,
+)
 from trainer.models.init import INIT_FUNCTIONS
 from trainer.optimizers import external
 from trainer.optimizers.build import check_options as check_optimizer
@@ -69,6 +78,7 @@ DATASETS: Mapping[str, Builder] = {
     "text": text.text,
     "tiny_shakespeare": text.tiny_shakespeare,
     "image_folder": image_folder.image_folder,
+    "quadratic": noise.quadratic,
 }
 
 # Data sets that are not for classification. That of `npz`, `csv` and users' own sets depends on their files.
@@ -76,6 +86,7 @@ _TASKS: Mapping[str, str] = {
     "diabetes": "regression",
     "text": "next_token",
     "tiny_shakespeare": "next_token",
+    "quadratic": "objective",
 }
 
 AUGMENTATIONS: Mapping[str, Builder] = {
@@ -103,6 +114,7 @@ _OWN_MODELS: Mapping[str, Builder] = {
     "rnn": recurrent.rnn,
     "gru": recurrent.gru,
     "lstm": recurrent.lstm,
+    "quadratic": quadratic.quadratic,
 }
 
 _TORCHVISION_MODELS: Mapping[str, Builder] = {

@@ -88,5 +88,5 @@ def test_the_saved_config_of_an_extending_config_has_no_base(
 
 def test_completion_offers_packaged_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert list(completion.config_files("qu")) == ["quickstart"]
-    assert list(completion.sweep_files("qu")) == ["quick", "quickstart"]
+    assert list(completion.config_files("qui")) == ["quickstart"]
+    assert list(completion.sweep_files("qui")) == ["quick", "quickstart"]

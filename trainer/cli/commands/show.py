@@ -30,11 +30,13 @@ DEFAULT_INPUTS = {
     "resnet": (3, 32, 32),
     "torchvision": (3, 224, 224),
     **dict.fromkeys(("transformer", "rnn", "gru", "lstm"), (64,)),
+    "quadratic": (100,),
 }
+DEFAULT_CLASSES = {"quadratic": 1}  # of others 10
 
 
 def show(
-    kind: str, name: str, options: Sequence[str], *, shape: str | None, classes: int, as_json: bool
+    kind: str, name: str, options: Sequence[str], *, shape: str | None, classes: int | None, as_json: bool
 ) -> None:
     """Print a component's options, and a model's layers."""
     if kind not in catalog.REGISTRIES:
@@ -53,6 +55,7 @@ def show(
     ]
     layers: list[Any] = []
     if kind == "model":
+        classes = classes or DEFAULT_CLASSES.get(name, 10)
         input_shape = _shape(shape) if shape else _default_input(name)
         component = Component.model_validate(
             {"name": name, "options": component_options("model", name, options)}

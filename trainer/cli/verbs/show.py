@@ -30,7 +30,12 @@ def show(
         str | None,
         typer.Option("--input", help="Shape of one sample, for the table of layers.", metavar="C,H,W"),
     ] = None,
-    classes: Annotated[int, typer.Option(help="Number of classes, for the table of layers.", min=1)] = 10,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of classes, for the table of layers. Default: 10, of an objective 1.", min=1
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a component's options; for a model also its layers, output shapes and parameters.
