@@ -37,6 +37,21 @@ def test_init_writes_a_set_that_works_and_changes_no_file(
     assert load_config(folder / "quickstart.yaml").config == load_config(Path("optlab:quickstart")).config
 
 
+def test_init_describes_its_files_and_names_commands_that_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = optlab("init")
+    assert done.code == 0, done.err
+    _, *rows = done.out.splitlines()
+    assert len(rows) == len(list(tmp_path.iterdir()))
+    assert all(len(row.split("written")[1].split()) > 3 for row in rows)  # a description of a few words
+    commands = [line.split()[1:] for line in done.err.splitlines() if line.startswith("optlab ")]
+    assert [verb for verb, _ in commands] == ["train", "sweep"]
+    for verb, name in commands:
+        assert optlab(verb, name, "--dry-run").code == 0
+
+
 def test_init_refuses_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = optlab("init", tmp_path / "file")

@@ -193,6 +193,19 @@ def test_several_values_for_one_run_suggest_a_sweep(tmp_path: Path, verb: str, t
     assert f"optlab sweep {config} train.epochs=1 {text}" in done.err
 
 
+def test_the_result_names_an_own_optimizer_shortly_and_the_command_that_compares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert optlab("init").code == 0
+    optimizers = "optimizer.name=my_optimizer.py:MyOptimizer,Adam"
+    done = optlab("sweep", "my_optimizer.yaml", optimizers, "train.steps=1", "--no-figures", "--workers", "1")
+    assert done.code == 0, done.err
+    assert "name=MyOptimizer" in done.out or "name=Adam" in done.out
+    assert str(tmp_path) not in done.out
+    assert done.err.splitlines()[-1].endswith("optlab compare runs/my_optimizer-name")
+
+
 def test_a_string_with_a_comma_is_one_value_of_a_run(tmp_path: Path) -> None:
     done = optlab("validate", write_tiny(tmp_path), "model.hidden=[8,8]")
     assert done.code == 0, done.err

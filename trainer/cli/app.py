@@ -78,7 +78,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with: optlab train quickstart, or optlab init to write example configs",
+    epilog="Start with: optlab train quickstart, optlab sweep quickstart optimizer.lr=0.1,0.01,0.001, or "
+    "optlab init to write example configs and an optimizer to edit",
 )
 
 

@@ -5,6 +5,7 @@ In a checkout they are the folder configs/; a wheel has a copy of it (see setup.
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,9 +42,12 @@ def first_files() -> list[Path]:
 
 
 def description(file: Path) -> str:
-    """Return the first sentence of the comment at the top of a config."""
+    """Return the first sentence of the comment at the top of a config, or of a Python file's docstring."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".py":
+        return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0].rstrip(".")
     lines = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("# "))

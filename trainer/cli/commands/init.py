@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 from trainer import console
@@ -26,7 +28,7 @@ def list_configs(*, as_json: bool) -> None:
 def write_configs(folder: Path, *, as_json: bool) -> None:
     """Write the first configs to a folder; leave existing files as they are."""
 
-    states = {}
+    states, rows = {}, []
     for source in packaged.first_files():
         target = folder / source.name
         try:
@@ -40,8 +42,11 @@ def write_configs(folder: Path, *, as_json: bool) -> None:
             states[target] = "exists, not changed"
         except OSError as error:
             raise RunError(f"cannot write {target}: {error.strerror}") from error
+        rows.append((str(target), states[target], packaged.description(source)))
     if as_json:
         console.print_json([{"file": str(target), "state": state} for target, state in states.items()])
         return
-    console.print_pairs("", {console.one_line(str(target)): state for target, state in states.items()})
-    console.print_note(f"next: optlab train {folder / 'quickstart.yaml'}")
+    console.table([console.Column("file"), console.Column("state"), console.Column("contents")], rows)
+    console.print_note("the comments at the top of each file show its commands; start with:")
+    for verb, name in (("train", "my_optimizer.yaml"), ("sweep", "sweep_optimizers.yaml")):
+        console.print_text(shlex.join(["optlab", verb, str(folder / name)]), file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from trainer.cli.commands.runs import SHARDS, SWEEP_COLUMNS
 from trainer.cli.commands.sweep_plan import dry_run_of
 from trainer.cli.options import OutputOptions, SweepOptions
 from trainer.compare import compare_runs
+from trainer.compare.names import short_texts
 from trainer.compare.table import caption, render_table, with_half_width
 from trainer.config.identity import components_in
 from trainer.config.merge import parse_override
@@ -79,6 +81,10 @@ def sweep(
     else:
         with console.results_are_kept():
             _print_summary(summary, displayed_root)
+        if not output.quiet and summary["runs"]["done"] > 1:
+            console.print_note(
+                "compare every setting:", command=shlex.join(["optlab", "compare", str(displayed_root)])
+            )
     return code
 
 
@@ -209,7 +215,12 @@ def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
     for name, part in parts.items():
         best, final = part["best"], part["final"] or {}
         test_summary = final.get(f"test_{tested.name}")
-        at = {key.rpartition(".")[2]: value for key, value in (best["values"] if best else {}).items()}
+        values = best["values"] if best else {}
+        short = short_texts(values.values())
+        at = {
+            key.rpartition(".")[2]: short.get(value, value) if isinstance(value, str) else value
+            for key, value in values.items()
+        }
         rows.append(
             [
                 name,
