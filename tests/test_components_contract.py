@@ -307,6 +307,7 @@ OTHER_OF: Mapping[tuple[str, str], Any] = {
     ("kaiming_uniform_", "mode"): "fan_out",
     ("kaiming_normal_", "mode"): "fan_out",
     ("multi_margin", "p"): 2,
+    ("cross_entropy", "class_weights"): [2.0] + [1.0] * 9,
     ("cnn", "hidden"): 5,
     **{(name, "hidden"): 5 for name in ("rnn", "gru", "lstm")},
     ("rnn", "activation"): "relu",
@@ -382,6 +383,12 @@ def test_the_exceptions_are_options_that_there_are() -> None:
     assert set(SAME_NUMBERS) <= there
     assert set(OTHER_OF) <= there
     assert set(IMPLEMENTATION) <= {option for _, option in there}
+
+
+def test_every_option_has_an_alternative_value() -> None:
+    tried = {pair for pair in ((name, option) for _, name, option in OPTIONS) if pair not in SAME_NUMBERS}
+    without = {(name, option) for name, option in tried - set(OTHER_OF) if option not in OTHER}
+    assert {option for _, option in without} <= set(IMPLEMENTATION)
 
 
 @pytest.mark.parametrize(
