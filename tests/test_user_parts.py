@@ -458,3 +458,57 @@ def test_the_number_of_class_weights_is_checked(tmp_path: Path) -> None:
     done = optlab("validate", write(tmp_path, ""), "loss={name: cross_entropy, class_weights: [1, 2]}")
     assert done.code == 2
     assert "loss.class_weights: got 2 weights for 10 classes" in done.err
+
+
+# ---- sizes of models
+
+MODELS = """\
+class Features(nn.Module):
+    def __init__(self, in_features, n_classes, width: int = 8):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(in_features, width), nn.ReLU(), nn.Linear(width, n_classes)
+        )
+
+    def forward(self, images):
+        return self.layers(images)
+
+class Channels(nn.Module):
+    def __init__(self, in_chans: int = 3, n_classes: int = 1000, in_features: int = 16):
+        super().__init__()
+        self.convolution = nn.Conv2d(in_chans, in_features, 3)
+        self.head = nn.Linear(in_features, n_classes)
+
+    def forward(self, images):
+        return self.head(self.convolution(images).mean((2, 3)))
+
+def channels(**kwargs):
+    return Channels(**kwargs)
+
+def fixed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        ("{name: 'own.py:Features', width: 6}", [6, 64]),
+        ("{name: 'own.py:Channels'}", [16, 1, 3, 3]),
+        ("{name: 'own.py:Channels', in_features: 5}", [5, 1, 3, 3]),
+        ("{name: 'own.py:channels', in_chans: 1, n_classes: 10}", [16, 1, 3, 3]),
+        ("{name: 'own.py:fixed'}", [10, 64]),
+    ],
+)
+def test_sizes_of_the_data_are_passed_by_name(model: str, shape: list[int], tmp_path: Path) -> None:
+    path = write(tmp_path, MODELS)
+    run = train(path, f"model={model.replace('own.py', str(tmp_path / 'own.py'))}")
+    saved = load_config(run / "config.yaml")
+    assert list(next(build_experiment(saved).model.parameters()).shape) == shape
+
+
+def test_a_size_that_the_config_sets_is_used(tmp_path: Path) -> None:
+    path = write(tmp_path, MODELS)
+    done = optlab("validate", path, f"model={{name: '{tmp_path / 'own.py'}:Features', n_classes: 7}}")
+    assert done.code == 2
+    assert "logits [N, 10]" in done.err

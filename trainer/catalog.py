@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from torch.optim import Optimizer
 
-from trainer import losses, metrics, schedules
+from trainer import losses, metrics, models, schedules
 from trainer.config import validation_errors as messages
 from trainer.config.component_paths import SLOTS
 from trainer.config.load import Components, Draft, Loaded, check, load
@@ -225,6 +225,8 @@ def _model(kind: str, name: str) -> type[BaseModel]:
     own = name in REGISTRIES[kind]
     optional: Collection[str] = schedules.DERIVED.get(name, ()) if kind == "scheduler" else ()
     drop: Sequence[str] = _CONTEXT
+    if kind == "model" and not own:
+        optional = ("in_features",)  # with a default, it can mean another size, as that of a layer
     # Functions of a user can be the component themselves, not its builder.
     if kind == "augmentation":
         drop = (*drop, *augment_function.ARGUMENTS)
@@ -239,8 +241,9 @@ def _model(kind: str, name: str) -> type[BaseModel]:
             builder,
             drop=drop,
             optional=optional,
+            unset=models.SIZES if kind == "model" and not own else (),
             reserved=_RESERVED[kind],
-            open_ended=kind in ("optimizer", "scheduler") and not own,
+            open_ended=kind in ("model", "optimizer", "scheduler") and not own,
         )
 
 

@@ -112,6 +112,7 @@ def schema_from_signature(
     *,
     drop: Collection[str] = DROPPED,
     optional: Collection[str] = (),
+    unset: Collection[str] = (),
     reserved: Collection[str] = (),
     open_ended: bool = False,
 ) -> type[BaseModel]:
@@ -125,6 +126,7 @@ def schema_from_signature(
         builder: a class, a function or a `functools.partial` of one.
         drop: parameters that the caller passes itself.
         optional: required parameters that may be unset, because the caller fills them in.
+        unset: the same for parameters with or without a default.
         reserved: names that a config cannot use for an option; the builder uses its default for them. A
             required parameter with such a name stays in the model, so that the caller can reject it.
         open_ended: whether a builder with `**kwargs` accepts any other option as well.
@@ -140,7 +142,10 @@ def schema_from_signature(
         if parameter.name in reserved and parameter.default is not parameter.empty:
             continue
         field = _field(parameter, namespace, descriptions.get(parameter.name, ""))
-        if field is not None and (is_inherited or (field[1].is_required() and parameter.name in optional)):
+        to_fill = parameter.name in unset or (
+            parameter.name in optional and parameter.default is parameter.empty
+        )
+        if field is not None and (is_inherited or to_fill):
             field = _unset(field[0], descriptions.get(parameter.name, ""))
         if field is not None:
             fields[parameter.name] = field

@@ -33,6 +33,7 @@ from trainer.errors import ConfigError, OptlabError
 from trainer.losses import Loss, penalty
 from trainer.matching import matching, trainable
 from trainer.metrics import BUILT_IN, RESERVED_NAMES, Metric, find, of_function
+from trainer.models import sizes
 from trainer.models.describe import check_shapes, materialize, sparse_gradients, takes_tokens
 from trainer.models.init import InitRule, initialize
 from trainer.optimizers.build import build_optimizer, kinds_of, needs_closure, resolve_implementation
@@ -93,7 +94,11 @@ def make_model(
     Raises:
         ConfigError: the model cannot be built or does not fit the data; keys are relative to the component.
     """
-    model = _build("model", component, input_shape=input_shape, num_classes=num_classes)
+    given = {"input_shape": input_shape, "num_classes": num_classes}
+    if component.name not in catalog.REGISTRIES["model"]:
+        known = sizes(input_shape, num_classes)
+        given |= {name: size for name, size in known.items() if name not in component.options}
+    model = _build("model", component, **given)
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"{component.name} returned a {type(model).__name__}", key="name", expected="a torch.nn.Module"
