@@ -23,6 +23,7 @@ LAYERS = [
         "streams",
         "interrupts",
         "kernel_cache",
+        "process_state",
         "child_process",
     },
     {"config", "records", "tasks", "user_code"},

@@ -15,9 +15,12 @@ from command import optlab, train, write_tiny
 from same_run import copied_at, differences
 
 from trainer import build_experiment, load_config
+from trainer.records import Record
 from trainer.runs.checkpoint import load_checkpoint, pack
 from trainer.seeding import preserved, random_state, seed_globals, set_random_state
 from trainer.training.building import set_up_run
+from trainer.training.experiment import Experiment
+from trainer.training.loop import train as train_records
 
 PARTS = Path(__file__).with_name("drawing_parts.py")
 DRAWING = [
@@ -158,3 +161,36 @@ def test_a_state_that_does_not_fit_makes_the_checkpoint_a_damaged_one(tmp_path: 
     done = optlab("resume", folder, "train.epochs=2", "--quiet")
     assert done.code == 0  # the checkpoint of step 0 is there as well
     assert "does not match the config of the run" in done.err
+
+
+def test_experiments_that_train_by_turns_do_not_change_each_other(tmp_path: Path) -> None:
+    config = write_tiny(tmp_path)
+    overrides = [[*DRAWING, f"seed={seed}", f"train.threads={threads}"] for seed, threads in ((0, 1), (1, 2))]
+
+    def build(number: int) -> Experiment:
+        return build_experiment(load_config(config, overrides[number]))
+
+    def numbers(record: Record) -> tuple[Any, ...]:
+        return record.step, type(record), record.values
+
+    alone = [[numbers(record) for record in train_records(build(number))] for number in (0, 1)]
+    both = [build(0), build(1)]
+    together: list[list[tuple[Any, ...]]] = [[], []]
+    turns = [train_records(one) for one in both]
+    for pair in zip(*turns, strict=True):
+        for number, record in enumerate(pair):
+            together[number].append(numbers(record))
+        draws()  # the caller draws as well
+    assert together == alone
+    assert [len(records) > 10 for records in together] == [True, True]
+
+
+def test_the_saved_state_of_a_suspended_experiment_is_its_own(tmp_path: Path) -> None:
+    run = build_experiment(load_config(write_tiny(tmp_path), DRAWING))
+    records = train_records(run)
+    next(records)
+    before = run.state_dict()["random"]
+    draws()
+    after = run.state_dict()["random"]
+    assert torch.equal(before["cpu"], after["cpu"])
+    assert torch.equal(before["python"][1], after["python"][1])

@@ -86,6 +86,34 @@ def test_a_stated_mode_is_the_only_one_that_is_tried() -> None:
         rehearsal(external.Closing).run("plain")
 
 
+def test_settings_of_torch_are_restored_between_tries() -> None:
+    """What one try changes reaches neither the next one, which would hide a difference, nor the run."""
+
+    class Setting(external.Closing):
+        def step(self, closure: external.Closure | None = None) -> None:
+            seen.append([read() for read in SETTINGS_READ])
+            torch.set_float32_matmul_precision("medium")
+            torch.use_deterministic_algorithms(True)
+            torch.set_grad_enabled(True)
+            torch.set_num_threads(2)
+            torch.set_default_dtype(torch.float64)
+            super().step(closure)
+
+    seen: list[list[Any]] = []
+    before = [read() for read in SETTINGS_READ]
+    rehearsal(Setting).run("auto")
+    assert [read() for read in SETTINGS_READ] == before
+    assert seen.count(before) >= 3  # the first step of every try
+
+
+SETTINGS_READ: list[Callable[[], Any]] = [
+    torch.get_float32_matmul_precision,
+    torch.are_deterministic_algorithms_enabled,
+    torch.is_grad_enabled,
+    torch.get_num_threads,
+    torch.get_default_dtype,
+]
+
 CONFIG = """\
 name: own
 data: {{name: digits, batch_size: 32, val_size: 100, limit: 200}}

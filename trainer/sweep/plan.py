@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from trainer import catalog
+from trainer import catalog, process_state
 from trainer.config.identity import Code, code_of, config_differences, texts_in
 from trainer.config.load import Loaded, dump
 from trainer.config.models import DataConfig, SeedConfig
@@ -28,7 +28,6 @@ from trainer.metrics import BUILT_IN, Metric, find, leading, metric_name
 from trainer.reading import read_regular
 from trainer.runs import rundir
 from trainer.runs.launch import environment_differences, run_differences
-from trainer.sweep import process_state
 from trainer.sweep.models import (
     FINAL,
     Objective,

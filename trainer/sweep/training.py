@@ -7,7 +7,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from trainer import catalog
+from trainer import catalog, process_state
 from trainer.config.identity import code_changes, code_of
 from trainer.config.load import Loaded
 from trainer.errors import BusyError, OptlabError, RunError
@@ -15,7 +15,6 @@ from trainer.records import EvalRecord, read_table
 from trainer.runs import launch, rundir
 from trainer.runs.options import RunOptions
 from trainer.runs.resume import train_or_resume
-from trainer.sweep import process_state
 from trainer.sweep.messages import Question, Reply, Task
 from trainer.sweep.models import Variant, load_variant
 from trainer.sweep.plan import open_shared_data

@@ -106,8 +106,8 @@ def set_up_run(
     """Build the experiment of a config, and resolve the config.
 
     Seeds the global generators (torch's, `random`, `numpy.random`) and sets torch's thread count. Dropout and
-    users' components draw from these generators during training, so train one experiment before you build the
-    next: two experiments that are interleaved in one process change each other's random numbers.
+    users' components draw from these generators during training; `train` sets them to the experiment's own
+    states whenever it continues, so several experiments can train by turns in one process.
 
     Args:
         loaded: a validated config.
@@ -259,6 +259,7 @@ def _set_up_run(
         ),
     )
     check_metrics(loaded, experiment)
+    state.suspend()
     return RunSetup(
         config=_resolved(config, device, built.resolved, engine_name, threads),
         experiment=experiment,

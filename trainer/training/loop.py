@@ -7,6 +7,7 @@ is paused at each `yield`, so the caller's work does not count as training time.
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 
 from trainer.records import CheckpointDue, Record
 from trainer.training.experiment import Experiment
@@ -21,7 +22,20 @@ def train(run: Experiment) -> Generator[Record]:
         CheckpointDue: when the state may be saved. A run resumed from this state yields the same records as
             an uninterrupted run. If the last evaluation is not a scheduled one, the state is saved before
             it, because an extended run does not evaluate at that step.
+
+    While it is suspended at a `yield`, other experiments may train in this process.
     """
+    with closing(_train(run)) as records:
+        while True:
+            run.state.resume()
+            record = next(records, None)
+            run.state.suspend()
+            if record is None:
+                return
+            yield record
+
+
+def _train(run: Experiment) -> Generator[Record]:
     clock = run.state.clock
     if run.progress.step == 0:
         yield run.evaluate()

@@ -23,6 +23,7 @@ from trainer.models.describe import copy_model, temporary_copy
 from trainer.optimizers import snapshot
 from trainer.optimizers.external import OptimizerSpec, failure, group_numbers, rate_holder
 from trainer.optimizers.modes import evaluation_weights, train_mode
+from trainer.process_state import settings_preserved
 from trainer.seeding import random_state, set_random_state
 from trainer.training.engines.eager import EagerEngine, MicroBatch
 
@@ -128,7 +129,9 @@ class Rehearsal:
         device = next(self.model.parameters()).device
         set_random_state(start, device)
         # Python attributes of the model are not in its state; a resumed step must not depend on them here.
-        with temporary_copy(self.model if resume is None else resume.model or self.model) as model:
+        original = self.model if resume is None else resume.model or self.model
+        # A part may change settings of torch, such as its default type; every try starts with the same ones.
+        with settings_preserved(), temporary_copy(original) as model:
             optimizer = self.build(model)
             parameters = list(model.parameters())
             before = [parameter.detach().clone() for parameter in parameters]

@@ -57,6 +57,8 @@ class TrainingState:
         saved_seconds: training seconds when a checkpoint was last due by training time.
         nonfinite: the NaN and infinite values of the last step, if they are checked; they end the run.
         eager_from: step at which a compiled run changed to eager steps; None = it did not.
+        suspended: the states of the global generators and the settings of torch that the run continues with;
+            None while it trains, when they are those of the process.
     """
 
     device: torch.device
@@ -74,6 +76,23 @@ class TrainingState:
     saved_seconds: float = 0.0
     nonfinite: str | None = None
     eager_from: int | None = None
+    suspended: Mapping[str, Any] | None = None
+
+    def suspend(self) -> None:
+        """Keep the process-wide states that the run uses, because the caller may train another run next."""
+        self.suspended = {
+            "random": random_state(self.device),
+            "threads": torch.get_num_threads(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        }
+
+    def resume(self) -> None:
+        """Set the process-wide states to those that `suspend` kept."""
+        if self.suspended is not None:
+            set_random_state(self.suspended["random"], self.device)
+            torch.set_num_threads(self.suspended["threads"])
+            torch.use_deterministic_algorithms(self.suspended["deterministic"])
+            self.suspended = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors and plain values, from which another process can resume."""
@@ -93,7 +112,7 @@ class TrainingState:
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "mean": self.mean.state_dict(),
             "gradients": {name: p.grad for name, p in named if p.grad is not None and self.keeps_gradients},
-            "random": random_state(self.device),
+            "random": self.suspended["random"] if self.suspended else random_state(self.device),
             **({"derived": dict(self.derived)} if self.derived else {}),
             **self._evaluation_model(),
         }
@@ -138,3 +157,4 @@ class TrainingState:
         for name, gradient in state["gradients"].items():
             self.model.get_parameter(name).grad = gradient.to(self.device, copy=True)
         set_random_state(state["random"], self.device)
+        self.suspend()

@@ -1,7 +1,8 @@
 """Saves and restores process-wide settings that a component may change.
 
-A worker trains many runs in one process. Each run must give the same results as in a process of its own.
-Changes that cannot be detected or undone (such as patched functions of other packages) remain.
+A process may train many runs, and tries components before a run. Each run must give the same results as in a
+process of its own. Changes that cannot be detected or undone (such as patched functions of other packages)
+remain.
 """
 
 from __future__ import annotations
@@ -83,18 +84,24 @@ SETTINGS: dict[str, Setting] = {
 
 
 @contextmanager
-def preserved() -> Iterator[None]:
-    """Restore all settings, the global random generators and the warning filters at the end of the block."""
+def settings_preserved() -> Iterator[None]:
+    """Restore all settings at the end of the block."""
     before: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
         with suppress(OSError):  # the working directory was removed
             before[name] = setting.read()
-    with warnings.catch_warnings(), seeding.preserved():
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                _restore(SETTINGS[name], value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            _restore(SETTINGS[name], value)
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Restore all settings, the global random generators and the warning filters at the end of the block."""
+    with warnings.catch_warnings(), seeding.preserved(), settings_preserved():
+        yield
 
 
 @contextmanager

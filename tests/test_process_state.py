@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.sweep.process_state import SETTINGS, preserved
+from trainer.process_state import SETTINGS, preserved
 
 
 def _change_environment() -> None:
