@@ -68,6 +68,7 @@ def plot_run(
     folder: Path,
     *,
     formats: Sequence[str] = ("png",),
+    part: slice = slice(None),
     save: Callable[[Figure, Path], None] | None = None,
     failed: Callable[[str, Exception], None] | None = None,
 ) -> list[Path]:
@@ -80,12 +81,13 @@ def plot_run(
         curves: the run.
         folder: output folder, created if it does not exist.
         formats: png, svg or pdf, one file of each.
+        part: which figures, in drawing order.
         save: function that writes a figure to its path; None = `style.write`.
         failed: called with the name of a figure that cannot be drawn and the reason; None = raise the error.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, draw in _drawings(curves):
+    for name, draw in list(_drawings(curves))[part]:
         try:
             with settings():
                 figure = draw(curves)

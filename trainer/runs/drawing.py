@@ -6,7 +6,9 @@ Reads the run directory and does not write to it: the process that holds the loc
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -40,10 +42,15 @@ class RenderedFigure:
 Draw = Callable[[Path, Sequence[str]], list[RenderedFigure]]
 
 
-def draw_run(folder: Path, formats: Sequence[str]) -> list[RenderedFigure]:
+def draw_run(folder: Path, formats: Sequence[str], part: slice = slice(None)) -> list[RenderedFigure]:
     """Return all figures of a run, each in every given format (png, svg, pdf).
 
     If one figure cannot be drawn, the others are still drawn.
+
+    Args:
+        folder: the run directory.
+        formats: png, svg or pdf.
+        part: which figures, in drawing order.
 
     Raises:
         RunError: `folder` is not a run directory, or one of its files is damaged.
@@ -78,8 +85,8 @@ def draw_run(folder: Path, formats: Sequence[str]) -> list[RenderedFigure]:
         inputs=math.prod(data["input_shape"]) if "input_shape" in data else None,
         outputs=data.get("num_classes"),
     )
-    plot_run(curves, folder, formats=formats, save=keep, failed=fail)
-    histograms = rundir.read_histograms(folder)
+    plot_run(curves, folder, formats=formats, part=part, save=keep, failed=fail)
+    histograms = [] if part.start else rundir.read_histograms(folder)
     for file_format in formats if histograms else ():
         for name, selected in (("init_histograms", histograms[:1]), ("histograms", histograms)):
             try:
@@ -129,5 +136,22 @@ def _serve(pipe: Connection) -> None:
     with suppress(Exception):  # the parent draws again and reports the error
         import trainer.plots.histograms
         import trainer.plots.run  # noqa: F401 (imported before the request arrives)
+        from trainer.plots import style
 
-        pipe.send(draw_run(*pipe.recv()))
+        with style.settings():
+            style.render(style.new_figure("the first figure loads the fonts")[0], "png")
+        pipe.send(_draw_on_two_cores(*pipe.recv()))
+
+
+def _draw_on_two_cores(folder: Path, formats: Sequence[str]) -> list[RenderedFigure]:
+    """Return `draw_run(folder, formats)`, every second figure drawn by a forked process."""
+    if sys.platform != "linux":
+        return draw_run(folder, formats)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    if os.fork() == 0:
+        with suppress(Exception):
+            sender.send(draw_run(folder, formats, slice(1, None, 2)))
+        os._exit(0)
+    sender.close()
+    figures = draw_run(folder, formats, slice(0, None, 2))
+    return [*figures, *receiver.recv()]
