@@ -169,7 +169,11 @@ _CONTEXT = (
     "input_shape",
     "num_classes",
     "progress",
+    "integer_targets",
 )
+
+# Options of users' components that are filled in unless the config sets them, whatever their default.
+_FILLED_IN: Mapping[str, Sequence[str]] = {"model": models.SIZES, "dataset": ("train", "split")}
 
 # Structural keys of the config: a builder's parameter with such a name cannot be set.
 _RESERVED = {slot.kind: ("name", "options", *slot.own_keys()) for slot in SLOTS}
@@ -241,7 +245,7 @@ def _model(kind: str, name: str) -> type[BaseModel]:
             builder,
             drop=drop,
             optional=optional,
-            unset=models.SIZES if kind == "model" and not own else (),
+            unset=() if own else _FILLED_IN.get(kind, ()),
             reserved=_RESERVED[kind],
             open_ended=kind in ("model", "optimizer", "scheduler") and not own,
         )

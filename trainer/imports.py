@@ -15,11 +15,13 @@ import sys
 import typing
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from importlib.machinery import SourceFileLoader
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
+import torch.utils.data
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -42,7 +44,7 @@ _CLASSES: dict[str, tuple[type, ...]] = {
     "loss": (nn.Module,),
     "optimizer": (Optimizer,),
     "scheduler": (LRScheduler,),
-    "dataset": (Dataset,),
+    "dataset": (Dataset, torch.utils.data.Dataset),
     "metric": (Metric,),
 }
 
@@ -67,7 +69,7 @@ _EXPECTED = {
     "optimizer": "a subclass of torch.optim.Optimizer, or a function that takes params or named_parameters, "
     "or has an optimizer as its annotated return type",
     "scheduler": "a class with the method step, or a function, that takes optimizer",
-    "dataset": "a function with trainer.data.dataset.Dataset as its annotated return type",
+    "dataset": "a torch.utils.data.Dataset class, or a function with one as its annotated return type",
     "augmentation": "a class with the methods draw and apply, or a function of images",
     "init": "a function with a parameter tensor, as those of torch.nn.init",
 }
@@ -181,22 +183,31 @@ def _import_file(file: Path) -> ModuleType:
     known = sys.modules.get(module_name)
     if known is not None and vars(known).get(_SOURCES) == sources:
         return known
-    spec = importlib.util.spec_from_file_location(module_name, file)
+    loader = _SourceLoader(module_name, str(file))
+    spec = importlib.util.spec_from_file_location(module_name, file, loader=loader)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     vars(module)[_SOURCES] = sources
     sys.modules[module_name] = module
     try:
         # Random numbers must not depend on which run of a process imports the file first.
         with _folder_first(file.parent, sources), global_stream("import", 0):
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
     except BaseException as error:
         sys.modules.pop(module_name, None)
         if isinstance(error, KeyboardInterrupt):
             raise
         raise _import_failure(str(file), error) from error
     return module
+
+
+class _SourceLoader(SourceFileLoader):
+    """Compiles the source: a cached .pyc file may be that of a version of equal size and time of change."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the code of the source."""
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
 
 
 def _in_standard_library(file: Path) -> bool:

@@ -23,6 +23,14 @@ from trainer.errors import ConfigError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+OF_REGRESSION = (
+    "mse",
+    "l1",
+    "huber",
+    *(f"torch.nn:{name}" for name in ("MSELoss", "L1Loss", "HuberLoss", "SmoothL1Loss", "PoissonNLLLoss")),
+)
+"""Losses of real targets: with one of them, integer targets are real values unless the config states it."""
+
 
 def cross_entropy(
     *,

@@ -104,7 +104,8 @@ class RunResult:
         total_seconds: seconds from the first record to the last, evaluation and writing included.
         final: the last evaluation; None if there was none.
         best: the best evaluation by `best_metric`; None without a validation split.
-        test: loss and metrics on the test split, and `checkpoint`: `best` or `final`; None = not evaluated.
+        test: loss and metrics on the test split, and `checkpoint`: `best` or `final`; `used_for`:
+            `validation` if it was evaluated during training (`data.val_from: test`); None = not evaluated.
         steps_per_second, samples_per_second: throughput over `train_seconds`; None before the first step.
         peak_memory_bytes: the process's peak (CPU: resident set; CUDA: allocated on the device).
         optimizer_state_bytes: size of the state that the optimizers keep between steps.

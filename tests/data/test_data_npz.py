@@ -229,12 +229,16 @@ def test_integer_targets_are_what_the_config_says_and_a_note_tells_the_default(t
     path = write(tmp_path)
     found = npz(path=path)
     assert found.num_classes == 3
-    assert ["3 classes; data.target_type=real" in note for note in found.notes] == [True]
+    assert ["3 classes; task=regression" in note for note in found.notes] == [True]
     classes = npz(path=path, target_type="classes")
     assert (classes.digest, classes.notes) == (found.digest, ())
     real = npz(path=path, target_type="real")
     assert (real.class_names, real.num_classes, real.notes) == (None, 1, ())
     assert real.train.targets.tolist() == [[float(y)] for y in Y]
+    assumed = npz(path=path, integer_targets="real")
+    assert assumed.digest == real.digest
+    assert ["real values; task=classification" in note for note in assumed.notes] == [True]
+    assert npz(path=path, target_type="classes", integer_targets="real").digest == found.digest
     rows = np.arange(18).reshape(6, 3)
     assert npz(path=write(tmp_path, y_train=rows, y_test=rows[:2]), target_type="real").num_classes == 3
     floats = write(tmp_path, y_train=Y + 0.5, y_test=Y[:2] + 0.5)

@@ -132,9 +132,14 @@ class Code:
 
 def code_of(config: Config) -> Code:
     """Return the current files and packages of the components of a config."""
+    return code_at(*import_paths(config))
+
+
+def code_at(*texts: str) -> Code:
+    """Return the current files and packages of import paths."""
     files: dict[str, str] = {}
     packages: dict[str, str] = {}
-    for text in import_paths(config):
+    for text in texts:
         path = split_import_path(text)
         assert path is not None
         if path.is_file:

@@ -161,8 +161,10 @@ class DataConfig(Component):
         0,
         description="Training samples to use for validation: a count, or a fraction below 1; 0 = none.",
     )
-    val_from: Literal["random", "end"] = Field(
-        "random", description="Which samples to use for validation: a `random` draw, or those at the `end`."
+    val_from: Literal["random", "end", "test"] = Field(
+        "random",
+        description="Which samples to use for validation: a `random` draw, those at the `end`, or the `test` "
+        "split, for curves of the test loss; the results on the test split are then biased.",
     )
     split_seed: Seed = Field(
         0, description="Seed of the validation split, independent of `seed`: runs share one split."

@@ -48,7 +48,8 @@ def print_result(
         }
         pairs["test"] = _measurements(numbers, metrics)
         if checkpoint := result.test.get("checkpoint"):
-            pairs["test"] += f" (at the {checkpoint} checkpoint)"
+            seen = "; not unbiased: also used for validation" if result.test.get("used_for") else ""
+            pairs["test"] += f" (at the {checkpoint} checkpoint{seen})"
     pairs["run"] = str(run_dir)
     if figures:
         pairs["figures"] = str(figures)

@@ -22,7 +22,7 @@ from trainer.console.formatting import (
     indent_lines,
     one_line,
 )
-from trainer.console.output import REDRAW_SECONDS, is_terminal, make_console, print_line, waiting
+from trainer.console.output import REDRAW_SECONDS, is_terminal, make_console, print_line, waiting, write
 from trainer.metrics import Metric, find, leading, metric_name
 from trainer.records import EvalRecord, StepRecord
 
@@ -153,6 +153,14 @@ class TrainingProgress:
         """Show on a terminal what the run does until the next record arrives or the display ends."""
         if self._live:
             self._live.update(Text(f"{what} ...", style="dim", no_wrap=True), refresh=True)
+
+    def reading(self, done: int, total: int) -> None:
+        """Show how many samples of the data have been read: at once on a terminal, else every 10 seconds."""
+        if self._clock() - self._drawn < (0.2 if is_terminal(self._file) else 10):
+            return
+        self._drawn = self._clock()
+        text = f"Reading the data: {done:,} of {total:,} samples"
+        write(f"\r\x1b[K{text}" if is_terminal(self._file) else f"{text}\n", self._file)
 
     def note(self, text: str) -> None:
         """Print a note above the bar."""

@@ -23,6 +23,8 @@ _CHANNELS = (1, 3, 4)
 
 Layout = Literal["auto", "nhwc", "nchw"]
 TargetType = Literal["auto", "classes", "real"]
+IntegerTargets = Literal["classes", "real"]
+"""What integer targets are if no option states it: the task or the loss of the run decides."""
 
 
 def check_keys(names: set[str], where: str, how: str) -> tuple[str, ...]:
@@ -59,7 +61,7 @@ def from_arrays(
     where: str,
     layout: Layout = "auto",
     target_type: TargetType = "auto",
-    how_to_change: str = "data.target_type=real makes them real values, for a regression",
+    integer_targets: IntegerTargets = "classes",
     unused: Sequence[str] = (),
 ) -> Dataset:
     """Return the data set of x_train, y_train, x_test, y_test and, if given, x_val and y_val.
@@ -68,8 +70,9 @@ def from_arrays(
         arrays: the arrays by name, those returned by `check_keys`.
         where: the file or function that the arrays come from.
         layout: the position of the channels in 4-dimensional inputs.
-        target_type: the meaning of integer targets; `auto` treats them as classes and adds a note.
-        how_to_change: the end of that note.
+        target_type: the meaning of targets; `auto` = floats are real values, and a note reports what integers
+            are.
+        integer_targets: the meaning of integers with `auto`.
         unused: names of further arrays, which are not used; a note lists them.
 
     Raises:
@@ -88,6 +91,9 @@ def from_arrays(
     inputs = {part: _inputs(arrays[f"x_{part}"], layout, f"{where}: x_{part}") for part in parts}
     for part in parts:
         _check_like_train(part, inputs, len(arrays[f"y_{part}"]), where)
+    is_assumed = target_type == "auto" and arrays["y_train"].dtype.kind in "iu"
+    if is_assumed and integer_targets == "real":
+        target_type = "real"
     found = {part: _targets(arrays[f"y_{part}"], target_type, f"{where}: y_{part}") for part in parts}
     for part in parts:
         if found[part].shape[1:] != found["train"].shape[1:] or found[part].dtype != found["train"].dtype:
@@ -106,41 +112,43 @@ def from_arrays(
         for part in parts:
             check_labels(found[part], classes, f"{where}: y_{part}")
         names = [str(number) for number in range(classes)]
-        if target_type == "auto":
-            notes.append(f"{where}: the integer targets are {classes:,} classes; {how_to_change}")
+    if is_assumed:
+        notes.append(f"{where}: {integer_note(None if names is None else len(names))}")
     splits = {part: Split(inputs[part], found[part]) for part in parts}
     return make_dataset(splits["train"], splits["test"], names, val=splits.get("val"), notes=notes)
 
 
-def dataset_of(made: Any, *, where: str) -> Dataset:
+def integer_note(classes: int | None) -> str:
+    """Return the note for integer targets that are this many classes, or None = real values."""
+    if classes is None:
+        return "the integer targets are real values; task=classification makes them classes"
+    return f"the integer targets are {classes:,} classes; task=regression makes them real values"
+
+
+def dataset_of(made: Any, *, where: str, integer_targets: IntegerTargets = "classes") -> Dataset:
     """Convert the return value of a user's function to a data set.
 
     Args:
-        made: a `Dataset` (returned unchanged); a mapping with the names of an .npz file (x_train ...); or
-            pairs of inputs and targets: (x_train, y_train), (x_test, y_test). NumPy arrays or torch tensors.
+        made: a `Dataset` (returned unchanged), or a mapping with the names of an .npz file (x_train ...), of
+            NumPy arrays or torch tensors.
         where: the function.
+        integer_targets: what integer targets are.
 
     Raises:
         DataError: the value has another type, or its arrays are not valid (see `from_arrays`).
     """
     if isinstance(made, Dataset):
         return made
-    if isinstance(made, tuple | list) and len(made) == 2 and all(_is_pair(part) for part in made):
-        made = dict(zip(KEYS, [array for part in made for array in part], strict=True))
     if not isinstance(made, Mapping):
-        raise _unusable(f"it returned {_described(made)}", where)
+        raise unusable(f"it returned {described(made)}", where)
     arrays = {str(key): _array(value, f"{where}: {key}") for key, value in made.items()}
     keys = check_keys(set(arrays), where, "return all of them")
     return from_arrays(
         {key: arrays[key] for key in keys},
         where=where,
-        how_to_change="return floating-point targets for a regression",
+        integer_targets=integer_targets,
         unused=sorted(set(arrays) - set(keys)),
     )
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2
 
 
 def _array(value: Any, where: str) -> NDArray[Any]:
@@ -148,11 +156,12 @@ def _array(value: Any, where: str) -> NDArray[Any]:
         value = value.detach().cpu()
         value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     if not isinstance(value, np.ndarray) or value.dtype.hasobject:
-        raise _unusable(f"{_described(value)}", where)
+        raise unusable(f"{described(value)}", where)
     return value
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
+    """Return the kind of a value, for a message."""
     kind = type(value).__name__
     if isinstance(value, tuple | list):
         return f"a {kind} of {len(value)} ({', '.join(type(item).__name__ for item in value[:4])})"
@@ -161,12 +170,14 @@ def _described(value: Any) -> str:
     return "None" if value is None else f"a {kind}"
 
 
-def _unusable(what: str, where: str) -> DataError:
+def unusable(what: str, where: str) -> DataError:
+    """Return the error for what a user's data function returned."""
     return DataError(
         f"{where}: {what}",
         key="name",
-        expected="(x_train, y_train), (x_test, y_test); or a dict of x_train, y_train, x_test, y_test (and "
-        "x_val, y_val); or a trainer.data.dataset.Dataset",
+        expected="(x_train, y_train), (x_test, y_test), with (x_val, y_val) between them or without; torch "
+        "Datasets in the places of these pairs; or a dict of x_train, y_train, x_test, y_test (and x_val, "
+        "y_val), or of train, test (and val)",
         fix="return NumPy arrays or torch tensors: inputs uint8 or float, targets integers or floats",
     )
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from trainer.data.arrays import MAX_CLASSES, TargetType
+from trainer.data.arrays import MAX_CLASSES, IntegerTargets, TargetType, integer_note
 from trainer.data.cache import cached
 from trainer.data.dataset import Dataset, memory_bytes
 from trainer.data.files import user_file
@@ -57,6 +57,7 @@ def csv(
     test_size: TestSize = 0.2,
     test_seed: TestSeed = 0,
     standardize_target: bool = True,
+    integer_targets: IntegerTargets = "classes",
 ) -> Dataset:
     """Return the table of a .csv file: UTF-8, with the names of the columns in the first row.
 
@@ -70,7 +71,8 @@ def csv(
         path: the file.
         target: name of the column to predict.
         target_type: classes = every different text of the target is a class; real = real values (regression);
-            auto = integers and texts are classes, other numbers are real values.
+            auto = texts are classes, numbers are real values; integers are classes unless the task or the
+            loss is one of a regression.
         categorical: columns of categories, encoded one-hot: one feature per category of the training rows.
         ordinal: ordered categories by column, encoded as one feature 0, 1, 2 ... in the order given.
         drop: columns that are not used.
@@ -80,6 +82,7 @@ def csv(
         standardize_target: measure real targets in standard deviations from the mean of the training rows
             (validation rows included). Then an mse of 1 is that of always predicting the mean; false = the
             units of the file.
+        integer_targets: what integers are with auto.
 
     Raises:
         ConfigError: a column that an option names does not exist, or two options name it.
@@ -101,7 +104,7 @@ def csv(
     def decode() -> Dataset:
         table = _read(file, separator)
         role_of = _roles(list(table), target, roles)
-        targets, class_names, notes = _targets(table[target], target_type)
+        targets, class_names, notes = _targets(table[target], target_type, integer_targets)
         test = draw_test_rows(targets, test_size, test_seed)
         features = _features(table, role_of, ordinal, test, file)
         return table_dataset(
@@ -109,7 +112,17 @@ def csv(
         )
 
     # The import of pandas takes half a second; a run that finds the table in the cache does without.
-    options = [target, target_type, roles, dict(ordinal), separator, test_size, test_seed, standardize_target]
+    options = [
+        target,
+        target_type,
+        integer_targets,
+        roles,
+        dict(ordinal),
+        separator,
+        test_size,
+        test_seed,
+        standardize_target,
+    ]
     return cached([file], decode, variant=["csv", json.dumps(options)])
 
 
@@ -181,7 +194,9 @@ def _roles(names: Sequence[str], target: str, options: Sequence[tuple[str, Seque
     return role_of
 
 
-def _targets(column: _Column, target_type: TargetType) -> tuple[Tensor, list[str] | None, list[str]]:
+def _targets(
+    column: _Column, target_type: TargetType, integer_targets: IntegerTargets
+) -> tuple[Tensor, list[str] | None, list[str]]:
     """Return classes, int64 [N], or real targets, float64 [N, 1]; the names of the classes; notes."""
     import pandas as pd
 
@@ -191,17 +206,17 @@ def _targets(column: _Column, target_type: TargetType) -> tuple[Tensor, list[str
         is_number = pd.to_numeric(column.cells, errors="coerce").notna()
         integers = bool(column.cells.str.fullmatch(r"[+-]?[0-9]+").all())
         target_type = "classes" if integers or not is_number.any() else "real"
-        if integers:
+        if integers and integer_targets == "real":
+            target_type = "real"
+            notes.append(integer_note(None))
+        elif integers:
             count = column.cells.nunique()
             if count > _MOST_ASSUMED_CLASSES:
                 raise column.error(
                     f"the target has {count:,} different integers: classes or real values?",
                     fix="set data.target_type=real for a regression, or data.target_type=classes",
                 )
-            notes.append(
-                f"the integer targets are {count} classes; data.target_type=real makes them real values, for "
-                "a regression"
-            )
+            notes.append(integer_note(count))
     if target_type == "real":
         fix = "for a classification, set data.target_type=classes"
         return torch.tensor(_numbers(column, fix))[:, None], None, notes

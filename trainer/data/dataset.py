@@ -246,7 +246,7 @@ def split_dataset(
     dataset: Dataset,
     *,
     val_size: float = 0,
-    val_from: Literal["random", "end"] = "random",
+    val_from: Literal["random", "end", "test"] = "random",
     split_seed: int = 0,
     limit: int | None = None,
 ) -> Splits:
@@ -259,7 +259,8 @@ def split_dataset(
     Args:
         dataset: the data set; its test split and its own validation split are not changed.
         val_size: number of validation samples: a count from 1, or a fraction below 1; 0 = none.
-        val_from: `random` draws with `split_seed`; `end` takes the last samples. Both keep the stored order.
+        val_from: `random` draws with `split_seed`; `end` takes the last samples; both keep the stored order.
+            `test` uses the test split for validation as well.
         split_seed: seed of the validation split and of the samples that `limit` keeps.
         limit: maximum number of training samples, drawn at random (so that a file sorted by class gives all
             classes); None = all, in their order.
@@ -275,9 +276,16 @@ def split_dataset(
             expected="0, because the data set has its own validation split",
             fix="set data.val_size=0, or remove the validation arrays from the data",
         )
+    if val_from == "test" and (val_size or dataset.val is not None):
+        raise DataError(
+            "val_from: test uses the whole test split for validation, but "
+            + ("val_size asks for other samples" if val_size else "the data set has a validation split"),
+            key="val_from",
+            fix="set data.val_size=0" if val_size else "set data.val_from=random",
+        )
     total = len(dataset.train)
     count = _val_count(val_size, total)
-    train, val = dataset.train, dataset.val
+    train, val = dataset.train, dataset.test if val_from == "test" else dataset.val
     if count or limit is not None:
         train = train.first_pass()
     if count and val_from == "end":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.arrays import Layout, TargetType, check_keys, from_arrays
+from trainer.data.arrays import IntegerTargets, Layout, TargetType, check_keys, from_arrays
 from trainer.data.cache import cached
 from trainer.data.dataset import Dataset, memory_bytes
 from trainer.data.files import user_file
@@ -23,7 +23,13 @@ from trainer.errors import DataError
 _SWOLLEN_RATIO, _SWOLLEN_BYTES = 500, 1 << 30
 
 
-def npz(*, path: str | Path, layout: Layout = "auto", target_type: TargetType = "auto") -> Dataset:
+def npz(
+    *,
+    path: str | Path,
+    layout: Layout = "auto",
+    target_type: TargetType = "auto",
+    integer_targets: IntegerTargets = "classes",
+) -> Dataset:
     """Return the arrays of an .npz file as a data set; the cache stores compressed files unpacked.
 
     Args:
@@ -32,7 +38,9 @@ def npz(*, path: str | Path, layout: Layout = "auto", target_type: TargetType = 
             Targets: integers [N] or [N, 1], or floats [N] or [N, K].
         layout: position of the channels in 4-dimensional inputs; auto = the dimension of size 1, 3 or 4.
         target_type: classes = integers from 0; real = real values (regression), also if stored as integers;
-            auto = floats are real values and integers are classes.
+            auto = floats are real values; integers are classes, or real values if the task or the loss is one
+            of a regression.
+        integer_targets: what integers are with auto.
 
     Raises:
         DataError: the file is missing, not a regular file, damaged or larger than the machine's memory; or an
@@ -41,10 +49,9 @@ def npz(*, path: str | Path, layout: Layout = "auto", target_type: TargetType = 
     """
     file = user_file(path)
     if _is_compressed(file):
-        return cached(
-            [file], lambda: _decode(file, layout, target_type), variant=["npz", layout, target_type]
-        )
-    return _decode(file, layout, target_type)
+        variant = ["npz", layout, target_type, integer_targets]
+        return cached([file], lambda: _decode(file, layout, target_type, integer_targets), variant=variant)
+    return _decode(file, layout, target_type, integer_targets)
 
 
 def _is_compressed(file: Path) -> bool:
@@ -56,9 +63,16 @@ def _is_compressed(file: Path) -> bool:
         return False
 
 
-def _decode(file: Path, layout: Layout, target_type: TargetType) -> Dataset:
+def _decode(file: Path, layout: Layout, target_type: TargetType, integer_targets: IntegerTargets) -> Dataset:
     arrays, unused = _read_arrays(file)
-    return from_arrays(arrays, where=str(file), layout=layout, target_type=target_type, unused=unused)
+    return from_arrays(
+        arrays,
+        where=str(file),
+        layout=layout,
+        target_type=target_type,
+        integer_targets=integer_targets,
+        unused=unused,
+    )
 
 
 def _read_arrays(file: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:

@@ -82,7 +82,8 @@ def launch(
         digest = loaded_data.dataset.digest if loaded_data else None
         if existing := _existing_result(loaded, folder, skip_existing, busy=wait, data_digest=digest):
             return LaunchResult(folder, existing, skipped=True)
-    setup = set_up_run(loaded, loaded_data=loaded_data)
+    progress = options.progress.reading if options.progress else None
+    setup = set_up_run(loaded, loaded_data=loaded_data, progress=progress)
     interrupts.check()  # torch's imports may have swallowed the signal; nothing has been written yet
     rundir.prepare_root(folder.parent)
     with rundir.locked(folder, wait=wait) as run_lock:

@@ -55,6 +55,7 @@ class Recorder:
         early_stopping: the rule that stops the run early; None = no early stopping.
         max_loss: loss above which the run counts as diverged; None = only NaN and infinity do.
         histograms: whether to write histograms of the weights at every evaluation.
+        test_seen: whether the test split is evaluated during training, as validation split.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Recorder:
         early_stopping: EarlyStopping | None,
         max_loss: float | None,
         histograms: bool,
+        test_seen: bool = False,
     ) -> None:
         self.experiment = experiment
         self.folder = run_lock.folder
@@ -78,6 +80,7 @@ class Recorder:
             self.patience = Patience(early_stopping, mode)
         self._max_loss = max_loss
         self._writes_histograms = histograms
+        self._test_seen = test_seen
         self.final: EvalRecord | None = None
         self.outcome: Status | None = None
         self.total_seconds = 0.0
@@ -268,7 +271,8 @@ class Recorder:
                 )
             self.experiment.state.load_weights(state)
             step, chosen = state["progress"]["step"], "best"
-        return {**self.experiment.measure("test"), "checkpoint": chosen, "step": step}
+        seen = {"used_for": "validation"} if self._test_seen else {}
+        return {**self.experiment.measure("test"), "checkpoint": chosen, "step": step, **seen}
 
     def result(
         self, status: Status, test: Mapping[str, float | int | str | None] | None, message: str

@@ -82,6 +82,7 @@ def run(
         early_stopping=config.train.early_stopping,
         max_loss=config.train.max_loss,
         histograms=config.log.histograms,
+        test_seen=config.data.val_from == "test",
     )
     with stop_on_signals(experiment) as received:
         if start is not None and start.recorder is not None:

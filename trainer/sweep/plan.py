@@ -18,7 +18,7 @@ import yaml
 from trainer import catalog, process_state
 from trainer.config.identity import Code, code_of, config_differences, texts_in
 from trainer.config.load import Loaded, dump
-from trainer.config.models import DataConfig, SeedConfig
+from trainer.config.models import Config, SeedConfig
 from trainer.config.overrides import gives
 from trainer.config.paths import split_import_path
 from trainer.config.run_id import run_id, value_name, value_names
@@ -41,7 +41,7 @@ from trainer.sweep.models import (
 from trainer.sweep.space import Axis, grid
 from trainer.training.building import build_experiment
 from trainer.training.experiment import Experiment
-from trainer.training.loaded_data import LoadedData, load_data
+from trainer.training.loaded_data import LoadedData, integer_targets, load_data
 
 Stage = Literal["search", "final"]
 SWEEP_FILE = "sweep.yaml"
@@ -171,7 +171,7 @@ class SharedData:
 
     def loaded_data(self, loaded: Loaded) -> LoadedData:
         """Return the data of a config; each data set is loaded once."""
-        key = data_key(loaded.config.data)
+        key = data_key(loaded.config)
         if key not in self._loaded:
             self._loaded[key] = load_data(loaded)
         return self._loaded[key]
@@ -182,7 +182,7 @@ class SharedData:
 
     def put(self, loaded: Loaded) -> Path:
         """Return the file with the data of a config; write it if missing."""
-        path = self.folder / f"{data_key(loaded.config.data)}.pt"
+        path = self.folder / f"{data_key(loaded.config)}.pt"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(".tmp")
@@ -205,9 +205,11 @@ class SharedData:
             self.folder.rmdir()
 
 
-def data_key(data: DataConfig) -> str:
+def data_key(config: Config) -> str:
     """Return a hash of the settings that determine a data set and its splits."""
+    data = config.data
     relevant = [data.name, data.options, data.val_size, data.val_from, data.split_seed, data.limit]
+    relevant.append(integer_targets(config))
     return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -17,6 +17,7 @@ from trainer.config.models import Config, DataConfig
 from trainer.data.batches import Batches, eval_batches
 from trainer.data.dataset import Dataset, Splits, data_root
 from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
+from trainer.data.user_parts import Progress
 from trainer.device import PRECISIONS, Clock, autocast, check_threads, resolve_device, usable_threads
 from trainer.errors import OptlabError
 from trainer.models.layers import feed_channels_last
@@ -102,6 +103,7 @@ def set_up_run(
     download: bool = True,
     loaded_data: LoadedData | None = None,
     measure_threads: bool = True,
+    progress: Progress | None = None,
 ) -> RunSetup:
     """Build the experiment of a config, and resolve the config.
 
@@ -114,13 +116,18 @@ def set_up_run(
         download: whether a missing data set may be downloaded, if the config allows it.
         loaded_data: the config's data, already loaded; None = load it.
         measure_threads: whether to measure what `train.threads: auto` means; False = leave it `auto`.
+        progress: called with (samples read, number of samples) while data are read sample by sample.
 
     Raises:
         ConfigError, DataError: the parts do not fit together; the error gives the place in the config.
     """
     try:
         return _set_up_run(
-            loaded, download=download, loaded_data=loaded_data, measure_threads=measure_threads
+            loaded,
+            download=download,
+            loaded_data=loaded_data,
+            measure_threads=measure_threads,
+            progress=progress,
         )
     except (OptlabError, KeyboardInterrupt):
         raise
@@ -133,14 +140,19 @@ def set_up_run(
 
 
 def _set_up_run(
-    loaded: Loaded, *, download: bool, loaded_data: LoadedData | None, measure_threads: bool
+    loaded: Loaded,
+    *,
+    download: bool,
+    loaded_data: LoadedData | None,
+    measure_threads: bool,
+    progress: Progress | None,
 ) -> RunSetup:
     config = loaded.config
     seed_globals("construction", config.seed.init)
     with located(loaded):
         device = _prepare_machine(config)
     if loaded_data is None:
-        loaded_data = load_data(loaded, download=download)
+        loaded_data = load_data(loaded, download=download, progress=progress)
     dataset, splits = loaded_data.dataset, loaded_data.splits
     with located(loaded):
         task = task_of(config.task, dataset.task)
@@ -269,8 +281,14 @@ def _set_up_run(
         num_classes=num_outputs,
         vocabulary=dataset.class_names if tokens else None,
         groups=groups,
-        notes=[*loaded.notes, *dataset.notes, *([threads_note] if threads_note else [])],
+        notes=[*loaded.notes, *dataset.notes, *_test_note(config), *([threads_note] if threads_note else [])],
     )
+
+
+def _test_note(config: Config) -> list[str]:
+    if config.data.val_from != "test":
+        return []
+    return ["data.val_from=test: the test split is used for validation, so its results are not unbiased"]
 
 
 def _derived_lengths(schedules: Sequence[Schedule]) -> dict[str, int]:
