@@ -63,7 +63,13 @@ def test_a_sweep_is_not_the_config_of_a_run(verb: str) -> None:
     done = optlab(verb, "quick")
     assert done.code == 2
     assert "this is a sweep" in done.err
-    assert "run it with: optlab sweep" in " ".join(done.err.split())
+    assert "run it with: optlab sweep quick\n" in done.err
+
+
+def test_prepare_names_the_data_set_of_a_config() -> None:
+    done = optlab("prepare", "mnist_mlp")
+    assert done.code == 2
+    assert "optlab prepare mnist\n" in done.err
 
 
 def test_the_config_of_a_run_is_not_a_sweep() -> None:

@@ -178,3 +178,33 @@ def test_the_console_command_trains_without_standard_streams(tmp_path: Path) -> 
     for name in ("closed", "open"):
         assert rundir.load_run(tmp_path / name).status["status"] == "completed"
         assert not any(b"printed in C" in path.read_bytes() for path in (tmp_path / name).glob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written", "code"),
+    [
+        (("sweep", "tiny.yaml", "optimizer.lr=0.1,0.01", "--workers", "1"), "runs/tiny-lr/results.csv", 0),
+        (("compare", "run", "-o", "figures"), "figures/table.csv", 141),
+        (("report", "run", "-o", "report.html"), "report.html", 141),
+        (("plot", "run"), "run/plots/loss.png", 141),
+        (("landscape", "booth", "--no-gif", "--steps", "5", "-o", "maps"), "maps/booth.png", 141),
+        (("init", "mine"), "mine/quickstart.yaml", 141),
+        (("prepare", "digits"), "", 141),
+        (("show", "optimizer", "Adam"), "", 141),
+        (("doctor",), "", 141),
+    ],
+)
+def test_files_are_written_if_the_reader_closed_both_pipes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    closed_pipe: TextIO,
+    arguments: tuple[str, ...],
+    written: str,
+    code: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_tiny(tmp_path).rename(tmp_path / "tiny.yaml")
+    if "run" in arguments:
+        assert command("train", config, "--run-dir", "run", out=io.StringIO(), err=io.StringIO()) == 0
+    assert command(*arguments, out=closed_pipe, err=closed_pipe) == code
+    assert (tmp_path / written).exists()

@@ -209,3 +209,16 @@ def test_the_result_names_an_own_optimizer_shortly_and_the_command_that_compares
 def test_a_string_with_a_comma_is_one_value_of_a_run(tmp_path: Path) -> None:
     done = optlab("validate", write_tiny(tmp_path), "model.hidden=[8,8]")
     assert done.code == 0, done.err
+
+
+def test_a_sweep_says_which_options_another_name_drops(tmp_path: Path) -> None:
+    done = optlab("sweep", write_tiny(tmp_path), "optimizer.name=Adam,AdamW", "--dry-run", "--runs", tmp_path)
+    assert done.code == 0
+    assert "override 'optimizer.name=AdamW' drops lr=" in done.err
+
+
+def test_the_best_component_is_written_as_in_the_name_of_its_run(tmp_path: Path) -> None:
+    axis = "optimizer={name: SGD, lr: 0.1},{name: SGD, lr: 1e-6}"
+    done = optlab("sweep", write_tiny(tmp_path), axis, "--workers", "1", "--no-figures", "--runs", tmp_path)
+    assert done.code == 0
+    assert "optimizer=SGD,lr=0.1" in done.out

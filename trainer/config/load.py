@@ -112,10 +112,11 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Draft:
     Raises:
         ConfigError: a file cannot be read or an override cannot be applied.
     """
-    return _draft(read_layers(Path(path)), overrides)
+    return draft_of(read_layers(Path(path)), overrides)
 
 
-def _draft(tree: Tree, overrides: Sequence[str]) -> Draft:
+def draft_of(tree: Tree, overrides: Sequence[str]) -> Draft:
+    """Apply overrides to a merged config, without validation."""
     spell_out(tree)
     return Draft(*apply_overrides(tree, overrides))
 
@@ -153,7 +154,7 @@ def load(path: Path, overrides: Sequence[str] = (), *, components: Components) -
 def from_tree(tree: Tree, overrides: Sequence[str] = (), *, components: Components) -> Loaded:
     """Load layers that `merge.merge` has merged as `load` does, without changing the tree."""
     copied = Tree(copy.deepcopy(tree.data), dict(tree.positions))
-    return check(_draft(copied, overrides), components=components)
+    return check(draft_of(copied, overrides), components=components)
 
 
 @dataclass(slots=True)

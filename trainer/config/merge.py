@@ -86,7 +86,7 @@ def _refuse_sweep(tree: Tree, path: Path) -> None:
             raise ConfigError(
                 f"this is a sweep, not the config of one run: it has {key!r}",
                 where=str(tree.positions[(key,)]),
-                fix=f"run it with: optlab sweep {path}",
+                fix=f"run it with: optlab sweep {packaged.short_name(path)}",
             )
 
 

@@ -67,6 +67,11 @@ def packaged(text: str, *, key: str = "", where: str = "") -> Path:
     return known[name]
 
 
+def short_name(file: Path) -> str:
+    """Return the name of a packaged config, as the command line takes it, or the path of another file."""
+    return next((name for name, known in names().items() if known == file), str(file))
+
+
 def find(path: Path) -> Path:
     """Return the file that a path on the command line refers to.
 

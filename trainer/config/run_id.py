@@ -64,8 +64,7 @@ def value_names(key: str, values: Sequence[Any]) -> list[str]:
     """
     is_path = key == "data.path"
     names = [
-        Path(value).name if is_path and isinstance(value, str) else _axis_value_name(value)
-        for value in values
+        Path(value).name if is_path and isinstance(value, str) else axis_value_name(value) for value in values
     ]
     return [
         f"{name}~{hashlib.sha256(repr(value).encode()).hexdigest()[:6]}" if names.count(name) > 1 else name
@@ -73,7 +72,7 @@ def value_names(key: str, values: Sequence[Any]) -> list[str]:
     ]
 
 
-def _axis_value_name(value: Any) -> str:
+def axis_value_name(value: Any) -> str:
     """Return the name of a value; of a component its name and its options, as `SGD,lr=0.1`."""
     if not isinstance(value, Mapping) or "name" not in value:
         return value_name(value)

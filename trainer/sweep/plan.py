@@ -17,7 +17,7 @@ import yaml
 
 from trainer import catalog, process_state
 from trainer.config.identity import Code, code_of, config_differences, texts_in
-from trainer.config.load import Loaded, dump
+from trainer.config.load import Loaded, draft_of, dump
 from trainer.config.models import Config, SeedConfig
 from trainer.config.overrides import gives
 from trainer.config.paths import split_import_path
@@ -134,6 +134,18 @@ def load_run_config(sweep: Sweep, spec: RunSpec, more: Sequence[str] = ()) -> Lo
     variant = sweep.variants[spec.variant]
     overrides = [*default_overrides(sweep, variant, spec.stage), *more]
     return load_variant(variant, spec.values, spec.seed, catalog.COMPONENTS, overrides)
+
+
+def dropped_options(sweep: Sweep) -> list[str]:
+    """Return a note for each value of an axis such as `optimizer.name` that drops options of the config."""
+    notes: dict[str, None] = {}
+    for variant in sweep.variants.values():
+        first = {axis.key: axis.probes()[0] for axis in variant.axes}
+        for axis in variant.axes:
+            for value in axis.values if axis.key.endswith(".name") else ():
+                overrides = variant.texts(first | {axis.key: value}, sweep.seeds[0])
+                notes |= dict.fromkeys(draft_of(variant.tree, overrides).notes)
+    return list(notes)
 
 
 def grid_settings(variant: Variant) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from trainer.compare.names import short_texts
 from trainer.compare.table import caption, render_table, with_half_width
 from trainer.config.identity import components_in
 from trainer.config.merge import parse_override
+from trainer.config.run_id import axis_value_name
 from trainer.console import Column
 from trainer.console.sweep import SweepProgress
 from trainer.errors import BusyError, ConfigError, FigureError, first_line, unknown_name
@@ -27,7 +28,14 @@ from trainer.metrics import find, leading, metric_name
 from trainer.runs import rundir
 from trainer.sweep.file import read_sweep
 from trainer.sweep.models import FINAL, Sweep, Variant
-from trainer.sweep.plan import DATA, SharedData, check_budgets, check_variants, resolve_objective
+from trainer.sweep.plan import (
+    DATA,
+    SharedData,
+    check_budgets,
+    check_variants,
+    dropped_options,
+    resolve_objective,
+)
 from trainer.sweep.progress import Display, FinishedRun, SweepState
 from trainer.sweep.results import CONFIDENCE
 from trainer.sweep.runner import Options, SweepRunner
@@ -52,7 +60,7 @@ def sweep(
         announce_code(*(part for variant in read.variants.values() for part in _parts_of(variant)))
     with console.waiting("Checking the variants", quiet=output.quiet):
         infos = check_variants(read, shared_data)
-    for note in shared_data.notes():
+    for note in [*dropped_options(read), *shared_data.notes()]:
         console.print_note(note)
     objective = resolve_objective(read, infos)
     if options.dry_run:
@@ -217,10 +225,7 @@ def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
         test_summary = final.get(f"test_{tested.name}")
         values = best["values"] if best else {}
         short = short_texts(values.values())
-        at = {
-            key.rpartition(".")[2]: short.get(value, value) if isinstance(value, str) else value
-            for key, value in values.items()
-        }
+        at = {key.rpartition(".")[2]: _setting(value, short) for key, value in values.items()}
         rows.append(
             [
                 name,
@@ -243,6 +248,12 @@ def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
     counts = summary["runs"]
     progress_text = f"{counts['done']} of {counts['planned']} runs, {counts['failed']} failed"
     console.print_text(f"{summary['status']}: {progress_text}; {root}")
+
+
+def _setting(value: Any, short: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return axis_value_name(value)
+    return short.get(value, value) if isinstance(value, str) else value
 
 
 def _mean_and_half_width(test_summary: Mapping[str, Any], n: int, scale: float) -> str:
