@@ -63,6 +63,7 @@ REQUIRED: Mapping[str, Mapping[str, Any]] = {
 }
 NOISE = {"name": "quadratic", "dim": 4, "samples": 64, "batch_size": 16}
 BIGGER = {"lenet5": 16, "3c3d": 12}  # they do not take 8 x 8 pixels
+RECONSTRUCTING = ("autoencoder", "conv_autoencoder", "vae", "conv_vae", "elbo")
 OF_TOKENS = ("transformer", "rnn", "gru", "lstm")
 VERSES = "Shall I compare thee to a summer's day?\n" * 20
 CONVOLUTIONS = {"dirac_": "cnn"}  # an init function that only convolutions take
@@ -80,6 +81,9 @@ ALL = [(kind, name) for kind in KINDS for name in names(kind)]
 def config(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return an experiment with this component."""
     text: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(BASE)))  # a deep copy
+    if name in RECONSTRUCTING:
+        text["task"], text["model"] = "reconstruction", "vae"
+        text["data"]["normalize"] = None
     component = {"name": name, **REQUIRED.get(name, {}), **options}
     if kind == "augmentation":
         text["data"]["augment"] = [component]
@@ -292,8 +296,12 @@ OTHER: Mapping[str, Any] = {
     "gain": 0.3,
     "nonlinearity": "tanh",
     "sparsity": 0.2,
+    "latent": 3,
+    "output_activation": "sigmoid",
+    "likelihood": "gaussian",
     # losses
     "label_smoothing": 0.3,
+    "beta": 0.3,
     "delta": 0.1,
     "reduction": "sum_outputs",
     "margin": 0.3,
@@ -343,6 +351,7 @@ SAME_NUMBERS: Mapping[tuple[str, str], str] = {
     ("CyclicLR", "gamma"): "of mode exp_range only; tried below with it",
     ("color_jitter", "saturation"): "grey images have none (tests/data tries it on colour)",
     ("color_jitter", "hue"): "grey images have none (tests/data tries it on colour)",
+    ("elbo", "std"): "of a normal likelihood only (tests/models/test_models_autoencoders.py)",
     ("ASGD", "alpha"): "the power of the averaging's start, felt after t0 steps",
 }
 IMPLEMENTATION = {

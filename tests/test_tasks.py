@@ -77,7 +77,7 @@ def test_reconstruction_trains_a_model_to_return_its_inputs(tmp_path: Path) -> N
     assert inputs.data_ptr() != targets.data_ptr()
     outputs = experiment.model(inputs)
     assert outputs.shape == targets.shape
-    mse = float(experiment.loss(outputs, targets).detach())
+    mse = float(experiment.forward.loss(outputs, targets).detach())
     assert BUILT_IN["mse"](outputs.detach(), targets) == pytest.approx(mse, rel=1e-5)
 
 

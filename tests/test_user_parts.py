@@ -512,3 +512,124 @@ def test_a_size_that_the_config_sets_is_used(tmp_path: Path) -> None:
     done = optlab("validate", path, f"model={{name: '{tmp_path / 'own.py'}:Features', n_classes: 7}}")
     assert done.code == 2
     assert "logits [N, 10]" in done.err
+
+
+# ---- models that return more than the prediction, losses that need more
+
+MORE = """\
+from collections import namedtuple
+from torch.nn import functional
+
+Returned = namedtuple("Returned", ["features", "logits"])
+
+class Net(nn.Module):
+    def __init__(self, returns: str = "tuple"):
+        super().__init__()
+        self.hidden, self.last, self.returns = nn.Linear(64, 8), nn.Linear(8, 10), returns
+
+    def forward(self, images):
+        features = self.hidden(images.flatten(1)).relu()
+        logits = self.last(features)
+        return {
+            "tensor": logits,
+            "tuple": (features, logits),
+            "named": Returned(features, logits),
+            "dict": {"features": features, "logits": logits},
+            "output": {"output": logits, "features": features},
+            "nothing": {"output": None},
+        }[self.returns]
+
+def plain(a, b):
+    return functional.cross_entropy(a, b)
+
+def with_model(a, b, model, strength: float = 0.1):
+    return functional.cross_entropy(a, b) + strength / 2 * sum(
+        p.square().sum() for p in model.parameters() if p.ndim > 1
+    )
+
+def with_all(a, b, *, inputs, outputs, model):
+    features, logits = outputs
+    assert logits is a and len(inputs) == len(b)
+    return functional.cross_entropy(model(inputs)[1], b)
+
+class Module(nn.Module):
+    def forward(self, a, b, outputs):
+        return functional.cross_entropy(outputs["logits"], b)
+
+def built(scale: float = 1.0):
+    return lambda a, b, outputs: scale * functional.cross_entropy(outputs[1], b)
+"""
+
+
+def more(folder: Path, returns: str, loss: str, output: str | None = None, engine: str = "eager") -> Path:
+    """Train with a model that returns more than the prediction."""
+    own = write(folder, MORE).with_name("own.py")
+    model = f"model={{name: '{own}:Net', returns: {returns}, output: {output or 'null'}}}"
+    loss = f"loss={loss.replace('own.py', str(own))}"
+    run = train(own.with_name("own.yaml"), model, loss, f"train.engine={engine}")
+    assert json.loads((run / "summary.json").read_text(encoding="utf-8"))["engine"] == engine
+    return run
+
+
+def losses_of(run: Path) -> list[str]:
+    return [row["loss"] for row in rows(run / "steps.csv")]
+
+
+@pytest.mark.parametrize(
+    ("returns", "loss", "output"),
+    [
+        ("tuple", "own.py:plain", "1"),
+        ("named", "own.py:plain", "logits"),
+        ("named", "cross_entropy", "1"),
+        ("dict", "own.py:plain", "logits"),
+        ("output", "cross_entropy", None),
+        ("tuple", "own.py:with_all", "1"),
+        ("dict", "own.py:Module", "logits"),
+        ("tuple", "{name: 'own.py:built', scale: 1}", "1"),
+    ],
+)
+def test_a_model_that_returns_more_trains_as_one_that_returns_the_prediction(
+    returns: str, loss: str, output: str | None, tmp_path: Path
+) -> None:
+    plain = losses_of(more(tmp_path, "tensor", "cross_entropy"))
+    assert losses_of(more(tmp_path, returns, loss, output)) == plain
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_a_loss_that_uses_the_model_has_its_gradient(engine: str, tmp_path: Path) -> None:
+    def weights(run: Path) -> dict[str, torch.Tensor]:
+        state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+        model: dict[str, torch.Tensor] = state["experiment"]["model"]
+        return model
+
+    expected = weights(more(tmp_path, "tensor", "{name: cross_entropy, l2: 0.1}"))
+    for name, value in weights(more(tmp_path, "tensor", "own.py:with_model", engine=engine)).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("returns", "output", "says"),
+    [
+        ("tuple", None, "returns a tuple of 2 entries"),
+        ("named", None, "with the fields features, logits"),
+        ("dict", "logit", "with the keys features, logits"),
+        ("tuple", "2", "returns a tuple of 2 entries"),
+        ("nothing", None, "with the keys output"),
+        ("tensor", "0", "leave out `output`"),
+        ("tuple", "0", "shape [N, 8]"),
+    ],
+)
+def test_a_prediction_that_is_not_there_is_reported(
+    returns: str, output: str | None, says: str, tmp_path: Path
+) -> None:
+    own = write(tmp_path, MORE).with_name("own.py")
+    model = f"{{name: '{own}:Net', returns: {returns}, output: {output or 'null'}}}"
+    done = optlab("validate", own.with_name("own.yaml"), f"model={model}")
+    assert done.code == 2
+    assert says in done.err
+
+
+def test_what_a_loss_gets_is_no_option(tmp_path: Path) -> None:
+    write(tmp_path, MORE)
+    shown = optlab("show", "loss", f"{tmp_path}/own.py:with_model", "--json").json["options"]
+    assert [row["option"] for row in shown] == ["strength"]

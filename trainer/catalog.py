@@ -39,6 +39,7 @@ from trainer.data import (
 from trainer.errors import ConfigError, OptlabError, unknown_name
 from trainer.imports import find_object
 from trainer.models import (
+    autoencoders,
     convolutional,
     dense,
     quadratic,
@@ -54,7 +55,7 @@ from trainer.optimizers.build import torch_optimizers
 from trainer.optimizers.rules import REFUSED
 from trainer.optimizers.scratch import SCRATCH
 from trainer.tasks import CLASSIFICATION, TASKS
-from trainer.user_code import compared_arguments, user_code
+from trainer.user_code import compared_arguments, context_arguments, user_code
 
 Builder = Callable[..., Any]
 
@@ -114,8 +115,15 @@ _OWN_MODELS: Mapping[str, Builder] = {
     "rnn": recurrent.rnn,
     "gru": recurrent.gru,
     "lstm": recurrent.lstm,
+    "autoencoder": autoencoders.autoencoder,
+    "conv_autoencoder": autoencoders.conv_autoencoder,
+    "vae": autoencoders.vae,
+    "conv_vae": autoencoders.conv_vae,
     "quadratic": quadratic.quadratic,
 }
+
+# Models whose default loss is not that of the task.
+_LOSSES: Mapping[str, str] = {"vae": "elbo", "conv_vae": "elbo"}
 
 _TORCHVISION_MODELS: Mapping[str, Builder] = {
     f"torchvision.{name}": partial(torchvision_models.build, name) for name in torchvision_models.NAMES
@@ -131,6 +139,7 @@ LOSSES: Mapping[str, Builder] = {
     "huber": losses.huber,
     "bce_with_logits": losses.bce_with_logits,
     "multi_margin": losses.multi_margin,
+    "elbo": losses.elbo,
     "objective": losses.objective,
 }
 
@@ -234,8 +243,8 @@ def _model(kind: str, name: str) -> type[BaseModel]:
     # Functions of a user can be the component themselves, not its builder.
     if kind == "augmentation":
         drop = (*drop, *augment_function.ARGUMENTS)
-    if kind in ("loss", "metric") and not own:
-        drop = (*drop, *compared_arguments(builder))
+    if kind in ("loss", "metric") and not own and (compared := compared_arguments(builder)):
+        drop = (*drop, *compared, *(context_arguments(builder) if kind == "loss" else ()))
     if kind == "scheduler" and not own:
         optional, drop = (*schedules.LENGTHS, "max_lr"), (*drop, "t_in_epochs")
     if kind == "optimizer" and not own:
@@ -318,12 +327,16 @@ def check_values(kind: str, name: str, options: Mapping[str, Any]) -> None:
 
 
 def default_loss(config: Any) -> str:
-    """Return the name of the loss of a config that states none: that of its task.
+    """Return the name of the loss of a config that states none: that of its model or of its task.
 
     Args:
         config: the plain values of a config that is not validated yet. If it states no task, and its data set
             is `npz`, `csv` or a user's own, the loss is that of classification: the data are not read here.
     """
+    model = config.get("model")
+    model_name = str(model.get("name") if isinstance(model, dict) else model)
+    if model_name in _LOSSES:
+        return _LOSSES[model_name]
     stated, data = config.get("task"), config.get("data")
     name = data.get("name") if isinstance(data, dict) else None
     task = (

@@ -1,6 +1,7 @@
 """Losses and penalties on the weights.
 
-A loss builder takes its options and returns `loss(outputs, targets) -> scalar`, the mean over the batch.
+A loss builder takes its options and returns `loss(outputs, targets) -> scalar`, the mean over the batch. A
+loss that needs more than the prediction has further parameters with the names of `user_code.LOSS_CONTEXT`.
 
 Shapes: outputs float [N, K] are logits or real predictions. Targets are one of
     int64 [N]      class numbers
@@ -11,7 +12,8 @@ For tokens, outputs are [N, T, K] and targets int64 [N, T].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -21,7 +23,7 @@ from torch.nn import functional
 
 from trainer.errors import ConfigError
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
 
 OF_REGRESSION = (
     "mse",
@@ -156,6 +158,48 @@ def multi_margin(*, p: Literal[1, 2] = 1, margin: float = 1.0) -> Loss:
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         _require_classes("multi_margin", targets)
         return functional.multi_margin_loss(outputs, targets, p=p, margin=margin)
+
+    return loss
+
+
+def elbo(
+    *, beta: Annotated[float, Field(ge=0)] = 1.0, std: Annotated[float, Field(gt=0)] | None = None
+) -> Loss:
+    """Return the negative evidence lower bound (ELBO) of a variational autoencoder, in nats per sample.
+
+    -E_q[log p(x|z)] + beta KL(q(z|x) || p(z)), with one draw of z, and in closed form
+    KL = 1/2 sum_j (mean_j^2 + var_j - log var_j - 1). With beta 1, its mean is an upper bound of -log p(x).
+    The model returns a dict with `mean` and `log_variance`, float [N, latent], of z given x, and with
+    `logits`, float [N, D], of a Bernoulli distribution of x given z; without `logits`, x is normal around the
+    prediction.
+
+    Source: Kingma and Welling 2014, "Auto-Encoding Variational Bayes"; Higgins et al. 2017, "beta-VAE".
+
+    Args:
+        beta: weight of the KL divergence.
+        std: standard deviation of x given z, if it is normal; null = 1.
+    """
+    sigma = 1.0 if std is None else std
+    constant = math.log(sigma * math.sqrt(2 * math.pi))
+
+    def loss(prediction: Tensor, targets: Tensor, outputs: object) -> Tensor:
+        if not isinstance(outputs, Mapping) or not {"mean", "log_variance"} <= set(outputs):
+            raise ConfigError(
+                "elbo needs a model that returns a dict with `mean` and `log_variance`",
+                key="name",
+                fix="choose the model vae or conv_vae, or another loss",
+            )
+        mean, log_variance = outputs["mean"], outputs["log_variance"]
+        kl = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum()
+        if "logits" in outputs:
+            if std is not None:
+                raise ConfigError("a Bernoulli likelihood has no standard deviation", key="std")
+            error = functional.binary_cross_entropy_with_logits(outputs["logits"], targets, reduction="sum")
+        else:
+            squares = (prediction - targets).square().sum()
+            error = squares / (2 * sigma**2) + constant * targets.numel()
+        total: Tensor = error + beta * kl
+        return total / len(targets)
 
     return loss
 

@@ -15,6 +15,7 @@ torch's is seeded from a stream, the other two are seeded from the streams `<str
 | the constructor of the model | `init` | `seed.init` |
 | the constructors of all other parts | `construction` | `seed.init` |
 | training: forward, loss, optimizer, augmentation | `dropout` | `seed.dropout` |
+| an evaluation | `evaluation` | 0: the same numbers in every evaluation |
 """
 
 from __future__ import annotations
@@ -60,25 +61,31 @@ def generator(stream: str, seed: int, *counters: int) -> torch.Generator:
 
 
 @contextmanager
-def global_stream(stream: str, seed: int) -> Iterator[None]:
-    """Seed the global CPU generators for the block and restore their state afterwards.
+def global_stream(stream: str, seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seed the global generators for the block and restore their state afterwards.
 
     Use it for code that draws only from the global generators, such as the constructors of `torch.nn` layers.
+
+    Args:
+        stream, seed: see `stream_seed`.
+        device: a GPU whose generator is included; None or the CPU = none.
     """
-    with preserved():
+    with preserved(device):
         torch.default_generator.manual_seed(stream_seed(stream, seed))
+        if device is not None and device.type == "cuda":
+            torch.cuda.manual_seed(stream_seed(stream, seed))
         _seed_python_and_numpy(stream, seed)
         yield
 
 
 @contextmanager
-def preserved() -> Iterator[None]:
-    """Restore the state of the global CPU generators after the block."""
-    former = random_state()
+def preserved(device: torch.device | None = None) -> Iterator[None]:
+    """Restore the state of the global CPU generators after the block, and of that of `device` if a GPU."""
+    former = random_state(device)
     try:
         yield
     finally:
-        set_random_state(former)
+        set_random_state(former, device)
 
 
 def seed_globals(stream: str, seed: int) -> None:

@@ -90,6 +90,19 @@ def compared_arguments(component: Callable[..., Any]) -> tuple[str, ...]:
 
 _PLAIN = ("bool", "int", "float", "str")
 
+LOSS_CONTEXT = ("model", "inputs", "outputs")
+"""Further arguments that a loss gets if it has parameters of these names: the model, the inputs of the batch,
+and what the model returned, as a tuple or a dict."""
+
+
+def context_arguments(loss: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of `LOSS_CONTEXT` among the parameters of a loss after its first two."""
+    try:
+        parameters = inspect.signature(getattr(loss, "forward", loss)).parameters
+    except ValueError:  # a function in C without a signature
+        return ()
+    return tuple(name for name in [*parameters][2:] if name in LOSS_CONTEXT)
+
 
 @contextmanager
 def running(config: Mapping[str, Any]) -> Iterator[None]:

@@ -69,6 +69,7 @@ CHANGES = {
     "task": "task=classification",
     "model.name": "model={name: linear}",
     "model.hidden": "model.hidden=[17]",
+    "model.output": "model.output=logits",
     "init.weight.name": "init.weight={name: kaiming_normal_}",
     "init.bias.name": "init.bias=null",
     "init.layers.weight.name": "init.layers.0.weight={name: zeros_}",

@@ -18,6 +18,7 @@ from trainer import build_experiment, load_config
 from trainer.errors import ConfigError
 from trainer.optimizers.external import OptimizerSpec, build_external
 from trainer.optimizers.groups import assign_groups
+from trainer.training.forward import ForwardPass
 from trainer.training.rehearsal import Rehearsal
 
 FILE = Path(external.__file__)
@@ -32,7 +33,7 @@ def rehearsal(
     groups = assign_groups(model, [name for name, _ in model.named_parameters()], [])
     build = partial(build_external, spec, groups=groups, context={"num_data": 10, "total_steps": None})
     batches = [(torch.randn(16, 4), torch.arange(16) % 3)]
-    return Rehearsal(spec, build, model, nn.functional.cross_entropy, nullcontext(), batches)
+    return Rehearsal(spec, build, model, ForwardPass(nn.functional.cross_entropy), nullcontext(), batches)
 
 
 ADAM = OptimizerSpec("Adam", torch.optim.Adam, {"lr": 1e-2})

@@ -15,6 +15,7 @@ from trainer.config.models import (
     InnerOptimizerConfig,
     LossConfig,
     MetricConfig,
+    ModelConfig,
     OptimizerConfig,
     SchedulerConfig,
     SeedConfig,
@@ -45,7 +46,7 @@ class Slot:
 SLOTS = (
     Slot(("data",), "dataset", DataConfig),
     Slot(("data", "augment", "*"), "augmentation", Component),
-    Slot(("model",), "model", Component),
+    Slot(("model",), "model", ModelConfig),
     Slot(("init", "weight"), "init", Component),
     Slot(("init", "bias"), "init", Component),
     Slot(("init", "layers", "*", "weight"), "init", Component),

@@ -193,6 +193,16 @@ class DataConfig(Component):
     )
 
 
+class ModelConfig(Component):
+    """The network."""
+
+    output: str | Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="The prediction in the tuple or dict that a model returns: its key, or its position from "
+        "0; null = the model returns a tensor, or a dict with the key `output`.",
+    )
+
+
 class LossConfig(Component):
     """The loss, with optional penalties on the weights (parameters with two or more dimensions)."""
 
@@ -503,7 +513,7 @@ class Config(Section):
         description="What the model learns, as `reconstruction` of its inputs; null = the task of the "
         "data set.",
     )
-    model: Component = Field(description="The network.")
+    model: ModelConfig = Field(description="The network.")
     init: InitConfig | None = Field(None, description="Initial weights; null = the default of torch.")
     loss: LossConfig = Field(
         LossConfig(name="cross_entropy"), description="The loss; the default is that of the task."

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from trainer.errors import ConfigError
+from trainer.models.outputs import prediction
 from trainer.seeding import preserved
 from trainer.user_code import code_location, describe_error
 
@@ -73,26 +74,22 @@ def check_shapes(
     *,
     batch: int = BATCH,
     tokens: bool = False,
+    output: str | int | None = None,
 ) -> None:
     """Check that the model in training mode returns outputs of the required shape for `batch` samples.
 
-    These are [N, num_classes], or for tokens [N, T, num_classes].
+    These are [N, num_classes], or for tokens [N, T, num_classes]. `output` says which entry of a tuple or a
+    dict they are, see `outputs.prediction`.
 
     Raises:
         ConfigError: it does not; the error names the layer, its input and what it accepts.
     """
-    output = _probe(model, input_shape, training=True, batch=batch, tokens=tokens).result
+    returned = _probe(model, input_shape, training=True, batch=batch, tokens=tokens).result
     shape = (*input_shape, num_classes) if tokens else (num_classes,)
     expected = f"logits [{', '.join(['N', *map(str, shape)])}]"
-    if not isinstance(output, Tensor):
-        raise ConfigError(
-            f"the model returns a {type(output).__name__}",
-            key="name",
-            expected=f"one tensor of {expected}",
-            fix="wrap the model so that its forward returns only the logits",
-        )
-    if tuple(output.shape) != (batch, *shape):
-        found = ", ".join(["N" if output.shape[:1] == (batch,) else "?", *map(str, output.shape[1:])])
+    predicted = prediction(returned, output)
+    if tuple(predicted.shape) != (batch, *shape):
+        found = ", ".join(["N" if predicted.shape[:1] == (batch,) else "?", *map(str, predicted.shape[1:])])
         raise ConfigError(f"the model's output has the shape [{found}]", key="name", expected=expected)
 
 
@@ -139,7 +136,13 @@ def materialize(model: nn.Module, input_shape: tuple[int, ...], *, tokens: bool 
         )
 
 
-def sparse_gradients(model: nn.Module, input_shape: tuple[int, ...], *, tokens: bool = False) -> set[str]:
+def sparse_gradients(
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    *,
+    tokens: bool = False,
+    output: str | int | None = None,
+) -> set[str]:
     """Return the names of the parameters whose gradients are sparse (`nn.Embedding(sparse=True)`).
 
     They are found by a backward pass of a copy or, if that fails, by the layers' `sparse` attribute.
@@ -153,8 +156,8 @@ def sparse_gradients(model: nn.Module, input_shape: tuple[int, ...], *, tokens: 
     try:
         model_copy = copy_model(model)
         with preserved(), torch.enable_grad():
-            output = model_copy(_zeros((BATCH, *input_shape), tokens))
-            output.real.sum().backward()
+            returned = model_copy(_zeros((BATCH, *input_shape), tokens))
+            torch.autograd.backward(prediction(returned, output).real.sum())
     except KeyboardInterrupt:
         raise
     except BaseException:  # the run reports the error

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import RunError
+from trainer.models.outputs import prediction
 
 
 def sample_tokens(
@@ -16,6 +17,7 @@ def sample_tokens(
     context: int,
     temperature: float,
     generator: torch.Generator,
+    output: str | int | None = None,
 ) -> Tensor:
     """Extend tokens by a language model: each new one is drawn from softmax(logits / temperature).
 
@@ -26,6 +28,7 @@ def sample_tokens(
         context: number of preceding tokens that the model reads.
         temperature: from 0; 0 = the most probable token.
         generator: the random numbers, on the CPU.
+        output: which entry of what the model returns are the logits.
 
     Returns:
         The tokens with `start`, int64 [T + count].
@@ -36,7 +39,8 @@ def sample_tokens(
     tokens = start
     for _ in range(count):
         with torch.no_grad():
-            logits = model(tokens[-context:].unsqueeze(0))[0, -1].double().cpu()
+            returned = model(tokens[-context:].unsqueeze(0))
+        logits = prediction(returned, output)[0, -1].double().cpu()
         if not logits.isfinite().all():
             raise RunError("the model returns logits that are not finite")
         # The greatest difference is 0, so that no division by a small temperature overflows to infinity.

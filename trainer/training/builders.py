@@ -22,6 +22,7 @@ from trainer.config.models import (
     InnerOptimizerConfig,
     Match,
     MetricConfig,
+    ModelConfig,
     OptimizerConfig,
     SchedulerConfig,
     StepMode,
@@ -44,6 +45,7 @@ from trainer.schedules import Schedule, ScheduleSpec, build_schedule
 from trainer.seeding import generator, global_stream
 from trainer.tasks import CLASSIFICATION, NEXT_TOKEN, Task
 from trainer.training.engines.eager import MicroBatch
+from trainer.training.forward import ForwardPass
 from trainer.training.locate import located, prefixed
 from trainer.training.preflight import check_parameters, try_metric
 from trainer.training.rehearsal import Outcome, Rehearsal
@@ -79,7 +81,7 @@ def build_model(
 
 
 def make_model(
-    component: Component, input_shape: tuple[int, ...], num_classes: int, *, tokens: bool | None = None
+    component: ModelConfig, input_shape: tuple[int, ...], num_classes: int, *, tokens: bool | None = None
 ) -> nn.Module:
     """Return a model with its default initial weights, checked against the shape of the samples.
 
@@ -108,7 +110,7 @@ def make_model(
     with user_code(component.name):
         materialize(model, input_shape, tokens=tokens)
         check_parameters(model)
-        check_shapes(model, input_shape, num_classes, tokens=tokens)
+        check_shapes(model, input_shape, num_classes, tokens=tokens, output=component.output)
     return model
 
 
@@ -289,7 +291,7 @@ class OptimizerContext:
     Args:
         input_shape: shape of one preprocessed sample.
         device: device of the model.
-        loss: the loss of the run.
+        forward: computes the loss and the prediction of a batch.
         autocast: the context of every forward pass.
         batches: some batches of the run.
         numbers: numbers of the run for constructors; see `optimizers.external.CONTEXT`.
@@ -297,7 +299,7 @@ class OptimizerContext:
 
     input_shape: tuple[int, ...]
     device: torch.device
-    loss: Loss
+    forward: ForwardPass
     autocast: AbstractContextManager[object]
     batches: Sequence[MicroBatch]
     numbers: Mapping[str, int | None]
@@ -365,7 +367,10 @@ def _build_registered(
     refuse(cls, options, groups, owned, device_type=context.device.type)
     own_model = loaded.config.model.name not in catalog.REGISTRIES["model"]  # built-in: dense gradients
     tokens = not context.batches[0][0].is_floating_point()
-    sparse = sparse_gradients(model, context.input_shape, tokens=tokens) if own_model else set()
+    sparse: set[str] = set()
+    if own_model:
+        output = loaded.config.model.output
+        sparse = sparse_gradients(model, context.input_shape, tokens=tokens, output=output)
     implementation = resolve_implementation(cls, options, kinds_of(owned, sparse))
     optimizer = build_optimizer(cls, model, groups, options | implementation, sparse=sparse)
     mode: StepMode = "closure" if needs_closure(cls) else "plain"
@@ -391,7 +396,7 @@ def _build_external(
         spec,
         build,
         model,
-        context.loss,
+        context.forward,
         context.autocast,
         context.batches,
         clip_grad_norm=loaded.config.train.clip_grad_norm,

@@ -43,20 +43,21 @@ from trainer.training.engines.choice import PAYS_AFTER_STEPS, engine_class
 from trainer.training.engines.compiler import compiler
 from trainer.training.evaluation import RunningMean
 from trainer.training.experiment import Experiment
+from trainer.training.forward import ForwardPass
 from trainer.training.loaded_data import LoadedData, load_data
 from trainer.training.locate import located
 from trainer.training.preflight import (
     check_inputs,
     check_last_batch,
     check_metrics,
-    check_probabilities,
+    check_targets,
     try_loss,
 )
 from trainer.training.record_maker import RecordMaker
 from trainer.training.state import TrainingState
 from trainer.training.threads import choose_threads
 from trainer.training.timetable import Interval, Plan, run_length
-from trainer.user_code import user_code, while_building
+from trainer.user_code import context_arguments, user_code, while_building
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,19 +181,19 @@ def _set_up_run(
     precision = autocast(device, config.train.precision)
     threads, threads_note = config.train.threads, ""
     if threads == "auto" and measure_threads:
-        threads, threads_note = (
-            choose_threads(model, some_inputs, precision) if device.type == "cpu" else (usable_threads(), "")
-        )
+        threads = usable_threads()
+        if device.type == "cpu":
+            threads, threads_note = choose_threads(model, some_inputs, precision, config.model.output)
     torch.set_num_threads(1 if threads == "auto" else threads)
     seed_globals("construction", config.seed.init)  # earlier random draws depend on which data were cached
     with located(loaded, "loss"):
         loss = build_loss(config.loss)
-        with user_code(config.loss.name):
-            try_loss(loss, trained[:2].cpu(), num_outputs)
         if isinstance(loss, torch.nn.Module):
             loss.to(device)
-        if config.loss.name == "cross_entropy":
-            check_probabilities(evaluated if reconstruct else splits.train.targets)
+        forward = ForwardPass(loss, config.model.output, context_arguments(loss))
+        with user_code(config.loss.name):
+            returned = try_loss(forward, model, some_inputs[:2], trained[:2], num_outputs)
+        check_targets(config.loss.name, returned, evaluated if reconstruct else splits.train.targets)
         model_penalty = build_penalty(config, model)
 
     with located(loaded, "train.metrics"):
@@ -205,7 +206,7 @@ def _set_up_run(
         OptimizerContext(
             input_shape=prepare.output_shape,
             device=device,
-            loss=loss,
+            forward=forward,
             autocast=precision,
             batches=[(some_inputs, trained)],
             numbers={
@@ -225,7 +226,7 @@ def _set_up_run(
     engine_name = _engine_name(config, device, plan)
     engine = engine_class(engine_name)(
         model,
-        loss,
+        forward,
         list(optimizers.values()),
         autocast=precision,
         step_mode=built.step_mode,
@@ -252,7 +253,7 @@ def _set_up_run(
         splits=splits,
         batches=batches,
         evaluate_on=evaluate_on,
-        loss=loss,
+        forward=forward,
         autocast=precision,
         metrics=metrics,
         engine=engine,

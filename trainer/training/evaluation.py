@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.losses import Loss
 from trainer.metrics import Metric
+from trainer.training.forward import ForwardPass
 
 # Steps buffered before their losses are stacked and their correct predictions counted: one argmax over 32
 # small batches costs a tenth of 32 calls, and integer counts do not depend on how they are split. With many
@@ -109,7 +109,7 @@ def _add(sums: Tensor, metric: Metric, outputs: Tensor, targets: Tensor) -> Tens
 @torch.no_grad()
 def evaluate_split(
     model: nn.Module,
-    loss: Loss,
+    forward: ForwardPass,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     autocast: AbstractContextManager[object],
@@ -119,7 +119,7 @@ def evaluate_split(
 
     Args:
         model: its train or eval mode is restored afterwards.
-        loss: (outputs, targets) -> mean over the batch.
+        forward: computes the loss and the prediction of a batch.
         batches: (inputs, targets) over the whole split; at least one.
         autocast: the context of every forward pass.
         metrics: the metrics to measure.
@@ -130,8 +130,8 @@ def evaluate_split(
     sums = [torch.zeros((), dtype=torch.int64) for _ in metrics]
     for inputs, targets in batches:
         with autocast:
-            outputs = model(inputs)
-            losses.append(loss(outputs, targets).double())
+            loss, outputs = forward(model, inputs, targets)
+            losses.append(loss.double())
         sizes.append(len(targets))
         sums = [_add(total, metric, outputs, targets) for total, metric in zip(sums, metrics, strict=True)]
     model.train(was_training)

@@ -15,13 +15,13 @@ from torch import nn
 
 from trainer.data.batches import Batch, Batches
 from trainer.data.dataset import Splits
-from trainer.losses import Loss
 from trainer.metrics import Metric
 from trainer.records import EvalRecord
 from trainer.training.check_finite import find_nonfinite
 from trainer.training.compilation import Compilation
 from trainer.training.engines.eager import EagerEngine, StepOutput
 from trainer.training.evaluation import evaluate_split
+from trainer.training.forward import ForwardPass
 from trainer.training.record_maker import RecordMaker
 from trainer.training.state import Progress, TrainingState
 from trainer.training.timetable import Due, Plan
@@ -37,7 +37,7 @@ class Experiment:
         splits: the data.
         batches: the training batches.
         evaluate_on: returns the evaluation batches of a split (`val`, `train`, `test`).
-        loss: (outputs, targets) -> mean over the samples.
+        forward: computes the loss and the prediction of a batch.
         autocast: the context of every forward pass.
         metrics: what is measured beside the loss.
         engine: computes a step.
@@ -53,7 +53,7 @@ class Experiment:
     splits: Splits
     batches: Batches
     evaluate_on: Callable[[str], Iterator[Batch]]
-    loss: Loss
+    forward: ForwardPass
     autocast: AbstractContextManager[object]
     metrics: Sequence[Metric]
     engine: EagerEngine
@@ -188,9 +188,10 @@ class Experiment:
 
     def measure(self, split: str) -> dict[str, float]:
         """Return the loss and the metrics of the model on a whole split, in eval mode."""
-        with self.state.evaluation_weights():
+        batches = self.evaluate_on(split)
+        with self.state.evaluation():
             return evaluate_split(
-                self.model, self.loss, self.evaluate_on(split), autocast=self.autocast, metrics=self.metrics
+                self.model, self.forward, batches, autocast=self.autocast, metrics=self.metrics
             )
 
     def eval_columns(self) -> list[str]:

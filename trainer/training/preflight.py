@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,12 +12,12 @@ from trainer.config.load import Loaded
 from trainer.config.models import DataConfig
 from trainer.data.batches import Batches
 from trainer.errors import ConfigError, unknown_name
-from trainer.losses import Loss
 from trainer.metrics import Metric
-from trainer.models.describe import check_shapes
-from trainer.seeding import generator
+from trainer.models.describe import check_shapes, temporary_copy
+from trainer.seeding import generator, preserved
 from trainer.tasks import Task
 from trainer.training.experiment import Experiment
+from trainer.training.forward import ForwardPass
 from trainer.user_code import code_location
 
 
@@ -57,7 +60,8 @@ def check_last_batch(
     if batches.samples_per_epoch % batches.batch_size != 1 and batches.batch_size != 1:
         return
     try:
-        check_shapes(model, input_shape, num_classes, batch=1, tokens=tokens)
+        output = loaded.config.model.output
+        check_shapes(model, input_shape, num_classes, batch=1, tokens=tokens, output=output)
     except ConfigError as error:
         key = "data.batch_size"
         raise ConfigError(
@@ -74,11 +78,25 @@ def output_shape(targets: Tensor, num_classes: int) -> tuple[int, ...]:
     return (*targets.shape, num_classes) if not targets.is_floating_point() else (len(targets), num_classes)
 
 
-def try_loss(loss: Loss, targets: Tensor, num_classes: int) -> None:
-    """Evaluate the loss once on zeros, so that targets of the wrong kind are reported before the run."""
-    outputs = torch.zeros(output_shape(targets, num_classes), dtype=torch.float32, requires_grad=True)
+def try_loss(
+    forward: ForwardPass, model: nn.Module, inputs: Tensor, targets: Tensor, num_classes: int
+) -> object:
+    """Evaluate the loss once, so that targets of the wrong kind are reported before the run.
+
+    Returns:
+        The outputs on which it was computed: those of a copy of the model if the loss uses more than the
+        prediction, else zeros.
+    """
+    outputs: Any
     try:
-        value = loss(outputs, targets)
+        if forward.context:
+            with temporary_copy(model) as model_copy, preserved(inputs.device):
+                outputs = model_copy.train()(inputs)
+                value = forward.score(model_copy, inputs, outputs, targets)[0]
+        else:
+            size = output_shape(targets, num_classes)
+            outputs = torch.zeros(size, device=targets.device, requires_grad=True)
+            value = forward.loss(outputs, targets)
     except (RuntimeError, ValueError, TypeError) as error:
         kind = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape[1:])}"
         location = code_location(error)
@@ -91,7 +109,7 @@ def try_loss(loss: Loss, targets: Tensor, num_classes: int) -> None:
             key="name",
             expected="a 0-d tensor, the mean over the samples",
         )
-    if not value.is_floating_point() or value.device != outputs.device:
+    if not value.is_floating_point() or value.device != targets.device:
         kind = f"{str(value.dtype).removeprefix('torch.')} number on {value.device}"
         raise ConfigError(
             f"the loss returned a {kind}", key="name", expected="a real number on the outputs' device"
@@ -102,6 +120,7 @@ def try_loss(loss: Loss, targets: Tensor, num_classes: int) -> None:
             key="name",
             expected="a number computed from the outputs by torch (without detach, item or no_grad)",
         )
+    return outputs
 
 
 def try_metric(metric: Metric, targets: Tensor, num_classes: int, *, check_additive: bool) -> None:
@@ -138,6 +157,26 @@ def try_metric(metric: Metric, targets: Tensor, num_classes: int, *, check_addit
             key="name",
             fix="return sums, not means, and compute the metric from them in `value`",
         )
+
+
+def check_targets(loss: str, returned: object, targets: Tensor) -> None:
+    """Raise ConfigError if a loss of this package is not defined for the targets.
+
+    Args:
+        loss: its name.
+        returned: what the model returned, if the loss uses more than the prediction.
+        targets: targets of the training split.
+    """
+    if loss == "cross_entropy":
+        check_probabilities(targets)
+    elif loss == "elbo" and isinstance(returned, Mapping) and "logits" in returned:
+        low, high = float(targets.min()), float(targets.max())
+        if not 0 <= low <= high <= 1:
+            raise ConfigError(
+                f"a Bernoulli likelihood needs values in [0, 1]; the inputs are {low:.3g} to {high:.3g}",
+                key="name",
+                fix="set data.normalize=null for images, or model.likelihood=gaussian",
+            )
 
 
 def check_probabilities(targets: Tensor) -> None:

@@ -18,7 +18,6 @@ from torch.optim import Optimizer
 
 from trainer.config.models import StepMode
 from trainer.errors import ConfigError, OptlabError
-from trainer.losses import Loss
 from trainer.models.describe import copy_model, temporary_copy
 from trainer.optimizers import snapshot
 from trainer.optimizers.external import OptimizerSpec, failure, group_numbers, rate_holder
@@ -26,6 +25,7 @@ from trainer.optimizers.modes import evaluation_weights, train_mode
 from trainer.process_state import settings_preserved
 from trainer.seeding import random_state, set_random_state
 from trainer.training.engines.eager import EagerEngine, MicroBatch
+from trainer.training.forward import ForwardPass
 
 STEPS = 3
 """Number of steps before the state is saved, and after it is loaded."""
@@ -57,7 +57,7 @@ class Rehearsal:
         spec: the optimizer, for messages.
         build: builds it for a copy of the model.
         model: the model, on its device; not changed.
-        loss: (outputs, targets) -> mean over the samples.
+        forward: computes the loss and the prediction of a batch.
         autocast: the context of every forward pass.
         batches: batches of the run.
         clip_grad_norm, clip_grad_value: see `EagerEngine`.
@@ -66,7 +66,7 @@ class Rehearsal:
     spec: OptimizerSpec
     build: Callable[[nn.Module], Optimizer]
     model: nn.Module
-    loss: Loss
+    forward: ForwardPass
     autocast: AbstractContextManager[object]
     batches: Sequence[MicroBatch]
     clip_grad_norm: float | None = None
@@ -137,7 +137,7 @@ class Rehearsal:
             before = [parameter.detach().clone() for parameter in parameters]
             engine = EagerEngine(
                 model,
-                self.loss,
+                self.forward,
                 [optimizer],
                 autocast=self.autocast,
                 step_mode=mode,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from trainer.device import Clock
 from trainer.optimizers import snapshot
 from trainer.optimizers.modes import evaluation_weights, has_modes
 from trainer.schedules import Schedule
-from trainer.seeding import random_state, set_random_state
+from trainer.seeding import global_stream, random_state, set_random_state
 from trainer.training.evaluation import RunningMean
 
 
@@ -120,6 +120,16 @@ class TrainingState:
     def evaluation_weights(self) -> AbstractContextManager[None]:
         """Set the weights to those to evaluate for the block, if an optimizer trains at other ones."""
         return evaluation_weights(self.optimizers.values(), list(self.model.parameters()))
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Set the weights to evaluate and the random numbers of an evaluation for the block.
+
+        A model that draws in eval mode, as a variational autoencoder does, draws the same numbers in every
+        evaluation, and evaluations do not change the numbers of training.
+        """
+        with self.evaluation_weights(), global_stream("evaluation", 0, self.device):
+            yield
 
     def _evaluation_model(self) -> dict[str, Any]:
         """Return the weights to evaluate, if an optimizer trains at other ones than these."""

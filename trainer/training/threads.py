@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer.device import usable_threads
 from trainer.models.describe import copy_model
+from trainer.models.outputs import prediction
 from trainer.seeding import preserved
 
 _ROUNDS = 2
@@ -27,7 +28,10 @@ _MIN_GAIN = 0.9
 
 
 def choose_threads(
-    model: nn.Module, inputs: Tensor, autocast: AbstractContextManager[object]
+    model: nn.Module,
+    inputs: Tensor,
+    autocast: AbstractContextManager[object],
+    output: str | int | None = None,
 ) -> tuple[int, str]:
     """Return one or all usable threads, whichever is faster, and a line for the log.
 
@@ -41,6 +45,7 @@ def choose_threads(
         model: the model in train mode, on the CPU.
         inputs: a training batch, [B, C, H, W] or [B, D].
         autocast: the context of the forward pass.
+        output: which entry of what the model returns is the prediction.
     """
     most = usable_threads()
     if most == 1:
@@ -50,8 +55,8 @@ def choose_threads(
 
         def run_pass() -> None:
             with autocast:
-                outputs = model_copy(inputs)
-            outputs.real.sum().backward()
+                outputs = prediction(model_copy(inputs), output)
+            torch.autograd.backward(outputs.real.sum())
 
         with preserved(), torch.enable_grad():
             seconds = _measure(run_pass, most)

@@ -20,6 +20,7 @@ from trainer.training.engines.compiler import compiler
 from trainer.training.engines.eager import EagerEngine
 from trainer.training.engines.inductor import updates
 from trainer.training.engines.inductor.compiled import CompiledEngine
+from trainer.training.forward import ForwardPass
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
 
@@ -52,8 +53,8 @@ def engine(
     if options.pop("penalised", False):
         options["penalty"] = lambda: penalty([p for p in model.parameters() if p.ndim > 1], l2=0.1)
     defaults: dict[str, object] = {"autocast": nullcontext()}
-    loss = options.pop("loss", functional.cross_entropy)
-    return cls(model, loss, [make(model)], **(defaults | options))  # type: ignore[arg-type]
+    forward = ForwardPass(options.pop("loss", functional.cross_entropy))  # type: ignore[arg-type]
+    return cls(model, forward, [make(model)], **(defaults | options))  # type: ignore[arg-type]
 
 
 def everything(of: EagerEngine) -> list[Tensor]:

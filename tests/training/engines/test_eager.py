@@ -13,6 +13,7 @@ from torch.nn import functional
 from trainer.device import autocast
 from trainer.losses import penalty
 from trainer.training.engines.eager import EagerEngine
+from trainer.training.forward import ForwardPass
 
 Batch = tuple[Tensor, Tensor]
 
@@ -32,7 +33,8 @@ def make_batches(count: int, size: int = 8) -> list[Batch]:
 
 def engine_for(model: nn.Module, optimizer: torch.optim.Optimizer, **options: object) -> EagerEngine:
     defaults: dict[str, object] = {"autocast": nullcontext()}
-    return EagerEngine(model, functional.cross_entropy, [optimizer], **(defaults | options))  # type: ignore[arg-type]
+    forward = ForwardPass(functional.cross_entropy)
+    return EagerEngine(model, forward, [optimizer], **(defaults | options))  # type: ignore[arg-type]
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:

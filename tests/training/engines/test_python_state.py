@@ -21,6 +21,7 @@ from trainer.training.engines.choice import engine_class
 from trainer.training.engines.compiler import compiler
 from trainer.training.engines.inductor.compiled import CompiledEngine
 from trainer.training.engines.inductor.python_state import PythonState
+from trainer.training.forward import ForwardPass
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
 
@@ -96,7 +97,8 @@ def test_a_check_changes_nothing_and_finds_what_has_changed() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(Scaled(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    engine = CompiledEngine(model, functional.cross_entropy, [optimizer], autocast=nullcontext())
+    forward = ForwardPass(functional.cross_entropy)
+    engine = CompiledEngine(model, forward, [optimizer], autocast=nullcontext())
     steps = [[(torch.randn(8, 6), torch.randint(3, (8,)))] for _ in range(6)]
     assert engine.compile(steps) is None
     for batches in steps:

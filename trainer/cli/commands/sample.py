@@ -56,5 +56,6 @@ def print_sample(setup: RunSetup, prompt: str, tokens: int, temperature: float, 
             context=windows.shape[1],
             temperature=temperature,
             generator=generator("sample", seed),
+            output=setup.config.model.output,
         )
     console.print_text(decode(drawn.tolist(), vocabulary, unit))

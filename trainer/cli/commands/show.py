@@ -13,7 +13,7 @@ from typing import Any
 from trainer import catalog, console
 from trainer.cli.commands.components import component_options
 from trainer.cli.commands.list_components import summary
-from trainer.config.models import Component
+from trainer.config.models import ModelConfig
 from trainer.config.paths import absolute_import_path
 from trainer.console import Column
 from trainer.errors import (
@@ -32,7 +32,7 @@ DEFAULT_INPUTS = {
     **dict.fromkeys(("transformer", "rnn", "gru", "lstm"), (64,)),
     "quadratic": (100,),
 }
-DEFAULT_CLASSES = {"quadratic": 1}  # of others 10
+DEFAULT_CLASSES = {"quadratic": 1, "autoencoder": 784, "conv_autoencoder": 784, "vae": 784, "conv_vae": 784}
 
 
 def show(
@@ -57,7 +57,7 @@ def show(
     if kind == "model":
         classes = classes or DEFAULT_CLASSES.get(name, 10)
         input_shape = _shape(shape) if shape else _default_input(name)
-        component = Component.model_validate(
+        component = ModelConfig.model_validate(
             {"name": name, "options": component_options("model", name, options)}
         )
         with global_stream("init", 0):

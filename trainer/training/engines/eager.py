@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 
 from trainer.config.models import StepMode
 from trainer.seeding import random_state, set_random_state
+from trainer.training.forward import ForwardPass
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 MicroBatch = tuple[Tensor, Tensor]
 
 
@@ -47,7 +47,7 @@ class EagerEngine:
 
     Args:
         model: the model in train mode, on its device.
-        loss: (outputs, targets) -> mean over the samples, 0-d.
+        forward: computes the loss and the prediction of a batch.
         optimizers: optimizers of disjoint parameters; one that needs a closure (LBFGS) must be the only one.
         autocast: the context of every forward pass.
         step_mode: what the optimizers' `step` needs; see `StepMode`.
@@ -60,7 +60,7 @@ class EagerEngine:
     def __init__(
         self,
         model: nn.Module,
-        loss: Loss,
+        forward: ForwardPass,
         optimizers: Sequence[Optimizer],
         *,
         autocast: AbstractContextManager[object],
@@ -74,7 +74,7 @@ class EagerEngine:
         self.needs_closure = step_mode in ("closure", "gradients_and_closure")
         assert not self.needs_closure or (len(optimizers) == 1 and scaler is None)
         self.model = model
-        self.loss = loss
+        self.forward = forward
         self.optimizers = tuple(optimizers)
         self.autocast = autocast
         self.step_mode = step_mode
@@ -172,8 +172,7 @@ class EagerEngine:
         `first` marks the first micro-batch of a step: the gradients of the previous step are reset.
         """
         with self.autocast:
-            outputs = self.model(inputs)
-            loss = self.loss(outputs, targets)
+            loss, outputs = self.forward(self.model, inputs, targets)
         if share != 1.0:
             loss = loss * share
         if first:

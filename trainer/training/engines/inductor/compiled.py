@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
@@ -35,6 +35,7 @@ from trainer.training.engines.inductor.python_state import PythonState, is_own
 from trainer.training.engines.inductor.scalars import compute_once
 from trainer.training.engines.inductor.step_hooks import has_hooks, has_own_step
 from trainer.training.engines.inductor.updates import Update, update_of
+from trainer.training.forward import ForwardPass
 
 _OPTIONS: dict[str, Any] = {
     "fallback_random": True,
@@ -75,6 +76,7 @@ class CompiledEngine(EagerEngine):
     def __init__(self, *args: Any, **options: Any) -> None:
         """Take the same arguments as `EagerEngine`."""
         super().__init__(*args, **options)
+        self._pass = _ForwardPass(self.model, self.forward)
         self._program: Program | None = None
         self._layout: object = None
         self._named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -196,7 +198,7 @@ class CompiledEngine(EagerEngine):
     def _why_not_compilable(self) -> str | None:
         """Return why the model's Python code cannot be compiled, or record its state for later checks."""
         values = [*self._named.values(), *self._constants.values()]
-        roots = {"model": self.model, "loss": self.loss, "penalty": self.penalty}
+        roots = {"model": self.model, "loss": self.forward.loss, "penalty": self.penalty}
         self._watched = PythonState.of(roots, known=values)
         if self._watched.outside:
             return f"the model's code depends on {self._watched.outside}"
@@ -364,12 +366,11 @@ class CompiledEngine(EagerEngine):
         """Compute loss, outputs and gradients from (*parameters, *buffers, inputs, targets)."""
         count = len(self._named)
         leaves = [value.detach().requires_grad_() for value in arguments[:count]]
-        state = dict(zip(self._named, leaves, strict=True))
-        state |= dict(zip(self._constants, arguments[count:], strict=False))
+        names = [f"model.{name}" for name in (*self._named, *self._constants)]
+        state = dict(zip(names, (*leaves, *arguments[count:-2]), strict=True))
         inputs, targets = arguments[-2:]
         with self.autocast:
-            outputs = functional_call(self.model, state, (inputs,))
-            loss = self.loss(outputs, targets)
+            loss, outputs = functional_call(self._pass, state, (inputs, targets))
         gradients = [
             gradient.contiguous() if leaf.is_contiguous() else gradient  # as backward() does
             for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True)
@@ -532,6 +533,18 @@ class CompiledEngine(EagerEngine):
                     step, rounding = step * sure, rounding * sure.max().item()
                 updates[f"the update of {name}"] = Evidence.of(kind, step, limit=ROUGH, rounding=rounding)
         return updates
+
+
+class _ForwardPass(nn.Module):
+    """The forward pass as a module: `functional_call` replaces the parameters for the loss as well."""
+
+    def __init__(self, model: nn.Module, forward: ForwardPass) -> None:
+        super().__init__()
+        self.model = model
+        self._forward_pass = forward
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return self._forward_pass(self.model, inputs, targets)
 
 
 def _layout(inputs: Tensor, targets: Tensor) -> tuple[object, ...]:
