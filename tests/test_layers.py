@@ -27,7 +27,7 @@ LAYERS = [
         "child_process",
     },
     {"config", "records", "tasks", "user_code"},
-    {"data", "models", "optimizers", "schedules", "losses", "metrics", "problems"},
+    {"data", "models", "optimizers", "schedules", "losses", "metrics", "problems", "trackers"},
     {"catalog", "imports", "console"},
     {"training", "statistics", "plots"},
     {"runs"},

@@ -55,6 +55,8 @@ from trainer.optimizers.build import torch_optimizers
 from trainer.optimizers.rules import REFUSED
 from trainer.optimizers.scratch import SCRATCH
 from trainer.tasks import CLASSIFICATION, TASKS
+from trainer.trackers import TRACKERS
+from trainer.trackers.exported_run import refuse_passwords
 from trainer.user_code import compared_arguments, context_arguments, user_code
 
 Builder = Callable[..., Any]
@@ -165,6 +167,7 @@ REGISTRIES: Mapping[str, Mapping[str, Builder]] = {
     "optimizer": torch_optimizers() | SCRATCH,
     "scheduler": schedules.SCHEDULES,
     "metric": METRICS,
+    "tracker": TRACKERS,
 }
 
 # Arguments that optlab passes to a builder, which therefore are not options of the config.
@@ -179,6 +182,7 @@ _CONTEXT = (
     "num_classes",
     "progress",
     "integer_targets",
+    "run",
 )
 
 # Options of users' components that are filled in unless the config sets them, whatever their default.
@@ -314,6 +318,8 @@ def check_values(kind: str, name: str, options: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the builder rejects a value; `key` is the option, if it is known.
     """
+    if kind == "tracker":
+        refuse_passwords(options)
     if name not in REGISTRIES[kind]:
         return
     if kind == "optimizer" and name not in REFUSED:

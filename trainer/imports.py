@@ -59,6 +59,7 @@ _PARAMETERS = {
     "scheduler": {"optimizer"},
     "init": {"tensor"},
     "augmentation": {"images", "inputs"},
+    "tracker": {"run"},
 }
 
 _EXPECTED = {
@@ -72,6 +73,7 @@ _EXPECTED = {
     "dataset": "a torch.utils.data.Dataset class, or a function with one as its annotated return type",
     "augmentation": "a class with the methods draw and apply, or a function of images",
     "init": "a function with a parameter tensor, as those of torch.nn.init",
+    "tracker": "a function with a parameter run",
 }
 
 

@@ -111,6 +111,7 @@ REGISTRIES: dict[str, dict[str, Any]] = {
     "optimizer": {"SGD": SGD, "Adam": Adam},
     "scheduler": {"StepLR": StepLR, "Table": Table, "LambdaLR": LambdaLR},
     "metric": {"accuracy": accuracy},
+    "tracker": {},
 }
 
 

@@ -136,6 +136,7 @@ CHANGES = {
     "log.groups": "log.groups=true",
     "log.histograms": "log.histograms=true",
     "log.plots": "log.plots=[png]",
+    "log.export.name": "log.export=[tensorboard]",
 }
 
 # What each verb allows; a key that is not here is part of a run's identity for all of them. Repeated here,
@@ -168,6 +169,7 @@ ALLOWED: dict[str, set[Verb]] = {
     "log.groups": {"name", "group"},
     "log.histograms": {"name", "group"},
     "log.plots": {"name", "group", "skip", "resume", "unset"},
+    "log.export.name": {"name", "group", "skip", "resume", "unset"},
 }
 VERBS: tuple[Verb, ...] = ("name", "group", "skip", "resume", "unset")
 

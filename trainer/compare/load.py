@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from array import array
 from collections import Counter
@@ -88,7 +87,7 @@ def find(paths: Iterable[str | Path]) -> LoadedRuns:
         RunError: a path does not exist, or no run is left.
     """
     _sweep_above.cache_clear()
-    folders = _folders(paths)
+    folders = rundir.folders_of(paths)
     run_folders = rundir.find_runs(folders)
     if not run_folders:
         raise RunError(
@@ -155,22 +154,6 @@ def _sweep_above(folder: Path) -> Path | None:
     """Return the nearest sweep folder at or above the given one; `find` clears the cache."""
     real_path = Path(os.path.realpath(folder))
     return next((one for one in (real_path, *real_path.parents) if os.path.isfile(one / SWEEP)), None)
-
-
-def _folders(paths: Iterable[str | Path]) -> list[Path]:
-    """Return the folders that match the paths and globs."""
-    folders = []
-    for path in paths:
-        if Path(path).exists():
-            folders.append(Path(path))
-            continue
-        matches = [Path(match) for match in sorted(glob.glob(str(path)))]
-        if not matches:
-            raise RunError(f"there is no {path}", expected="a run directory, a folder of runs, or a glob")
-        folders += matches
-    if not folders:
-        raise RunError("no runs were named", expected="run directories, folders of runs, or globs")
-    return folders
 
 
 def _exclusion_reason(run: Run) -> str:

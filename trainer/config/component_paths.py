@@ -57,6 +57,7 @@ SLOTS = (
     Slot(("scheduler",), "scheduler", SchedulerConfig),
     Slot(("scheduler", "*"), "scheduler", SchedulerConfig),
     Slot(("train", "metrics", "*"), "metric", MetricConfig),
+    Slot(("log", "export", "*"), "tracker", Component),
 )
 
 _INNER_OPTIMIZER = Slot(("optimizer", "base"), "optimizer", InnerOptimizerConfig)  # at any depth

@@ -52,6 +52,7 @@ def json_schema(components: Components) -> Schema:
         properties[key] = _described(properties[key], {"$ref": f"#/$defs/{kind}"})
     metrics = {"type": "array", "items": _ref("metric")}
     refer(definitions["TrainConfig"]["properties"], "metrics", {"anyOf": [{"type": "null"}, metrics]})
+    refer(definitions["LogConfig"]["properties"], "export", {"type": "array", "items": _ref("tracker")})
     for section in ("InitConfig", "LayerInit"):
         for key in ("weight", "bias"):
             refer(definitions[section]["properties"], key, {"anyOf": [{"type": "null"}, _ref("init")]})

@@ -493,6 +493,11 @@ class LogConfig(Section):
     plots: Annotated[list[Literal["png", "svg", "pdf"]], PLACE] = Field(
         ["png"], description="File formats of the figures; an empty list = no figures."
     )
+    export: Annotated[list[Component], PLACE] = Field(
+        default_factory=list,
+        description="Trackers that receive the run when it ends, as tensorboard or {name: mlflow, uri: ...}; "
+        "an empty list = none.",
+    )
 
 
 class Config(Section):

@@ -6,6 +6,7 @@ import torch.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -193,6 +194,22 @@ def copy_components(path: Path, files: Mapping[str, str]) -> list[dict[str, str]
         write_atomically(target, content)
         copied.append({"source": source, "copy": str(target.relative_to(path)), "sha256": digest})
     return copied
+
+
+def folders_of(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the folders that match the paths and globs. Raise RunError if one matches nothing."""
+    folders: list[Path] = []
+    for path in paths:
+        if Path(path).exists():
+            folders.append(Path(path))
+            continue
+        matches = [Path(match) for match in sorted(glob.glob(str(path)))]
+        if not matches:
+            raise RunError(f"there is no {path}", expected="a run directory, a folder of runs, or a glob")
+        folders += matches
+    if not folders:
+        raise RunError("no runs were named", expected="run directories, folders of runs, or globs")
+    return folders
 
 
 def find_runs(roots: Iterable[Path]) -> list[Path]:

@@ -29,6 +29,7 @@ from trainer.records import EvalRecord, Record, RunResult, Status, StepRecord
 from trainer.runs import ownership, rundir
 from trainer.runs.drawing import Draw, draw_run
 from trainer.runs.environment import environment, origin
+from trainer.runs.exporting import export_at_end
 from trainer.runs.files import Guard
 from trainer.runs.options import RunOptions
 from trainer.runs.recorder import Recorder, RunLog, StatusFile
@@ -137,6 +138,12 @@ def run(
             raise failure from error
         log.write(f"{outcome}{': ' + message if message else ''}")
         status.write(outcome, message=message)
+    if config.log.export and outcome != "interrupted":
+        if options.progress:
+            options.progress.waiting_for("Exporting the run")
+        trackers = [component.model_dump() for component in config.log.export]
+        for warning in export_at_end(folder, trackers):
+            log.note(f"warning: {warning}")
     return result
 
 

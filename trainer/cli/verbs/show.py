@@ -16,7 +16,10 @@ from trainer.console import waiting
 
 def show(
     kind: Annotated[
-        str, typer.Argument(help="dataset, augmentation, model, init, loss, metric, optimizer or scheduler.")
+        str,
+        typer.Argument(
+            help="dataset, augmentation, model, init, loss, metric, optimizer, scheduler or tracker."
+        ),
     ],
     name: Annotated[
         str,
