@@ -16,6 +16,7 @@ from trainer import streams
 from trainer.cli.options import expand_options
 from trainer.cli.verbs import (
     bench,
+    check,
     compare,
     doctor,
     export,
@@ -111,6 +112,7 @@ PANELS: Mapping[str, Mapping[str, Callable[..., None]]] = {
         "resume": resume.resume,
         "sweep": sweep.sweep,
         "validate": validate.validate,
+        "check": check.check,
         "prepare": prepare.prepare,
         "lessons": lessons.lessons,
     },
