@@ -138,7 +138,7 @@ def test_a_config_that_is_not_there(tmp_path: Path) -> None:
 
 
 @cases(
-    Case("no such key", ("optimizer.lrr=1", "did you mean 'lr'?"), overrides=("optimizer.lrr=1",)),
+    Case("no such key", ("optimizer.lrr=1", "did you mean optimizer.lr=1?"), overrides=("optimizer.lrr=1",)),
     Case("no such section", ("optimzer.lr=1", "'optimizer'"), overrides=("optimzer.lr=1",)),
     Case("no equals sign", ("'optimizer.lr': this is not an override",), overrides=("optimizer.lr",)),
     Case("no value", ("'optimizer.lr=': there is no value",), overrides=("optimizer.lr=",)),

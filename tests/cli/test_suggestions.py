@@ -21,7 +21,7 @@ from command import TINY, optlab, write_tiny
         (["train.lr=0.1"], "optimizer.lr=0.1"),
         (["device=cpu"], "train.device=cpu"),
         (["optimzer=Adam"], "'optimizer'"),
-        (["optimizer.learning_rate=0.1"], "'lr'"),
+        (["optimizer.learning_rate=0.1"], "optimizer.lr=0.1"),
         (["optimizer=[{name: SGD, label: a, lr: 0.1}, {name: Adam, label: b, match: '*.bias'}]", "lr=1"],
          "optimizer.a.lr=1"),
         (["--lr", "0.1"], "optimizer.lr=0.1"),

@@ -142,6 +142,7 @@ def test_the_saved_config_is_complete_and_resolved(plain: Path) -> None:
     assert saved["data"]["split_seed"] == 0
     assert saved["model"] == {
         "name": "mlp",
+        "output": None,
         "hidden": [16],
         "activation": "relu",
         "dropout": 0.0,

@@ -341,6 +341,17 @@ def _with_hint(
     return replace(problem, fix=suggestions.did_you_mean(key, value, problems.position(path)))
 
 
+def _with_override(
+    problem: Problem, path: KeyPath, value: Any, model: type[BaseModel], problems: _ProblemList
+) -> Problem:
+    """Return the problem of an unknown option; if an override sets it, with the override that was meant."""
+    guess, position = suggestions.nearest_key(str(path[-1]), model.model_fields), problems.position(path)
+    if guess is None or position is None or position.origin.lines:
+        return problem
+    key = ".".join(map(str, (*path[:-1], guess)))
+    return replace(problem, fix=suggestions.did_you_mean(key, value, position))
+
+
 def _absolute_name(name: str, position: Position | None) -> str:
     return absolute_import_path(name, position.origin.folder if position else Path.cwd())
 
@@ -369,6 +380,8 @@ def _check_options(
     except ValidationError as error:
         for below, problem in messages.explain(error, stated, model, siblings=siblings):
             if keys is None or (below and below[0] in keys):
+                if len(below) == 1 and below[0] in stated and below[0] not in model.model_fields:
+                    problem = _with_override(problem, (*path, *below), stated[below[0]], model, problems)
                 problems.add((*path, *below), problem)
         return {}
     options: dict[Hashable, Any] = {}

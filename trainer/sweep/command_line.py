@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from trainer.config import packaged
 from trainer.config.merge import SWEEP_KEYS, Override, parse_override
 from trainer.config.yaml_reader import Origin, Position, Tree, parse
 from trainer.errors import ConfigError, OptlabError, Problem
@@ -43,10 +44,10 @@ def sweep_of(config: Path, tree: Tree, overrides: Sequence[Override]) -> Tree:
     varied += ["seeds" for override in overrides if override.key == ("seeds",) and not varied]
     if not varied:
         raise ConfigError(
-            f"{config} is the config of one run, and nothing is varied",
+            f"{packaged.short_name(config)} is the config of one run, and nothing is varied",
             expected="a sweep file, or a config with several values for a key",
-            fix=f"for example: optlab sweep {config} optimizer.lr=0.1,0.01 seed=0..4; "
-            f"to train it once: optlab train {config}",
+            fix=f"for example: optlab sweep {packaged.short_name(config)} optimizer.lr=0.1,0.01 seed=0..4; "
+            f"to train it once: optlab train {packaged.short_name(config)}",
         )
     own_name = str(tree.data.get("name", config.stem))
     name = "-".join(re.sub(r"[^A-Za-z0-9._+-]", "_", part) for part in (own_name, *varied))
