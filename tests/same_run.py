@@ -44,7 +44,7 @@ def table(path: Path) -> list[dict[str, str]]:
 def differences(one: Path, other: Path) -> list[str]:
     """Return the names of the parts in which two runs differ."""
     found = [name for name in ("steps.csv", "epochs.csv") if table(one / name) != table(other / name)]
-    for name in ("summary.json", "histograms.json"):
+    for name in ("summary.json", "histograms.json", "examples.json"):
         if (one / name).exists() or (other / name).exists():
             both = [timeless(json.loads((run / name).read_text())) for run in (one, other)]
             found += [name] if both[0] != both[1] else []

@@ -35,6 +35,7 @@ from trainer.data import (
     npz,
     text,
     torchvision_sets,
+    toy,
 )
 from trainer.errors import ConfigError, OptlabError, unknown_name
 from trainer.imports import find_object
@@ -67,6 +68,8 @@ DATASETS: Mapping[str, Builder] = {
     "wine": bundled.wine,
     "breast_cancer": bundled.breast_cancer,
     "mnist1d": mnist1d.mnist1d,
+    "two_moons": toy.two_moons,
+    "spiral": toy.spiral,
     "mnist": torchvision_sets.mnist,
     "fashion_mnist": torchvision_sets.fashion_mnist,
     "kmnist": torchvision_sets.kmnist,

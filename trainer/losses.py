@@ -168,7 +168,8 @@ def elbo(
     """Return the negative evidence lower bound (ELBO) of a variational autoencoder, in nats per sample.
 
     -E_q[log p(x|z)] + beta KL(q(z|x) || p(z)), with one draw of z, and in closed form
-    KL = 1/2 sum_j (mean_j^2 + var_j - log var_j - 1). With beta 1, its mean is an upper bound of -log p(x).
+    KL = 1/2 sum_j (mean_j^2 + var_j - log var_j - 1). With beta 1, its mean is an upper bound of -log p(x);
+    for values between 0 and 1, the Bernoulli likelihood is the usual objective, but no density.
     The model returns a dict with `mean` and `log_variance`, float [N, latent], of z given x, and with
     `logits`, float [N, D], of a Bernoulli distribution of x given z; without `logits`, x is normal around the
     prediction.

@@ -28,7 +28,10 @@ Mode = Literal["min", "max"]
 SPLITS = ("train", "train_eval", "val")
 """Prefixes of the columns of epochs.csv; `train_eval` is the training split in eval mode."""
 
-RESERVED_NAMES = ("loss", "loss_logx", "lr", "gradients", "init_histograms", "histograms")
+RESERVED_NAMES = (
+    *("loss", "loss_logx", "lr", "gradients", "init_histograms", "histograms"),
+    *("reconstructions", "samples", "decision_boundary"),
+)
 """The loss and the other figures of a run: a metric's figure has the name of the metric."""
 
 _NAME = re.compile(r"(?!eval_)[A-Za-z_][A-Za-z0-9_]{0,59}\Z")  # train_eval_x is x in eval mode

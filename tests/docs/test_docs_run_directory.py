@@ -26,7 +26,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that writes every file, column and key."""
     folder = tmp_path_factory.mktemp("described")
     (folder / "own.py").write_text(OWN, encoding="utf-8")
-    text = TINY.replace("loss: cross_entropy", "loss: {name: cross_entropy, l2: 0.001}")
+    text = TINY.replace("digits", "two_moons").replace(
+        "loss: cross_entropy", "loss: {name: cross_entropy, l2: 0.001}"
+    )
     text = text.replace(
         "every: 2", "every: 2\n  groups: true\n  gradients: true\n  histograms: true"
     ).replace("[]", "[png]")

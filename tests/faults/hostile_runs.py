@@ -250,6 +250,11 @@ DAMAGED: dict[str, Spoil] = {
     "epochs of another tool": text("epochs.csv", "time,value\n1,2\n"),
     "histograms cut": text("histograms.json", '{"moments": '),
     "histograms of words": text("histograms.json", '{"format": 1, "moments": [{"step": "x"}]}'),
+    "examples of words": text("examples.json", '{"format": 1, "inputs": [["x"]]}'),
+    "examples of another size": text(
+        "examples.json",
+        '{"format": 1, "shape": [99], "inputs": [[1]], "reconstructions": [[1]], "samples": [[1]]}',
+    ),
     "lock of the user": text("lock", "held by my own tool"),
     "lock absent": absent("lock"),
     "a figure is a link": link_to("plots/loss.png", "precious.txt"),

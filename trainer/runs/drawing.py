@@ -57,9 +57,10 @@ def draw_run(folder: Path, formats: Sequence[str], part: slice = slice(None)) ->
     """
     if not formats:  # computing the layout alone takes as long as a small run
         return []
-    from trainer.plots.histograms import plot_histograms  # matplotlib takes 0.3 s to import
+    from trainer.plots.examples import drawings as example_figures  # matplotlib takes 0.3 s to import
+    from trainer.plots.histograms import plot_histograms
     from trainer.plots.run import Curves, plot_run
-    from trainer.plots.style import render
+    from trainer.plots.style import render, settings
     from trainer.plots.titles import title
 
     rendered: list[RenderedFigure] = []
@@ -93,6 +94,15 @@ def draw_run(folder: Path, formats: Sequence[str], part: slice = slice(None)) ->
                 plot_histograms(title(run.config), selected, folder / f"{name}.{file_format}", save=keep)
             except Exception as error:
                 fail(f"{name}.{file_format}", error)
+    examples = {} if part.start else rundir.read_examples(folder)
+    for name, draw in example_figures(examples, title(run.config)):
+        try:
+            with settings():
+                figure = draw()
+            for file_format in formats:
+                keep(figure, folder / f"{name}.{file_format}")
+        except Exception as error:
+            fail(name, error)
     return rendered
 
 

@@ -33,6 +33,7 @@ from trainer.runs.run_files import (
     CONFIG,
     ENVIRONMENT,
     EPOCHS,
+    EXAMPLES,
     HISTOGRAMS,
     LOCK,
     LOG,
@@ -44,7 +45,7 @@ from trainer.runs.run_files import (
 )
 from trainer.runs.run_lock import is_lock_file
 
-FILES = (CONFIG, ENVIRONMENT, STATUS, STEPS, EPOCHS, SUMMARY, HISTOGRAMS, LOG)
+FILES = (CONFIG, ENVIRONMENT, STATUS, STEPS, EPOCHS, SUMMARY, HISTOGRAMS, EXAMPLES, LOG)
 CHECKPOINT_FILES = ("last.pt", "previous.pt", "best.pt", "former_best.pt")
 FOLDERS = (PLOTS, CHECKPOINTS)
 

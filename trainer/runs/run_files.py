@@ -40,6 +40,7 @@ STEPS = "steps.csv"
 EPOCHS = "epochs.csv"
 SUMMARY = "summary.json"
 HISTOGRAMS = "histograms.json"
+EXAMPLES = "examples.json"
 LOG = "train.log"
 PLOTS = "plots"
 CHECKPOINTS = "checkpoints"
@@ -145,6 +146,29 @@ class HistogramsFields(_StrictModel):
     moments: list[_HistogramSnapshot]
 
 
+_Rows = list[list[float | None]]
+
+
+class _Boundary(_StrictModel):
+    x: Annotated[list[float], Field(min_length=2)]
+    y: Annotated[list[float], Field(min_length=2)]
+    classes: list[list[Annotated[int, Field(ge=0, lt=100_000)]]]
+    probabilities: _Rows
+    points: list[list[float]]
+    labels: list[Annotated[int, Field(ge=0, lt=100_000)]]
+
+
+class ExamplesFields(_StrictModel):
+    """examples.json; see `training.examples.make_examples`."""
+
+    format: int
+    shape: list[int] | None = None
+    inputs: _Rows | None = None
+    reconstructions: _Rows | None = None
+    samples: _Rows | None = None
+    boundary: _Boundary | None = None
+
+
 _RESULT = TypeAdapter(RunResult)
 
 
@@ -196,6 +220,15 @@ def read_histograms(path: Path) -> list[dict[str, Any]]:
         return []
     moments: list[dict[str, Any]] = fields.model_dump()["moments"]
     return moments
+
+
+def read_examples(path: Path) -> dict[str, Any]:
+    """Read examples.json; return an empty dict if missing. Raises as `_read`."""
+    try:
+        fields = _read(path / EXAMPLES, ExamplesFields.model_validate_json, 64 * _MIB)
+    except FileNotFoundError:
+        return {}
+    return fields.model_dump(exclude_none=True)
 
 
 def _read(path: Path, parse: Callable[[bytes], Fields], limit: int) -> Fields:

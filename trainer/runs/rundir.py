@@ -31,6 +31,7 @@ from trainer.runs.run_files import COMPONENTS as COMPONENTS
 from trainer.runs.run_files import CONFIG as CONFIG
 from trainer.runs.run_files import ENVIRONMENT as ENVIRONMENT
 from trainer.runs.run_files import EPOCHS as EPOCHS
+from trainer.runs.run_files import EXAMPLES as EXAMPLES
 from trainer.runs.run_files import HISTOGRAMS as HISTOGRAMS
 from trainer.runs.run_files import LOCK as LOCK
 from trainer.runs.run_files import LOG as LOG
@@ -40,6 +41,7 @@ from trainer.runs.run_files import STEPS as STEPS
 from trainer.runs.run_files import SUMMARY as SUMMARY
 from trainer.runs.run_files import read_config as read_config
 from trainer.runs.run_files import read_environment as read_environment
+from trainer.runs.run_files import read_examples as read_examples
 from trainer.runs.run_files import read_histograms as read_histograms
 from trainer.runs.run_files import read_result as read_result
 from trainer.runs.run_files import recorded_metrics as recorded_metrics

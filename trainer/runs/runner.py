@@ -35,6 +35,7 @@ from trainer.runs.options import RunOptions
 from trainer.runs.recorder import Recorder, RunLog, StatusFile
 from trainer.training.building import RunSetup
 from trainer.training.check_finite import find_nonfinite
+from trainer.training.examples import make_examples
 from trainer.training.experiment import Experiment
 from trainer.training.loop import train
 from trainer.user_code import as_error
@@ -94,7 +95,8 @@ def run(
             ownership.sync_opening(opening)
         status.write("running")
         ownership.complete_opening(folder)  # deletes the files of a former run
-        (folder / rundir.SUMMARY).unlink(missing_ok=True)  # exists if the run is extended
+        for name in (rundir.SUMMARY, rundir.EXAMPLES):
+            (folder / name).unlink(missing_ok=True)  # exists if the run is extended
         for note in setup.notes:
             log.write(note)
         for note in start.notes if start else ():
@@ -123,6 +125,8 @@ def run(
             test = recorder.read_test() if reads_test else None
             result = recorder.result(outcome, test, message)
             rundir.write_json(folder / rundir.SUMMARY, result.as_dict(), guard=run_lock.check)
+            if outcome in ("completed", "early_stopped"):
+                _write_examples(setup, folder, log, run_lock.check)
             _draw(folder, config.log.plots, options.draw, log, run_lock.check)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
@@ -257,6 +261,18 @@ class Figures:
 
     paths: Sequence[Path]
     failures: Sequence[str]
+
+
+def _write_examples(setup: RunSetup, folder: Path, log: RunLog, guard: Guard) -> None:
+    """Write what the model does with some samples; an error in it is a warning, as the run is complete."""
+    try:
+        examples = make_examples(setup.experiment, setup.task)
+    except (Exception, SystemExit) as error:  # of a user's model
+        failure = as_error(error, setup.config.model_dump())
+        log.note(f"warning: no figures of the model's outputs: {failure}")
+        return
+    if examples:
+        rundir.write_json(folder / rundir.EXAMPLES, {"format": 1} | examples, guard=guard)
 
 
 def _draw(folder: Path, formats: Sequence[str], draw: Draw, log: RunLog, guard: Guard) -> None:
