@@ -307,7 +307,7 @@ def test_the_false_positive_rate_over_all_pairs_is_near_alpha() -> None:
     """
     grouping = Grouping(tuple(Group(str(g), (), {}) for g in range(3)), ("optimizer.name",), (), ())
     rng = np.random.default_rng(0)
-    tables = [pairwise_differences(grouping, simulated(rng, 3, 6), "test_accuracy") for _ in range(150)]
+    tables = [pairwise_differences(grouping, simulated(rng, 3, 6), {"": "test_accuracy"}) for _ in range(150)]
     alarms = [bool((table["p_adjusted"] <= 0.05).any()) for table in tables]
     assert np.mean(alarms) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 150)
     assert alarms == [bool(((table["low"] > 0) | (table["high"] < 0)).any()) for table in tables]

@@ -133,7 +133,11 @@ def test_a_config_without_axes_is_not_a_sweep(tmp_path: Path) -> None:
 
 
 def test_a_file_with_any_key_of_a_sweep_is_a_sweep_for_every_verb(tmp_path: Path) -> None:
-    assert set(SWEEP_KEYS) == {"variants", "axes", *SweepConfig.model_fields} - {"format", "base", "name"}
+    assert set(SWEEP_KEYS) == {"problems", "variants", "axes", *SweepConfig.model_fields} - {
+        "format",
+        "base",
+        "name",
+    }
     assert not set(SWEEP_KEYS) & set(Config.model_fields)
     write(tmp_path, {"base": "base.yaml", "name": "s", "seeds": 2})
     assert read_sweep(tmp_path / "sweep.yaml").seeds == [0, 1]

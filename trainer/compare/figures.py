@@ -16,7 +16,7 @@ from trainer.compare.curves import Axis, Scale, draw_curves, has_metric
 from trainer.compare.entries import metrics_of
 from trainer.compare.figure_style import FigureStyle
 from trainer.compare.groups import Group, Grouping
-from trainer.compare.measures import Target
+from trainer.compare.measures import AnyTarget
 from trainer.compare.times import draw_profile, draw_times
 from trainer.compare.tuning import Search
 from trainer.compare.tuning_figures import draw_budget, draw_heat_map, draw_sensitivity
@@ -42,7 +42,7 @@ class CurveOptions:
 def draw_all(
     grouping: Grouping,
     frame: pd.DataFrame,
-    targets: Sequence[Target],
+    targets: Sequence[AnyTarget],
     search: Search,
     options: CurveOptions,
     figure_style: FigureStyle,
@@ -79,7 +79,7 @@ def draw_all(
                 grouping, frame, target, unit=unit, problem=problem, figure_style=figure_style
             )
             if figure is None:
-                notes.append(f"{head}no run reached {target}: no figure of times")
+                notes.append(f"{head}no run reached {target.on(problem)}: no figure of times")
             else:
                 _add(figures, f"times.{file_name(str(target))}{suffix}", figure)
     figures |= _sensitivities(search, figure_style)
@@ -119,7 +119,7 @@ def _sensitivities(search: Search, figure_style: FigureStyle) -> dict[str, Figur
         for (where, key), sensitivities in search.sensitivities.items():
             if where == problem:
                 figure = draw_sensitivity(
-                    sensitivities, key, search.selection, members, figure_style=figure_style
+                    sensitivities, key, search.selections[problem], members, figure_style=figure_style
                 )
                 _add(figures, f"sensitivity.{file_name(key)}{suffix}", figure)
         if len(search.swept) < 2:
@@ -128,18 +128,20 @@ def _sensitivities(search: Search, figure_style: FigureStyle) -> dict[str, Figur
         named = _suffixes([family.name for family in families])
         for family in families:
             keys = search.swept[0], search.swept[1]
-            drawn = draw_heat_map(family, search.selection, keys, search.swept, figure_style=figure_style)
+            drawn = draw_heat_map(
+                family, search.selections[problem], keys, search.swept, figure_style=figure_style
+            )
             if drawn is not None:
                 _add(figures, f"heat_map{named[family.name]}{suffix}", drawn)
     return figures
 
 
 def _budgets(search: Search, figure_style: FigureStyle, *, assume_random: bool) -> dict[str, Figure]:
-    grouping, selection = search.grouping, search.selection
-    families = tuning.random_families(grouping, selection, assume_random=assume_random)
+    grouping = search.grouping
+    families = tuning.random_families(grouping, search.selections, assume_random=assume_random)
     figures = {}
     suffixes = _suffixes(grouping.problems)
-    for problem in grouping.problems:
+    for problem, selection in search.selections.items():
         on_problem = [family for family in families if family.groups[0].problem == problem]
         all_curves = {family.name: tuning.budget_curve(family, selection) for family in on_problem}
         curves = {name: curve for name, curve in all_curves.items() if curve is not None}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trainer.compare.entries import (
@@ -28,6 +28,7 @@ from trainer.compare.entries import (
     is_recorded,
     metrics_of,
 )
+from trainer.compare.load import plan_of, sweep_of
 from trainer.compare.names import (
     NameInput,
     by_name_first,
@@ -91,12 +92,21 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """Groups, the keys in which they differ, notes about these differences, and the metrics of all runs."""
+    """Groups and how they differ.
+
+    Args:
+        groups: the groups, ordered by problem.
+        keys: the keys in which groups of a problem differ.
+        notes: notes about these differences.
+        metrics: the metrics of all runs.
+        matched: whether the groups of several problems are matched by the names of their sweeps' variants.
+    """
 
     groups: tuple[Group, ...]
     keys: tuple[str, ...]
     notes: tuple[str, ...]
     metrics: tuple[Metric, ...]
+    matched: bool = False
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -109,7 +119,10 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ()) -> Grouping:
 
     If optimizers or schedules differ, runs on different data or models are different problems: groups of
     different problems are never tested against each other. A key in `by` is compared and never separates
-    problems.
+    problems. A key other than those of optimizer and schedule that is the same for all groups of each problem
+    is not compared. If all runs on several
+    problems belong to sweeps and every variant has one setting per problem, as final runs have, the groups
+    have the names of the variants.
 
     Args:
         runs: one or more runs.
@@ -133,19 +146,33 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ()) -> Grouping:
         keys += [key for key in differ if key == DATA_CONTENT]
         keys += _splitting(keys, [key for key in differ if _is_content(key)], entries)
         problem_keys = [key for key in keys if _makes_problem(key, compared)]
+        if problem_keys:
+            on_problems = [one.entries for one in _members(entries, problem_keys)]
+            keys = [
+                key
+                for key in keys
+                if key in problem_keys
+                or key.startswith(_COMPARED)
+                or any(differs(key, each) for each in on_problems)
+            ]
         notes += _flags(entries, keys, problem_keys)
     keys = [key for key in keys if key not in problem_keys]
     members = _members(entries, [*problem_keys, *keys])
     if not chosen:
         members, more = _tie_breaks(members, [key for key in differ if key not in (*problem_keys, *keys)])
         keys += more
-    groups = _named(members, keys, problem_keys)
+    named = _named(members, keys, problem_keys)
+    groups = _with_stated_problems(named)
+    stated = {group.problem for group in groups} != {group.problem for group in named}
+    matched = not chosen and _matched_by_variant(groups)
+    if matched:
+        groups = _named_by_variant(groups)
     if chosen:
         notes += [note for group in groups for note in _pooled(group, keys, problem_keys)]
     notes += _executions(groups, differ)
     if len({group.problem for group in groups}) > 1:
-        notes.append(_note_on_problems(problem_keys, groups))
-    return Grouping(tuple(groups), tuple(keys), tuple(notes), metrics_of(entries))
+        notes.append(_note_on_problems([] if stated else problem_keys, groups))
+    return Grouping(tuple(groups), tuple(keys), tuple(notes), metrics_of(entries), matched)
 
 
 _COMPARED = ("optimizer.", "scheduler.", "optimizer code", "scheduler code")
@@ -235,6 +262,37 @@ def _named(members: Sequence[_Members], keys: Sequence[str], problem_keys: Seque
     assert len({(group.problem, group.name) for group in groups}) == len(groups), "group names must be unique"
     order = by_name_first(keys)
     return sorted(groups, key=lambda group: (group.problem, [natural(group.settings[key]) for key in order]))
+
+
+def _matched_by_variant(groups: Sequence[Group]) -> bool:
+    """Return whether groups of several problems are the variants of sweeps, one setting each."""
+    if len({group.problem for group in groups}) < 2:
+        return False
+    if any(sweep_of(entry.run) is None for group in groups for entry in group.entries):
+        return False
+    variants = [{str(entry.run.config["name"]) for entry in group.entries} for group in groups]
+    names = {(group.problem, *names) for group, names in zip(groups, variants, strict=True)}
+    return all(len(each) == 1 for each in variants) and len(names) == len(groups)
+
+
+def _named_by_variant(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups with the names of their variants."""
+    named = [replace(group, name=str(group.entries[0].run.config["name"])) for group in groups]
+    return sorted(named, key=lambda group: (group.problem, group.name))
+
+
+def _with_stated_problems(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups with the problem names of their sweep file, if each has one."""
+    stated: dict[str, set[str]] = defaultdict(set)
+    for group in groups:
+        for sweep in {sweep_of(entry.run) for entry in group.entries}:
+            name = "" if sweep is None else str(plan_of(sweep).get("name", ""))
+            stated[group.problem].add(name.partition("/")[2])
+    names = {problem: "".join(each) for problem, each in stated.items() if len(each) == 1}
+    if len(stated) < 2 or "" in names.values() or len(set(names.values())) < len(stated):
+        return list(groups)
+    named = [replace(group, problem=names[group.problem]) for group in groups]
+    return sorted(named, key=lambda group: group.problem)
 
 
 def _names_by_values(
@@ -390,7 +448,9 @@ def _note_on_problems(keys: Sequence[str], groups: Sequence[Group]) -> str:
     problems: dict[str, set[str]] = defaultdict(set)
     for group in groups:
         problems[group.problem].add(group.name)
-    text = f"runs differ in {', '.join(keys)}: {len(problems)} problems, each compared separately"
+    text = f"{len(problems)} problems, each compared separately"
+    if keys:
+        text = f"runs differ in {', '.join(keys)}: {text}"
     counts = Counter(name for names in problems.values() for name in names)
     if max(counts.values()) < 2:
         text += "; no group appears on two of them, so groups of different problems cannot be compared"

@@ -12,7 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
+
 from trainer.errors import OptlabError, RunError
+from trainer.reading import read_regular
 from trainer.records import read_table
 from trainer.runs import rundir
 from trainer.runs.rundir import Run
@@ -23,6 +26,7 @@ MAX_NUMBERS_IN_MEMORY = 40_000_000
 PRUNED = "its sweep pruned it"
 SWEEP = "sweep.yaml"
 FINAL = "final"
+_MAX_BYTES = 64 << 20  # size limit of a sweep.yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ def find(paths: Iterable[str | Path]) -> LoadedRuns:
         RunError: a path does not exist, or no run is left.
     """
     _sweep_above.cache_clear()
+    plan_of.cache_clear()
     folders = rundir.folders_of(paths)
     run_folders = rundir.find_runs(folders)
     if not run_folders:
@@ -145,6 +150,16 @@ def is_final(run: Run) -> bool:
     """Return whether a run is a final run of a sweep on fresh seeds: `<sweep>/final/<variant>/<run>`."""
     sweep = sweep_of(run)
     return sweep is not None and os.path.realpath(run.path).startswith(f"{sweep / FINAL}{os.sep}")
+
+
+@lru_cache(maxsize=256)
+def plan_of(sweep: Path) -> Mapping[str, Any]:
+    """Return the contents of the sweep.yaml in a directory; empty if it is damaged."""
+    try:
+        plan = yaml.safe_load(read_regular(sweep / SWEEP, _MAX_BYTES))
+    except (OSError, RunError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return plan if isinstance(plan, Mapping) else {}
 
 
 @lru_cache(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,27 @@ class Target:
     def __str__(self) -> str:
         short = f"{self.value:g}"
         return f"{self.metric}={short if float(short) == self.value else repr(self.value)}"
+
+    def on(self, problem: str) -> Target:
+        """Return the target on a problem: the same on each."""
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProblemTargets:
+    """One target per problem."""
+
+    targets: Mapping[str, Target]
+
+    def __str__(self) -> str:
+        return "target"
+
+    def on(self, problem: str) -> Target:
+        """Return the target on a problem."""
+        return self.targets[problem]
+
+
+AnyTarget = Target | ProblemTargets
 
 
 def columns_of(metrics: Iterable[Metric]) -> list[str]:
@@ -91,7 +112,7 @@ def run_time(entry: Entry, target: Target, unit: str) -> float:
     )
 
 
-def run_frame(grouping: Grouping, targets: Sequence[Target] = ()) -> pd.DataFrame:
+def run_frame(grouping: Grouping, targets: Sequence[AnyTarget] = ()) -> pd.DataFrame:
     """Return one row per run: group, seed, status, results, times to targets (inf = unreached), cost.
 
     Final and test results of a diverged run are NaN: it is counted, not averaged.
@@ -106,7 +127,7 @@ def run_frame(grouping: Grouping, targets: Sequence[Target] = ()) -> pd.DataFram
 
 
 def _run_row(
-    group: Group, entry: Entry, targets: Sequence[Target], metrics: Sequence[Metric]
+    group: Group, entry: Entry, targets: Sequence[AnyTarget], metrics: Sequence[Metric]
 ) -> dict[str, Any]:
     result = entry.run.result
     assert result is not None, "runs without a result are left out on reading"
@@ -122,7 +143,7 @@ def _run_row(
     tested = result.test_values()
     row |= {f"test_{metric.name}": tested.get(metric.name, math.nan) for metric in metrics}
     for target in targets:
-        row |= {f"{unit} to {target}": run_time(entry, target, unit) for unit in UNITS}
+        row |= {f"{unit} to {target}": run_time(entry, target.on(group.problem), unit) for unit in UNITS}
     row["ms_per_step"] = 1e3 / result.steps_per_second if result.steps_per_second else math.nan
     row["state_bytes"] = result.optimizer_state_bytes
     row["peak_memory_bytes"] = result.peak_memory_bytes
@@ -144,7 +165,7 @@ def results_of(frame: pd.DataFrame) -> list[str]:
 
 
 def group_frame(
-    grouping: Grouping, frame: pd.DataFrame, targets: Sequence[Target] = (), *, confidence: float = 0.95
+    grouping: Grouping, frame: pd.DataFrame, targets: Sequence[AnyTarget] = (), *, confidence: float = 0.95
 ) -> pd.DataFrame:
     """Return one row per group: counts, means with Student t intervals, median times to targets, cost.
 

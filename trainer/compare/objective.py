@@ -8,20 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from trainer.compare.entries import Entry, metrics_of
 from trainer.compare.groups import Group
-from trainer.compare.load import SWEEP, is_final, sweep_of
+from trainer.compare.load import is_final, plan_of, sweep_of
 from trainer.compare.measures import DEFAULTS
-from trainer.errors import RunError
 from trainer.metrics import Metric, find
-from trainer.reading import read_regular
 from trainer.sweep.models import Objective
 from trainer.training.selection import SelectionRule, run_value, setting_value
-
-_MAX_BYTES = 64 << 20  # size limit of a sweep.yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +75,7 @@ def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selecti
     """
     metrics = metrics_of(entries)
     sweeps = {one.run.path: sweep_of(one.run) for one in entries}
-    plans = {folder: _read(folder) for folder in dict.fromkeys(sweeps.values()) if folder is not None}
+    plans = {folder: plan_of(folder) for folder in dict.fromkeys(sweeps.values()) if folder is not None}
     random = frozenset(
         path for path, folder in sweeps.items() if folder is not None and _is_random(plans[folder])
     )
@@ -108,15 +103,6 @@ def selection_of(entries: Sequence[Entry], metric: str | None = None) -> Selecti
     }
     source = f"the objective of the sweep{'s' * (len(plans) > 1)} {names}"
     return Selection(objective, source, find(objective.metric, metrics), seeds, random)
-
-
-def _read(folder: Path) -> Mapping[str, Any]:
-    """Return the contents of a sweep.yaml; empty if it cannot be read or is not a mapping."""
-    try:
-        plan = yaml.safe_load(read_regular(folder / SWEEP, _MAX_BYTES))
-    except (OSError, RunError, ValueError, RecursionError, yaml.YAMLError):
-        return {}
-    return plan if isinstance(plan, Mapping) else {}
 
 
 def _rule(plan: Mapping[str, Any]) -> SelectionRule | None:

@@ -70,7 +70,7 @@ class _Pair:
 def pairwise_differences(
     grouping: Grouping,
     frame: pd.DataFrame,
-    metric: str,
+    metrics: Mapping[str, str],
     *,
     against: str | None = None,
     method: Literal["t", "bootstrap"] = "t",
@@ -93,7 +93,7 @@ def pairwise_differences(
     Args:
         grouping: the groups.
         frame: the result of `run_frame`.
-        metric: a result column of the frame, such as `test_accuracy`.
+        metrics: a result column of the frame by problem, such as `test_accuracy`.
         against: name of the group that all others are compared with; None = see above.
         method: method of the paired interval.
         confidence: confidence level of all intervals together, in (0, 1); alpha = 1 - confidence.
@@ -105,30 +105,35 @@ def pairwise_differences(
         raise unknown_name(
             "group", against, list(dict.fromkeys(g.name for g in grouping.groups)), key="--against"
         )
-    values = _by_seed(grouping, frame, metric)
-    mode = find(metric, grouping.metrics).mode
-    family = _family(values, mode, against)
+    values = _by_seed(grouping, frame, metrics)
+    modes = {problem: find(metric, grouping.metrics).mode for problem, metric in metrics.items()}
+    family = _family(values, modes, against)
     pairs = [
         _compare(
-            problem, a, b, values[problem][a], values[problem][b], mode, method, confidence,
+            problem, a, b, values[problem][a], values[problem][b], modes[problem], method, confidence,
             max(family.comparisons, 1),
         )
         for problem, a, b in family.pairs
     ]  # fmt: skip
-    return _frame(pairs, metric, mode, confidence, max(family.comparisons, 1))
+    return _frame(pairs, metrics, modes, confidence, max(family.comparisons, 1))
 
 
-def _by_seed(grouping: Grouping, frame: pd.DataFrame, metric: str) -> dict[str, dict[str, Values]]:
+def _by_seed(
+    grouping: Grouping, frame: pd.DataFrame, metrics: Mapping[str, str]
+) -> dict[str, dict[str, Values]]:
     """Return the value per seed by problem and group, averaged over pooled runs; NaN if one diverged.
 
     Completed runs without the metric are left out, and so are groups that have no other runs.
     """
-    runs = frame[(frame["status"] == "diverged") | frame[metric].notna()]
     values_by_seed: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    # Lists, because iterating over a text column of pandas takes ten times as long.
-    columns = (runs[name].tolist() for name in ("problem", "group", "seed", metric))
-    for problem, group, seed, value in zip(*columns, strict=True):
-        values_by_seed[problem, group][str(seed)].append(value)
+    for problem, metric in metrics.items():
+        runs = frame[
+            (frame["problem"] == problem) & ((frame["status"] == "diverged") | frame[metric].notna())
+        ]
+        # Lists, because iterating over a text column of pandas takes ten times as long.
+        columns = (runs[name].tolist() for name in ("group", "seed", metric))
+        for group, seed, value in zip(*columns, strict=True):
+            values_by_seed[problem, group][str(seed)].append(value)
     values: dict[str, dict[str, Values]] = {problem: {} for problem in grouping.problems}
     for one in grouping.groups:
         if seeds := values_by_seed.get((one.problem, one.name)):
@@ -136,7 +141,9 @@ def _by_seed(grouping: Grouping, frame: pd.DataFrame, metric: str) -> dict[str, 
     return values
 
 
-def _family(values: Mapping[str, Mapping[str, Values]], mode: Mode, against: str | None) -> _Family:
+def _family(
+    values: Mapping[str, Mapping[str, Values]], modes: Mapping[str, Mode], against: str | None
+) -> _Family:
     """Return the pairs of all problems, and the number of comparisons to correct for."""
     pairs: list[tuple[str, str, str]] = []
     comparisons = 0
@@ -150,7 +157,7 @@ def _family(values: Mapping[str, Mapping[str, Values]], mode: Mode, against: str
         elif len(groups) <= ALL_PAIRS:
             chosen = list(combinations(groups, 2))
         else:
-            best = _best(groups, mode)
+            best = _best(groups, modes[problem])
             chosen = [(name, best) for name in groups if name != best]
         pairs += [(problem, a, b) for a, b in chosen]
         comparisons += counted
@@ -221,14 +228,18 @@ def _ranks(first: Values, second: Values, common: Sequence[str], mode: Mode) -> 
 
 
 def _frame(
-    pairs: Sequence[_Pair], metric: str, mode: Mode, confidence: float, comparisons: int
+    pairs: Sequence[_Pair],
+    metrics: Mapping[str, str],
+    modes: Mapping[str, Mode],
+    confidence: float,
+    comparisons: int,
 ) -> pd.DataFrame:
     rows = []
     for pair in pairs:
         difference, rank = pair.difference, pair.signed_rank
         rows.append(
             {
-                "problem": pair.problem, "a": pair.a, "b": pair.b, "metric": metric,
+                "problem": pair.problem, "a": pair.a, "b": pair.b, "metric": metrics[pair.problem],
                 "difference": difference.estimate if difference else None,
                 "low": difference.low if difference else None,
                 "high": difference.high if difference else None,
@@ -241,7 +252,7 @@ def _frame(
                 "effect_size": difference.effect_size if difference else None,
                 "minimum_detectable": difference.minimum_detectable if difference else None,
                 "n": difference.n if difference else 0, "method": difference.method if difference else "none",
-                "verdict": _verdict(pair, large_is_good=mode == "max"),
+                "verdict": _verdict(pair, large_is_good=modes[pair.problem] == "max"),
                 "wilcoxon": rank.sentence(1 - confidence, comparisons) if rank else "",
                 "note": pair.note,
             }
@@ -282,7 +293,7 @@ def heading(table: pd.DataFrame) -> str:
     row = table.iloc[0]
     share, own, count = (row[name] for name in ("confidence", "interval_confidence", "comparisons"))
     nominal = "nominal " if any(table["method"].str.contains("bootstrap")) else ""
-    subject = f"Differences in {row['metric']}"
+    subject = f"Differences in {', '.join(dict.fromkeys(table['metric']))}"
     if all(table["verdict"] == ONE_SEED):
         return subject
     if count == 1:
@@ -298,17 +309,16 @@ def _percent(share: float) -> str:
     return f"{100 * share:.6g} %" if share > 0.9999 else f"{100 * share:.4g} %"
 
 
-def summary_lines(table: pd.DataFrame, metric: Metric) -> list[str]:
-    """Return the verdicts on a metric as text: up to three lines per pair, for the first twenty pairs."""
+def summary_lines(table: pd.DataFrame, metrics: Sequence[Metric]) -> list[str]:
+    """Return the verdicts as text: up to three lines per pair, for the first twenty pairs."""
     if not len(table):
         return []
     rows = table.to_dict("records")
     if all(row["verdict"] == ONE_SEED for row in rows):
         return ["no tests: in every pair of groups, at least one has only one seed"]
-    unit = " points" if metric.unit == "%" else f" {metric.unit}".rstrip()
     ranks = {row["wilcoxon"] for row in rows}
     same = len(rows) > 1 and len(ranks) == 1
-    lines = [line for row in rows[:SHOWN] for line in _lines(row, metric.scale, unit, ranks=not same)]
+    lines = [line for row in rows[:SHOWN] for line in difference_lines(row, metrics, ranks=not same)]
     if len(rows) > SHOWN:
         lines.append(f"... and {len(rows) - SHOWN} more pairs (use --json or -o FOLDER for all of them)")
     if same and "" not in ranks:
@@ -321,7 +331,10 @@ def _signed(value: float) -> str:
     return f"{value:+,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:+.3g}"
 
 
-def _lines(row: Mapping[Any, Any], factor: float, unit: str, *, ranks: bool) -> list[str]:
+def difference_lines(row: Mapping[Any, Any], metrics: Sequence[Metric], *, ranks: bool) -> list[str]:
+    """Return one row of `pairwise_differences` as text: the difference and the verdict, then details."""
+    metric = find(row["metric"], metrics)
+    factor, unit = metric.scale, " points" if metric.unit == "%" else f" {metric.unit}".rstrip()
     head = f"{row['problem'] + ': ' if row['problem'] else ''}{row['a']} minus {row['b']}: "
     details = [f"{row['method']}, n={row['n']}"] if row["n"] else []
     if not math.isnan(row["difference"]):

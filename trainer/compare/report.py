@@ -21,7 +21,7 @@ from trainer.compare.figures import CurveOptions, draw_all
 from trainer.compare.groups import Grouping, group_runs
 from trainer.compare.load import find, is_final, sweep_of
 from trainer.compare.measures import (
-    Target,
+    AnyTarget,
     columns_of,
     group_frame,
     parse_target,
@@ -39,9 +39,9 @@ from trainer.compare.pairwise_tests import (
     summary_lines,
 )
 from trainer.compare.table import plain_records, render_table
+from trainer.compare.targets import problem_targets
 from trainer.errors import FigureError, Problem, unknown_name
 from trainer.metrics import Metric
-from trainer.metrics import find as find_metric
 from trainer.plots.style import render
 from trainer.runs import rundir
 from trainer.runs.rundir import Run
@@ -59,7 +59,7 @@ class Comparison:
         differences: one row per pair of groups within a problem: difference, interval, tests, minimum
             detectable difference, all at the level of the whole family of pairs.
         sensitivity: one row per family of groups along a swept key; empty if nothing was swept.
-        metric: the result of which differences are computed, for example `test_accuracy`.
+        metrics: the result of which differences are computed on each problem, for example `test_accuracy`.
         confidence: confidence level of each group's interval, and of all intervals of differences together.
         targets: the targets to which times were measured.
         search: the runs at several settings, and the rule by which the settings are compared.
@@ -73,26 +73,40 @@ class Comparison:
     groups: pd.DataFrame
     differences: pd.DataFrame
     sensitivity: pd.DataFrame
-    metric: str
+    metrics: Mapping[str, str]
     confidence: float
-    targets: tuple[Target, ...]
+    targets: tuple[AnyTarget, ...]
     search: tuning.Search
     tuning_lines: tuple[str, ...]
     notes: tuple[str, ...]
     figures: Mapping[str, Figure] = field(default_factory=dict)
 
     @property
+    def metric(self) -> str:
+        """The result of which differences are computed, on the first problem if there are several."""
+        return next(iter(self.metrics.values()))
+
+    @property
     def selection(self) -> Selection:
-        """How the settings of a swept key are compared, and where this rule comes from."""
-        return self.search.selection
+        """How the settings of a swept key are compared, on the first problem if there are several."""
+        return next(iter(self.selections.values()))
+
+    @property
+    def selections(self) -> Mapping[str, Selection]:
+        """How the settings of a swept key are compared on each problem, and where the rules come from."""
+        return self.search.selections
 
     def verdict_lines(self) -> list[str]:
         """Return the differences as text, below a heading with their metric and confidence level."""
-        lines = summary_lines(self.differences, find_metric(self.metric, self.grouping.metrics))
+        lines = summary_lines(self.differences, self.grouping.metrics)
         return [heading(self.differences), *lines] if lines else []
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything except the figures as JSON-serializable values."""
+        selections = [
+            asdict(one.rule) | {"source": one.source} | ({"problem": problem} if problem else {})
+            for problem, one in self.selections.items()
+        ]
         return {
             "format": 1,
             "metric": self.metric,
@@ -100,7 +114,7 @@ class Comparison:
             "compared": list(self.grouping.keys),
             "groups": plain_records(self.groups),
             "differences": plain_records(self.differences),
-            "selection": asdict(self.selection.rule) | {"source": self.selection.source},
+            "selection": selections[0] if len(selections) == 1 else selections,
             "sensitivity": plain_records(self.sensitivity),
             "runs": plain_records(self.runs),
             "notes": list(self.notes),
@@ -209,12 +223,24 @@ def compare_runs(
     notes += reasons
     grouping = group_runs(finals, by)
     entries = [entry for group in grouping.groups for entry in group.entries]
-    goals = tuple(dict.fromkeys(parse_target(text, entries) for text in targets))
+    goals: tuple[AnyTarget, ...] = tuple(dict.fromkeys(parse_target(text, entries) for text in targets))
     frame = run_frame(grouping, goals)
-    judged = _metric(metric, frame) if metric else primary_metric(frame)
+    frames = {problem: frame[frame["problem"] == problem] for problem in grouping.problems}
+    judged = {
+        problem: _metric(metric, frame) if metric else primary_metric(one) for problem, one in frames.items()
+    }
+    trials = group_runs(searched, by) if len(searched) < len(all_runs) else grouping
+    selections = _selections(trials, next(iter(judged.values())) if metric else None)
+    search = tuning.search_of(trials, selections, within=within, confidence=confidence)
+    if not goals:
+        derived, reasons = problem_targets(grouping, selections)
+        notes += reasons
+        if derived is not None:
+            goals = (derived,)
+            frame = run_frame(grouping, goals)
     notes += [
         *grouping.notes,
-        *_missing_notes(frame, grouping.metrics),
+        *(note for one in frames.values() for note in _missing_notes(one, grouping.metrics)),
         *_machine_notes(entries),
         *_single_seed_notes(grouping),
     ]
@@ -223,10 +249,6 @@ def compare_runs(
             f"more than {ALL_PAIRS} groups: each is compared with the group of the best mean. The same seeds "
             "selected that group, so its mean is optimistic; train the best groups again on fresh seeds"
         )
-    trials = group_runs(searched, by) if len(searched) < len(all_runs) else grouping
-    trial_entries = [entry for group in trials.groups for entry in group.entries]
-    selection = selection_of(trial_entries, judged if metric else None)
-    search = tuning.search_of(trials, selection, within=within, confidence=confidence)
     if not any(note.endswith("pruned") for note in notes):  # pruned trials are missing here
         notes += search.unequal()
     figures: dict[str, Figure] = {}
@@ -245,7 +267,7 @@ def compare_runs(
             method="bootstrap" if bootstrap else "t", confidence=confidence,
         ),
         sensitivity=search.table(),
-        metric=judged,
+        metrics=judged,
         confidence=confidence,
         targets=goals,
         search=search,
@@ -253,6 +275,15 @@ def compare_runs(
         notes=tuple(dict.fromkeys(notes)),
         figures=figures,
     )  # fmt: skip
+
+
+def _selections(trials: Grouping, metric: str | None) -> dict[str, Selection]:
+    """Return how settings are compared on each problem; on all problems alike if the rules are the same."""
+    entries = {
+        problem: [entry for group in trials.groups if group.problem == problem for entry in group.entries]
+        for problem in trials.problems
+    }
+    return {problem: selection_of(each, metric) for problem, each in entries.items()}
 
 
 def _stages(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[str]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from trainer.compare.measures import UNITS, Target
+from trainer.compare.measures import UNITS, AnyTarget
 from trainer.metrics import BUILT_IN, LOSS, Metric, find
 
 Format = Literal["text", "markdown", "csv", "latex", "json"]
@@ -26,7 +26,7 @@ def caption(confidence: float, *, overhead: bool = True) -> str:
 
 
 def sections(
-    table: pd.DataFrame, targets: Sequence[Target] = (), metrics: Sequence[Metric] = KNOWN
+    table: pd.DataFrame, targets: Sequence[AnyTarget] = (), metrics: Sequence[Metric] = KNOWN
 ) -> tuple[Columns, list[Columns]]:
     """Return the columns of the table as text: group names, results, targets and cost.
 
@@ -41,7 +41,9 @@ def sections(
     records = table.to_dict("records")
     names: Columns = {"problem": [row["problem"] for row in records]} if any(table["problem"]) else {}
     names["group"] = [row["group"] for row in records]
-    metric_columns = [name for name in _displayed_results(metrics) if name in table]
+    metric_columns = [
+        name for name in _displayed_results(metrics) if name in table and bool(table[name].notna().any())
+    ]
     metric_columns = metric_columns or [name for name in ("final_train_loss", "test_loss") if name in table]
     results: Columns = {
         "n": ["one seed" if row["n"] == 1 else str(row["n"]) for row in records],
@@ -80,7 +82,7 @@ def _heading(result: str, metric: Metric) -> str:
 
 
 def render_table(
-    table: pd.DataFrame, targets: Sequence[Target], file_format: str, metrics: Sequence[Metric] = KNOWN
+    table: pd.DataFrame, targets: Sequence[AnyTarget], file_format: str, metrics: Sequence[Metric] = KNOWN
 ) -> str:
     """Return the table as Markdown, LaTeX (booktabs), CSV or JSON.
 

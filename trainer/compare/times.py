@@ -18,7 +18,7 @@ from trainer.compare.figure_style import (
     settings,
 )
 from trainer.compare.groups import Grouping
-from trainer.compare.measures import Target
+from trainer.compare.measures import AnyTarget
 from trainer.statistics import ecdf_of_times, performance_profile, summary_of_times
 
 UNIT_LABELS = {"steps": "steps", "epochs": "epochs", "seconds": "seconds of training"}
@@ -27,7 +27,7 @@ UNIT_LABELS = {"steps": "steps", "epochs": "epochs", "seconds": "seconds of trai
 def draw_times(
     grouping: Grouping,
     frame: pd.DataFrame,
-    target: Target,
+    target: AnyTarget,
     *,
     unit: str = "steps",
     problem: str = "",
@@ -60,7 +60,7 @@ def draw_times(
     positive = finite[finite > 0]
     log = bool(positive.size) and float(positive.max() / positive.min()) > 20
     with settings(figure_style):
-        head = f"runs that reached {target}, of all runs"
+        head = f"runs that reached {target.on(problem)}, of all runs"
         figure, (axes,) = new_figure(f"{common_title(groups)}\n{head}", figure_style)
         last = float(finite.max()) or 1.0
         if log:
@@ -82,13 +82,13 @@ def draw_times(
             handles.append(handle)
             summary = summary_of_times(values)
             labels.append(f"{name} ({summary.reached} of {summary.n})")
-        axes.set_xlabel(f"{UNIT_LABELS[unit]} to {target}")
+        axes.set_xlabel(f"{UNIT_LABELS[unit]} to {target.on(problem)}")
         axes.set_ylabel("share of runs")
         legend(figure, handles, labels, figure_style)
     return figure
 
 
-def median_times(frame: pd.DataFrame, target: Target, unit: str) -> pd.DataFrame:
+def median_times(frame: pd.DataFrame, target: AnyTarget, unit: str) -> pd.DataFrame:
     """Return the median time over seeds [problems, groups]; infinity = unreached, NaN = no runs."""
     column = f"{unit} to {target}"
     table = frame.groupby(["problem", "group"])[column].apply(lambda t: summary_of_times(t.to_numpy()).median)
@@ -96,7 +96,11 @@ def median_times(frame: pd.DataFrame, target: Target, unit: str) -> pd.DataFrame
 
 
 def draw_profile(
-    frame: pd.DataFrame, target: Target, *, unit: str = "steps", figure_style: FigureStyle = STYLES["screen"]
+    frame: pd.DataFrame,
+    target: AnyTarget,
+    *,
+    unit: str = "steps",
+    figure_style: FigureStyle = STYLES["screen"],
 ) -> tuple[Figure | None, str]:
     """Draw the performance profile rho(tau) over problems, or return the reason why it cannot be drawn.
 
@@ -105,7 +109,7 @@ def draw_profile(
 
     Args:
         frame: the result of `measures.run_frame`, with this target.
-        target: the target, the same value on every problem.
+        target: the target, the same on every problem or one per problem.
         unit: steps, epochs or seconds.
         figure_style: size, fonts and line widths.
     """

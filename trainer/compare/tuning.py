@@ -37,20 +37,20 @@ class Search:
 
     Args:
         grouping: the groups, one per setting.
-        selection: how settings are compared.
+        selections: how settings are compared on each problem.
         swept: keys with three or more numbers.
         sensitivities: sensitivity of each family, by problem and key.
     """
 
     grouping: Grouping
-    selection: Selection
+    selections: Mapping[str, Selection]
     swept: tuple[str, ...]
     sensitivities: Mapping[tuple[str, str], Mapping[str, Sensitivity]]
 
     def table(self) -> pd.DataFrame:
         """Return a row per problem, key and family; empty if nothing was swept."""
         frames = [
-            sensitivity_frame(sensitivities, key, self.selection).assign(problem=problem)
+            sensitivity_frame(sensitivities, key, self.selections[problem]).assign(problem=problem)
             for (problem, key), sensitivities in self.sensitivities.items()
         ]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
@@ -175,18 +175,20 @@ def tuned(
     return {setting: best_group(groups, swept, selection) or groups[0] for setting, groups in members.items()}
 
 
-def search_of(grouping: Grouping, selection: Selection, *, within: float, confidence: float) -> Search:
-    """Return the tuning results; see `sensitivities` for the arguments."""
+def search_of(
+    grouping: Grouping, selections: Mapping[str, Selection], *, within: float, confidence: float
+) -> Search:
+    """Return the tuning results with a selection per problem; see `sensitivities` for the arguments."""
     swept = swept_keys(grouping)
     all_sensitivities = {
         (problem, key): sensitivities(
             grouping, selection, key, swept, within=within, confidence=confidence, problem=problem
         )
-        for problem in grouping.problems
+        for problem, selection in selections.items()
         for key in swept
     }
     kept = {pair: one for pair, one in all_sensitivities.items() if one}
-    return Search(grouping, selection, tuple(swept), kept)
+    return Search(grouping, selections, tuple(swept), kept)
 
 
 def sensitivity_frame(
@@ -240,19 +242,21 @@ def sensitivity_lines(sensitivities: Mapping[str, Sensitivity], key: str) -> lis
 # Random search
 
 
-def random_families(grouping: Grouping, selection: Selection, *, assume_random: bool = False) -> list[Family]:
+def random_families(
+    grouping: Grouping, selections: Mapping[str, Selection], *, assume_random: bool = False
+) -> list[Family]:
     """Return the families whose settings were drawn at random, which a budget curve requires.
 
     These are runs of a sweep whose sweep.yaml has `strategy: random` without pruning.
 
     Args:
         grouping: the groups.
-        selection: contains the paths of these runs.
+        selections: contain the paths of these runs, by problem.
         assume_random: treat all runs as a random search, whatever their sweep.yaml says.
     """
     numeric = [key for key in grouping.keys if any(is_number(g.settings.get(key)) for g in grouping.groups)]
     drawn_families = []
-    for problem in grouping.problems:
+    for problem, selection in selections.items():
         drawn = []
         for family in families(grouping, numeric, problem):
             paths = {entry.run.path for group in family.groups for entry in group.entries}

@@ -26,7 +26,7 @@ from trainer.errors import ConfigError, nearest
 
 SWEEP_KEYS = (
     *("variants", "axes", "seeds", "strategy", "trials", "batch", "search_seed", "objective", "prune"),
-    *("final_seeds", "allow_unequal", "workers", "runs_per_gpu"),
+    *("final_seeds", "allow_unequal", "workers", "runs_per_gpu", "problems", "target", "reference"),
 )
 """Keys of sweep files that the config of one run does not have."""
 

@@ -229,19 +229,25 @@ def _table(comparison: Comparison) -> dict[str, Any]:
 
 def _results(comparison: Comparison) -> dict[str, Any]:
     """Return the compared result of every run, in the order of the runs."""
-    metric = find(comparison.metric, comparison.grouping.metrics)
-    values = comparison.runs[comparison.metric]
+    metrics = {name: find(name, comparison.grouping.metrics) for name in comparison.metrics.values()}
+    rows = comparison.runs.to_dict("records")
+    values = [
+        row[name] * metrics[name].scale for row in rows for name in [comparison.metrics[row["problem"]]]
+    ]
+    labels = [metric.with_unit(name.replace("_", " ")) for name, metric in metrics.items()]
     return {
-        "label": metric.with_unit(comparison.metric.replace("_", " ")),
-        "log": metric.log,
-        "values": _numbers(np.array(values, dtype=np.float64) * metric.scale),
+        "label": " / ".join(labels),
+        "log": metrics[comparison.metric].log,
+        "values": _numbers(np.array(values, dtype=np.float64)),
     }
 
 
 def _search(comparison: Comparison) -> dict[str, Any]:
     """Return what was searched: families of groups, and every run with its settings and score."""
     search = comparison.search
-    selection, metric = search.selection, search.selection.metric
+    selections = search.selections
+    first = next(iter(selections.values()))
+    labels = dict.fromkeys(one.metric.with_unit(one.label) for one in selections.values())
     families = [
         family
         for problem in search.grouping.problems
@@ -252,7 +258,9 @@ def _search(comparison: Comparison) -> dict[str, Any]:
             "family": number,
             "seed": entry.seed,
             "status": str(entry.run.status.get("status")),
-            "value": None if entry.run.status["status"] == "diverged" else _scaled(entry, selection),
+            "value": None
+            if entry.run.status["status"] == "diverged"
+            else _scaled(entry, selections[group.problem]),
             "settings": [_number(entry.settings.get(key)) for key in search.swept],
         }
         for number, family in enumerate(families)
@@ -260,8 +268,8 @@ def _search(comparison: Comparison) -> dict[str, Any]:
         for entry in group.entries
     ]
     return {
-        "label": metric.with_unit(selection.label),
-        "log": metric.log,
+        "label": " / ".join(labels),
+        "log": first.metric.log,
         "keys": [
             {"name": key, "log": _spans_decades(group.settings.get(key) for group in search.grouping.groups)}
             for key in search.swept

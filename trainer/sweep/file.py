@@ -30,14 +30,15 @@ from trainer.sweep.models import (
     override_texts,
     value_text,
 )
+from trainer.sweep.problems import by_problem, check_names
 from trainer.sweep.space import Axis, parse_axis
 
 
-def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
-    """Read a sweep file, or make a sweep of a config whose axes and seeds are given as overrides.
+def read_sweeps(path: Path, overrides: Sequence[str] = ()) -> list[Sweep]:
+    """Read a sweep file: one sweep per problem, or one sweep if the file has no `problems`.
 
     Args:
-        path: the file.
+        path: the file, or the config of one run whose axes and seeds are given as overrides.
         overrides: of the keys of the sweep (`trials=20`, `axes.optimizer.lr=[0.1,1]`) or of the config of
             every variant (`train.epochs=1`; several values make an axis: `optimizer.lr=0.1,1`).
 
@@ -48,13 +49,26 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     tree, parsed = read_file(path), read_overrides(overrides)
     if not is_sweep(tree):
         tree = sweep_of(path, tree, parsed)
-    config_overrides = _apply_own(tree, parsed)
+    if "problems" not in tree.data:
+        return [_read(tree, Tree({}, {}), path, parsed)]
+    return [_read(own, layer, path, parsed) for own, layer in by_problem(tree)]
+
+
+def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a sweep file of one problem; see `read_sweeps`."""
+    (sweep,) = read_sweeps(path, overrides)
+    return sweep
+
+
+def _read(tree: Tree, layer: Tree, path: Path, overrides: Sequence[Override]) -> Sweep:
+    """Return the sweep of a tree whose base is changed by a layer."""
+    config_overrides = _apply_own(tree, overrides)
     _make_paths_absolute(tree)
     locations = {".".join(map(str, key)): str(position) for key, position in tree.positions.items()}
     variants_data = tree.data.pop("variants", None)
     axes_data = tree.data.pop("axes", None)
     config = _check_settings(tree, locations)
-    base = _read_base(config, path, locations)
+    base = merge(_read_base(config, path, locations), layer)
     common = _axes(axes_data, "axes", locations)
     if variants_data is None:
         variants_data = {_plain_name(base): {}}
@@ -65,7 +79,7 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
             where=locations.get("variants", ""),
             expected="a mapping of names to overlays, such as `momentum: {optimizer: {momentum: 0.9}}`",
         )
-    _check_names(list(variants_data), locations)
+    check_names(list(variants_data), "variant", locations)
     variants = {}
     for name, overlay in variants_data.items():
         variant = _variant(name, overlay, tree, base, common, config_overrides, locations)
@@ -196,33 +210,6 @@ def _plain_name(base: Tree) -> str:
     return name if NAME.match(name) and name.lower() not in RESERVED_NAMES else "runs"
 
 
-def _check_names(names: Sequence[Hashable], locations: Mapping[str, str]) -> None:
-    """Refuse variant names that cannot be folder names in the sweep directory, on any file system."""
-    seen: dict[str, Hashable] = {}
-    problems = []
-    for name in names:
-        text = str(name)
-        where = locations.get(f"variants.{text}", locations.get("variants", ""))
-        if not NAME.match(text):
-            problems.append(
-                Problem(
-                    f"{text!r} is not a valid variant name",
-                    "variants",
-                    where,
-                    "letters, digits and . _ + - only",
-                )
-            )
-        elif text.lower() in RESERVED_NAMES:
-            what = f"{text!r} is not a valid variant name: the sweep writes a file or folder of that name"
-            problems.append(Problem(what, "variants", where, fix="choose another name"))
-        elif text.lower() in seen:
-            what = f"the variants {seen[text.lower()]!r} and {name!r} would share a folder"
-            problems.append(Problem(what, "variants", where, fix="rename one of them"))
-        seen[text.lower()] = name
-    if problems:
-        raise ConfigError.of(problems)
-
-
 def _axes(data: Any, key: str, locations: Mapping[str, str]) -> dict[str, Axis]:
     """Read a mapping of axes; raise one ConfigError with all problems."""
     if data is None:
@@ -275,7 +262,11 @@ def _variant(
         raise ConfigError(
             f"got {overlay!r}", key=key, where=where, expected="a mapping of settings that change the base"
         )
-    own_axes = _axes(overlay.get("axes"), f"{key}.axes", locations)
+    stated = overlay.get("axes")
+    removed = [str(axis) for axis, value in _mapping(stated).items() if value is None and axis in common]
+    if isinstance(stated, dict):
+        stated = {axis: value for axis, value in stated.items() if axis not in removed}
+    own_axes = _axes(stated, f"{key}.axes", locations)
     dotted: dict[str, Any] = {}
     plain: dict[Hashable, Any] = {}
     for part, value in overlay.items():
@@ -301,7 +292,7 @@ def _variant(
     spell_out(layer)
     merged = merge(base, layer)
     merged.data["name"] = text
-    axes = {**common, **own_axes}
+    axes = {axis: value for axis, value in {**common, **own_axes}.items() if axis not in removed}
     _check_dotted(dotted, layer, merged, key, locations)
     texts, text_locations = _fixed(dotted, key, config_overrides, axes, locations)
     for axis in axes.values():
@@ -408,8 +399,14 @@ def _check_together(sweep: Sweep) -> None:
     def refuse(key: str, what: str, *, expected: str = "", fix: str = "") -> None:
         problems.append(Problem(what, key, sweep.where(key), expected, fix))
 
-    if not NAME.match(config.name):
-        refuse("name", f"{config.name!r} is not a valid folder name", expected="letters, digits and . _ + -")
+    parts = config.name.split("/")
+    if len(parts) > 2 or not all(map(NAME.match, parts)):
+        what = f"{config.name!r} is not a valid folder name"
+        refuse("name", what, expected="letters, digits and . _ + -, or NAME/PROBLEM")
+    if config.reference is not None and config.reference not in sweep.variants:
+        refuse("reference", f"there is no variant {config.reference!r}", expected=", ".join(sweep.variants))
+    if config.target is not None and config.reference is not None:
+        refuse("target", "a target is stated, and a reference derives one", fix="remove one of them")
     for key in ("seeds", "final_seeds"):
         seeds = getattr(config, key)
         if isinstance(seeds, list) and len(set(seeds)) < len(seeds):

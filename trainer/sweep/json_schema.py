@@ -39,9 +39,10 @@ def sweep_schema(components: Components) -> dict[str, Any]:
     objective = {"if": {"type": "string"}, "else": dict(properties["objective"])}
     refer(properties, "objective", objective)
     split_unions(axes := {"axes": copy.deepcopy(_AXES)}, added)
+    changes = {key: value for key, value in schema["properties"].items() if key != "base"} | axes
     variant = {
         "type": "object",
-        "properties": {key: value for key, value in schema["properties"].items() if key != "base"} | axes,
+        "properties": changes,
         "patternProperties": {r"\.": {}},
         "additionalProperties": False,
     }
@@ -51,9 +52,22 @@ def sweep_schema(components: Components) -> dict[str, Any]:
         "additionalProperties": {"if": {"type": "null"}, "else": variant},
         "minProperties": 1,
     }
+    own = {key: value for key, value in properties.items() if key not in ("format", "name")}
+    without = {"type": "array", "items": {"type": "string"}, "description": "Variants to leave out."}
+    problem = {
+        "type": "object",
+        "properties": {**changes, **own, "without": without},
+        "additionalProperties": False,
+    }
+    problems = {
+        "type": "object",
+        "description": "The problems by name: the base of each, and what it changes in base and sweep.",
+        "additionalProperties": problem,
+        "minProperties": 1,
+    }
     return schema | {
         "title": "optlab sweep",
-        "properties": {**properties, "variants": variants, **axes},
+        "properties": {**properties, "problems": problems, "variants": variants, **axes},
         "required": ["name"],
         "$defs": {**schema["$defs"], **added},
     }

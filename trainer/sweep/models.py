@@ -75,6 +75,16 @@ class SweepConfig(Section):
         None, description="The config that every variant builds on, relative to this file."
     )
     name: str = Field(min_length=1, description="Name of the sweep: runs/<name>/.")
+    target: str | None = Field(
+        None,
+        description="What performance profiles measure the time to, such as val_accuracy=0.95; "
+        "null = what the reference reaches.",
+    )
+    reference: str | None = Field(
+        None,
+        description="The variant whose median best result over the final seeds is the target; null = the "
+        "best variant.",
+    )
     seeds: Count | Annotated[list[Seed], Field(min_length=1)] = Field(
         1, description="Number of seeds (from 0), or a list; the same for every variant."
     )

@@ -23,7 +23,7 @@ from trainer.config.overrides import gives
 from trainer.config.paths import split_import_path
 from trainer.config.run_id import run_id, value_name, value_names
 from trainer.data.dataset import Dataset, Split, Splits
-from trainer.errors import ConfigError, OptlabError, Problem, RunError
+from trainer.errors import AbsentDataError, ConfigError, OptlabError, Problem, RunError
 from trainer.metrics import BUILT_IN, Metric, find, leading, metric_name
 from trainer.reading import read_regular
 from trainer.runs import rundir
@@ -262,6 +262,8 @@ def check_variants(sweep: Sweep, shared_data: SharedData) -> dict[str, VariantIn
         for values in trials:
             try:
                 experiment = _build_trial(sweep, variant, values, shared_data)
+            except AbsentDataError:
+                raise  # the other problems of the sweep file may have their data
             except OptlabError as error:
                 problems += error.problems
                 if values is first:

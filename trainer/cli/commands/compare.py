@@ -156,11 +156,13 @@ def _make_folder(folder: Path) -> None:
 
 def _print(comparison: Comparison) -> None:
     """Print the table in parts that fit a terminal, then the tests and the sensitivity."""
-    names, parts = sections(comparison.groups, comparison.targets, comparison.grouping.metrics)
-    for part in parts:
-        columns = [Column(heading) for heading in names] + [Column(heading, "right") for heading in part]
-        console.table(columns, zip(*names.values(), *part.values(), strict=True))
-        console.print_text("")
+    for problem in comparison.grouping.problems:
+        table = comparison.groups[comparison.groups["problem"] == problem]
+        names, parts = sections(table, comparison.targets, comparison.grouping.metrics)
+        for part in parts:
+            columns = [Column(heading) for heading in names] + [Column(heading, "right") for heading in part]
+            console.table(columns, zip(*names.values(), *part.values(), strict=True))
+            console.print_text("")
     text = caption(comparison.confidence)
     if comparison.targets:
         text += "\ntimes are medians over all runs: inf if half of them or more did not reach the target"
@@ -173,6 +175,8 @@ def _print(comparison: Comparison) -> None:
     for index, line in enumerate(lines):
         console.print_sentence(("" if index else "\n") + line)
     if comparison.tuning_lines:
-        console.print_sentence(f"\nSensitivity: {comparison.selection}")
+        rules = {str(selection): problem for problem, selection in comparison.selections.items()}
+        for rule, problem in rules.items():
+            console.print_sentence(f"\nSensitivity{f' on {problem}' if len(rules) > 1 else ''}: {rule}")
         for line in comparison.tuning_lines:
             console.print_sentence(line)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
 from trainer import console
+from trainer.cli.commands.sweep_training import PlannedSweep
 from trainer.console import Column
 from trainer.runs import rundir
 from trainer.sweep.estimate import WORKER_START_SECONDS, Cost, measure, wall_seconds
 from trainer.sweep.models import FINAL, Sweep, Variant
-from trainer.sweep.plan import RunSpec, SharedData, VariantInfo, budget, grid_settings, spec_for
+from trainer.sweep.plan import RunSpec, VariantInfo, budget, grid_settings, spec_for
 from trainer.sweep.results import DONE
 from trainer.sweep.runner import Options
 from trainer.sweep.tasks import sweep_slots
@@ -26,49 +28,51 @@ LEAVES_OUT = (
 )
 
 
-def dry_run_of(
-    read: Sweep,
-    root: Path,
-    infos: Mapping[str, VariantInfo],
-    shared_data: SharedData,
-    options: Options,
-    *,
-    as_json: bool,
-) -> None:
-    """Print the runs with their states, the budgets, and a time estimate."""
+def print_dry_runs(planned: Sequence[PlannedSweep], *, as_json: bool) -> None:
+    """Print the runs of sweeps with their states, the budgets, and time estimates."""
+    plans = [_dry_run(plan) for plan in planned]
+    if as_json:
+        console.print_json(plans[0] if len(plans) == 1 else plans)
+        return
+    for plan, one in zip(planned, plans, strict=True):
+        if len(plans) > 1:
+            console.print_text(str(plan.root))
+        if one["runs"]:
+            rows = [[run["run"], run["state"]] for run in one["runs"]]
+            console.table([Column("run"), Column("state")], rows)
+        console.print_pairs("budget per variant", one["budget"])
+        at_most = "at most " if plan.sweep.config.prune or _may_stop_early(plan.infos) else ""
+        estimate = f"{at_most}{console.format_seconds(one['seconds'])} on {one['workers']} workers"
+        pairs = {
+            "strategy": plan.sweep.config.strategy,
+            "runs to train": one["new_runs"],
+            "estimate": estimate,
+            "it includes": INCLUDES,
+            "it excludes": LEAVES_OUT,
+        }
+        console.print_pairs("plan", pairs)
+
+
+def _dry_run(plan: PlannedSweep) -> dict[str, Any]:
+    """Return the runs of a sweep, the budgets, the number of new runs and their seconds."""
+    read, root, options, infos = plan.sweep, plan.root, plan.options, plan.infos
     chosen = [v for v in read.variants.values() if not options.only or v.name in options.only]
-    costs = {v.name: measure(read, _first(read, root, v), infos[v.name], shared_data) for v in chosen}
+    costs = {v.name: measure(read, _first(read, root, v), infos[v.name], plan.shared_data) for v in chosen}
     listed = [(spec, _state(spec.folder)) for spec in _grid_runs(read, root, options)]
     rounds = _rounds(read, root, chosen, listed, costs, shard=options.shard is not None)
     workers = len(sweep_slots(read, infos, options.workers))
     total = sum(map(len, rounds))
-    seconds = wall_seconds(rounds, workers) + (WORKER_START_SECONDS if total else 0)
     budgets = {
         variant.name: f"{budget(read, variant)} settings x {len(read.seeds)} seeds"
         + (f", the best setting on {len(read.final_seeds)} fresh seeds" if read.final_seeds else "")
         for variant in read.variants.values()
     }
-    if as_json:
-        runs = [
-            {"run": str(spec.folder), "variant": spec.variant, "seed": spec.seed, "state": state}
-            for spec, state in listed
-        ]
-        console.print_json(
-            {"runs": runs, "budget": budgets, "new_runs": total, "workers": workers, "seconds": seconds}
-        )
-        return
-    if listed:
-        console.table([Column("run"), Column("state")], [[str(spec.folder), state] for spec, state in listed])
-    console.print_pairs("budget per variant", budgets)
-    at_most = "at most " if read.config.prune or _may_stop_early(infos) else ""
-    plan = {
-        "strategy": read.config.strategy,
-        "runs to train": total,
-        "estimate": f"{at_most}{console.format_seconds(seconds)} on {workers} workers",
-        "it includes": INCLUDES,
-        "it excludes": LEAVES_OUT,
-    }
-    console.print_pairs("plan", plan)
+    runs = [
+        {"run": str(spec.folder), "variant": spec.variant, "seed": spec.seed, "state": state}
+        for spec, state in listed
+    ]
+    seconds = wall_seconds(rounds, workers) + (WORKER_START_SECONDS if total else 0)
+    return {"runs": runs, "budget": budgets, "new_runs": total, "workers": workers, "seconds": seconds}
 
 
 def _first(read: Sweep, root: Path, variant: Variant) -> RunSpec:
