@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from browser import browser_of
 from command import optlab, train, write_tiny
-
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    DRIVER is None or not (shutil.which("chromium") or shutil.which("google-chrome")),
-    reason="Chromium and its driver are not installed",
-)
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A browser that shows a report; what it logs and requests is recorded."""
-    from selenium.webdriver.chrome.service import Service
-
     folder = tmp_path_factory.mktemp("browser")
     config = write_tiny(folder)
     for name in ("SGD", "Adam"):
@@ -32,20 +23,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             train(config, f"optimizer={name}", f"seed={seed}", run_dir=place)
     path = folder / "report.html"
     assert optlab("report", folder / "runs", "-o", path, "--title", "a <b>title</b>").code == 0
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1600"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
+    with browser_of() as browser:
         browser.get(path.as_uri())
         for _ in range(300):
             if browser.execute_script("return document.body.dataset.ready"):
                 break
             time.sleep(0.1)
         yield browser
-    finally:
-        browser.quit()
 
 
 def traces(page: Any, plot: str = "curve-plot") -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ from trainer.cli.verbs import (
     sweep,
     train,
     validate,
+    watch,
 )
 from trainer.errors import ConfigError
 
@@ -120,6 +121,7 @@ PANELS: Mapping[str, Mapping[str, Callable[..., None]]] = {
         "plot": plot.plot,
         "compare": compare.compare,
         "report": report.report,
+        "watch": watch.watch,
         "export": export.export,
         "sample": sample.sample,
         "runs": runs.list_runs,

@@ -116,14 +116,14 @@ def _numbered_by_problem(items: Sequence[Item], problems: Sequence[str]) -> Iter
         counts[problem] += 1
 
 
-def _appearance(index: int) -> dict[str, str]:
+def appearance(index: int) -> dict[str, str]:
     """Return colour and dashes of a group or family, as in the figures of `optlab compare`."""
     line = line_for(index, STYLES["screen"])
     return {"colour": line.colour, "dash": _DASHES.get(str(line.dashes), "longdash")}
 
 
 def _group(group: Group, index: int) -> dict[str, Any]:
-    return _appearance(index) | {
+    return appearance(index) | {
         "name": group.name,
         "problem": group.problem,
         "settings": _plain(group.settings),
@@ -275,7 +275,7 @@ def _search(comparison: Comparison) -> dict[str, Any]:
             for key in search.swept
         ],
         "families": [
-            _appearance(index) | {"name": family.name or "all", "problem": family.groups[0].problem}
+            appearance(index) | {"name": family.name or "all", "problem": family.groups[0].problem}
             for family, index in _numbered_by_problem(families, [f.groups[0].problem for f in families])
         ],
         "points": points if search.swept else [],

@@ -37,19 +37,19 @@ def render_page(contents: Mapping[str, Any]) -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise RunError("the report needs plotly", fix="pip install plotly") from error
-    library, script = get_plotlyjs(), _resource("page.js")
+    library, script = get_plotlyjs(), read_resource("page.js")
     policy = _POLICY.format(scripts=" ".join(f"'{_hash(text)}'" for text in (library, script)))
     parts = {
         "POLICY": html.escape(policy, quote=True),
         "TITLE": html.escape(str(contents["title"])),
-        "STYLE": _resource("page.css"),
+        "STYLE": read_resource("page.css"),
         "STATIC": _static(contents),
         "FIGURES": _figures(contents["figures"]),
         "DATA": _json({key: value for key, value in contents.items() if key != "figures"}),
         "LIBRARY": library,
         "SCRIPT": script,
     }
-    page = _resource("page.html")
+    page = read_resource("page.html")
     before, *rest = page.split("{{")
     pieces = [before]
     for piece in rest:
@@ -58,7 +58,8 @@ def render_page(contents: Mapping[str, Any]) -> str:
     return "".join(pieces)
 
 
-def _resource(name: str) -> str:
+def read_resource(name: str) -> str:
+    """Return a file of this package as text."""
     return (files("trainer.report") / name).read_text(encoding="utf-8")
 
 
