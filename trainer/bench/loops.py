@@ -20,7 +20,7 @@ import torch
 from trainer import catalog
 from trainer.bench import peers
 from trainer.bench.peers import Run
-from trainer.bench.task import LOG_EVERY, Setting, Task
+from trainer.bench.task import CONTEXT, LOG_EVERY, TEXT_PARTS, VOCABULARY, Setting, Task
 from trainer.child_process import ChildProcess
 from trainer.data.dataset import data_root
 from trainer.data.torchvision_sets import mnist
@@ -34,7 +34,7 @@ from trainer.training.loop import train
 
 BARE = "best bare eager loop"
 JAX = "JAX + optax, one scan"
-_MAX_NOISE_IMAGES = 10_000
+_MAX_NOISE_SAMPLES = 10_000
 
 
 class Loop:
@@ -163,26 +163,34 @@ def _build_loop(
 
 
 def _task(root: Path | None, folder: Path, setting: Setting) -> tuple[Task, Path]:
-    """Return the task and the path of its data for optlab: the MNIST folder or a file of noise."""
+    """Return the task and the path of its data for optlab: the MNIST folder, or a file of noise or text."""
     model, optimizer, batch_size = setting.model, setting.optimizer, setting.batch_size
     if model == "mlp":
         split = mnist(root=root).train
         return Task(model, optimizer, batch_size, split.inputs, split.targets), data_root(root).absolute()
-    path = folder / "noise.npz"
     drawn = np.random.default_rng(0)
-    count = images_per_epoch(root, setting)
+    count = samples_per_epoch(root, setting)
+    if model == "transformer":
+        path = folder / "noise.txt"
+        length = int((count + 1) * CONTEXT / TEXT_PARTS[0]) + 1
+        tokens = drawn.integers(0, VOCABULARY, length)
+        path.write_text("".join(chr(ord("0") + token) for token in tokens), encoding="utf-8")
+        windows = torch.from_numpy(tokens[: count * CONTEXT + 1])
+        inputs, targets = windows[:-1].view(count, CONTEXT), windows[1:].view(count, CONTEXT)
+        return Task(model, optimizer, batch_size, inputs, targets), path
+    path = folder / "noise.npz"
     images = drawn.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
     labels = np.arange(count) % 10
     np.savez(path, x_train=images, y_train=labels, x_test=images[:10], y_test=labels[:10])
     return Task(model, optimizer, batch_size, torch.from_numpy(images), torch.from_numpy(labels)), path
 
 
-def images_per_epoch(root: Path | None, setting: Setting) -> int:
-    """Return the number of training images; raise DataError if MNIST is not found."""
+def samples_per_epoch(root: Path | None, setting: Setting) -> int:
+    """Return the number of training samples; raise DataError if MNIST is not found."""
     if setting.model == "mlp":
         return len(mnist(root=root).train)
-    num_images = max(setting.steps, LOG_EVERY) * setting.batch_size  # enough for one round, up to a limit
-    return min(num_images, max(_MAX_NOISE_IMAGES, LOG_EVERY * setting.batch_size))
+    samples = max(setting.steps, LOG_EVERY) * setting.batch_size  # enough for one round, up to a limit
+    return min(samples, max(_MAX_NOISE_SAMPLES, LOG_EVERY * setting.batch_size))
 
 
 def _trained(experiment: Experiment, folder: Path) -> Run:

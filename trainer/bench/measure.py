@@ -51,7 +51,8 @@ def measure(root: Path | None, setting: Setting, threads: int) -> list[Row]:
     """Measure all loops that can run here. Each round runs every loop once.
 
     Args:
-        root: folder of MNIST; None = the default folder. The cnn trains on noise of CIFAR-10's shape.
+        root: folder of MNIST; None = the default folder. The cnn trains on noise of CIFAR-10's shape,
+            the transformer on a text of random characters.
         setting: the settings of the benchmark.
         threads: number of torch's threads in every loop.
 
@@ -90,7 +91,7 @@ def measure(root: Path | None, setting: Setting, threads: int) -> list[Row]:
 
 def _steps(root: Path | None, setting: Setting) -> int:
     """Return the steps per loop and round: at most one epoch, and a multiple of `LOG_EVERY`."""
-    steps = min(setting.steps, loops.images_per_epoch(root, setting) // setting.batch_size)
+    steps = min(setting.steps, loops.samples_per_epoch(root, setting) // setting.batch_size)
     return max(LOG_EVERY, steps - steps % LOG_EVERY)
 
 

@@ -69,7 +69,8 @@ def bare(task: Task) -> Run:
     It uses only public names of torch, which cannot avoid the profiler annotation of `optimizer.step()`
     (40 us).
     """
-    inputs, labels, size = task.normalised(), task.labels, task.batch_size
+    inputs, labels, size = task.normalised(), task.targets, task.batch_size
+    loss_of = task.loss if task.model == "transformer" else functional.cross_entropy
     network: Any = task.network()
     if task.model == "mlp":
         inputs, network = inputs.flatten(1), network[1:]
@@ -81,7 +82,7 @@ def bare(task: Task) -> Run:
         for block in torch.split(order, 16 * size):
             batches = torch.split(inputs[block], size), torch.split(labels[block], size)
             for x, y in zip(*batches, strict=True):
-                loss: Any = functional.cross_entropy(network(x), y)
+                loss: Any = loss_of(network(x), y)
                 for parameter in parameters:  # optimizer.zero_grad() without its profiler annotation
                     parameter.grad = None
                 loss.backward()
@@ -115,8 +116,8 @@ def jax_scan(task: Task) -> Run:
     import optax
 
     size = task.batch_size
-    inputs = jnp.asarray(task.images.flatten(1).numpy())
-    targets = jnp.asarray(task.labels.numpy().astype("int32"))
+    inputs = jnp.asarray(task.inputs.flatten(1).numpy())
+    targets = jnp.asarray(task.targets.numpy().astype("int32"))
     options = OPTIONS[task.optimizer]
     makers: dict[str, Callable[..., Any]] = {
         "SGD": lambda lr, momentum=0.0, weight_decay=0.0: optax.chain(
@@ -179,7 +180,7 @@ def lightning_fit(task: Task, folder: Path) -> Run:
 
         def training_step(self, batch: Any, _number: int) -> Any:
             inputs, targets = batch
-            loss = functional.cross_entropy(self.network(inputs), targets)
+            loss = task.loss(self.network(inputs), targets)
             self.log("train_loss", loss)
             return loss
 
@@ -196,7 +197,7 @@ def lightning_fit(task: Task, folder: Path) -> Run:
             self.seconds = time.perf_counter() - self.began
 
     module = Classifier()
-    data = TensorDataset(task.normalised(), task.labels)
+    data = TensorDataset(task.normalised(), task.targets)
     loader = DataLoader(data, batch_size=task.batch_size, shuffle=True, drop_last=True)
 
     def run(steps: int) -> float:
@@ -239,7 +240,7 @@ def keras_fit(task: Task, backend: str) -> Run:
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    inputs, labels = task.normalised().flatten(1).numpy(), task.labels.numpy()
+    inputs, labels = task.normalised().flatten(1).numpy(), task.targets.numpy()
 
     def run(steps: int) -> None:
         count = steps * task.batch_size

@@ -173,7 +173,8 @@ def announce(setup: RunSetup, progress: TrainingProgress) -> None:
     """Show what is trained: the title of the experiment, its notes and its parameter groups."""
     plan, metrics = setup.experiment.plan, setup.experiment.metrics
     steps_per_epoch = setup.experiment.batches.batches_per_epoch / plan.accumulate
-    progress.start(title(setup.config.model_dump()), plan.steps, steps_per_epoch, plan.seconds, metrics)
+    heading = title(setup.config.model_dump(), width=10_000)  # on one line
+    progress.start(heading, plan.steps, steps_per_epoch, plan.seconds, metrics)
     for note in setup.notes:
         progress.note(note)
     if sum(len(groups) for groups in setup.groups.values()) > 1:

@@ -189,6 +189,13 @@ def test_the_bench_measures_loops_and_draws_them(
     assert set(bench_loops(mnist_root, tmp_path / "bench.svg", monkeypatch)) == set(measured)
 
 
+def test_the_bench_of_the_transformer_needs_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.bench.loops.names", lambda setting: ["optlab, eager", BARE])
+    options = ["--model", "transformer", "--batch-size", 1, "--steps", 30, "--rounds", 1, "--threads", 1]
+    printed = json.loads(optlab("bench", *options, "--json"))
+    assert all(loop["median"] > 0 for loop in printed["loops"])
+
+
 @NIGHTLY
 @pytest.mark.real_data
 @needs_compiler
@@ -202,11 +209,13 @@ def test_the_bench_measures_every_loop(
 
 def test_the_bench_trains_what_the_config_says() -> None:
     grey, labels = torch.zeros(8, 1, 28, 28, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
-    for model, images in (("mlp", grey), ("cnn", grey.new_zeros(8, 3, 32, 32))):
-        task = Task(model, "SGD", 4, images, labels)
+    windows = torch.zeros(8, 64, dtype=torch.int64)
+    for model, images in (("mlp", grey), ("cnn", grey.new_zeros(8, 3, 32, 32)), ("transformer", windows)):
+        task = Task(model, "SGD", 4, images, windows if model == "transformer" else labels)
         told = yaml.safe_load(task.config("/data"))
         options = {key: value for key, value in told["model"].items() if key != "name"}
-        ours = MODELS[told["model"]["name"]](tuple(images.shape[1:]), 10, **options)
+        outputs = 65 if model == "transformer" else 10
+        ours = MODELS[told["model"]["name"]](tuple(images.shape[1:]), outputs, **options)
         theirs = [tuple(p.shape) for p in task.network().parameters()]
         assert [tuple(p.shape) for p in ours.parameters()] == theirs
         optimizer = task.torch_optimizer(ours.parameters())

@@ -19,8 +19,11 @@ def bench(
         Path | None, typer.Option(help="Folder with MNIST (default: OPTLAB_DATA).", metavar="DIR")
     ] = None,
     model: Annotated[
-        Literal["mlp", "cnn"],
-        typer.Option(help="mlp: 784-200-10 on MNIST; cnn: three 5x5 convolutions on 32x32x3 noise."),
+        Literal["mlp", "cnn", "transformer"],
+        typer.Option(
+            help="mlp: 784-200-10 on MNIST; cnn: three 5x5 convolutions on 32x32x3 noise; transformer: "
+            "4 layers of width 128 on windows of 64 random characters."
+        ),
     ] = "mlp",
     optimizer: Annotated[Literal["SGD", "Adam", "AdamW"], typer.Option(help="SGD has momentum 0.9.")] = "SGD",
     batch_size: Annotated[int, typer.Option(help="Samples per step.", min=1, max=2000)] = 64,
@@ -49,6 +52,8 @@ def bench(
         optlab bench --batch-size 1 --threads 1 --json
 
         optlab bench --model cnn --steps 60
+
+        optlab bench --model transformer --batch-size 12 --optimizer AdamW --steps 60
     """
     with waiting(LOADING):
         from trainer.bench.task import Setting
