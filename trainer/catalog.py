@@ -209,8 +209,20 @@ def find(kind: str, name: str) -> Builder:
     if name in registry:
         return registry[name]
     if split_import_path(name) is None:
-        raise unknown_name(kind, name, list(registry), key="name")
+        raise _unknown(kind, name, list(registry))
     return find_object(name, kind)
+
+
+def _unknown(kind: str, name: str, names: Sequence[str]) -> ConfigError:
+    """Return the error for an unknown name, with the form of an import path if the name resembles one."""
+    (problem,) = unknown_name(kind, name, names, key="name").problems
+    source, _, attribute = name.rpartition(".")
+    if source and not problem.fix:
+        path = f"{name}:NAME" if attribute == "py" else f"{source}.py:{attribute}"
+        problem = replace(
+            problem, fix=f"did you mean {path}? Components of your own are FILE.py:NAME or MODULE:NAME"
+        )
+    return ConfigError(problem.what, key=problem.key, expected=problem.expected, fix=problem.fix)
 
 
 def is_registered_optimizer(config: OptimizerConfig) -> bool:

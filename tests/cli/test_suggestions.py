@@ -76,3 +76,34 @@ def test_the_config_of_a_run_is_not_a_sweep() -> None:
     done = optlab("sweep", "quickstart")
     assert done.code == 2
     assert "optlab train" in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (["quickstart"], "optlab train quickstart"),
+        (["mine.yaml"], "optlab train mine.yaml"),
+        (["quick"], "optlab sweep quick"),
+        (["run", "quickstart"], "optlab train"),
+        (["--lr", "0.1"], "optlab train quickstart optimizer.lr=0.1"),
+        (["sweep", "quickstart", "lr=0.1,0.01"], "optimizer.lr=0.1,0.01"),
+        (["train", "quickstart", "optimizer=mine.Best"], "mine.py:Best"),
+        (["train", "quickstart", "optimizer=mine.py"], "mine.py:NAME"),
+    ],
+)
+def test_the_command_that_was_meant(words: list[str], fix: str) -> None:
+    done = optlab(*words)
+    assert done.code == 2
+    assert f"did you mean {fix}?" in done.err
+
+
+def test_train_without_a_config_names_one() -> None:
+    done = optlab("train")
+    assert done.code == 2
+    assert "for example: optlab train quickstart" in done.err
+
+
+def test_spaces_between_values_are_explained() -> None:
+    done = optlab("sweep", "quickstart", "optimizer.lr=0.1,", "0.01")
+    assert done.code == 2
+    assert "without spaces: optimizer.lr=0.1,0.01" in done.err

@@ -59,7 +59,7 @@ def test_real_runs_from_directory_to_files(real_runs: Path, tmp_path: Path) -> N
     assert result.exit_code == 0, result.output
     assert "momentum=0.9" in result.stdout
     assert "reached val_accuracy=0.8" in result.stdout
-    assert "too few seeds, as p is at least 0.25 with 3 pairs that differ" in result.stdout
+    assert "too few seeds: with 3 pairs that differ, p is at least 0.25" in result.stdout
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written >= {"loss.svg", "val_loss.svg", "val_accuracy.svg", "table.csv", "table.md", "table.tex"}
     assert written >= {"differences.csv", "runs.csv"}

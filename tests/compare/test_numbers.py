@@ -98,7 +98,7 @@ def test_a_seed_that_only_one_group_has_is_left_out_of_the_pairs(write_run: Any,
 def test_five_pairs_have_no_signed_rank_verdict(write_run: Any, tmp_path: Path) -> None:
     write_groups(write_run, {"SGD": A[:5], "Adam": B[:5]})
     printed = "\n".join(compare_runs(tmp_path, draw=False).verdict_lines())
-    assert "too few seeds, as p is at least 0.0625 with 5 pairs that differ (0.05 needs 6)" in printed
+    assert "too few seeds: with 5 pairs that differ, p is at least 0.0625 (0.05 needs 6 pairs)" in printed
     assert re.search(r"minimum detectable difference \S+ points \(power 0.8\)", printed)
 
 
@@ -145,7 +145,7 @@ def test_after_correction_few_pairs_cannot_reach_significance(write_run: Any, tm
     three_groups(write_run, 6)
     result = compare_runs(tmp_path, draw=False).differences
     assert list(result["wilcoxon_p_adjusted"]) == pytest.approx(list(3 * result["wilcoxon_p_unadjusted"]))
-    printed = "adjusted p is at least 0.0938 with 6 pairs that differ (0.05 needs 7)"
+    printed = "with 6 pairs that differ, adjusted p is at least 0.0938 (0.05 needs 7 pairs)"
     assert all(printed in text for text in result["wilcoxon"])
 
 

@@ -253,7 +253,9 @@ def test_a_required_option_named_like_a_key_of_the_config_is_refused(components:
 
 def test_notes_list_what_an_override_dropped(folder: Path, components: Components) -> None:
     loaded = load(Path("base.yaml"), ["optimizer.name=Adam"], components=components)
-    assert loaded.notes == ["override 'optimizer.name=Adam' drops lr=0.01, momentum=0.9"]
+    assert loaded.notes == [
+        "override 'optimizer.name=Adam' drops lr=0.01, momentum=0.9; its other options get their defaults"
+    ]
 
 
 def is_folder_name(text: str) -> bool:

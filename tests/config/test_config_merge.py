@@ -323,9 +323,11 @@ def test_all_invalid_overrides_are_reported_at_once() -> None:
 
 def test_a_new_name_is_noted_with_the_options_it_drops() -> None:
     _, notes = apply_overrides(tree(MOMENTUM), ["optimizer.name=Adam"])
-    assert notes == ["override 'optimizer.name=Adam' drops lr=0.1, momentum=0.9"]
+    assert notes == [
+        "override 'optimizer.name=Adam' drops lr=0.1, momentum=0.9; its other options get their defaults"
+    ]
     _, notes = apply_overrides(tree(TWO), ["optimizer.muon.name=SGD"])
-    assert notes == ["override 'optimizer.muon.name=SGD' drops lr=1"]
+    assert notes == ["override 'optimizer.muon.name=SGD' drops lr=1; its other options get their defaults"]
     assert apply_overrides(tree(MOMENTUM), ["optimizer.lr=1"])[1] == []
 
 

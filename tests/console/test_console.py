@@ -227,7 +227,7 @@ def test_a_result_has_status_measurements_and_directory() -> None:
     printed = {line.split("  ")[0]: line for line in file.getvalue().splitlines()}
     assert "1.50 s of training, 1:15 min in all" in printed["trained"]
     assert printed["test"].endswith("loss 0.25, accuracy 94.12% (at the best checkpoint)")
-    assert "(epoch 3, by val_accuracy)" in printed["best"]
+    assert "(epoch 3, chosen by val_accuracy)" in printed["best"]
     assert printed["run"].endswith("runs/a/seed=0")
 
 

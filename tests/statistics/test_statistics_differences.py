@@ -219,7 +219,7 @@ def test_signed_ranks_of_a_family_need_more_pairs():
     actual = wilcoxon([5, 6, 7, 8, 9, 10], [1] * 6)
     assert actual.verdict(0.05, comparisons=1) is True
     assert actual.verdict(0.05, comparisons=3) is None
-    assert "adjusted p is at least 0.0938 with 6 pairs that differ (0.05 needs 7)" in actual.sentence(
+    assert "with 6 pairs that differ, adjusted p is at least 0.0938 (0.05 needs 7 pairs)" in actual.sentence(
         0.05, comparisons=3
     )
 

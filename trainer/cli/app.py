@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from trainer import streams
 from trainer.cli.options import expand_options
@@ -48,10 +48,18 @@ class Verb(TyperCommand):
         arguments = list(args)
         try:
             return super().parse_args(ctx, args)
-        except Exception as error:  # typer exports no name for NoSuchOption
-            option = str(getattr(error, "option_name", ""))
-            if type(error).__name__ == "NoSuchOption" and "overrides" in (each.name for each in self.params):
-                _refuse_option(option, arguments)
+        except Exception as error:  # typer exports no names for NoSuchOption and MissingParameter
+            kind = type(error).__name__
+            if kind == "NoSuchOption" and "overrides" in (each.name for each in self.params):
+                _refuse_option(str(getattr(error, "option_name", "")), arguments)
+            missing = getattr(error, "param", None)
+            if kind == "MissingParameter" and missing is not None and missing.name == "config":
+                raise ConfigError(
+                    "no config is given",
+                    where="command line",
+                    expected="a YAML file, or the name of a packaged config (list them: optlab init --list)",
+                    fix=f"for example: optlab {self.name} quickstart",
+                ) from error
             raise
 
     def invoke(self, ctx: Any) -> Any:
@@ -60,7 +68,45 @@ class Verb(TyperCommand):
             return super().invoke(ctx)
 
 
-def _refuse_option(option: str, arguments: Sequence[str]) -> None:
+class Verbs(TyperGroup):
+    """The application, which answers a config in the place of a verb with the command that takes it."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the verb."""
+        name = args[0]
+        if name not in self.commands and (verb := _verb_for(name)):
+            raise ConfigError(
+                f"there is no command {name}",
+                where="command line",
+                expected=f"one of {', '.join(self.commands)}",
+                fix=f"did you mean optlab {verb}?",
+            )
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the options before the verb; answer a config key with the override."""
+        arguments = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if type(error).__name__ == "NoSuchOption":
+                _refuse_option(str(getattr(error, "option_name", "")), arguments, "optlab train quickstart ")
+            raise
+
+
+def _verb_for(name: str) -> str:
+    """Return the command that a word in the place of a verb stands for, or an empty string."""
+    from trainer.config import packaged
+
+    if name in ("run", "fit"):
+        return "train"
+    if name in packaged.names("sweep"):
+        return f"sweep {name}"
+    is_config = name in packaged.names("config", "lesson") or name.endswith((".yaml", ".yml"))
+    return f"train {name}" if is_config else ""
+
+
+def _refuse_option(option: str, arguments: Sequence[str], command: str = "") -> None:
     """Raise ConfigError if an unknown option is a key of the config, as in `--lr 0.1` and `--epochs=3`."""
     from trainer.config.suggestions import option_as_override
 
@@ -71,18 +117,20 @@ def _refuse_option(option: str, arguments: Sequence[str]) -> None:
             f"there is no option {option}",
             where="command line",
             expected="config keys as KEY=VALUE",
-            fix=f"did you mean {override}?",
+            fix=f"did you mean {command}{override}?",
         )
 
 
 app = typer.Typer(
     name="optlab",
+    cls=Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with: optlab train quickstart, optlab sweep quickstart optimizer.lr=0.1,0.01,0.001, or "
-    "optlab init to write example configs and an optimizer to edit",
+    epilog="Start with:\n\n    optlab train quickstart\n\n    "
+    "optlab sweep quickstart optimizer.lr=0.1,0.01,0.001\n\n    "
+    "optlab init, which writes example configs and an optimizer to edit",
 )
 
 

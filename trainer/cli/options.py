@@ -72,8 +72,8 @@ class ExistingRun:
         bool,
         typer.Option(
             "--wait",
-            help="Wait while another process trains this run; without --resume or --force, also skip a "
-            "finished run.",
+            help="Wait while another process trains this run. Implies --skip-existing, unless --resume or "
+            "--force is given.",
         ),
     ] = False
 
@@ -176,7 +176,8 @@ class AnalysisOptions:
     against: Annotated[
         str | None,
         typer.Option(
-            metavar="GROUP", help="Compare all groups with this one: fewer pairs, narrower intervals."
+            metavar="GROUP",
+            help="Compare each other group only with this one. Fewer differences have narrower intervals.",
         ),
     ] = None
     bootstrap: Annotated[
@@ -187,7 +188,10 @@ class AnalysisOptions:
         ),
     ] = False
     confidence: Annotated[
-        float, typer.Option(help="Level of each group's interval; joint level of all difference intervals.")
+        float,
+        typer.Option(
+            help="Level of the interval of each group, and of all intervals of differences together."
+        ),
     ] = 0.95
 
     def arguments(self) -> dict[str, Any]:

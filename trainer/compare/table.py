@@ -66,6 +66,8 @@ def sections(
         "overhead, ms over plain SGD": [_milliseconds(row, "overhead_ms", sign="+") for row in records],
         "optimizer state": [_bytes(int(row["state_bytes"])) for row in records],
     }
+    if not bool(table["overhead_ms"].notna().any()):
+        del cost["overhead, ms over plain SGD"]
     return names, [results, *times, cost]
 
 
@@ -96,10 +98,11 @@ def render_table(
     names, parts = sections(table, targets, metrics)
     everything = {heading: cells for part in (names, *parts) for heading, cells in part.items()}
     headings, rows = list(everything), [list(row) for row in zip(*everything.values(), strict=True)]
+    below = caption(table["confidence"].iloc[0], overhead=bool(table["overhead_ms"].notna().any()))
     if file_format == "markdown":
-        return _markdown(headings, rows) + f"\n{caption(table['confidence'].iloc[0])}\n"
+        return _markdown(headings, rows) + f"\n{below}\n"
     assert file_format == "latex", file_format
-    return _latex(headings, rows, caption(table["confidence"].iloc[0]))
+    return _latex(headings, rows, below)
 
 
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

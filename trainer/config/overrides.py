@@ -205,7 +205,11 @@ class _Overlay:
             # The label addresses this item and the match selects its parameters: a new name drops neither.
             keep |= {(*path, "label"), (*path, "match")}
         dropped = put(self.tree, path, value, layer.positions, keep)
-        return [f"override {override.text!r} drops {', '.join(dropped)}"] if dropped else []
+        if not dropped:
+            return []
+        return [
+            f"override {override.text!r} drops {', '.join(dropped)}; its other options get their defaults"
+        ]
 
     def _key(self, override: Override) -> tuple[str, ...]:
         """Return a key without the label or the 0 that addresses a single optimizer or schedule."""

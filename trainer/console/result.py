@@ -40,7 +40,9 @@ def print_result(
     if result.final:
         pairs["final"] = _measurements(result.final.values, metrics)
     if result.best:
-        chosen = f" (epoch {result.best.epoch:.4g}, by {result.best_metric})" if result.best_metric else ""
+        chosen = (
+            f" (epoch {result.best.epoch:.4g}, chosen by {result.best_metric})" if result.best_metric else ""
+        )
         pairs["best"] = _measurements(result.best.values, metrics) + chosen
     if result.test:
         numbers = {
@@ -52,8 +54,17 @@ def print_result(
             pairs["test"] += f" (at the {checkpoint} checkpoint{seen})"
     pairs["run"] = str(run_dir)
     if figures:
-        pairs["figures"] = str(figures)
+        pairs["figures"] = _figures_in(figures)
     print_pairs("", pairs, file=file)
+
+
+def _figures_in(folder: Path) -> str:
+    """Return the path of the loss figure and the number of the others."""
+    files = sorted(folder.iterdir())
+    loss = next((file for file in files if file.stem == "loss"), None)
+    if loss is None or len(files) == 1:
+        return str(loss or folder)
+    return f"{loss} and {len(files) - 1} more"
 
 
 def _measurements(values: Mapping[str, Any], metrics: Sequence[Metric]) -> str:

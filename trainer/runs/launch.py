@@ -122,8 +122,8 @@ def _existing_result(
     if not skip:
         raise RunError(
             f"{folder} already contains a run ({status['status']})",
-            fix="use --resume to continue it, --force to overwrite it, --skip-existing to keep it if it is "
-            "finished, or choose another --run-dir",
+            fix="change the seed or another key, or choose another --run-dir; or use --skip-existing to keep "
+            "it if it is finished, --resume to continue it (to more epochs), --force to overwrite it",
         )
     if status["status"] == "running" and busy:
         return None

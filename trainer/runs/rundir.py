@@ -207,7 +207,11 @@ def folders_of(paths: Iterable[str | Path]) -> list[Path]:
             continue
         matches = [Path(match) for match in sorted(glob.glob(str(path)))]
         if not matches:
-            raise RunError(f"there is no {path}", expected="a run directory, a folder of runs, or a glob")
+            raise RunError(
+                f"there is no {path}",
+                expected="a run directory, a folder of runs, or a glob",
+                fix="`optlab runs` lists the trained runs; train some with `optlab train` or `optlab sweep`",
+            )
         folders += matches
     if not folders:
         raise RunError("no runs were named", expected="run directories, folders of runs, or globs")

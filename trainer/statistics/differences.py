@@ -133,8 +133,8 @@ class SignedRank:
             needed = math.ceil(1 - math.log2(alpha / comparisons))
             least = bonferroni(self.smallest_possible_p, comparisons)
             return (
-                f"too few seeds, as {adjusted} is at least {least:.3g} with {self.n} pairs that differ "
-                f"({alpha:g} needs {needed})"
+                f"too few seeds: with {self.n} pairs that differ, {adjusted} is at least {least:.3g} "
+                f"({alpha:g} needs {needed} pairs)"
             )
         p = bonferroni(self.p, comparisons)
         return f"{adjusted} = {p:.3g}, {'at most' if p <= alpha else 'above'} {alpha:g}"

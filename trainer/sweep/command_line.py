@@ -71,6 +71,9 @@ def read_overrides(texts: Sequence[str]) -> list[Override]:
         except OptlabError as error:
             problems += error.problems
     if problems:
+        if any(text.endswith(",") for text in texts):
+            fix = "write several values without spaces: optimizer.lr=0.1,0.01"
+            problems = [replace(problem, fix=problem.fix or fix) for problem in problems]
         raise ConfigError.of(problems)
     return overrides
 
@@ -126,6 +129,21 @@ def suggest_sweep(config: Path, overrides: Sequence[str]) -> Iterator[None]:
         raise type(error).of(
             replace(problem, fix=f"to train one run per value: {command}")
             if problem.where in several
+            else problem
+            for problem in error.problems
+        ) from error
+
+
+@contextmanager
+def suggest_all_values(overrides: Sequence[str]) -> Iterator[None]:
+    """In suggestions for an axis, `did you mean optimizer.lr=0.1?`, give all its values."""
+    try:
+        yield
+    except ConfigError as error:
+        stated = dict(text.split("=", 1) for text in overrides if _has_several_values(text))
+        raise type(error).of(
+            replace(problem, fix=f"{problem.fix.partition('=')[0]}={stated[problem.key]}?")
+            if problem.key in stated and "=" in problem.fix
             else problem
             for problem in error.problems
         ) from error

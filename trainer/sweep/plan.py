@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import torch
 import yaml
@@ -72,7 +73,7 @@ class RunSpec:
     @property
     def label(self) -> str:
         """The name of the run in messages."""
-        return f"{self.variant} {self.folder.name}" + (" (final)" if self.stage == "final" else "")
+        return f"{self.variant} {unquote(self.folder.name)}" + (" (final)" if self.stage == "final" else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ class SweepRunner:
             raise RunError(
                 f"{len(mismatches)} of the runs in {self.root} do not match this sweep; "
                 f"{spec.folder.relative_to(self.root)} differs in:\n    " + "\n    ".join(differences),
-                fix="give the sweep another name, or use --force to delete those runs",
+                fix="give the sweep another name (name=NAME), or use --force to delete those runs",
             )
         for spec, _ in mismatches:
             _delete_run(spec)

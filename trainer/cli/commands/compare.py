@@ -87,7 +87,7 @@ def compare(
     if as_json or table == "json":
         console.print_json(comparison.as_dict())
     elif table == "text":
-        _print(comparison)
+        print_comparison(comparison)
     else:
         console.print_text(
             render_table(comparison.groups, comparison.targets, table, comparison.grouping.metrics)
@@ -135,6 +135,9 @@ def _write(
             rundir.write_atomically(output, render(comparison.figures[name], ending))
         except FigureError as error:
             raise FigureError(f"cannot draw {output}: {error}") from error
+        others = [each for each in names if each != name]
+        if others and figure is None:
+            console.print_note(f"{output.name} is {name}; --figure NAME selects another: {', '.join(others)}")
         paths = [output]
     else:
         _make_folder(output)
@@ -154,7 +157,7 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _print(comparison: Comparison) -> None:
+def print_comparison(comparison: Comparison) -> None:
     """Print the table in parts that fit a terminal, then the tests and the sensitivity."""
     for problem in comparison.grouping.problems:
         table = comparison.groups[comparison.groups["problem"] == problem]
@@ -163,10 +166,13 @@ def _print(comparison: Comparison) -> None:
             columns = [Column(heading) for heading in names] + [Column(heading, "right") for heading in part]
             console.table(columns, zip(*names.values(), *part.values(), strict=True))
             console.print_text("")
-    text = caption(comparison.confidence)
+    without_overhead = comparison.groups["overhead_ms"].isna()
+    text = caption(comparison.confidence, overhead=not bool(without_overhead.all()))
     if comparison.targets:
         text += "\ntimes are medians over all runs: inf if half of them or more did not reach the target"
-    if bool(comparison.groups["overhead_ms"].isna().any()):
+    if any(str(name).startswith("best_") for name in comparison.groups):
+        text += "\nbest: at the evaluation that train.select chose"
+    if bool(without_overhead.any()) and not bool(without_overhead.all()):
         text += "\nno overhead (-) if there are no runs of plain SGD (momentum 0) under the same conditions"
     console.print_sentence(text)
     if comparison.grouping.problems != ("",) and not len(comparison.differences):

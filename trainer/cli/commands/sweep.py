@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from trainer import console
+from trainer.cli.commands.compare import print_comparison
 from trainer.cli.commands.components import announce_code
 from trainer.cli.commands.sweep_plan import print_dry_runs
 from trainer.cli.commands.sweep_training import PlannedSweep, plan_sweeps, train_sweep
 from trainer.cli.options import OutputOptions, SweepOptions
-from trainer.compare import compare_runs
+from trainer.compare import Comparison, compare_runs
 from trainer.compare.names import short_texts
 from trainer.compare.table import caption, render_table, with_half_width
 from trainer.config.identity import components_in
@@ -23,12 +24,14 @@ from trainer.console import Column
 from trainer.errors import FigureError, first_line
 from trainer.metrics import find, leading, metric_name
 from trainer.runs import rundir
+from trainer.sweep.command_line import suggest_all_values
 from trainer.sweep.file import read_sweeps
 from trainer.sweep.models import FINAL, Variant
 from trainer.sweep.results import CONFIDENCE
 
 COMPARISON = "comparison"
 MAX_COMPARED_RUNS = 400
+MAX_PRINTED_GROUPS = 12
 
 
 def sweep(
@@ -39,7 +42,8 @@ def sweep(
     if options.dry_run:
         parts = (_parts_of(variant) for read in sweeps for variant in read.variants.values())
         announce_code(*(part for each in parts for part in each))
-    planned, missing = plan_sweeps(sweeps, runs, options, quiet=output.quiet)
+    with suggest_all_values(overrides):
+        planned, missing = plan_sweeps(sweeps, runs, options, quiet=output.quiet)
     if options.dry_run:
         print_dry_runs(planned, as_json=output.as_json)
     else:
@@ -62,10 +66,11 @@ def _train(
             break
     root = planned[0].root.parent if with_problems else planned[0].root
     num_done = sum(summary["runs"]["done"] for summary in summaries)
+    comparison = None
     if options.figures and code in (0, 4) and not planned[0].suffix:
         with console.waiting("Comparing the runs", quiet=output.quiet):
-            compared = _compare(root, planned, num_done)
-        for note in compared:
+            comparison, notes = _compare(root, planned, num_done)
+        for note in notes:
             console.print_note(note)
     if output.as_json:
         parts = [
@@ -76,8 +81,13 @@ def _train(
     with console.results_are_kept():
         for plan, summary in zip(planned, summaries, strict=False):
             _print_summary(summary, plan.root)
+        if comparison and 1 < len(comparison.groups) <= MAX_PRINTED_GROUPS:
+            console.print_text("")
+            print_comparison(comparison)
     if not output.quiet and num_done > 1:
-        console.print_note("compare every setting:", command=shlex.join(["optlab", "compare", str(root)]))
+        console.print_note(
+            "compare with other options:", command=shlex.join(["optlab", "compare", str(root)])
+        )
     return code
 
 
@@ -87,14 +97,17 @@ def _parts_of(variant: Variant) -> list[Any]:
     return [*components_in(variant.tree.data), *values, *(axis.probes() for axis in variant.axes)]
 
 
-def _compare(root: Path, planned: Sequence[PlannedSweep], runs: int) -> list[str]:
-    """Write figures and a table of the sweep's runs in Markdown to its folder. Return notes for the user.
+def _compare(root: Path, planned: Sequence[PlannedSweep], runs: int) -> tuple[Comparison | None, list[str]]:
+    """Write figures and a table of the sweep's runs in Markdown to its folder.
 
     Other runs in the same folder, of a config with the name of the sweep, are left out.
+
+    Returns:
+        The comparison, or None if there is none, and notes for the user.
     """
     if runs > MAX_COMPARED_RUNS:
         finals = " ".join(f"{plan.root}/{FINAL}" for plan in planned)
-        return [f"{runs} runs are too many to compare; use: optlab compare {finals} -o FOLDER"]
+        return None, [f"{runs} runs are too many to compare; use: optlab compare {finals} -o FOLDER"]
     folder = root / COMPARISON
     notes = []
     try:
@@ -112,9 +125,9 @@ def _compare(root: Path, planned: Sequence[PlannedSweep], runs: int) -> list[str
     except FigureError as error:
         notes.append(f"warning: {error}")
     except Exception as error:  # a failed comparison does not fail the sweep
-        return [f"no comparison: {first_line(error)}"]
+        return None, [f"no comparison: {first_line(error)}"]
     notes += [f"note: {note}" for note in comparison.notes]
-    return [*notes, f"figures and tables are in {folder}"]
+    return comparison, [*notes, f"figures and tables are in {folder}"]
 
 
 def _print_summary(summary: Mapping[str, Any], root: Path) -> None:

@@ -29,8 +29,8 @@ def compare(
 ) -> None:
     """Compare groups of runs: a table with intervals, paired tests, figures.
 
-    Runs that differ only in the seed form a group. A group is named by the keys in which the groups differ.
-    Runs with the same seed are paired.
+    Runs that differ only in the seed form a group. A group is named by the keys in which the groups differ,
+    for example lr=0.1 and lr=0.01. Runs with the same seed are paired.
 
     Examples:
 

@@ -32,7 +32,7 @@ def lessons(
     force: Annotated[bool, typer.Option("--force", help="Train finished runs again.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the runs of the lessons on torch.optim and draw a figure for each lesson.
+    """Train and draw fifteen small lessons on optimizers, from the learning rate to full batches.
 
     Runs and figures are written to `runs/lessons`, those of --quick to `runs/lessons-quick`. If the command
     was interrupted, rerun it: finished runs are kept. Without --quick the lessons train on MNIST, lesson 13

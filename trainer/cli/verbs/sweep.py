@@ -34,15 +34,12 @@ def sweep(
     options: SweepOptions,
     output: OutputOptions,
 ) -> None:
-    """Train many runs in parallel: variants, a grid or a search, seeds, with equal budgets.
+    """Train many runs in parallel: several settings or optimizers, each with the same number of runs.
 
     Several values for a key define an axis: separate them by commas, or write 0..4 for 0,1,2,3,4. Each value
     is YAML: model.hidden=[100,50],[20]. The sweep's folder then contains the equivalent sweep.yaml.
 
     Rerun the command after a crash or Ctrl-C: finished runs are kept, interrupted ones are resumed.
-
-    Exit codes: 0 done, 2 invalid file or usage, 4 some runs failed, 130 interrupted, 143 terminated,
-    129 terminal closed.
 
     Examples:
 
@@ -55,6 +52,9 @@ def sweep(
         optlab sweep optimizers --only adam --workers 2
 
         optlab sweep optimizers --shard $SLURM_ARRAY_TASK_ID/8
+
+    Exit codes: 0 done, 2 invalid file or usage, 4 some runs failed, 130 interrupted, 143 terminated,
+    129 terminal closed.
     """
     with waiting(LOADING, quiet=output.quiet):
         from trainer.cli.commands import sweep as command

@@ -30,8 +30,7 @@ def train(
 ) -> None:
     """Train one experiment and write a run directory.
 
-    Exit codes: 0 done, 1 failed, 2 invalid config or usage, 3 diverged, 130 interrupted, 143 terminated,
-    129 terminal closed.
+    A component of your own is named FILE.py:NAME, as in optimizer=my_optimizer.py:MyOptimizer.
 
     Examples:
 
@@ -39,7 +38,12 @@ def train(
 
         optlab train sgd_momentum optimizer.lr=0.1 train.epochs=1 seed=3
 
-        for lr in 1 .1 .01; do optlab train sgd optimizer.lr=$lr --skip-existing; done
+        optlab train quickstart optimizer=my_optimizer.py:MyOptimizer optimizer.lr=0.1
+
+    To train with several values of a key, use `optlab sweep`.
+
+    Exit codes: 0 done, 1 failed, 2 invalid config or usage, 3 diverged, 130 interrupted, 143 terminated,
+    129 terminal closed.
     """
     with waiting(LOADING, quiet=output.quiet):
         from trainer.cli.commands import train as command
