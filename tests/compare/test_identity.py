@@ -301,6 +301,8 @@ train:
   metrics: [{name: mse}]
   early_stopping: {metric: val_loss}
   checkpoint_every: {seconds: 5.0}
+log:
+  export: [{name: tensorboard}]
 """
 
 
