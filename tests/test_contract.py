@@ -121,6 +121,17 @@ def test_what_holds_and_what_does_not(
     assert "ms per step" in done.json["checks"][-1]["seen"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["vae", "hidden=[16]", "loss=elbo", "--kind", "model"], ["elbo", "model=vae", "--kind", "loss"]],
+    ids=["model", "loss"],
+)
+def test_a_model_that_draws_in_eval_mode_is_not_compared_with_itself(arguments: list[str]) -> None:
+    done = optlab("check", *arguments, "task=reconstruction", "data.normalize=null", "--json")
+    assert done.code == 0, done
+    assert "draws random numbers" in done.json["checks"][1]["seen"]
+
+
 def test_what_cannot_be_built_is_one_row(folder: Path) -> None:
     done = optlab("check", "parts.py:Descent", "lr=fast")
     assert done.code == 2

@@ -20,6 +20,7 @@ from trainer.errors import ConfigError
 from trainer.models.describe import check_shapes, layer_table, materialize, sparse_gradients
 from trainer.optimizers.build import Kind, check_options, resolve_implementation
 from trainer.sweep.runner import _describe_exit
+from trainer.training.engines.compiler import compiler
 
 CONFIG = """\
 name: own
@@ -595,7 +596,13 @@ def test_a_model_that_returns_more_trains_as_one_that_returns_the_prediction(
     assert losses_of(more(tmp_path, returns, loss, output)) == plain
 
 
-@pytest.mark.parametrize("engine", ["eager", "compiled"])
+COMPILED = pytest.param(
+    "compiled",
+    marks=[pytest.mark.nightly, pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")],
+)
+
+
+@pytest.mark.parametrize("engine", ["eager", COMPILED])
 def test_a_loss_that_uses_the_model_has_its_gradient(engine: str, tmp_path: Path) -> None:
     def weights(run: Path) -> dict[str, torch.Tensor]:
         state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)

@@ -44,6 +44,7 @@ from trainer.models.outputs import prediction
 from trainer.optimizers.build import state_bytes
 from trainer.process_state import preserved
 from trainer.records import CheckpointDue
+from trainer.tasks import TASKS
 from trainer.training.building import build_experiment
 from trainer.training.experiment import Experiment
 from trainer.training.loaded_data import load_data
@@ -67,6 +68,7 @@ BUILDS = "builds"
 
 _RUN = ("train.epochs=3", "train.threads=1", "train.eval_train=true", "train.checkpoint_every={steps: 7}")
 _SAMPLES = 300
+_NOT_CHECKED = "not checked: the model draws random numbers in eval mode"
 _SMALL_RATE = 1e-12
 
 Record = tuple[str, int, Mapping[str, float | None]]
@@ -321,6 +323,8 @@ class _Trial:
         experiment = build_experiment(self._loaded)
         model = experiment.model.eval()
         inputs, targets = next(experiment.batches.epoch(0))
+        if self._draws(model, inputs):
+            return _NOT_CHECKED
         twice = torch.cat([inputs, inputs]), torch.cat([targets, targets])
         with torch.no_grad(), self._reported():
             one = float(experiment.forward(model, inputs, targets)[0])
@@ -337,6 +341,8 @@ class _Trial:
         experiment = build_experiment(self._loaded)
         model = experiment.model.eval()
         inputs = next(experiment.batches.epoch(0)).inputs[:4]
+        if self._draws(model, inputs):
+            return _NOT_CHECKED
         with torch.no_grad(), self._reported():
             together, *alone = (
                 prediction(model(some), experiment.forward.output)
@@ -346,6 +352,13 @@ class _Trial:
         if not difference <= 1e-4 * max(1.0, float(together.abs().max())):
             raise PartError(f"outputs of single samples differ by {difference:.2g} from those of a batch")
         return f"outputs of single samples differ by at most {difference:.2g}"
+
+    def _draws(self, model: nn.Module, inputs: torch.Tensor) -> bool:
+        """Return whether a model in eval mode draws from torch's global generator, as an autoencoder may."""
+        before = torch.get_rng_state()
+        with torch.no_grad(), self._reported():
+            model(inputs)
+        return not torch.equal(before, torch.get_rng_state())
 
     def repeats_data(self) -> str:
         """Two calls give the same data."""
@@ -369,6 +382,9 @@ class _Trial:
         configs = [self._loaded]
         if self._kind not in ("dataset", "model"):
             plain = [*_RUN, f"data.limit={self._loaded.config.data.limit}", *self._rest]
+            task = self._loaded.config.task
+            if self._kind == "loss" and task is not None:
+                plain.append(f"loss={TASKS[task].loss}")
             configs.append(catalog.load_config(packaged("optlab:quickstart"), plain))
         fastest = [math.inf] * len(configs)
         for _ in range(3):  # interleaved; the fastest run is the least disturbed one

@@ -14,6 +14,7 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 from trainer.catalog import MODELS
 from trainer.losses import elbo
 from trainer.models.autoencoders import Vae, vae
+from trainer.training.engines.compiler import compiler
 
 SHAPES = [(1, 28, 28), (1, 8, 8), (3, 7, 5), (1, 1, 1)]
 
@@ -149,6 +150,21 @@ def test_a_vae_resumes_bit_for_bit(tmp_path: Path) -> None:
     for table, column in (("steps.csv", "loss"), ("epochs.csv", "val_loss")):
         whole, parts = ([row[column] for row in rows(tmp_path / one / table)] for one in ("whole", "parts"))
         assert whole == parts
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
+@pytest.mark.parametrize(
+    "model", ["{name: vae, latent: 2}", "{name: conv_vae, latent: 2}", "conv_autoencoder"]
+)
+def test_compiled_steps_are_those_of_eager(model: str, tmp_path: Path) -> None:
+    config = write_tiny(tmp_path, CONFIG)
+    losses = []
+    for engine in ("eager", "compiled"):
+        result = train(config, f"model={model}", f"train.engine={engine}", run_dir=tmp_path / engine)
+        assert result["engine"] == engine
+        losses.append([float(row["loss"]) for row in rows(tmp_path / engine / "steps.csv")])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.parametrize(
