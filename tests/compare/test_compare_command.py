@@ -240,3 +240,17 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
                 getattr(trainer, name)
         else:
             assert callable(getattr(trainer, name))
+
+
+def test_columns_and_labels_of_a_table_and_figures_without_a_title(write_run: Any, tmp_path: Path) -> None:
+    for name in ("SGD", "Adam"):
+        write_run(f"x/{name}", optimizer=name)
+    table = ("--table", "latex", "--column", "final val acc %", "--label", "Adam=Adam (ours)")
+    printed = optlab(tmp_path / "x", *table).stdout
+    assert r"group & final val acc \% \\" in printed
+    assert "Adam (ours) &" in printed
+    for option, text in ((("--title", "A chosen title"), True), (("--no-title",), False)):
+        file = tmp_path / "out.svg"
+        assert optlab(tmp_path / "x", *option, "-o", file, "--figure", "val_accuracy").exit_code == 0
+        assert ("<!-- A chosen title -->" in file.read_text()) == text
+    assert "--label" in refused(tmp_path / "x", "--label", "Adam")

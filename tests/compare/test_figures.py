@@ -14,6 +14,7 @@ from matplotlib.text import Annotation
 
 from trainer.compare import Comparison, compare_runs, draw_curves, group_runs, load_runs
 from trainer.compare.figure_style import find_style
+from trainer.compare.table import render_table
 from trainer.errors import ConfigError
 from trainer.plots.style import render
 
@@ -329,3 +330,70 @@ def test_only_the_final_runs_of_a_sweep_are_compared(write_run: Any, tmp_path: P
     assert len(result.sensitivity) == 1
     assert result.sensitivity["values"][0] == 3
     assert "use the 2 final runs on fresh seeds" in result.notes[0]
+
+
+def test_the_shared_optimizer_is_named_with_its_equal_options(write_run: Any, tmp_path: Path) -> None:
+    for lr in (0.1, 0.2):
+        write_run(f"x/{lr}", optimizer={"name": "SGD", "lr": lr, "momentum": 0.9})
+    text = heading(drawn(tmp_path))
+    assert "SGD momentum=0.9" in text
+    assert "lr=" not in text
+    write_run("x/adam", optimizer="Adam")
+    assert "SGD" not in heading(drawn(tmp_path))
+
+
+def test_one_evaluation_keeps_step_0(write_run: Any, tmp_path: Path) -> None:
+    for seed, last in enumerate((0.90, 0.92)):
+        write_run(f"x/{seed}", seed=seed, val_accuracy=(0.1, last))
+    (axes,) = drawn(tmp_path).axes
+    assert axes.get_ylim()[0] < 10 < 90 < axes.get_ylim()[1]
+
+
+def test_a_group_without_data_does_not_change_the_colours_of_others(write_run: Any, tmp_path: Path) -> None:
+    write_run("x/0", optimizer="Adam", val_accuracy=None, val_loss=(2.0, 1.0))
+    write_run("x/1", optimizer="SGD", val_accuracy=(0.1, 0.5), val_loss=(2.0, 1.5))
+    losses, accuracies = (drawn(tmp_path, metric).axes[0] for metric in ("val_loss", "val_accuracy"))
+    assert accuracies.lines[0].get_color() == losses.lines[1].get_color()
+    assert accuracies.lines[0].get_color() != losses.lines[0].get_color()
+
+
+def test_titles_and_labels_are_chosen(write_run: Any, tmp_path: Path) -> None:
+    for name in ("SGD", "Adam"):
+        for seed in (0, 1):
+            write_run(f"x/{name}{seed}", optimizer=name, seed=seed)
+    figure = compare_runs(tmp_path, title="Mine", labels={"Adam": "ours"}).figures["val_accuracy"]
+    assert heading(figure).splitlines()[0] == "Mine"
+    assert "band" in heading(figure)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "SGD"]
+    assert heading(compare_runs(tmp_path, title="").figures["val_accuracy"]) == ""
+    with pytest.raises(ConfigError, match="unknown group 'Adm'"):
+        compare_runs(tmp_path, labels={"Adm": "x"})
+
+
+def test_intervals_of_an_accuracy_end_at_100_and_diverged_settings_are_below(
+    write_run: Any, tmp_path: Path
+) -> None:
+    write_grid(write_run, {(0.1, 0.9): 0.99, (0.2, 0.9): 0.8, (100.0, 0.9): None})
+    for lr, value in ((0.1, 0.6), (0.2, 0.75)):
+        optimizer = {"name": "SGD", "lr": lr, "momentum": 0.9}
+        write_run(f"x/second{lr}", optimizer=optimizer, seed=1, val_accuracy=(0.1, value))
+    (axes,) = compared(tmp_path).figures["sensitivity.optimizer.lr"].axes
+    bars = axes.collections[0].get_segments()
+    assert max(float(bar[:, 1].max()) for bar in bars) == 100
+    (cross,) = [line for line in axes.lines if line.get_marker() == "X"]
+    assert float(cross.get_ydata()[0]) < 0.3  # in the coordinates of the panel
+
+
+def test_a_table_for_a_paper(write_run: Any, tmp_path: Path) -> None:
+    for name, last in (("SGD", 0.5), ("Adam", 0.9)):
+        write_run(f"x/{name}", optimizer=name, val_accuracy=(0.1, last))
+    found = compare_runs(tmp_path, draw=False)
+    options: Any = {"columns": ["final val acc %"], "labels": {"Adam": "ours"}}
+    latex = render_table(found.groups, (), "latex", **options)
+    assert r"ours & \textbf{90} \\" in latex
+    assert r"SGD & 50 \\" in latex
+    lines = render_table(found.groups, (), "markdown", **options).splitlines()
+    assert lines[0] == "| group | final val acc % |"
+    assert "| ours | **90** |" in lines
+    with pytest.raises(ConfigError, match="unknown column 'acc'"):
+        render_table(found.groups, (), "latex", columns=["acc"])

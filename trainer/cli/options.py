@@ -269,6 +269,23 @@ class FigureFiles:
         "screen"
     )
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Figure size in inches, e.g. 7x4.")] = None
+    title: Annotated[
+        str | None, typer.Option(help="Title of the figures (default: what the runs have in common).")
+    ] = None
+    no_title: Annotated[bool, typer.Option("--no-title", help="Draw no title above the figures.")] = False
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GROUP=TEXT",
+            help="Label of a group in the figures and in Markdown and LaTeX tables. Can be repeated.",
+        ),
+    ] = None
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HEADING", help="Column of Markdown and LaTeX tables (default: all). Can be repeated."
+        ),
+    ] = None
 
 
 def expand_options(function: Callable[..., None]) -> Callable[..., None]:

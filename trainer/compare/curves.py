@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -106,6 +106,8 @@ def draw_curves(
     drawn = [(group, series) for group in groups if (series := _series(group, metric, x, smoothed, measured))]
     if not drawn:
         return None
+    # A group has the same line in all figures, also where others have no data.
+    lines = {group.name: line_for(index, figure_style) for index, group in enumerate(groups)}
     as_loss = measured.log and metric != "lr"
     log_x, log_y = _logs(scale, drawn, as_loss=as_loss)
     if log_x:
@@ -113,7 +115,8 @@ def draw_curves(
     along = X_LABELS[x] + (", logarithmic" if log_x else "")
     several = len(drawn) > OVERLAID if multiples is None else multiples and len(drawn) > 1
     panels = drawn[:PANELS] if several else drawn
-    columns = min(math.ceil(math.sqrt(len(panels))), 4) if several else 1
+    fitting = max(1, int(figure_style.inches[0] / (0.17 * figure_style.font)))
+    columns = min(math.ceil(math.sqrt(len(panels))), 4, fitting) if several else 1
     rows = -(-len(panels) // columns) if several else 1
     with settings(figure_style):
         figure_title = heading if heading is not None else common_title([group for group, _ in drawn])
@@ -124,17 +127,18 @@ def draw_curves(
         )
         _set_limits(axes[0], drawn, measured, log_x=log_x, log_y=log_y, as_loss=as_loss)
         if several:
-            _draw_panels(axes, panels, figure_style, centre, band, seeds, columns)
+            _draw_panels(axes, panels, lines, figure_style, centre, band, seeds, columns)
             figure.supxlabel(along, fontsize=figure_style.font)
             figure.supylabel(column_label(metric, measured), fontsize=figure_style.font)
         else:
             handles = [
-                _draw_group(axes[0], group, series, line_for(i, figure_style), centre, band, seeds=seeds)
-                for i, (group, series) in enumerate(panels)
+                _draw_group(axes[0], group, series, lines[group.name], centre, band, seeds=seeds)
+                for group, series in panels
             ]
             axes[0].set_xlabel(along)
             axes[0].set_ylabel(column_label(metric, measured))
-            legend(figure, handles, [_label(group) for group, _ in panels], figure_style)
+            labels = [_label(group, figure_style) for group, _ in panels]
+            legend(figure, handles, labels, figure_style)
     return figure
 
 
@@ -158,7 +162,7 @@ def common_title(groups: Sequence[Group]) -> str:
     """Return what all runs have in common, as `MLP (hidden 64) on digits · batch 32 · 5 seeds`."""
     entries = [entry for group in groups for entry in group.entries]
     config = dict(entries[0].run.config)
-    config["optimizer"], config["scheduler"], config["seed"] = [], None, None
+    config |= {"optimizer": _shared_optimizers(entries), "scheduler": None, "seed": None}
     data = dict(config["data"])
     if differs("data.batch_size", entries):
         data.pop("batch_size", None)
@@ -168,7 +172,13 @@ def common_title(groups: Sequence[Group]) -> str:
     same_model = len({canonical(entry.run.config.get("model")) for entry in entries}) == 1
     same_data = len({entry.canonical_of("data.name") for entry in entries}) == 1
     parts = [
-        title(config, inputs=math.prod(shape) if shape else None, outputs=recorded.get("num_classes"))
+        title(
+            config,
+            defaults=entries[0].environment.get("optimizer_defaults"),
+            inputs=math.prod(shape) if shape else None,
+            outputs=recorded.get("num_classes"),
+            width=1000,
+        )
         if same_model and same_data
         else part_name(data)
         if same_data
@@ -181,6 +191,23 @@ def common_title(groups: Sequence[Group]) -> str:
         f"one {noun}" if high == 1 else f"{low} {noun}" if low == high else f"{low} to {high} {noun}"
     )
     return " · ".join(part.replace("\n", " · ") for part in parts if part)
+
+
+def _shared_optimizers(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Return the optimizers of all runs with the options that are equal; none if the runs differ in them."""
+    every = [entry.run.config["optimizer"] for entry in entries]
+    listed = [one if isinstance(one, list) else [one] for one in every]
+    first = listed[0]
+    if any([one["name"] for one in other] != [one["name"] for one in first] for other in listed):
+        return []
+    return [
+        {
+            key: value
+            for key, value in one.items()
+            if all(canonical(other[place].get(key)) == canonical(value) for other in listed)
+        }
+        for place, one in enumerate(first)
+    ]
 
 
 # Series
@@ -242,6 +269,7 @@ def _logs(
 def _draw_panels(
     axes: Sequence[Axes],
     drawn: Sequence[tuple[Group, list[_Series]]],
+    lines: Mapping[str, Line],
     figure_style: FigureStyle,
     centre: Literal["mean", "median"],
     band: BandKind | None,
@@ -254,12 +282,14 @@ def _draw_panels(
         for (other, _), (x, y) in zip(drawn, centres, strict=True):
             if other is not group:
                 one.plot(x, y, color="#cccccc", linewidth=0.6, zorder=1.5)
-        line = line_for(0, figure_style)
-        _draw_group(one, group, series, Line(line.colour, "-", ""), centre, band, seeds=seeds)
+        line = Line(lines[group.name].colour, "-", "")
+        _draw_group(one, group, series, line, centre, band, seeds=seeds)
         wide = int(72 * figure_style.inches[0] / columns / (0.63 * figure_style.font))
-        one.set_title(plain(textwrap.fill(_label(group), max(wide, 12))), fontsize=0.8 * figure_style.font)
+        one.set_title(
+            plain(textwrap.fill(_label(group, figure_style), max(wide, 12))), fontsize=0.8 * figure_style.font
+        )
         if one.get_xscale() == "linear":
-            one.locator_params(axis="x", nbins=4)
+            one.locator_params(axis="x", nbins=4 if columns < 3 or figure_style.inches[0] > 6 else 3)
     for index, one in enumerate(axes[len(drawn) :], start=len(drawn)):
         one.set_visible(False)
         # The panel above an empty cell is the lowest of its column, so it shows the tick labels.
@@ -379,7 +409,8 @@ def _set_limits(
     later_limits = limits([one.y[(one.x > 0) & (one.y <= top)] for one in every], log=log_y)
     if y_limits and later_limits and (metric.unit == "%" or not log_y):
         # Leave out the untrained network where its value would squeeze the rest of the curve against an edge.
-        zoomed = later_limits[1] - later_limits[0] < (y_limits[1] - y_limits[0]) / 2
+        several = any(np.count_nonzero(one.x > 0) > 1 for one in every)
+        zoomed = several and later_limits[1] - later_limits[0] < (y_limits[1] - y_limits[0]) / 2
         y_limits = later_limits if zoomed else y_limits
     if y_limits is None:
         y_limits = (0.1, 10.0) if log_y else (0.0, 1.0)
@@ -392,14 +423,14 @@ def _shown(values: Array, log: bool) -> Array:
     return np.where(np.isfinite(values) & ((values > 0) | (not log)), values, np.nan)
 
 
-def _label(group: Group) -> str:
-    num_diverged = group.diverged
+def _label(group: Group, figure_style: FigureStyle) -> str:
+    name, num_diverged = figure_style.label(group.name), group.diverged
     if not num_diverged:
-        return group.name
+        return name
     return (
-        f"{group.name} (diverged)"
+        f"{name} (diverged)"
         if len(group.entries) == 1
-        else f"{group.name} ({num_diverged} of {len(group.entries)} diverged)"
+        else f"{name} ({num_diverged} of {len(group.entries)} diverged)"
     )
 
 

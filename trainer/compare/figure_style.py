@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -25,12 +26,20 @@ class FigureStyle:
         font: size of all text, in points.
         line: line width, in points.
         grey: draw in greys; lines differ in dashes and markers.
+        title: replaces what the runs have in common in the heading; empty = no heading; None = unchanged.
+        labels: labels of groups by their names.
     """
 
     inches: tuple[float, float] = FIGURE_INCHES
     font: float = 10.5
     line: float = 1.8
     grey: bool = False
+    title: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def label(self, name: str) -> str:
+        """Return the label of a group or a family of groups."""
+        return self.labels.get(name, name)
 
 
 STYLES: dict[str, FigureStyle] = {
@@ -42,11 +51,20 @@ STYLES: dict[str, FigureStyle] = {
 GREYS = ("#000000", "#555555", "#888888", "#333333", "#707070", "#9a9a9a", "#202020")
 
 
-def find_style(style: str, inches: tuple[float, float] | None = None) -> FigureStyle:
-    """Return a style by name, optionally with another size. Raise ConfigError if the name is unknown."""
+def find_style(
+    style: str,
+    inches: tuple[float, float] | None = None,
+    title: str | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> FigureStyle:
+    """Return a style by name, optionally with another size, a title and labels; see `FigureStyle`.
+
+    Raises:
+        ConfigError: the name is unknown, or the size is out of range.
+    """
     if style not in STYLES:
         raise ConfigError(f"unknown style {style!r}", key="--style", expected=", ".join(STYLES))
-    figure_style = STYLES[style]
+    figure_style = replace(STYLES[style], title=title, labels=labels or {})
     if inches is None:
         return figure_style
     if not all(1 <= side <= 60 for side in inches):
@@ -55,7 +73,7 @@ def find_style(style: str, inches: tuple[float, float] | None = None) -> FigureS
             key="--size",
             expected="1 to 60 inches a side",
         )
-    return FigureStyle(inches, figure_style.font, figure_style.line, figure_style.grey)
+    return replace(figure_style, inches=inches)
 
 
 def settings(figure_style: FigureStyle) -> AbstractContextManager[None]:
@@ -81,7 +99,10 @@ def new_figure(
         height *= rows / 2
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(plain(fitted(heading, figure_style)))
+    if figure_style.title:
+        heading = "\n".join([figure_style.title, *heading.split("\n")[1:]])
+    if figure_style.title != "":
+        figure.suptitle(plain(fitted(heading, figure_style)))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     axes = [one for row in grid for one in row]
     for one in axes:
@@ -106,6 +127,8 @@ def fitted(text: str, figure_style: FigureStyle) -> str:
                 line = part
             else:
                 line = joined
+            *complete, line = textwrap.wrap(line, width) or [""]
+            lines += complete
         lines.append(line)
     return "\n".join(lines)
 
@@ -130,6 +153,8 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], figure
     """Put a legend below the axes, in as many columns as fit; a single entry gets no legend."""
     if len(labels) < 2:
         return
+    widest_label = int((72 * figure.get_figwidth() / figure_style.font - 5.5) / 0.6)
+    labels = [textwrap.fill(label, max(widest_label, 12)) for label in labels]
     columns = len(labels)
     while columns > 1:
         rows = -(-len(labels) // columns)
@@ -144,6 +169,13 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], figure
         width, height = figure.get_size_inches()
         figure.set_size_inches(width, height + (rows - 3) * 1.6 * figure_style.font / 72)
     figure.legend(handles, list(map(plain, labels)), loc="outside lower center", ncols=columns)
+
+
+def set_y_label(axes: Axes, text: str, figure_style: FigureStyle) -> None:
+    """Set the label of the vertical axis, wrapped to about two thirds of the height of the figure."""
+    axes.set_ylabel(
+        textwrap.fill(text, max(int(48 * figure_style.inches[1] / (0.54 * figure_style.font)), 12))
+    )
 
 
 def scale_x(axes: Axes, low: float, high: float, *, log: bool) -> None:

@@ -148,7 +148,7 @@ def _budgets(search: Search, figure_style: FigureStyle, *, assume_random: bool) 
         if curves:
             members = [group for family in on_problem for group in family.groups]
             figures[f"budget{suffixes[problem]}"] = draw_budget(
-                curves, selection, members, figure_style=figure_style
+                curves, selection, members, list(all_curves), figure_style=figure_style
             )
     return figures
 

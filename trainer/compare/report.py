@@ -191,6 +191,8 @@ def compare_runs(
     multiples: bool | None = None,
     style: str = "screen",
     size: tuple[float, float] | None = None,
+    title: str | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Compare groups of runs that are equal except for the seed.
 
@@ -211,12 +213,14 @@ def compare_runs(
         x, scale, centre, band, smooth, multiples: options of the curves; see `curves.draw_curves`.
         style: screen, slides, paper or print (greyscale).
         size: width and height of the figures in inches; None = those of the style.
+        title: title of the figures; empty = none; None = what the runs have in common.
+        labels: labels of groups, or of families of settings, in the figures, by their names.
 
     Raises:
         RunError: no run is left to compare.
         ConfigError: an option is invalid.
     """
-    figure_style = find_style(style, size)
+    figure_style = find_style(style, size, title, labels)
     check_confidence(confidence)
     all_runs, notes = _runs(runs)
     finals, searched, reasons = _stages(all_runs)
@@ -251,6 +255,7 @@ def compare_runs(
         )
     if not any(note.endswith("pruned") for note in notes):  # pruned trials are missing here
         notes += search.unequal()
+    _check_labels(labels or {}, grouping, search)
     figures: dict[str, Figure] = {}
     if draw:
         curves = CurveOptions(x, scale, centre, band, smooth, multiples)
@@ -275,6 +280,16 @@ def compare_runs(
         notes=tuple(dict.fromkeys(notes)),
         figures=figures,
     )  # fmt: skip
+
+
+def _check_labels(labels: Mapping[str, str], grouping: Grouping, search: tuning.Search) -> None:
+    """Raise ConfigError if a label is for a group that does not exist."""
+    names = [group.name for group in grouping.groups]
+    for problem in search.grouping.problems:
+        names += [one.name for one in tuning.families(search.grouping, search.swept, problem) if one.name]
+    for name in labels:
+        if name not in names:
+            raise unknown_name("group", name, list(dict.fromkeys(names)), key="--label")
 
 
 def _selections(trials: Grouping, metric: str | None) -> dict[str, Selection]:

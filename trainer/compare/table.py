@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
 
 from trainer.compare.measures import UNITS, AnyTarget
+from trainer.errors import unknown_name
 from trainer.metrics import BUILT_IN, LOSS, Metric, find
 
 Format = Literal["text", "markdown", "csv", "latex", "json"]
@@ -84,25 +85,82 @@ def _heading(result: str, metric: Metric) -> str:
 
 
 def render_table(
-    table: pd.DataFrame, targets: Sequence[AnyTarget], file_format: str, metrics: Sequence[Metric] = KNOWN
+    table: pd.DataFrame,
+    targets: Sequence[AnyTarget],
+    file_format: str,
+    metrics: Sequence[Metric] = KNOWN,
+    *,
+    columns: Sequence[str] = (),
+    labels: Mapping[str, str] | None = None,
 ) -> str:
     """Return the table as Markdown, LaTeX (booktabs), CSV or JSON.
 
     CSV and JSON contain unrounded numbers, with the ends of the intervals in separate columns and their level
-    in `confidence`. Markdown and LaTeX end with a caption that says what ± means.
+    in `confidence`. Markdown and LaTeX end with a caption that says what ± means; the best mean of a column
+    is bold.
+
+    Args:
+        table: the result of `measures.group_frame`.
+        targets: the targets in it.
+        file_format: markdown, latex, csv or json.
+        metrics: the metrics in it.
+        columns: headings of the columns of Markdown and LaTeX, beside the group; empty = all.
+        labels: labels of groups by their names, in Markdown and LaTeX.
+
+    Raises:
+        ConfigError: there is no such column.
     """
     if file_format == "csv":
         return table.to_csv(index=False, lineterminator="\n")
     if file_format == "json":
         return json.dumps([_plain(row) for row in table.to_dict("records")], indent=2) + "\n"
     names, parts = sections(table, targets, metrics)
-    everything = {heading: cells for part in (names, *parts) for heading, cells in part.items()}
+    names["group"] = [(labels or {}).get(name, name) for name in names["group"]]
+    found = {heading: cells for part in parts for heading, cells in part.items()}
+    for heading in columns:
+        if heading not in found:
+            raise unknown_name("column", heading, list(found), key="--column")
+    bold = "**{}**" if file_format == "markdown" else _BOLD_START + "{}"
+    for heading, best in _best_rows(table, targets, metrics).items():
+        if heading in found:
+            found[heading] = [
+                bold.format(cell) if row in best else cell for row, cell in enumerate(found[heading])
+            ]
+    everything = names | {heading: found[heading] for heading in columns or found}
     headings, rows = list(everything), [list(row) for row in zip(*everything.values(), strict=True)]
     below = caption(table["confidence"].iloc[0], overhead=bool(table["overhead_ms"].notna().any()))
     if file_format == "markdown":
         return _markdown(headings, rows) + f"\n{below}\n"
     assert file_format == "latex", file_format
     return _latex(headings, rows, below)
+
+
+def _best_rows(
+    table: pd.DataFrame, targets: Sequence[AnyTarget], metrics: Sequence[Metric]
+) -> dict[str, set[int]]:
+    """Return the rows with the best value of each problem, by the heading of the column."""
+    columns = {"ms per step": ("ms_per_step", "min"), "overhead, ms over plain SGD": ("overhead_ms", "min")}
+    columns["optimizer state"] = ("state_bytes", "min")
+    columns |= {
+        f"median {unit} to {target}": (f"{unit} to {target}", "min") for target in targets for unit in UNITS
+    }
+    for name in _displayed_results(metrics):
+        metric = find(name, metrics)
+        columns[_heading(name, metric)] = (name, metric.mode)
+    best: dict[str, set[int]] = {}
+    problems = table["problem"].tolist()
+    for heading, (name, mode) in columns.items():
+        values = table[name].tolist() if name in table else []
+        for problem in set(problems):
+            known = {
+                row: value
+                for row, value in enumerate(values)
+                if problems[row] == problem and math.isfinite(value)
+            }
+            if problems.count(problem) > 1 and known:
+                winner = (max if mode == "max" else min)(known.values())
+                best.setdefault(heading, set()).update(row for row in known if known[row] == winner)
+    return best
 
 
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -112,6 +170,8 @@ def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+_BOLD_START = "\0"  # no cell begins with it
+
 _LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"} | {
     sign: f"\\{sign}" for sign in "&%$#_{}"
 }
@@ -119,6 +179,8 @@ _LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasc
 
 def _latex(headings: Sequence[str], rows: Sequence[Sequence[str]], below: str) -> str:
     def cell(text: str) -> str:
+        if text.startswith(_BOLD_START):
+            return rf"\textbf{{{cell(text.removeprefix(_BOLD_START))}}}"
         escaped = "".join(_LATEX.get(sign, sign) for sign in text)
         if escaped == "inf":
             return r"$\infty$"

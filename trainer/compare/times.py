@@ -81,7 +81,7 @@ def draw_times(
             )  # fmt: skip
             handles.append(handle)
             summary = summary_of_times(values)
-            labels.append(f"{name} ({summary.reached} of {summary.n})")
+            labels.append(f"{figure_style.label(name)} ({summary.reached} of {summary.n})")
         axes.set_xlabel(f"{UNIT_LABELS[unit]} to {target.on(problem)}")
         axes.set_ylabel("share of runs")
         legend(figure, handles, labels, figure_style)
@@ -142,5 +142,5 @@ def draw_profile(
             handles.append(handle)
         axes.set_xlabel("tau: times the best group's time")
         axes.set_ylabel("share of problems solved")
-        legend(figure, handles, [str(name) for name in times.columns], figure_style)
+        legend(figure, handles, [figure_style.label(str(name)) for name in times.columns], figure_style)
     return figure, ""

@@ -20,11 +20,13 @@ from trainer.compare.figure_style import (
     new_figure,
     scale_x,
     scale_y,
+    set_y_label,
     settings,
 )
 from trainer.compare.groups import Group
 from trainer.compare.objective import Selection
 from trainer.compare.tuning import Family, tuned
+from trainer.metrics import Metric
 from trainer.plots.style import Array, format_number, limits
 from trainer.statistics import ExpectedBest, Sensitivity
 from trainer.training.selection import setting_value
@@ -90,17 +92,17 @@ def draw_sensitivity(
         scale_y(axes, *y_limits, log=log_y)
         handles = []
         for index, one in enumerate(sensitivities.values()):
-            handles.append(_draw_family(axes, one, index, factor, figure_style, zero))
+            handles.append(_draw_family(axes, one, index, selection.metric, figure_style, zero))
         axes.set_xlabel(key + (", logarithmic" if log_x else "") + (" but for 0" if zero else ""))
-        axes.set_ylabel(selection.metric.with_unit(selection.label))
-        legend(figure, handles, [name or "all" for name in sensitivities], figure_style)
+        set_y_label(axes, selection.metric.with_unit(selection.label), figure_style)
+        legend(figure, handles, [figure_style.label(name) or "all" for name in sensitivities], figure_style)
     return figure
 
 
 def _draw_family(
-    axes: Any, one: Sensitivity, index: int, factor: float, figure_style: FigureStyle, zero: float
+    axes: Any, one: Sensitivity, index: int, metric: Metric, figure_style: FigureStyle, zero: float
 ) -> Any:
-    line = line_for(index, figure_style)
+    line, factor, percent = line_for(index, figure_style), metric.scale, metric.unit == "%"
     low_edge, high_edge = axes.get_ylim()
     x = np.array([value or zero for value in one.settings])
     y = np.array([math.nan if m is None else factor * m for m in one.centre])
@@ -109,14 +111,18 @@ def _draw_family(
     # A setting with diverged runs has no mean, so the line has a gap there.
     (handle,) = axes.plot(x, y, color=line.colour, linestyle=line.dashes, marker=line.marker, zorder=3)
     ends = np.isfinite(low) & np.isfinite(high)
+    if percent:  # the interval of Student's t is symmetric and can leave the range of the metric
+        low, high = np.maximum(low, 0.0), np.minimum(high, 100.0)
     axes.vlines(
         x[ends], np.clip(low[ends], low_edge, None), np.clip(high[ends], None, high_edge),
         color=line.colour, linewidth=0.8 * figure_style.line, alpha=0.6,
     )  # fmt: skip
     diverged = np.array(one.diverged) > 0
     if diverged.any():
+        # At the side of the bad values; below, the bars of the good ranges are at the edge.
+        height = 0.97 - 0.05 * index if metric.mode == "min" else 0.1 + 0.05 * index
         axes.plot(
-            x[diverged], np.full(int(diverged.sum()), 0.97 - 0.05 * index), "X", markersize=8,
+            x[diverged], np.full(int(diverged.sum()), height), "X", markersize=8,
             color=line.colour, markeredgecolor="black", markeredgewidth=0.7,
             transform=axes.get_xaxis_transform(), zorder=5,
         )  # fmt: skip
@@ -167,7 +173,7 @@ def draw_heat_map(
         if score is not None and math.isfinite(score):
             means[up.index(y), across.index(x)] = factor * score
     with settings(figure_style):
-        named = f"{family.name}: " if family.name else ""
+        named = f"{figure_style.label(family.name)}: " if family.name else ""
         value_label = selection.metric.with_unit(selection.label)
         figure, (axes,) = new_figure(f"{common_title(family.groups)}\n{named}{value_label}", figure_style)
         if 2 * len(cells) < means.size:
@@ -255,10 +261,19 @@ def draw_budget(
     curves: Mapping[str, ExpectedBest],
     selection: Selection,
     groups: Sequence[Group],
+    names: Sequence[str],
     *,
     figure_style: FigureStyle = STYLES["screen"],
 ) -> Figure:
-    """Draw the expected best of k random trials with its interval, one line per family."""
+    """Draw the expected best of k random trials with its interval, one line per family.
+
+    Args:
+        curves: the curve of each family that has one.
+        selection: how settings are compared.
+        groups: the groups of these families.
+        names: the names of all families, whose order decides the lines.
+        figure_style: size, fonts and line widths.
+    """
     factor = selection.metric.scale
     with settings(figure_style):
         heading = (
@@ -271,8 +286,8 @@ def draw_budget(
         ends = [factor * end for one in curves.values() for end in (one.low, one.high, one.mean)]
         scale_y(axes, *(limits(ends, log=False) or (0.0, 1.0)), log=False)
         handles = []
-        for index, one in enumerate(curves.values()):
-            line = line_for(index, figure_style)
+        for name, one in curves.items():
+            line = line_for(names.index(name), figure_style)
             x = np.array(one.budgets, dtype=np.float64)
             axes.fill_between(
                 x, factor * one.low, factor * one.high, color=line.colour, alpha=0.16, linewidth=0
@@ -283,7 +298,8 @@ def draw_budget(
             )  # fmt: skip
             handles.append(handle)
         axes.set_xlabel("trials k, logarithmic")
-        name = selection.rule.metric.replace("_", " ")
-        axes.set_ylabel(selection.metric.with_unit(f"expected best {name}"))
-        legend(figure, handles, [f"{name} ({one.n} trials)" for name, one in curves.items()], figure_style)
+        measured = selection.rule.metric.replace("_", " ")
+        set_y_label(axes, selection.metric.with_unit(f"expected best {measured}"), figure_style)
+        labels = [f"{figure_style.label(name)} ({one.n} trials)" for name, one in curves.items()]
+        legend(figure, handles, labels, figure_style)
     return figure

@@ -154,7 +154,8 @@ def draw_metric(curves: Curves, metric: Metric) -> Figure | None:
     else:
         # The untrained network would squeeze the rest against an edge: leave it out of the limits.
         spread, full_spread = (_spread(values) for values in (later, every))
-        y_limits = limits(later if spread and full_spread > 2 * spread else every, log=False)
+        several = any(np.count_nonzero(x > 0) > 1 for _, _, x, _ in series)
+        y_limits = limits(later if several and spread and full_spread > 2 * spread else every, log=False)
         low, high = y_limits or (0.0, float(metric.scale))
         if metric.unit == "%":
             low, high = max(low, -2.0), min(high, 100.0 + 0.04 * (100.0 - low))
@@ -165,6 +166,8 @@ def draw_metric(curves: Curves, metric: Metric) -> Figure | None:
     for label, line, x, y in series:
         _draw_evaluations(axes, x, y, line, label)
     _draw_test(axes, curves, metric)
+    steps, losses = _points(curves.steps, "loss")
+    _mark_end(axes, curves, steps, losses, series)
     axes.set_ylabel(metric.with_unit(metric.label))
     return _finish(figure, axes, curves)
 

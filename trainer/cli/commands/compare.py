@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,6 +67,7 @@ def compare(
             key="--band",
             fix="use --band bootstrap or --centre mean",
         )
+    labels = _labels(files.label or [])
     with console.waiting("Comparing the runs"):
         comparison = compare_runs(
             list(runs),
@@ -81,17 +83,30 @@ def compare(
             multiples=lines.multiples,
             style=files.style,
             size=_size(files.size) if files.size else None,
+            title="" if files.no_title else files.title,
+            labels=labels,
         )
+    written = partial(
+        render_table,
+        comparison.groups,
+        comparison.targets,
+        metrics=comparison.grouping.metrics,
+        columns=files.column or (),
+        labels=labels,
+    )
     if output is not None:
-        _write(comparison, output, ending, files.figure, formats)
+        if ending in TABLES:
+            _make_folder(output.parent)
+            rundir.write_atomically(output, written(TABLES[ending]))
+            console.print_note(f"wrote {output}")
+        else:
+            _write(comparison, output, ending, files.figure, formats)
     if as_json or table == "json":
         console.print_json(comparison.as_dict())
     elif table == "text":
         print_comparison(comparison)
     else:
-        console.print_text(
-            render_table(comparison.groups, comparison.targets, table, comparison.grouping.metrics)
-        )
+        console.print_text(written(table))
     for note in comparison.notes:
         console.print_note(f"note: {note}")
 
@@ -100,6 +115,17 @@ def _within(percent: float) -> float:
     if not 0 <= percent < 1e6:
         raise ConfigError(f"got {percent:g}", key="--within", expected="a percentage, e.g. 5")
     return percent / 100
+
+
+def _labels(texts: Sequence[str]) -> dict[str, str]:
+    """Return labels by group; the last `=` separates them, since names of groups have some."""
+    labels = {}
+    for text in texts:
+        name, separator, label = text.rpartition("=")
+        if not separator or not name:
+            raise ConfigError(f"{text!r} is not a label", key="--label", expected="GROUP=TEXT")
+        labels[name] = label
+    return labels
 
 
 def _size(text: str) -> tuple[float, float]:
@@ -115,15 +141,8 @@ def _size(text: str) -> tuple[float, float]:
 def _write(
     comparison: Comparison, output: Path, ending: str, figure: str | None, formats: Sequence[str]
 ) -> None:
-    """Write one figure, one table, or everything, and print the paths."""
-    if ending in TABLES:
-        paths, content = (
-            [output],
-            render_table(comparison.groups, comparison.targets, TABLES[ending], comparison.grouping.metrics),
-        )
-        _make_folder(output.parent)
-        rundir.write_atomically(output, content)
-    elif ending:
+    """Write one figure, or everything, and print the paths."""
+    if ending:
         if not comparison.figures:
             raise ConfigError("the runs have no data to draw", key="--output")
         names = list(comparison.figures)
