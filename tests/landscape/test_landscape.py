@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from trainer.cli.app import app
 from trainer.errors import ConfigError
+from trainer.landscape.figures import draw_landscape, label_of
 from trainer.landscape.paths import (
     compare_optimizers,
     descend,
@@ -212,3 +213,39 @@ def test_bad_input_is_one_clear_error(
     done = CliRunner().invoke(app, ["landscape", "booth", *options])
     assert isinstance(done.exception, ConfigError)
     assert not list(tmp_path.iterdir())
+
+
+def test_both_axes_have_one_scale_and_paths_stay_in_the_panel(tmp_path: Path) -> None:
+    _, surface = find_surface("rosenbrock")
+    choices = parse_optimizers("SGD,RMSprop")
+    descents = compare_optimizers(surface, choices, steps=20, start=surface.start, lr=0.26, rates=[])
+    figure = draw_landscape(surface, descents[1:], "heading")
+    ground = figure.axes[0]
+    assert ground.get_aspect() == 1
+    points = descents[1].points
+    low, high = np.array([ground.get_xlim(), ground.get_ylim()]).T
+    assert ((points >= low) & (points <= high)).all()
+    assert points[:, 1].max() > surface.y[1]  # the panel was extended
+    far = draw_landscape(surface, descents[:1], "heading").axes[1]  # SGD diverges
+    assert "leaves the panel" in far.lines[0].get_label()
+
+
+def test_the_label_of_a_users_optimizer_has_no_path(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from torch.optim import SGD\n\n\nclass Mine(SGD):\n    pass\n")
+    _, surface = find_surface("booth")
+    choices = parse_optimizers(f"{file}:Mine")
+    (descent,) = compare_optimizers(surface, choices, steps=3, start=surface.start, lr=0.01, rates=[])
+    assert label_of(descent).startswith("mine.py:Mine")
+    assert str(tmp_path) not in label_of(descent)
+
+
+def test_styles_change_the_size_of_the_figure(tmp_path: Path) -> None:
+    arguments = ["landscape", "booth", "--steps", "5", "--lr", "0.01", "--no-gif", "--optimizers", "SGD"]
+    sizes = {}
+    for style in ("screen", "paper"):
+        path = tmp_path / f"{style}.png"
+        result = CliRunner().invoke(app, [*arguments, "--style", style, "-o", str(path)])
+        assert result.exit_code == 0, result.output
+        sizes[style] = Image.open(path).size
+    assert sizes["paper"][0] < 0.8 * sizes["screen"][0]

@@ -426,3 +426,21 @@ def test_histograms_of_equal_or_absent_weights_are_drawn(tmp_path: Path) -> None
     odd = {"zeros": {"edges": [0.0, 0.0], "counts": [5]}, "none": {"edges": [0.0, 1.0], "counts": [0]}}
     path = plot_histograms("Odd", [{"step": 0, "epoch": 0.0, "layers": odd}], tmp_path / "odd.png")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_title_names_the_file_of_the_users_own_data() -> None:
+    config = {"data": {"name": "npz", "path": "/data/cifar10.npz"}, "model": {"name": "cnn"}}
+    assert title(config) == "cnn on cifar10.npz"
+    config["data"] = {"name": "digits", "path": "/data/cifar10.npz"}
+    assert title(config) == "cnn on digits"
+
+
+def test_the_accuracy_of_a_diverged_run_says_so_and_one_evaluation_keeps_step_0() -> None:
+    table = epochs_table(val_accuracy=[0.1, 0.9], train_accuracy=[None, 0.85])
+    figure = draw_metric(curves(epochs=table, summary={"status": "diverged"}), ACCURACY)
+    assert figure is not None
+    assert "diverged" in [text.get_text() for text in figure.axes[0].texts]
+    assert figure.axes[0].get_ylim()[0] < 10
+    finished = draw_metric(curves(epochs=table, summary={"status": "completed"}), ACCURACY)
+    assert finished is not None
+    assert list(finished.axes[0].texts) == []

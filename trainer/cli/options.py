@@ -33,6 +33,9 @@ RunsFolder = Annotated[
 ]
 RUNS = Path("runs")
 LOADING = "Loading PyTorch"
+FigureStyleName = Annotated[
+    str, typer.Option("--style", help="Figure style: screen, slides, paper or print (grey).")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -118,6 +121,7 @@ class LandscapeFiles:
             "--output", "-o", help="A folder, or a file for the figure (png, svg, pdf).", metavar="PATH"
         ),
     ] = None
+    style: FigureStyleName = "screen"
     animate: Annotated[bool, typer.Option("--gif/--no-gif", help="Also write an animated GIF.")] = True
     runs: RunsFolder = RUNS
 
@@ -265,9 +269,7 @@ class FigureFiles:
         list[str] | None,
         typer.Option("--format", help="Format of the figures in a folder: png, svg or pdf. Can be repeated."),
     ] = None
-    style: Annotated[str, typer.Option(help="Figure style: screen, slides, paper or print (grey).")] = (
-        "screen"
-    )
+    style: FigureStyleName = "screen"
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Figure size in inches, e.g. 7x4.")] = None
     title: Annotated[
         str | None, typer.Option(help="Title of the figures (default: what the runs have in common).")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from trainer.compare.figure_style import STYLES, FigureStyle, fitted, legend, line_for, settings
 from trainer.landscape.paths import Array, Descent
-from trainer.plots.style import COLOURS, LINES, Line, format_axis, limits, render, settings
-from trainer.plots.titles import format_value
+from trainer.plots.style import COLOURS, FIGURE_INCHES, LINES, Line, format_axis, limits, render
+from trainer.plots.titles import format_value, part_name
 from trainer.problems import Surface
 
 FRAMES = 90
@@ -27,19 +29,31 @@ FRAME_MS = 60
 LAST_FRAME_MS = 2000
 # Colours are used only for the paths; the contours are grey, dark for small values.
 CONTOUR_COLOURS = ListedColormap(np.stack([np.linspace(0.72, 0.985, 24)] * 3, axis=1))
+View = tuple[tuple[float, float], tuple[float, float]]
+
+MAX_EXTENSION = 0.6
 MIN_SHOWN = 1e-14
 """Smaller values of f are drawn at this value: they are dominated by rounding errors."""
 
 
-def draw_landscape(surface: Surface, descents: Sequence[Descent], heading: str) -> Figure:
+def draw_landscape(
+    surface: Surface,
+    descents: Sequence[Descent],
+    heading: str,
+    figure_style: FigureStyle = STYLES["screen"],
+) -> Figure:
     """Return a figure with the paths on the contours of the surface, and f over the steps."""
-    with settings():
-        figure, (ground, fall) = _frame(heading, (11.0, 5.2), 2)
-        _draw_contours(ground, surface)
+    scale = figure_style.inches[0] / FIGURE_INCHES[0]
+    with settings(figure_style):
+        wide = replace(figure_style, inches=(11.0 * scale, 5.2 * scale))
+        figure, (ground, fall) = _frame(fitted(heading, wide), wide.inches, 2)
+        view = _view(surface, descents)
+        _draw_contours(ground, surface, view)
         start = descents[0].points[0]
         ground.plot(*start, marker="o", color=COLOURS["black"], markersize=6, zorder=5)
         ground.annotate("start", start, xytext=(6, 6), textcoords="offset points", zorder=5)
-        for style, descent in zip(_line_styles(len(descents)), descents, strict=True):
+        styles = [line_for(index, figure_style) for index in range(len(descents))]
+        for style, descent in zip(styles, descents, strict=True):
             _draw_path(ground, descent, style)
             values = _clipped(descent.values)
             fall.plot(
@@ -47,7 +61,7 @@ def draw_landscape(surface: Surface, descents: Sequence[Descent], heading: str) 
                 values,
                 color=style.colour,
                 linestyle=style.dashes,
-                label=label_of(descent),
+                label=label_of(descent) + ("" if _is_inside(descent, view) else "; leaves the panel"),
             )
             if descent.diverged:
                 fall.plot(
@@ -57,16 +71,16 @@ def draw_landscape(surface: Surface, descents: Sequence[Descent], heading: str) 
                 )  # fmt: skip
         _scale_value_axes(fall, surface, descents)
         handles, labels = fall.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3 if len(labels) != 4 else 2)
+        legend(figure, handles, labels, wide)
     return figure
 
 
 def animate_landscape(surface: Surface, descents: Sequence[Descent], heading: str) -> bytes:
     """Return an animated GIF of the descents; each frame shows all of them at the same step."""
-    with settings():
+    with settings(STYLES["screen"]):
         figure, (ground,) = _frame(heading, (6.4, 5.0 + 0.22 * len(descents)), 1)
         figure.set_dpi(90)
-        _draw_contours(ground, surface)
+        _draw_contours(ground, surface, _view(surface, descents))
         styles = _line_styles(len(descents))
         lines = [_line(style, linestyle=style.dashes, linewidth=1.8) for style in styles]
         heads = [_line(style, marker=style.marker, markersize=8, markeredgecolor="white") for style in styles]
@@ -121,7 +135,8 @@ def render_landscape(figure: Figure, file_format: str) -> bytes:
 
 def label_of(descent: Descent) -> str:
     """Return a label such as `SGD:momentum=0.9 lr=0.01: f = 2.3e-05`; it notes an lr at the grid's edge."""
-    label = descent.choice.text
+    name = descent.choice.name  # of a user's own optimizer, the path of its file is left out
+    label = descent.choice.text.replace(name, part_name({"name": name}))
     if descent.lr is not None and "lr" not in descent.choice.options:
         label += f" lr={format_value(descent.lr)}"
     label += ": diverged" if descent.diverged else f": f = {descent.values[-1]:.2g}"
@@ -162,9 +177,26 @@ def _clipped(values: Array) -> Array:
     return np.clip(np.where(np.isfinite(values), values, np.nan), MIN_SHOWN, 1e12)
 
 
-def _draw_contours(axes: Axes, surface: Surface) -> None:
-    """Draw contours of log f, evenly spaced, and the minima."""
-    x, y = np.linspace(*surface.x, 320), np.linspace(*surface.y, 320)
+def _view(surface: Surface, descents: Sequence[Descent]) -> View:
+    """Return the ranges of x and y: those of the surface, extended by up to `MAX_EXTENSION` for the paths."""
+    points = np.concatenate([one.points for one in descents])
+    points = points[np.isfinite(points).all(axis=1)]
+    ranges = []
+    for (low, high), values in zip((surface.x, surface.y), points.T, strict=True):
+        most, margin = MAX_EXTENSION * (high - low), 0.03 * (high - low)
+        below, above = float(values.min()) - margin, float(values.max()) + margin
+        ranges.append((max(min(low, below), low - most), min(max(high, above), high + most)))
+    return ranges[0], ranges[1]
+
+
+def _is_inside(descent: Descent, view: View) -> bool:
+    low, high = np.array(view).T
+    return bool(((descent.points >= low) & (descent.points <= high)).all())
+
+
+def _draw_contours(axes: Axes, surface: Surface, view: View) -> None:
+    """Draw contours of log f, evenly spaced, and the minima, with the same scale on both axes."""
+    x, y = np.linspace(*view[0], 320), np.linspace(*view[1], 320)
     grid = np.meshgrid(x, y)
     height = surface.value(*(torch.from_numpy(side) for side in grid)).numpy()
     # The offset prevents dense contours around the minima, where log f goes to -infinity.
@@ -178,11 +210,12 @@ def _draw_contours(axes: Axes, surface: Surface) -> None:
         minima[:, 0], minima[:, 1], "*", color=COLOURS["yellow"], markersize=15,
         markeredgecolor=COLOURS["black"], zorder=4,
     )  # fmt: skip
-    for axis, (low, high), name in ((axes.xaxis, surface.x, "x"), (axes.yaxis, surface.y, "y")):
+    for axis, (low, high), name in ((axes.xaxis, view[0], "x"), (axes.yaxis, view[1], "y")):
         format_axis(axis, low, high, log=False)
         axis.set_label_text(name)
-    axes.set_xlim(*surface.x)
-    axes.set_ylim(*surface.y)
+    axes.set_xlim(*view[0])
+    axes.set_ylim(*view[1])
+    axes.set_aspect("equal")
 
 
 def _draw_path(axes: Axes, descent: Descent, style: Line) -> None:

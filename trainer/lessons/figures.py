@@ -16,8 +16,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from trainer.compare.figure_style import STYLES, FigureStyle, line_for, settings
 from trainer.lessons.table import Curves, Difference, Lesson, Panel, StepTimes, TrainVal, Weights
-from trainer.plots.style import COLOURS, LINES, Array, Line, format_axis, limits, render, settings, smooth
+from trainer.plots.style import (
+    COLOURS,
+    FIGURE_INCHES,
+    LINES,
+    Array,
+    Line,
+    format_axis,
+    limits,
+    render,
+    smooth,
+)
 from trainer.plots.titles import title as run_title
 from trainer.runs import rundir
 
@@ -28,35 +39,47 @@ COLOURS_OF_A_FILE = 96
 Runs = Mapping[str, rundir.Run]
 
 
-def draw_lesson(lesson: Lesson, runs: Runs, path: Path, *, note: str = "") -> None:
-    """Write a lesson's figure as PNG.
+def draw_lesson(
+    lesson: Lesson,
+    runs: Runs,
+    path: Path,
+    figure_style: FigureStyle = STYLES["screen"],
+    *,
+    note: str = "",
+) -> None:
+    """Write a lesson's figure in the format of the path: png, svg or pdf.
 
     Args:
         lesson: what it shows.
         runs: its runs by label, all of them.
         path: the file to write, in place.
+        figure_style: its width relative to that of other figures, fonts and line widths.
         note: text below the title, wrapped to the width of the figure; empty = none.
     """
     columns = min(lesson.columns, len(lesson.panels))
     rows = -(-len(lesson.panels) // columns)
-    width = PANEL_INCHES[0] * columns * (0.8 if columns > 2 else 1)
-    height = PANEL_INCHES[1] * rows * (0.8 if rows > 1 else 1) + 0.7
-    with settings():
+    scale = figure_style.inches[0] / FIGURE_INCHES[0]
+    width = scale * PANEL_INCHES[0] * columns * (0.8 if columns > 2 else 1)
+    height = scale * (PANEL_INCHES[1] * rows * (0.8 if rows > 1 else 1) + 0.7)
+    with settings(figure_style):
         figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
         FigureCanvasAgg(figure)
-        text = textwrap.fill(note, int(72 * width / 6.3))
+        text = textwrap.fill(note, int(72 * width / (0.6 * figure_style.font)))
         figure.suptitle("\n".join(filter(None, [lesson.title, _subtitle(list(runs.values())), text])))
         repeats = {
             run.label: [other.label for other in lesson.runs if other.repeats == run.label]
             for run in lesson.runs
         }
-        styles = {run.label: LINES[i % len(LINES)] for i, run in enumerate(lesson.runs)}
+        styles = {run.label: line_for(i, figure_style) for i, run in enumerate(lesson.runs)}
         for axes, panel in zip(
             figure.subplots(rows, columns, squeeze=False).flat, lesson.panels, strict=False
         ):
             axes.set_title(panel.title)
             _draw(axes, panel, runs, styles, repeats)
-        _legend(figure)
+        _legend(figure, figure_style)
+    if path.suffix != ".png":
+        rundir.write_atomically(path, render(figure, path.suffix.removeprefix(".")))
+        return
     drawing = Image.open(io.BytesIO(render(figure, "png"))).convert("RGB")
     content = io.BytesIO()
     drawing.quantize(COLOURS_OF_A_FILE, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
@@ -73,7 +96,7 @@ def _subtitle(runs: Sequence[rundir.Run]) -> str:
     return " · ".join([" and ".join(sorted(models)), "one seed"])
 
 
-def _legend(figure: Figure) -> None:
+def _legend(figure: Figure, figure_style: FigureStyle) -> None:
     """Draw one legend for all panels below them."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
@@ -119,7 +142,8 @@ def column(run: rundir.Run, name: str, x: str) -> tuple[Array, Array]:
 
 def _draw_curves(axes: Axes, panel: Curves, runs: Runs, styles: Mapping[str, Line]) -> None:
     xs, ys = [], []
-    for label in panel.runs or runs:
+    labels = list(panel.runs or runs)
+    for index, label in enumerate(labels):
         x, y = column(runs[label], panel.column, panel.x)
         y = 100 * y if panel.percent else y
         style, curve = styles[label], y
@@ -134,14 +158,27 @@ def _draw_curves(axes: Axes, panel: Curves, runs: Runs, styles: Mapping[str, Lin
                 alpha=max(0.12, min(0.5, 40 / len(x))),
                 zorder=1,
             )
+        # A curve that later ones cover is wider, so that it stays visible.
+        covered = sum(_coincide(runs[label], runs[other], panel) for other in labels[index + 1 :])
         axes.plot(
-            x, curve, color=style.colour, linestyle=style.dashes, linewidth=1.5, label=label,
+            x, curve, color=style.colour, linestyle=style.dashes, linewidth=1.5 + 1.8 * covered, label=label,
+            alpha=0.6 if covered else 1,
             marker=style.marker if len(x) <= 25 else "",
         )  # fmt: skip
         _mark_divergence(axes, runs[label], x, y, style)
         xs.append(x)
         ys.append(curve if panel.smooth and len(y) > 12 else y)
     _scale(axes, panel, xs, ys)
+
+
+def _coincide(one: rundir.Run, other: rundir.Run, panel: Curves) -> bool:
+    """Return whether the curves of two runs cover each other."""
+    first, second = column(one, panel.column, panel.x)[1], column(other, panel.column, panel.x)[1]
+    if len(first) != len(second):
+        return False
+    with np.errstate(all="ignore"):
+        apart = np.abs(first - second) / np.maximum(np.abs(first), 1e-12)
+    return bool(np.nanmedian(apart) < 0.02)
 
 
 def _mark_divergence(axes: Axes, run: rundir.Run, x: Array, y: Array, style: Line) -> None:
@@ -280,17 +317,16 @@ def _draw_train_val(axes: Axes, panel: TrainVal, runs: Runs) -> None:
 def _draw_weights(axes: Axes, panel: Weights, runs: Runs) -> None:
     snapshots = rundir.read_histograms(runs[panel.run].path)
     last = f"after epoch {snapshots[-1]['epoch']:g}"
-    for snapshot, label, style in ((snapshots[0], "start", LINES[0]), (snapshots[-1], last, LINES[1])):
+    # Greys: the colours are those of the runs.
+    for number, (snapshot, label) in enumerate(((snapshots[0], "start"), (snapshots[-1], last))):
         layer = snapshot["layers"][panel.weight]
         edges, counts = np.asarray(layer["edges"]), np.asarray(layer["counts"], dtype=np.float64)
         density = counts / counts.sum() / np.diff(edges)
-        first = style is LINES[0]
         axes.stairs(
             density,
             edges,
-            fill=first,
-            color=style.colour,
-            alpha=0.45 if first else 1,
+            fill=number == 0,
+            color="#b0b0b0" if number == 0 else COLOURS["black"],
             linewidth=1.4,
             label=label,
         )

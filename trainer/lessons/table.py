@@ -223,6 +223,7 @@ LESSONS = (
             Run("0.9, Nesterov", "04_momentum", ("optimizer.momentum=0.9", "optimizer.nesterov=true")),
         ),
         (LOSS, VAL_ACCURACY),
+        quick_note="on the digits, momentum 0.99 does not overshoot: its training loss falls the fastest",
     ),
     Lesson(
         5,
@@ -296,6 +297,7 @@ LESSONS = (
             Run("hidden frozen", "08_frozen_hidden"),
         ),
         (LOSS, VAL_ACCURACY),
+        quick_note="on the digits, with 64 inputs instead of 784, the output layer's rate matters more",
     ),
     Lesson(
         9,
@@ -383,6 +385,7 @@ LESSONS = (
         ),
         columns=3,
         quick=("train.epochs=3", "log.every=1"),
+        quick_note="on the digits, normal(0, 1) reaches the highest accuracy, although its loss stays high",
     ),
     Lesson(
         13,

@@ -12,6 +12,7 @@ from trainer.config.paths import split_import_path
 
 WIDTH = 74
 
+_FILES = frozenset({"npz", "csv", "text", "image_folder"})
 STRUCTURE = frozenset({"name", "label", "match", "groups", "step", "base"})
 # Shown if the defaults are unknown: in torch.optim the default of each is zero, null or false.
 COMMON = ("momentum", "dampening", "nesterov", "weight_decay", "amsgrad", "centered", "maximize")
@@ -36,7 +37,7 @@ def title(
         width: characters per line; lines break between parts if possible.
     """
     data = _part(config.get("data"))
-    parts = [f"{_model(_part(config.get('model')), inputs, outputs)} on {part_name(data)}"]
+    parts = [f"{_model(_part(config.get('model')), inputs, outputs)} on {data_name(data)}"]
     optimizers = [_optimizer(one, defaults) for one in _listed(config.get("optimizer"))]
     parts += [one + (" +" if i < len(optimizers) - 1 else "") for i, one in enumerate(optimizers)]
     schedulers = _listed(config.get("scheduler"))
@@ -47,6 +48,12 @@ def title(
     if (seed := config.get("seed")) is not None:
         parts.append(_seed(seed))
     return _wrap([printable(part) for part in parts if part], width)
+
+
+def data_name(data: Mapping[str, Any]) -> str:
+    """Return the name of a data set; for the user's own files the name of the file, as `cifar10.npz`."""
+    path = data.get("path")
+    return PurePath(path).name if data.get("name") in _FILES and isinstance(path, str) else part_name(data)
 
 
 def printable(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer import console
 from trainer.cli.options import DescentOptions, LandscapeFiles
+from trainer.compare.figure_style import find_style
 from trainer.console import Column
 from trainer.errors import ConfigError
 from trainer.landscape.figures import animate_landscape, draw_landscape, one_per_step, render_landscape
@@ -29,6 +30,7 @@ def landscape(problem: str, descent: DescentOptions, files: LandscapeFiles, *, a
     """Run the optimizers on a surface, write the figures, print the final distances to a minimum."""
     name, surface = find_surface(problem)
     choices = parse_optimizers(descent.optimizers)
+    figure_style = find_style(files.style)
     where = surface.start if descent.start is None else _point(descent.start)
     steps, lr = descent.steps, descent.lr
     _check_lr(lr)
@@ -42,7 +44,7 @@ def landscape(problem: str, descent: DescentOptions, files: LandscapeFiles, *, a
     heading += f"\n{budget(descents, lr)}"
     rundir.prepare_root(figure_path.parent)
     with console.waiting("Drawing the figure"):
-        figure = draw_landscape(surface, descents, heading)
+        figure = draw_landscape(surface, descents, heading, figure_style)
         rundir.write_atomically(figure_path, render_landscape(figure, figure_path.suffix.removeprefix(".")))
     written = [figure_path]
     if files.animate:

@@ -11,6 +11,8 @@ from trainer import console
 from trainer.errors import unknown_name
 from trainer.lessons.table import LESSONS, Lesson
 
+FORMATS = ("png", "svg", "pdf")
+
 
 def list_lessons(numbers: Sequence[int], *, as_json: bool) -> None:
     """Print the numbers and titles of lessons; all if `numbers` is empty."""
@@ -29,18 +31,32 @@ def train_lessons(
     cifar_npz: Path | None,
     jobs: int | None,
     force: bool,
+    file_format: str,
+    style: str,
     as_json: bool,
 ) -> int:
     """Train the runs of lessons, all if `numbers` is empty; draw the figures. Return the exit code."""
     chosen = _chosen(numbers)
+    if file_format not in FORMATS:
+        raise unknown_name("figure format", file_format, FORMATS, key="--format")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
+    from trainer.compare.figure_style import find_style
     from trainer.device import usable_cores
     from trainer.lessons.make import make
+
+    looks = find_style(style)
 
     began = time.monotonic()
     try:
         drawn = make(
-            chosen, folder, quick=quick, cifar_npz=cifar_npz, jobs=jobs or usable_cores(), force=force
+            chosen,
+            folder,
+            quick=quick,
+            cifar_npz=cifar_npz,
+            jobs=jobs or usable_cores(),
+            force=force,
+            file_format=file_format,
+            figure_style=looks,
         )
     except KeyboardInterrupt:
         console.print_note("interrupted; finished runs are kept, rerun the command to continue")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from trainer.cli.options import RUNS, AsJson, RunsFolder
+from trainer.cli.options import RUNS, AsJson, FigureStyleName, RunsFolder
 
 
 def lessons(
@@ -29,6 +29,10 @@ def lessons(
     jobs: Annotated[
         int | None, typer.Option(help="Runs to train at a time (default: one per core).", min=1)
     ] = None,
+    file_format: Annotated[
+        str, typer.Option("--format", help="Format of the figures: png, svg or pdf.")
+    ] = "png",
+    style: FigureStyleName = "screen",
     force: Annotated[bool, typer.Option("--force", help="Train finished runs again.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -52,6 +56,14 @@ def lessons(
     folder = runs / ("lessons-quick" if quick else "lessons")
     raise typer.Exit(
         command.train_lessons(
-            numbers or [], folder, quick=quick, cifar_npz=cifar_npz, jobs=jobs, force=force, as_json=as_json
+            numbers or [],
+            folder,
+            quick=quick,
+            cifar_npz=cifar_npz,
+            jobs=jobs,
+            force=force,
+            file_format=file_format,
+            style=style,
+            as_json=as_json,
         )
     )
