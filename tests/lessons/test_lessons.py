@@ -159,7 +159,10 @@ def test_a_failed_run_affects_only_its_own_figure(tmp_path: Path) -> None:
     assert done.out == ""
 
 
-@pytest.mark.parametrize("options", [["16"], ["x"], ["--jobs", "0"]])
+INVALID = [["16"], ["x"], ["--jobs", "0"], ["1", "--format", "bmp"], ["1", "--style", "loud"]]
+
+
+@pytest.mark.parametrize("options", INVALID)
 def test_invalid_lessons_options_are_errors(options: list[str]) -> None:
     assert optlab("lessons", *options).code == 2
 
