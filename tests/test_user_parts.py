@@ -508,6 +508,54 @@ def test_sizes_of_the_data_are_passed_by_name(model: str, shape: list[int], tmp_
     assert list(next(build_experiment(saved).model.parameters()).shape) == shape
 
 
+ZOO = """\
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, stages, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0):
+        super().__init__()
+        self.stem, self.drop = nn.Conv2d(in_chans, stages[0], 3), nn.Dropout(drop_rate)
+        self.head = nn.Linear(stages[0], num_classes)
+    def forward(self, images):
+        return self.head(self.drop(self.stem(images).mean((2, 3))))
+
+def net_small(pretrained: bool = False, **kwargs) -> "Net":
+    return Net((4,), **kwargs)
+"""
+
+
+def test_a_model_of_a_package_by_its_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function takes `**kwargs`, and is in the module `models` of the package."""
+    (tmp_path / "zoolib").mkdir()
+    (tmp_path / "zoolib" / "__init__.py").write_text("", encoding="utf-8")
+    (tmp_path / "zoolib" / "models.py").write_text(ZOO, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write(tmp_path, "")
+    run = train(path, "model={name: 'zoolib:net_small', drop_rate: 0.5}")
+    model = build_experiment(load_config(run / "config.yaml")).model
+    assert [list(p.shape) for p in model.parameters()] == [[4, 1, 3, 3], [4], [10, 4], [10]]
+    assert model.drop.p == 0.5
+    shown = {row["option"] for row in optlab("show", "model", "zoolib:net_small", "--json").json["options"]}
+    assert {"pretrained", "in_chans", "drop_rate"} == shown
+    done = optlab("validate", path, "model=zoolib:net_smal")
+    assert done.code == 2
+    assert "did you mean net_small?" in done.err
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "timm:resnet18",
+        "{name: 'timm:convnext_tiny', depths: [1, 1, 1, 1], dims: [8, 8, 16, 16], drop_path_rate: 0.1}",
+    ],
+)
+def test_models_of_timm(model: str, tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    path = write(tmp_path, "")
+    run = train(path, f"model={model}", "data.limit=32", "data.val_size=0", "data.resize=32")
+    assert load_config(run / "config.yaml").config.model.options.get("num_classes") is None
+
+
 def test_a_size_that_the_config_sets_is_used(tmp_path: Path) -> None:
     path = write(tmp_path, MODELS)
     done = optlab("validate", path, f"model={{name: '{tmp_path / 'own.py'}:Features', n_classes: 7}}")

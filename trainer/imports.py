@@ -29,7 +29,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from trainer.config.identity import file_digest, source_files
 from trainer.config.paths import ImportPath, split_import_path
 from trainer.data.dataset import Dataset
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, nearest
 from trainer.metrics import Metric
 from trainer.seeding import global_stream
 from trainer.user_code import code_location, describe_error, user_code
@@ -97,16 +97,21 @@ def find_object(text: str, kind: str | None = None) -> Builder:
         module = _import_module(path.source)
     with user_code(text):
         component: Builder | None = getattr(module, path.attribute, None)
+    if component is None and kind == "model" and importlib.util.find_spec(f"{path.source}.models"):
+        module = _import_module(f"{path.source}.models")
+        component = getattr(module, path.attribute, None)
     if component is None:
         own = [
             name
             for name, thing in vars(module).items()
             if getattr(thing, "__module__", "") == module.__name__
         ]
+        near = nearest(path.attribute, [name for name in vars(module) if not name.startswith("_")])
         raise ConfigError(
             f"{path.source} has no {path.attribute!r}",
             key="name",
             expected=f"one of {', '.join(own)}" if own else "a class or a function defined there",
+            fix=f"did you mean {near}?" if near else "",
         )
     if not callable(component):
         raise ConfigError(

@@ -139,12 +139,11 @@ def schema_from_signature(
     for parameter, namespace, is_inherited in _parameters(builder):
         if parameter.name in drop or parameter.name.startswith("_") or parameter.name in fields:
             continue
-        if parameter.name in reserved and parameter.default is not parameter.empty:
+        is_required = parameter.default is parameter.empty
+        if (parameter.name in reserved and not is_required) or (is_inherited and is_required):
             continue
         field = _field(parameter, namespace, descriptions.get(parameter.name, ""))
-        to_fill = parameter.name in unset or (
-            parameter.name in optional and parameter.default is parameter.empty
-        )
+        to_fill = parameter.name in unset or (parameter.name in optional and is_required)
         if field is not None and (is_inherited or to_fill):
             field = _unset(field[0], descriptions.get(parameter.name, ""))
         if field is not None:
@@ -158,6 +157,11 @@ def schema_from_signature(
         annotation, info = fields[key]
         fields[key] = (_union([annotation, _plain_type(info.default)]), info)
     return _create(name, fields, base) if misfits else model
+
+
+def accepted_names(builder: Callable[..., Any]) -> set[str]:
+    """Return the names of the parameters that a builder takes, also those that it passes on as `**kwargs`."""
+    return {parameter.name for parameter, _, _ in _parameters(builder)}
 
 
 def _create(name: str, fields: Mapping[str, tuple[Any, FieldInfo]], base: type[BaseModel]) -> type[BaseModel]:
@@ -352,21 +356,27 @@ def _inits(cls: type) -> list[Callable[..., Any]]:
 def _parameters(builder: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter, _Names, bool]]:
     """Yield a builder's keyword parameters with the names available to their annotations.
 
-    A class that accepts `**kwargs` also has the optional parameters of its base class; the third item is true
-    for these. Their defaults are not passed: the class may give the base others.
+    A class that accepts `**kwargs` also has the parameters of its base class, and a function those of the
+    class that is its annotated return type; the third item is true for these. Their defaults are not passed:
+    the class or the function may give others.
     """
     signature = _signature(builder)
     function = _unwrap(builder)
     for parameter, names in _keywords(signature, _names_of(function)):
         yield parameter, names, False
-    takes_kwargs = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    if not isinstance(function, type) or not takes_kwargs:
+    if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
         return
-    for init in _inits(function)[1:]:
+    if isinstance(function, type):
+        inits = _inits(function)[1:]
+    else:
+        returned = signature.return_annotation
+        if isinstance(returned, str):
+            returned = _names_of(function).evaluate(returned)
+        inits = _inits(returned) if isinstance(returned, type) else []
+    for init in inits:
         above = _signature(init)
         for parameter, names in list(_keywords(above, _names_of(init)))[1:]:
-            if parameter.default is not parameter.empty:
-                yield parameter, names, True
+            yield parameter, names, True
         if not any(p.kind is p.VAR_KEYWORD for p in above.parameters.values()):
             return
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from trainer.config.models import (
     SchedulerConfig,
     StepMode,
 )
+from trainer.config.signature_schema import accepted_names
 from trainer.data.augment import Augmentation
 from trainer.data.augment_function import FunctionAugmentation, is_augmentation, require_augmentation
 from trainer.device import PRECISIONS
@@ -117,7 +117,7 @@ def make_model(
 def _build(kind: str, component: Component, **context: Any) -> Any:
     """Build a component from its options and from those context values that its signature accepts."""
     builder = catalog.find(kind, component.name)
-    wanted = inspect.signature(builder).parameters
+    wanted = accepted_names(builder)
     arguments = {name: value for name, value in context.items() if name in wanted}
     options = catalog.arguments(kind, component.name, component.options)
     with user_code(component.name):
