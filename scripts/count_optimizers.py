@@ -46,12 +46,26 @@ PACKAGES = {
     "ranger21": "ranger21==0.1.0",
     "pytorch_ranger": "pytorch-ranger==0.1.1",
     "adamp": "adamp==0.3.0",
+    "bitsandbytes.optim": "bitsandbytes==0.50.2",
+    "torchao.optim": "torchao==0.18.0",
+    "optimi": "torch-optimi==0.3.3",
+    "nadir": "nadir==0.1.1",
+    "OPTAMI": "OPTAMI==0.0.2",
+    "adam_atan2_pytorch": "adam-atan2-pytorch==0.4.1",
+    "dog": "dog-optimizer==1.0.2",
+    "kron_torch": "kron-torch==0.3.3",
+    "prodigyplus": "prodigy-plus-schedule-free==2.0.1",
+    "pogo": "pogo-torch==1.0.2",
 }
 """The module that exports the optimizers of each package, and the version that docs/own-parts.md states."""
 
+DEPENDENCIES = ["einops==0.8.2"]
+"""What these packages import besides torch."""
+
 _MUON = ", groups: [{match: {ndim: 2}, use_muon: true}, {match: {ndim: 1}, use_muon: false}]"
-_ATTEMPTS = ("", ", base: {name: AdamW, lr: 1e-3}", ", lr: 1e-3", _MUON)
-"""Further options to try, in this order: classes may need an inner optimizer, a learning rate or groups."""
+_BASE = ", base: {name: AdamW, lr: 1e-3}"
+_ATTEMPTS = ("", _BASE, ", lr: 1e-3", ", lr: 1e-3, momentum: 0.9", ", lr: 1e-3" + _BASE, _MUON)
+"""Further options to try, in this order: an inner optimizer, a learning rate, momentum, groups."""
 
 _OPTIONS = {
     "ranger21:Ranger21": ", lr: 1e-3, num_epochs: 2, num_batches_per_epoch: 4",
@@ -120,8 +134,10 @@ def outcome(name: str, options: str, folder: Path) -> tuple[str, str]:
         code, errors = optlab("resume", folder / "part", "--quiet")
     if code:
         return f"exit code {code} when resumed", errors
-    same = _numbers(folder / "whole") == _numbers(folder / "part")
-    return ("ok", "") if same else ("differs when resumed", "")
+    numbers = _numbers(folder / "whole")
+    if len({row["val_loss"] for row in numbers if "val_loss" in row}) == 1:
+        return "does nothing", "the validation loss does not change"
+    return ("ok", "") if numbers == _numbers(folder / "part") else ("differs when resumed", "")
 
 
 def _numbers(run: Path) -> list[dict[str, str]]:
@@ -133,7 +149,7 @@ def _numbers(run: Path) -> list[dict[str, str]]:
 
 
 def first_success(name: str) -> tuple[str, str]:
-    """Return the outcome with the first options that an optimizer accepts, or that without options."""
+    """Return the outcome with the first options that an optimizer accepts, or of the first ones."""
     first: tuple[str, str] | None = None
     for options in (_OPTIONS[name],) if name in _OPTIONS else _ATTEMPTS:
         with tempfile.TemporaryDirectory() as folder:

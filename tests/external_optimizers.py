@@ -81,6 +81,19 @@ class Curvature(Optimizer):
                 p.sub_(self.param_groups[0]["lr"] * p.grad / ((product * sign).abs() + 1))
 
 
+class Differentiating(Plain):
+    """Differentiates the loss that its closure returns, and evaluates it twice."""
+
+    def step(self, closure: Closure | None = None) -> None:
+        assert closure is not None, "give a closure"
+        for group in self.param_groups:
+            gradients = torch.autograd.grad(closure(), group["params"])
+            with torch.no_grad():
+                for p, gradient in zip(group["params"], gradients, strict=True):
+                    p.sub_(group["lr"] * gradient)
+        closure().backward()
+
+
 class Averaging(Plain):
     """Schedule-free: trains at y between z and their average x, which is to be evaluated."""
 
@@ -195,6 +208,16 @@ class Unsteady(Plain):
         for group in self.param_groups:
             for p in group["params"]:
                 p.sub_(torch.rand(p.shape, generator=self.draw))
+
+
+class Broken(Plain):
+    """Fails at every gradient, and does nothing without gradients."""
+
+    def step(self, closure: Closure | None = None) -> None:
+        if closure is not None:
+            closure()
+        for group in self.param_groups:
+            assert all(p.grad is None for p in group["params"]), "cannot take gradients"
 
 
 class Failing(Plain):

@@ -35,9 +35,10 @@ def test_a_class_that_trains_and_one_that_is_refused() -> None:
 
 @pytest.mark.nightly
 def test_the_docs_state_how_many_optimizers_train_by_name(tmp_path: Path) -> None:
-    packages = load_script().PACKAGES
+    script = load_script()
+    packages = script.PACKAGES
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path)]
-    subprocess.run([*install, *packages.values()], check=True)
+    subprocess.run([*install, *packages.values(), *script.DEPENDENCIES], check=True)
     paths = os.pathsep.join([str(ROOT), str(tmp_path)])
     environment = {**os.environ, "TORCHDYNAMO_DISABLE": "1", "PYTHONPATH": paths}
     command = [sys.executable, str(SCRIPT), "--json"]
@@ -46,6 +47,7 @@ def test_the_docs_state_how_many_optimizers_train_by_name(tmp_path: Path) -> Non
     kinds = [kind for kind, _ in outcomes.values()]
     page = " ".join((ROOT / "docs" / "own-parts.md").read_text(encoding="utf-8").split())
     assert f"{kinds.count('ok')} of {len(kinds)} optimizer classes" in page
-    assert {*kinds} == {"ok", "refused"}, "an optimizer that cannot be resumed is refused before the run"
+    # An optimizer that cannot be resumed is refused before the run. The line search of one fails later.
+    assert [name for name in outcomes if outcomes[name][0] not in ("ok", "refused")] == ["OPTAMI:Optimal"]
     for requirement in packages.values():
         assert requirement.replace("==", " ") in page

@@ -46,6 +46,7 @@ ADAM = OptimizerSpec("Adam", torch.optim.Adam, {"lr": 1e-2})
         (external.Closing, None, "closure"),
         (external.Sharpness, ADAM, "gradients_and_closure"),
         (external.Curvature, None, "create_graph"),
+        (external.Differentiating, None, "loss_closure"),
         (external.Averaging, None, "plain"),
         (external.Slow, ADAM, "plain"),
         (external.Odd, None, "plain"),
@@ -70,6 +71,7 @@ def test_the_mode_is_found_and_the_model_left_alone(
         (external.Forgetful, {}, "does not resume"),
         (external.Unsteady, {}, "is not deterministic"),
         (external.Failing, {}, "no third step"),
+        (external.Broken, {}, "cannot take"),
         (external.Sharpness, {}, "wraps another optimizer"),
         (external.Plain, {"momentm": 0.5}, "momentm"),
     ],
@@ -141,6 +143,7 @@ def numbers(run: Path) -> list[dict[str, str]]:
     [
         ("{name: 'own.py:Closing', lr: 0.01}", "closure"),
         ("{name: 'own.py:Curvature'}", "create_graph"),
+        ("{name: 'own.py:Differentiating', lr: 0.1}", "loss_closure"),
         ("{name: 'own.py:Averaging'}", "plain"),
         ("{name: 'own.py:Odd'}", "plain"),
     ],
@@ -173,6 +176,25 @@ def test_modes_of_optimizers_without_a_rehearsal(tmp_path: Path) -> None:
     assert done.code == 2
     assert "optimizer.step" in done.err
     assert optlab("validate", path, "optimizer.step=gradients_and_closure").code == 0
+
+
+def test_a_closure_that_returns_the_loss_is_that_of_the_run(tmp_path: Path) -> None:
+    """Plain descent by differentiating the loss equals SGD, with accumulation and penalty."""
+    losses = []
+    for optimizer in ("{name: 'own.py:Differentiating', lr: 0.1}", "{name: SGD, lr: 0.1}"):
+        run = tmp_path / f"run{len(losses)}"
+        done = optlab(
+            *("train", config(tmp_path, optimizer), "loss={name: cross_entropy, l2: 0.01}"),
+            *("train.accumulate=2", "log.every=1", "--run-dir", run, "--quiet"),
+        )
+        assert done.code == 0, done.err
+        losses.append([float(row["loss"]) for row in rows(run / "steps.csv")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    path = config(tmp_path, "{name: 'own.py:Differentiating', lr: 0.1}")
+    done = optlab("validate", path, "train.clip_grad_norm=1", "log.gradients=true")
+    assert done.code == 2
+    assert "train.clip_grad_norm does not apply" in done.err
+    assert "log.gradients does not apply" in done.err
 
 
 # ---- schedule-free methods

@@ -282,8 +282,9 @@ class InnerOptimizerConfig(Component):
     )
 
 
-StepMode = Literal["plain", "closure", "gradients_and_closure", "create_graph"]
-"""What an optimizer's `step` needs: gradients, a function that computes them, both, or a graph of them."""
+StepMode = Literal["plain", "closure", "gradients_and_closure", "create_graph", "loss_closure"]
+"""What an optimizer's `step` needs: gradients, a function that computes them, both, gradients with their
+graph, or a function that computes the loss with its graph."""
 
 
 class OptimizerConfig(Component):
@@ -305,7 +306,8 @@ class OptimizerConfig(Component):
         "auto",
         description="How to call it: `plain` = gradients, then step(); `closure` = step(closure), which "
         "computes them; `gradients_and_closure` = both; `create_graph` = gradients that it can "
-        "differentiate, then step(); `auto` = the first of these that works.",
+        "differentiate, then step(); `loss_closure` = step(closure), which computes a loss that it can "
+        "differentiate; `auto` = the first of these that works.",
     )
 
 

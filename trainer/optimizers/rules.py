@@ -90,7 +90,13 @@ def _muon(cls: type[Optimizer], parameters: Mapping[str, Tensor]) -> list[Proble
 
 
 def refuse_mode(
-    name: str, mode: StepMode, *, uses_scaler: bool = False, alone: bool = True, zero_grad: bool = True
+    name: str,
+    mode: StepMode,
+    *,
+    uses_scaler: bool = False,
+    alone: bool = True,
+    zero_grad: bool = True,
+    reads_gradients: Sequence[str] = (),
 ) -> None:
     """Raise ConfigError with all reasons if a run cannot step an optimizer in a mode other than `plain`.
 
@@ -100,6 +106,7 @@ def refuse_mode(
         uses_scaler: whether the loss is scaled (float16).
         alone: whether it is the only optimizer of the run.
         zero_grad: whether gradients are reset at every step.
+        reads_gradients: the keys of the config that clip or log the gradients.
     """
     if mode == "plain":
         return
@@ -127,5 +134,10 @@ def refuse_mode(
                 fix="set train.zero_grad=every_step",
             )
         )
+    if mode == "loss_closure":
+        problems += [
+            Problem(f"{name} computes the gradients itself, so {key} does not apply", fix=f"remove {key}")
+            for key in reads_gradients
+        ]
     if problems:
         raise ConfigError.of(problems)

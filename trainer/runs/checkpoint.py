@@ -120,7 +120,8 @@ def _add(update: Callable[[Any], None], value: Any, limit: int | None) -> None:
         if limit is not None and value.nbytes > limit:
             raise ValueError("a tensor is larger than the file")
         update(f"T{value.dtype}{list(value.shape)}".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
+        # A contiguous tensor of one element can have any stride, which `view` does not accept.
+        flat = value.detach().cpu().contiguous().as_strided((value.numel(),), (1,))
         if flat.numel():
             update(flat.view(torch.uint8).numpy())
     elif isinstance(value, Mapping):

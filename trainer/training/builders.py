@@ -345,11 +345,21 @@ def build_optimizers(loaded: Loaded, model: nn.Module, context: OptimizerContext
                 uses_scaler=PRECISIONS[train.precision] is torch.float16,
                 alone=len(configs) == 1,
                 zero_grad=train.zero_grad == "every_step",
+                reads_gradients=_gradient_keys(loaded.config),
             )
             modes.append(mode)
             resolved.append({**implementation, "step": mode})
     step_mode: StepMode = next((mode for mode in modes if mode != "plain"), "plain")
     return Optimizers(optimizers, groups, step_mode, resolved, derived, changing)
+
+
+def _gradient_keys(config: Config) -> list[str]:
+    stated = {
+        "train.clip_grad_norm": config.train.clip_grad_norm,
+        "train.clip_grad_value": config.train.clip_grad_value,
+        "log.gradients": config.log.gradients,
+    }
+    return [key for key, value in stated.items() if value]
 
 
 def _build_registered(

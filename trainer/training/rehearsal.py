@@ -26,6 +26,7 @@ from trainer.process_state import settings_preserved
 from trainer.seeding import random_state, set_random_state
 from trainer.training.engines.eager import EagerEngine, MicroBatch
 from trainer.training.forward import ForwardPass
+from trainer.user_code import code_location
 
 STEPS = 3
 """Number of steps before the state is saved, and after it is loaded."""
@@ -85,18 +86,21 @@ class Rehearsal:
         device = next(self.model.parameters()).device
         start = random_state(device)
         results: dict[StepMode, _Result] = {}
-        failures: list[ConfigError] = []
+        failures: list[BaseException] = []
         try:
             for mode in modes if requested == "auto" else (mode for mode in modes if mode == requested):
                 try:
                     results[mode] = self._train(mode, start)
                 except _StepError as error:
-                    failures.append(failure(self.spec, error.cause))
+                    failures.append(error.cause)
                     continue
                 if results[mode].changed:
                     break
+                if mode == "loss_closure" and failures:
+                    del results[mode]  # without gradients, an optimizer that fails with them does nothing
             if not results:
-                raise failures[0]
+                # Without a required closure, the call fails, and not the optimizer's code.
+                raise failure(self.spec, failures[0] if code_location(failures[0]) else failures[-1])
             working = next((mode for mode in results if results[mode].changed), next(iter(results)))
             result = results[working]
             if working == "closure" and requested == "auto":

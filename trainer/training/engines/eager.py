@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class EagerEngine:
         clip_grad_value: float | None = None,
         zero_grad: bool = True,
     ) -> None:
-        self.needs_closure = step_mode in ("closure", "gradients_and_closure")
+        self.needs_closure = "closure" in step_mode
         assert not self.needs_closure or (len(optimizers) == 1 and scaler is None)
         self.model = model
         self.forward = forward
@@ -180,6 +180,20 @@ class EagerEngine:
         self._backward(self._scaled(loss))
         return loss.detach(), outputs.detach()
 
+    def _losses(self, batches: Sequence[MicroBatch], *, measure: bool) -> StepOutput:
+        """Compute the loss with its graph, for an optimizer that differentiates it; reset the gradients."""
+        assert not measure, "the gradients are not known before the optimizer computes them"
+        total, all_outputs = sum(len(targets) for _, targets in batches), []
+        losses = []
+        for inputs, targets in batches:
+            with self.autocast:
+                loss, outputs = self.forward(self.model, inputs, targets)
+            losses.append(loss * (len(targets) / total))
+            all_outputs.append(outputs.detach())
+        self._zero_gradients()
+        penalty = None if self.penalty is None else self.penalty()
+        return StepOutput(torch.stack(losses).sum(), all_outputs, len(batches), None, penalty)
+
     def _zero_gradients(self) -> None:
         for optimizer in self.optimizers if self.zero_grad else ():
             optimizer.zero_grad()
@@ -202,15 +216,17 @@ class EagerEngine:
         evaluations = 0
         device = self.parameters[0].device
         before = random_state(device)
+        compute = self._losses if self.step_mode == "loss_closure" else self._gradients
 
         def closure() -> Tensor:
             nonlocal evaluations
             set_random_state(before, device)
             with torch.enable_grad():
-                output = self._gradients(batches, measure=measure and not first)
+                output = compute(batches, measure=measure and not first)
             evaluations += output.grad_evals
             if not first:
-                first.append(output)
+                penalty = None if output.penalty is None else output.penalty.detach()
+                first.append(replace(output, loss=output.loss.detach(), penalty=penalty))
             return output.loss if output.penalty is None else output.loss + output.penalty
 
         if self.step_mode == "gradients_and_closure":

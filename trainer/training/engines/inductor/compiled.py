@@ -134,8 +134,8 @@ class CompiledEngine(EagerEngine):
         """
         if self.scaler is not None or self.parameters[0].device.type != "cpu":
             return "compiled steps require a CPU and float32 or bfloat16"
-        if self.step_mode == "create_graph":
-            return "the optimizer differentiates the gradients, which compiled steps do not support"
+        if self.step_mode in ("create_graph", "loss_closure"):
+            return "the optimizer differentiates losses or gradients, which compiled steps do not support"
         if compiler() is None:
             return "there is no C++ compiler (g++, clang++ or the one in the environment variable CXX)"
         if (problem := kernel_cache.unwritable()) is not None:
