@@ -6,7 +6,7 @@ setup(
     packages=[*find_packages(include=["trainer*"]), "trainer.examples"],
     package_dir={"trainer.examples": "configs"},
     package_data={
-        "trainer.examples": ["*.yaml", "*/*.yaml", "init/*.py"],
+        "trainer.examples": ["*.yaml", "*/*.yaml", "init/*.py", "suites/*.txt", "suites/*.tar.xz", "suites/*.csv", "suites/*.json"],
         "trainer.report": ["*.html", "*.css", "*.js"],
     },
 )
