@@ -6,7 +6,14 @@ setup(
     packages=[*find_packages(include=["trainer*"]), "trainer.examples"],
     package_dir={"trainer.examples": "configs"},
     package_data={
-        "trainer.examples": ["*.yaml", "*/*.yaml", "init/*.py", "suites/*.txt", "suites/*.tar.xz", "suites/*.csv", "suites/*.json"],
+        "trainer.examples": [
+            "*.yaml",
+            "*/*.yaml",
+            "init/*.py",
+            "suites/*.txt",
+            "suites/*.tar.xz",
+            "suites/*.json",
+        ],
         "trainer.report": ["*.html", "*.css", "*.js"],
     },
 )

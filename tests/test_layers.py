@@ -31,7 +31,7 @@ LAYERS = [
     {"catalog", "imports", "console"},
     {"training", "statistics", "plots"},
     {"runs"},
-    {"compare", "sweep", "landscape", "bench", "lessons", "contract"},
+    {"compare", "sweep", "suites", "landscape", "bench", "lessons", "contract"},
     {"report"},
     {"cli"},
     {"__main__"},

@@ -16,6 +16,7 @@ from trainer import streams
 from trainer.cli.options import expand_options
 from trainer.cli.verbs import (
     bench,
+    challenge,
     check,
     compare,
     doctor,
@@ -160,6 +161,7 @@ PANELS: Mapping[str, Mapping[str, Callable[..., None]]] = {
         "train": train.train,
         "resume": resume.resume,
         "sweep": sweep.sweep,
+        "challenge": challenge.challenge,
         "validate": validate.validate,
         "check": check.check,
         "prepare": prepare.prepare,

@@ -37,7 +37,7 @@ def config_files(incomplete: str) -> Iterator[str]:
 
 def sweep_files(incomplete: str) -> Iterator[str]:
     """Yield packaged sweeps, and what `config_files` yields."""
-    yield from _packaged("sweep", incomplete=incomplete)
+    yield from _packaged("sweep", "suite", incomplete=incomplete)
     yield from config_files(incomplete)
 
 

@@ -15,8 +15,8 @@ from trainer.errors import ConfigError, nearest, unknown_name
 PREFIX = "optlab:"
 LIST = "optlab init --list"
 
-KINDS = ("config", "sweep", "lesson")
-_FOLDERS = {"config": ".", "sweep": "sweeps", "lesson": "lessons"}
+KINDS = ("config", "sweep", "suite", "lesson")
+_FOLDERS = {"config": ".", "sweep": "sweeps", "suite": "suites", "lesson": "lessons"}
 
 
 def folder() -> Path:
@@ -30,7 +30,7 @@ def names(*kinds: str) -> dict[str, Path]:
     """Return the files of the packaged configs by name.
 
     Args:
-        kinds: `config`, `sweep` or `lesson`; none = all.
+        kinds: `config`, `sweep`, `suite` or `lesson`; none = all.
     """
     folders = [folder() / _FOLDERS[kind] for kind in kinds or KINDS]
     return {file.stem: file for source_folder in folders for file in sorted(source_folder.glob("*.yaml"))}

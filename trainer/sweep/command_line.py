@@ -82,7 +82,7 @@ def _read_override(text: str) -> Override:
     key, _, value = text.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     takes_values = path[0] in _SEEDS or path[0] not in {"variants", "axes", *SweepConfig.model_fields}
-    items = _items(value) if takes_values else []
+    items = values_of(value) if takes_values else []
     is_seed = path == ("seed",)
     several = len(items) > 1 or any(isinstance(item, str) and _RANGE.match(item) for item in items)
     if not several and not is_seed:
@@ -93,7 +93,7 @@ def _read_override(text: str) -> Override:
     return Override(text, ("seeds",) if is_seed else ("axes", *path), values)
 
 
-def _items(text: str) -> list[Any]:
+def values_of(text: str) -> list[Any]:
     """Return the values between the commas of a text, read as a YAML list; empty if it is not one."""
     try:
         items = parse(f"[{text}]", Origin("", Path.cwd(), lines=False)).data

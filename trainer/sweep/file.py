@@ -34,13 +34,16 @@ from trainer.sweep.problems import by_problem, check_names
 from trainer.sweep.space import Axis, parse_axis
 
 
-def read_sweeps(path: Path, overrides: Sequence[str] = ()) -> list[Sweep]:
+def read_sweeps(
+    path: Path, overrides: Sequence[str] = (), added: Mapping[str, Tree] | None = None
+) -> list[Sweep]:
     """Read a sweep file: one sweep per problem, or one sweep if the file has no `problems`.
 
     Args:
         path: the file, or the config of one run whose axes and seeds are given as overrides.
         overrides: of the keys of the sweep (`trials=20`, `axes.optimizer.lr=[0.1,1]`) or of the config of
             every variant (`train.epochs=1`; several values make an axis: `optimizer.lr=0.1,1`).
+        added: more variants by name.
 
     Raises:
         ConfigError: the file is invalid; the error names the line.
@@ -49,6 +52,10 @@ def read_sweeps(path: Path, overrides: Sequence[str] = ()) -> list[Sweep]:
     tree, parsed = read_file(path), read_overrides(overrides)
     if not is_sweep(tree):
         tree = sweep_of(path, tree, parsed)
+    for name, overlay in (added or {}).items():
+        tree.data.setdefault("variants", {})[name] = overlay.data
+        positions = {("variants", name, *key): position for key, position in overlay.positions.items()}
+        tree.positions.update(positions)
     if "problems" not in tree.data:
         return [_read(tree, Tree({}, {}), path, parsed)]
     return [_read(own, layer, path, parsed) for own, layer in by_problem(tree)]

@@ -1,0 +1,34 @@
+"""Time per step of two optimizers on this machine, measured alternately."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from itertools import islice
+
+from trainer.device import Clock
+from trainer.training.experiment import Experiment
+
+ROUNDS = 9
+STEPS = 20
+
+
+def step_milliseconds(experiments: Sequence[Experiment]) -> list[float]:
+    """Return the median milliseconds per step of each experiment.
+
+    The experiments take turns, so that changes of the machine's load affect all of them. Evaluations and
+    records are not included.
+
+    Args:
+        experiments: built on the same data and model; their steps change them.
+    """
+    batches = [list(islice(one.remaining_batches(), STEPS)) for one in experiments]
+    times: list[list[float]] = [[] for _ in experiments]
+    for _ in range(ROUNDS):
+        for number, one in enumerate(experiments):
+            clock = Clock(one.state.device)
+            clock.start()
+            for batch in batches[number]:
+                one.engine.step(batch)
+            times[number].append(1e3 * clock.stop() / len(batches[number]))
+    return [statistics.median(each[1:]) for each in times]  # the first round includes one-time costs
