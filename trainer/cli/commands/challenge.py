@@ -73,9 +73,8 @@ def challenge(optimizer: str, options: ChallengeOptions, output: OutputOptions) 
     space = _space(challenger, options, problems[0])
     out = options.out or Path("runs") / f"{suite.stem}-{challenger.name}"
     seeds = _seeds(options.seeds, problems[0])
-    targets = {} if baselines is None else {name: one["target"] for name, one in baselines.problems.items()}
-    if options.train_baselines:
-        targets = {}
+    used = {} if baselines is None or options.train_baselines else baselines.problems
+    targets = {name: one["target"] for name, one in used.items()}
     sweeps = _sweeps(suite, challenger, space, out, seeds, names, targets)
     training = SweepOptions(workers=options.workers, force=options.force, figures=False)
     planned, missing = plan_sweeps(sweeps, out.parent, training, quiet=output.quiet)
@@ -85,6 +84,7 @@ def challenge(optimizer: str, options: ChallengeOptions, output: OutputOptions) 
     code = 0
     if options.train_baselines:
         code = _train_baselines(suite, out, planned, training, quiet=output.quiet)
+        planned = _with_targets(planned, out) if code in (0, 4) and len(planned) > 1 else planned
     else:
         assert baselines is not None
         _check_pairing(suite, planned, baselines, quiet=output.quiet)
@@ -337,6 +337,18 @@ def _train_baselines(
         if code not in (0, 4):
             break
     return code
+
+
+def _with_targets(planned: Sequence[PlannedSweep], out: Path) -> list[PlannedSweep]:
+    """Return the plans with the targets that the trained baselines set, without the new optimizer."""
+    folders = [out / BASELINES / problem_of(plan.sweep) / FINAL for plan in planned]
+    comparison = compare_runs(folders, draw=False)
+    with_targets = []
+    for plan in planned:
+        target = comparison.targets[0].on(problem_of(plan.sweep))
+        config = plan.sweep.config.model_copy(update={"target": str(target)})
+        with_targets.append(replace(plan, sweep=replace(plan.sweep, config=config)))
+    return with_targets
 
 
 def _missing_part(optimizer: Any) -> str:
