@@ -80,8 +80,6 @@ def challenge(
     The folder gets verdict.json, verdicts.csv, a table for a paper (Markdown and LaTeX), and figures. Rerun
     the command after an interruption: finished runs are kept.
 
-    Exit codes: 0 done, 2 invalid usage or missing data, 4 some runs failed, 130 interrupted.
-
     Examples:
 
         optlab challenge my_optimizer.py:MyOptimizer
@@ -89,6 +87,8 @@ def challenge(
         optlab challenge my_optimizer.py:MyOptimizer --search lr=1e-4..1 --search momentum=0.8,0.9,0.99
 
         optlab challenge Adagrad --problems digits,text --dry-run
+
+    Exit codes: 0 done, 2 invalid usage or missing data, 4 some runs failed, 130 interrupted.
     """
     with waiting(LOADING, quiet=output.quiet):
         from trainer.cli.commands import challenge as command
