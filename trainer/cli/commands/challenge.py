@@ -15,8 +15,7 @@ from trainer import catalog, console
 from trainer.cli.commands.components import announce_code
 from trainer.cli.commands.sweep_plan import estimate
 from trainer.cli.commands.sweep_training import PlannedSweep, plan_sweeps, train_sweep
-from trainer.cli.options import OutputOptions, SweepOptions
-from trainer.cli.verbs.challenge import ChallengeOptions
+from trainer.cli.options import ChallengeOptions, OutputOptions, SweepOptions
 from trainer.compare import Comparison, compare_runs
 from trainer.compare.pairwise_tests import heading
 from trainer.config import packaged

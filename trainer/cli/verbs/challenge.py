@@ -2,62 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from trainer.cli.options import LOADING, OutputOptions
+from trainer.cli.options import LOADING, ChallengeOptions, OutputOptions
 from trainer.console import waiting
-
-
-@dataclass(frozen=True)
-class ChallengeOptions:
-    """The suite, the search space, the budget and the output of a challenge."""
-
-    suite: Annotated[
-        str, typer.Option(help="Name of a packaged suite, or a sweep file with problems.", metavar="SUITE")
-    ] = "tiny"
-    search: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="An axis: lr=1e-4..1, or momentum=0,0.9 (default: the learning rates of the suite). "
-            "Can be repeated.",
-            metavar="KEY=VALUES",
-        ),
-    ] = None
-    trials: Annotated[
-        int | None, typer.Option(help="Settings to try (default: as many as each baseline).", min=1)
-    ] = None
-    seeds: Annotated[
-        int | None, typer.Option(help="Fresh seeds for the best setting (default: all of the suite).", min=2)
-    ] = None
-    problems: Annotated[
-        str | None, typer.Option(help="Problems of the suite (default: all).", metavar="NAME,NAME")
-    ] = None
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder (default: runs/SUITE-NAME).", metavar="DIR"),
-    ] = None
-    name: Annotated[
-        str | None, typer.Option(help="Name in tables and figures (default: the name of the class).")
-    ] = None
-    train_baselines: Annotated[
-        bool,
-        typer.Option(
-            "--train-baselines", help="Train the baselines here instead of using the stored ones; takes long."
-        ),
-    ] = False
-    workers: Annotated[int | None, typer.Option(help="Worker processes (default: one per core).", min=1)] = (
-        None
-    )
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the search space, the budget and a time estimate.")
-    ] = False
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite runs in the folder that have another config or code.")
-    ] = False
 
 
 def challenge(
