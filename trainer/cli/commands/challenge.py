@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer import catalog, console
 from trainer.cli.commands.components import announce_code
-from trainer.cli.commands.sweep_plan import estimate
+from trainer.cli.commands.sweep_plan import dry_run
 from trainer.cli.commands.sweep_training import PlannedSweep, plan_sweeps, train_sweep
 from trainer.cli.options import ChallengeOptions, OutputOptions, SweepOptions
 from trainer.compare import Comparison, compare_runs
@@ -254,7 +254,7 @@ def _print_plan(
         f"{space.trials} settings ({as_baselines}), the best one on {len(seeds)} fresh seeds, on each of "
         f"{len(planned)} problems"
     )
-    plans = [estimate(plan) for plan in planned]
+    plans = [dry_run(plan) for plan in planned]
     seconds = console.format_seconds(sum(one["seconds"] for one in plans))
     runs = sum(one["new_runs"] for one in plans)
     pairs["estimate"] = f"{runs} runs to train, {seconds} on {plans[0]['workers']} workers"

@@ -30,7 +30,7 @@ LEAVES_OUT = (
 
 def print_dry_runs(planned: Sequence[PlannedSweep], *, as_json: bool) -> None:
     """Print the runs of sweeps with their states, the budgets, and time estimates."""
-    plans = [estimate(plan) for plan in planned]
+    plans = [dry_run(plan) for plan in planned]
     if as_json:
         console.print_json(plans[0] if len(plans) == 1 else plans)
         return
@@ -53,7 +53,7 @@ def print_dry_runs(planned: Sequence[PlannedSweep], *, as_json: bool) -> None:
         console.print_pairs("plan", pairs)
 
 
-def estimate(plan: PlannedSweep) -> dict[str, Any]:
+def dry_run(plan: PlannedSweep) -> dict[str, Any]:
     """Return the runs of a sweep, the budgets, the number of new runs and their seconds."""
     read, root, options, infos = plan.sweep, plan.root, plan.options, plan.infos
     chosen = [v for v in read.variants.values() if not options.only or v.name in options.only]
