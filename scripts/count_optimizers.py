@@ -50,7 +50,6 @@ PACKAGES = {
     "torchao.optim": "torchao==0.18.0",
     "optimi": "torch-optimi==0.3.3",
     "nadir": "nadir==0.1.1",
-    "OPTAMI": "OPTAMI==0.0.2",
     "adam_atan2_pytorch": "adam-atan2-pytorch==0.4.1",
     "dog": "dog-optimizer==1.0.2",
     "kron_torch": "kron-torch==0.3.3",

@@ -455,6 +455,26 @@ def test_a_loss_of_torch_for_real_targets(tmp_path: Path) -> None:
     assert len({row["loss"] for row in rows(run / "steps.csv")}) > 1
 
 
+OF_CLASSES = ["CrossEntropyLoss", "MultiMarginLoss", "NLLLoss"]
+OF_REAL_VALUES = ["HuberLoss", "L1Loss", "MSELoss", "PoissonNLLLoss", "SmoothL1Loss", "SoftMarginLoss"]
+
+
+@pytest.mark.parametrize("name", [*OF_CLASSES, *OF_REAL_VALUES, "GaussianNLLLoss"])
+def test_losses_of_torch_by_name(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "")
+    regression = name not in OF_CLASSES
+    data = ["data={name: diabetes, batch_size: 32, val_size: 100, normalize: dataset}"] if regression else []
+    run = tmp_path / "run"
+    overrides = (*data, f"loss=torch.nn:{name}", "optimizer.lr=1e-3", "--run-dir", run, "--quiet")
+    done = optlab("train", path, *overrides)
+    if name == "GaussianNLLLoss":  # it needs a variance as well
+        assert done.code == 2
+        assert "loss.name" in done.err
+        return
+    assert done.code == 0, done.err
+    assert len({row["loss"] for row in rows(run / "steps.csv")}) > 1
+
+
 def test_the_number_of_class_weights_is_checked(tmp_path: Path) -> None:
     done = optlab("validate", write(tmp_path, ""), "loss={name: cross_entropy, class_weights: [1, 2]}")
     assert done.code == 2
