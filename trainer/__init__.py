@@ -2,7 +2,7 @@
 
 The Python API. Each function is imported on first access, so `import trainer` is fast:
 
-    from trainer import load_config, build_experiment, train, load_run, load_runs, compare_runs
+    from trainer import load_config, build_experiment, train, train_run, load_run, load_runs, compare_runs
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trainer.catalog import load_config
     from trainer.compare import compare_runs, load_runs
+    from trainer.runs.launch import train_run
     from trainer.runs.rundir import load_run
     from trainer.training.building import build_experiment
     from trainer.training.loop import train
@@ -22,11 +23,12 @@ _PLACES = {
     "build_experiment": "trainer.training.building",
     "train": "trainer.training.loop",
     "load_run": "trainer.runs.rundir",
+    "train_run": "trainer.runs.launch",
     "load_runs": "trainer.compare",
     "compare_runs": "trainer.compare",
 }
 
-__all__ = ["build_experiment", "compare_runs", "load_config", "load_run", "load_runs", "train"]
+__all__ = ["build_experiment", "compare_runs", "load_config", "load_run", "load_runs", "train", "train_run"]
 
 
 def __getattr__(name: str) -> Any:

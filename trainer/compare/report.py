@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import html
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +40,7 @@ from trainer.compare.pairwise_tests import (
     pairwise_differences,
     summary_lines,
 )
-from trainer.compare.table import plain_records, render_table
+from trainer.compare.table import caption, plain_records, render_table, sections
 from trainer.compare.targets import problem_targets
 from trainer.errors import FigureError, Problem, unknown_name
 from trainer.metrics import Metric
@@ -100,6 +102,19 @@ class Comparison:
         """Return the differences as text, below a heading with their metric and confidence level."""
         lines = summary_lines(self.differences, self.grouping.metrics)
         return [heading(self.differences), *lines] if lines else []
+
+    def _repr_html_(self) -> str:
+        """Return the table, the differences, the notes and the figures for a notebook."""
+        names, parts = sections(self.groups, self.targets, self.grouping.metrics)
+        cells = {heading: column for part in (names, *parts) for heading, column in part.items()}
+        lines = [*self.verdict_lines(), *(f"note: {note}" for note in self.notes)]
+        text = html.escape("\n".join([caption(self.confidence), *lines]))
+        images = [
+            f'<img alt="{html.escape(name)}" width="600" src="data:image/png;base64,{content}">'
+            for name, figure in self.figures.items()
+            for content in [base64.b64encode(render(figure, "png")).decode()]
+        ]
+        return f"{pd.DataFrame(cells).to_html(index=False)}<pre>{text}</pre>{''.join(images)}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything except the figures as JSON-serializable values."""

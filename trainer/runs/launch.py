@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import interrupts
+from trainer import catalog, interrupts
+from trainer.config import packaged
 from trainer.config.identity import (
     Code,
     code_changes,
@@ -45,6 +47,38 @@ class LaunchResult:
     folder: Path
     result: RunResult
     skipped: bool
+
+
+def train_run(
+    config: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    runs: str | Path = "runs",
+    run_dir: str | Path | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> rundir.Run:
+    """Train a config as `optlab train` does, and return the run. In a notebook, a bar shows the progress.
+
+    Args:
+        config: a YAML file, or the name of a packaged config.
+        overrides: as `optimizer.lr=0.1`.
+        runs: the directory of all runs.
+        run_dir: the exact run directory; None = as named by config and overrides, below `runs`.
+        force: overwrite an existing run.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError, DataError: the experiment is invalid; nothing was written.
+        RunError: the directory contains another run or cannot be written.
+    """
+    loaded = catalog.load_config(packaged.find(Path(config)), overrides)
+    folder = Path(run_dir) if run_dir is not None else folder_for(loaded, overrides, Path(runs))
+    folder = folder.absolute()
+    ownership.refuse_root(folder, Path(runs))
+    with progress_display(quiet) as progress:
+        done = launch(loaded, folder, RunOptions(progress=progress), force=force)
+    return rundir.load_run(done.folder)
 
 
 def folder_for(loaded: Loaded, overrides: Sequence[str], runs: Path) -> Path:
@@ -205,6 +239,12 @@ def progress_display(quiet: bool) -> Iterator[TrainingProgress | None]:
     """Yield the progress display, or None if `quiet` is true."""
     if quiet:
         yield None
+        return
+    if "ipykernel" in sys.modules:  # this process executes a notebook
+        from trainer.console.notebook import NotebookProgress
+
+        with NotebookProgress() as notebook_bar:
+            yield notebook_bar
         return
     with TrainingProgress() as progress:
         yield progress

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import html
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -49,6 +50,9 @@ from trainer.runs.run_lock import LostError as LostError
 from trainer.runs.run_lock import RunLock as RunLock
 from trainer.runs.run_lock import is_locked as is_locked
 from trainer.runs.run_lock import locked as locked
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OPENING = ".opening-"
 """Prefix of the folder for the first files of a run; see `ownership`."""
@@ -125,6 +129,19 @@ class Run:
     epochs: Mapping[str, list[float | None]]
     result: RunResult | None
     environment: Mapping[str, Any]
+
+    def frame(self, table: str = "epochs") -> pd.DataFrame:
+        """Return `epochs` or `steps` as a DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame({"epochs": self.epochs, "steps": self.steps}[table])
+
+    def _repr_html_(self) -> str:
+        """Return the path, the status and the last evaluations for a notebook."""
+        text = " ".join(filter(None, [str(self.status["status"]), str(self.status.get("message") or "")]))
+        head = f"<p><b>{html.escape(str(self.path))}</b>: {html.escape(text)}</p>"
+        rows: str = self.frame().tail(5).to_html(index=False, na_rep="", float_format="{:.5g}".format)
+        return head + rows
 
 
 def load_run(path: str | Path, known: run_files.Sections | None = None) -> Run:

@@ -29,7 +29,7 @@ from trainer.training.timetable import Due, Plan
 _NOTHING = Due()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Experiment:
     """The objects that the training loop uses.
 
@@ -65,6 +65,26 @@ class Experiment:
     records: RecordMaker
     stop_requested: bool = False
     _next_due: int = 0  # no action is due before this step
+
+    def __repr__(self) -> str:
+        """Return a summary: data, model, optimizers, length and progress."""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        splits = {"train": self.splits.train, "val": self.splits.val, "test": self.splits.test}
+        sizes = [f"{name} {len(one.inputs):,}" for name, one in splits.items() if one is not None]
+        length = [] if self.plan.steps is None else [f"{self.plan.steps:,} steps"]
+        length += [] if self.plan.seconds is None else [f"{self.plan.seconds:g} s"]
+        optimizers = [
+            f"{label}: {type(optimizer).__name__}" for label, optimizer in self.state.optimizers.items()
+        ]
+        lines = {
+            "data": ", ".join(sizes),
+            "model": f"{type(self.model).__name__}, {parameters:,} parameters",
+            "optimizers": ", ".join(optimizers),
+            "metrics": ", ".join(metric.name for metric in self.metrics) or "none",
+            "length": " or ".join(length),
+            "progress": f"step {self.progress.step:,}",
+        }
+        return "\n".join(["Experiment", *(f"  {name:10} {text}" for name, text in lines.items())])
 
     @property
     def model(self) -> nn.Module:
