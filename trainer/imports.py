@@ -97,7 +97,13 @@ def find_object(text: str, kind: str | None = None) -> Builder:
         module = _import_module(path.source)
     with user_code(text):
         component: Builder | None = getattr(module, path.attribute, None)
-    if component is None and kind == "model" and importlib.util.find_spec(f"{path.source}.models"):
+    is_package = not path.is_file and hasattr(module, "__path__")
+    if (
+        component is None
+        and kind == "model"
+        and is_package
+        and importlib.util.find_spec(f"{path.source}.models")
+    ):
         module = _import_module(f"{path.source}.models")
         component = getattr(module, path.attribute, None)
     if component is None:

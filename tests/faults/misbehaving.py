@@ -161,6 +161,12 @@ def Part(images, generator):
     at("construct")
     return back(images.flip(3))
 """,
+    "metric": """\
+def Part(outputs, targets):
+    call()
+    at("construct")
+    return back((outputs.argmax(1) == targets).double())
+""",
 }
 
 # Other faults, by kind.
@@ -477,6 +483,7 @@ CONFIG = {
     "init": "init: {weight: {name: 'part.py:Part'}}",
     "loss": "loss: {name: 'part.py:Part'}",
     "dataset": "data: {name: 'part.py:Part', batch_size: 16, val_size: 50, limit: 400, normalize: null}",
+    "metric": "train: {epochs: 1, threads: 1, engine: eager, metrics: [{name: 'part.py:Part', mode: max}]}",
     "augmentation": "data: {name: digits, batch_size: 16, val_size: 50, limit: 400, "
     "augment: [{name: 'part.py:Part'}]}",
 }
