@@ -104,8 +104,12 @@ def run_block(block: Block) -> None:
     if block.language == "yaml" and not all(line.startswith("#") for line in block.text.splitlines()):
         path = Path(block.file or "example.yaml")
         path.write_text(block.text, encoding="utf-8")
-        is_sweep = "\nvariants:" in block.text
-        done = optlab("sweep", path, "--dry-run") if is_sweep else optlab("validate", path)
+        command = ["validate", path]
+        if "\nvariants:" in block.text:
+            command = ["sweep", path, "--dry-run"]
+        elif "\naxes:" in block.text:
+            command = ["challenge", path, "--problems", "digits", "--dry-run"]
+        done = optlab(*command)
         absent = block.mark == "parsed" and done.err.count("error:") == 1 and "there is no file" in done.err
         assert done.code == 0 or absent, f"{block.place}\n{done.err}"
 
