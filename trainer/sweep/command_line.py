@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import packaged
-from trainer.config.merge import SWEEP_KEYS, Override, parse_override
+from trainer.config.merge import SWEEP_KEYS, Override, parse_override, paths
+from trainer.config.run_id import axis_value_name
 from trainer.config.yaml_reader import Origin, Position, Tree, parse
 from trainer.errors import ConfigError, OptlabError, Problem
 from trainer.sweep.models import SweepConfig
@@ -27,15 +28,16 @@ def is_sweep(tree: Tree) -> bool:
     return any(key in tree.data for key in SWEEP_KEYS)
 
 
-def sweep_of(config: Path, tree: Tree, overrides: Sequence[Override]) -> Tree:
+def sweep_of(config: Path, tree: Tree, overrides: list[Override]) -> Tree:
     """Return the sweep of a config over the axes and seeds of the command line.
 
-    Its name is the name of the config and the last parts of the keys that vary: `adam-lr`.
+    Its name is the name of the config and the last parts of the keys that vary: `adam-lr`. Several optimizers
+    are variants, so each is tuned and reported separately.
 
     Args:
         config: the file of the config.
         tree: its content.
-        overrides: as returned by `read_overrides`.
+        overrides: as returned by `read_overrides`; the axis of the optimizers is removed.
 
     Raises:
         ConfigError: the overrides have neither axes nor seeds.
@@ -52,7 +54,34 @@ def sweep_of(config: Path, tree: Tree, overrides: Sequence[Override]) -> Tree:
     own_name = str(tree.data.get("name", config.stem))
     name = "-".join(re.sub(r"[^A-Za-z0-9._+-]", "_", part) for part in (own_name, *varied))
     where = Position(Origin(str(config), config.absolute().parent, lines=False))
-    return Tree({"base": str(config.absolute()), "name": name}, {("base",): where, ("name",): where})
+    sweep = Tree({"base": str(config.absolute()), "name": name}, {("base",): where, ("name",): where})
+    for override in [each for each in overrides if _is_of_optimizers(each)]:
+        overrides.remove(override)
+        sweep.data["variants"] = dict(
+            zip(_variant_names(override), map(_variant, override.value), strict=True)
+        )
+        sweep.positions |= dict.fromkeys(paths(sweep.data["variants"], ("variants",)), override.position)
+    return sweep
+
+
+def _is_of_optimizers(override: Override) -> bool:
+    """Return whether an override has several whole optimizers, and not several settings of one."""
+    if override.key not in (("axes", "optimizer"), ("axes", "optimizer", "name")):
+        return False
+    return all(
+        isinstance(value, str) or (isinstance(value, dict) and "name" in value) for value in override.value
+    )
+
+
+def _variant(optimizer: Any) -> dict[str, Any]:
+    return {"optimizer": {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)}
+
+
+def _variant_names(override: Override) -> list[str]:
+    """Return a folder name for each optimizer: its class, with the options that the value sets."""
+    texts = [text.rpartition(":")[2] for text in map(axis_value_name, override.value)]
+    names = [re.sub(r"[^A-Za-z0-9._+-]+", "_", text).strip("_") or "optimizer" for text in texts]
+    return [f"{name}-{i}" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
 
 
 def read_overrides(texts: Sequence[str]) -> list[Override]:

@@ -19,7 +19,7 @@ from trainer.compare.names import short_texts
 from trainer.compare.table import caption, render_table, with_half_width
 from trainer.config.identity import components_in
 from trainer.config.merge import parse_override
-from trainer.config.run_id import axis_value_name
+from trainer.config.run_id import axis_value_name, value_name
 from trainer.console import Column
 from trainer.errors import FigureError, first_line
 from trainer.metrics import find, leading, metric_name
@@ -81,6 +81,8 @@ def _train(
     with console.results_are_kept():
         for plan, summary in zip(planned, summaries, strict=False):
             _print_summary(summary, plan.root)
+        for text in _untuned(planned):
+            console.print_sentence(text)
         if comparison and 1 < len(comparison.groups) <= MAX_PRINTED_GROUPS:
             console.print_text("")
             print_comparison(comparison)
@@ -95,6 +97,27 @@ def _parts_of(variant: Variant) -> list[Any]:
     """Return all values of a variant that may name components: from its config, overrides and axes."""
     values = [parse_override(text).value for text in variant.overrides]
     return [*components_in(variant.tree.data), *values, *(axis.probes() for axis in variant.axes)]
+
+
+def _untuned(planned: Sequence[PlannedSweep]) -> list[str]:
+    """Return a sentence for each sweep of several optimizers that have only one setting each."""
+    texts = []
+    for plan in planned:
+        used = {name: info.config["optimizer"] for name, info in plan.infos.items()}
+        if len({str(optimizers) for optimizers in used.values()}) > 1 and all(
+            not variant.axes for variant in plan.sweep.variants.values()
+        ):
+            settings = ", ".join(
+                f"{name} lr={value_name(each['lr'])}"
+                for name, optimizers in used.items()
+                for each in (optimizers if isinstance(optimizers, list) else [optimizers])
+                if each.get("lr") is not None
+            )
+            texts.append(
+                f"not tuned: each variant has one setting ({settings}). To choose the learning rate of each "
+                "on the validation split, add for example optimizer.lr=0.1,0.01,0.001 final_seeds=5"
+            )
+    return texts
 
 
 def _compare(root: Path, planned: Sequence[PlannedSweep], runs: int) -> tuple[Comparison | None, list[str]]:

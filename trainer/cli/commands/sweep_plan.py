@@ -13,10 +13,12 @@ from trainer.console import Column
 from trainer.runs import rundir
 from trainer.sweep.estimate import WORKER_START_SECONDS, Cost, measure, wall_seconds
 from trainer.sweep.models import FINAL, Sweep, Variant
-from trainer.sweep.plan import RunSpec, VariantInfo, budget, grid_settings, spec_for
+from trainer.sweep.plan import ExistingRuns, RunSpec, VariantInfo, budget, grid_settings, spec_for
 from trainer.sweep.results import DONE
 from trainer.sweep.runner import Options
 from trainer.sweep.tasks import sweep_slots
+
+DIFFERS = "differs"  # a run of another config is in its directory
 
 INCLUDES = (
     "building, training steps and evaluations, measured on each variant's first setting; "
@@ -40,6 +42,12 @@ def print_dry_runs(planned: Sequence[PlannedSweep], *, as_json: bool) -> None:
         if one["runs"]:
             rows = [[run["run"], run["state"]] for run in one["runs"]]
             console.table([Column("run"), Column("state")], rows)
+        differing = sum(run["state"] == DIFFERS for run in one["runs"])
+        if differing:
+            console.print_note(
+                f"{differing} existing runs differ from this sweep: give it another name (name=NAME), or "
+                "replace them with --force"
+            )
         console.print_pairs("budget per variant", one["budget"])
         at_most = "at most " if plan.sweep.config.prune or _may_stop_early(plan.infos) else ""
         estimate = f"{at_most}{console.format_seconds(one['seconds'])} on {one['workers']} workers"
@@ -58,7 +66,11 @@ def dry_run(plan: PlannedSweep) -> dict[str, Any]:
     read, root, options, infos = plan.sweep, plan.root, plan.options, plan.infos
     chosen = [v for v in read.variants.values() if not options.only or v.name in options.only]
     costs = {v.name: measure(read, _first(read, root, v), infos[v.name], plan.shared_data) for v in chosen}
-    listed = [(spec, _state(spec.folder)) for spec in _grid_runs(read, root, options)]
+    existing = ExistingRuns(read, root.absolute(), infos, plan.shared_data)
+    listed = [
+        (spec, DIFFERS if existing.differences(spec) else _state(spec.folder))
+        for spec in _grid_runs(read, root, options)
+    ]
     rounds = _rounds(read, root, chosen, listed, costs, shard=options.shard is not None)
     workers = len(sweep_slots(read, infos, options.workers))
     total = sum(map(len, rounds))

@@ -37,7 +37,9 @@ def sweep(
     """Train many runs in parallel: several settings or optimizers, each with the same number of runs.
 
     Several values for a key define an axis: separate them by commas, or write 0..4 for 0,1,2,3,4. Each value
-    is YAML: model.hidden=[100,50],[20]. The sweep's folder then contains the equivalent sweep.yaml.
+    is YAML: model.hidden=[100,50],[20]. Several optimizers (optimizer=SGD,Adam) become variants: each is
+    tuned and reported separately. With final_seeds=N the best setting of each is trained again on N fresh
+    seeds. The sweep's folder then contains the equivalent sweep.yaml.
 
     Rerun the command after a crash or Ctrl-C: finished runs are kept, interrupted ones are resumed.
 
@@ -46,6 +48,8 @@ def sweep(
         optlab sweep quick
 
         optlab sweep quickstart optimizer.lr=0.1,0.01,0.001 seed=0..4 --workers 2
+
+        optlab sweep quickstart optimizer=my.py:Mine,Adam optimizer.lr=0.1,0.01,0.001 final_seeds=5
 
         optlab sweep optimizers data.root=/data --dry-run
 
