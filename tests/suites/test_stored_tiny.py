@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ def needs_the_same_torch(baselines: Baselines) -> None:
     version = baselines.info["versions"]["torch"]
     if version.partition("+")[0] != torch.__version__.partition("+")[0]:
         pytest.skip(f"the baselines were computed with torch {version}")
+
+
+def test_the_text_of_the_suite_has_every_sum_of_two_numbers_below_100() -> None:
+    lines = [f"{a}+{b}={a + b}" for a in range(100) for b in range(100)]
+    lines.sort(key=lambda line: hashlib.sha256(line.encode()).hexdigest())
+    assert (TINY.parent / "sums.txt").read_text() == "\n".join(lines) + "\n"
 
 
 def test_every_baseline_of_the_suite_is_stored(baselines: Baselines) -> None:

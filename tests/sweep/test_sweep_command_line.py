@@ -241,8 +241,6 @@ def test_several_optimizers_are_tuned_separately(tmp_path: Path) -> None:
 def test_a_sweep_of_optimizers_with_one_setting_each_says_that_they_are_not_tuned(tmp_path: Path) -> None:
     config = write_tiny(tmp_path)
     done = optlab("sweep", config, "optimizer=SGD,Adam", "--workers", "1", "--runs", tmp_path)
-    assert "not tuned: each variant has one setting (SGD lr=0.001, Adam lr=0.001)" in " ".join(
-        done.out.split()
-    )
+    assert "each optimizer has one setting" in done.err
     done = optlab("sweep", config, "optimizer=SGD,Adam", "train.epochs=3", "--dry-run", "--runs", tmp_path)
     assert "2 existing runs differ from this sweep" in done.err

@@ -262,6 +262,7 @@ def compare_runs(
         *(note for one in frames.values() for note in _missing_notes(one, grouping.metrics)),
         *_machine_notes(entries),
         *_single_seed_notes(grouping),
+        *_untuned_notes(trials),
     ]
     if against is None and max(Counter(group.problem for group in grouping.groups).values()) > ALL_PAIRS:
         notes.append(
@@ -295,6 +296,21 @@ def compare_runs(
         notes=tuple(dict.fromkeys(notes)),
         figures=figures,
     )  # fmt: skip
+
+
+def _untuned_notes(trials: Grouping) -> list[str]:
+    """Return a note if several optimizers are compared at one setting each."""
+    settings: dict[str, Counter[tuple[str, ...]]] = {}
+    for group in trials.groups:
+        optimizers = group.entries[0].run.config["optimizer"]
+        parts = optimizers if isinstance(optimizers, list) else [optimizers]
+        settings.setdefault(group.problem, Counter())[tuple(part["name"] for part in parts)] += 1
+    if not any(len(counts) > 1 and set(counts.values()) == {1} for counts in settings.values()):
+        return []
+    return [
+        "each optimizer has one setting, so this compares settings and not tuned optimizers; `optlab sweep` "
+        "tunes each with the same budget: optimizer.lr=0.1,0.01,0.001 final_seeds=5"
+    ]
 
 
 def _check_labels(labels: Mapping[str, str], grouping: Grouping, search: tuning.Search) -> None:

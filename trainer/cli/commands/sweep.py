@@ -19,7 +19,7 @@ from trainer.compare.names import short_texts
 from trainer.compare.table import caption, render_table, with_half_width
 from trainer.config.identity import components_in
 from trainer.config.merge import parse_override
-from trainer.config.run_id import axis_value_name, value_name
+from trainer.config.run_id import axis_value_name
 from trainer.console import Column
 from trainer.errors import FigureError, first_line
 from trainer.metrics import find, leading, metric_name
@@ -66,13 +66,14 @@ def _train(
             break
     root = planned[0].root.parent if with_problems else planned[0].root
     num_done = sum(summary["runs"]["done"] for summary in summaries)
-    comparison = None
+    comparison: Comparison | None = None
+    notes: list[str] = []
     if options.figures and code in (0, 4) and not planned[0].suffix:
         with console.waiting("Comparing the runs", quiet=output.quiet):
             comparison, notes = _compare(root, planned, num_done)
+    if output.as_json:
         for note in notes:
             console.print_note(note)
-    if output.as_json:
         parts = [
             {"sweep": str(plan.root)} | summary for plan, summary in zip(planned, summaries, strict=False)
         ]
@@ -81,11 +82,11 @@ def _train(
     with console.results_are_kept():
         for plan, summary in zip(planned, summaries, strict=False):
             _print_summary(summary, plan.root)
-        for text in _untuned(planned):
-            console.print_sentence(text)
         if comparison and 1 < len(comparison.groups) <= MAX_PRINTED_GROUPS:
             console.print_text("")
             print_comparison(comparison)
+    for note in notes:
+        console.print_note(note)
     if not output.quiet and num_done > 1:
         console.print_note(
             "compare with other options:", command=shlex.join(["optlab", "compare", str(root)])
@@ -97,27 +98,6 @@ def _parts_of(variant: Variant) -> list[Any]:
     """Return all values of a variant that may name components: from its config, overrides and axes."""
     values = [parse_override(text).value for text in variant.overrides]
     return [*components_in(variant.tree.data), *values, *(axis.probes() for axis in variant.axes)]
-
-
-def _untuned(planned: Sequence[PlannedSweep]) -> list[str]:
-    """Return a sentence for each sweep of several optimizers that have only one setting each."""
-    texts = []
-    for plan in planned:
-        used = {name: info.config["optimizer"] for name, info in plan.infos.items()}
-        if len({str(optimizers) for optimizers in used.values()}) > 1 and all(
-            not variant.axes for variant in plan.sweep.variants.values()
-        ):
-            settings = ", ".join(
-                f"{name} lr={value_name(each['lr'])}"
-                for name, optimizers in used.items()
-                for each in (optimizers if isinstance(optimizers, list) else [optimizers])
-                if each.get("lr") is not None
-            )
-            texts.append(
-                f"not tuned: each variant has one setting ({settings}). To choose the learning rate of each "
-                "on the validation split, add for example optimizer.lr=0.1,0.01,0.001 final_seeds=5"
-            )
-    return texts
 
 
 def _compare(root: Path, planned: Sequence[PlannedSweep], runs: int) -> tuple[Comparison | None, list[str]]:
