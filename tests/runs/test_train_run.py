@@ -61,12 +61,25 @@ def test_a_notebook_shows_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     display = FakeDisplay()
     package: Any = types.ModuleType("IPython")
     package.display = display
-    for name, module in (("ipykernel", package), ("IPython", package), ("IPython.display", display)):
+    package.get_ipython = lambda: types.SimpleNamespace(kernel=None)
+    for name, module in (("IPython", package), ("IPython.display", display)):
         monkeypatch.setitem(sys.modules, name, module)
     train_run(write_tiny(tmp_path), run_dir=tmp_path / "run")
     assert 'value="0.0000"' in display.shown[0]
     assert 'value="1.0000"' in display.shown[-1]
     assert "val_loss" in display.shown[-1]
+
+
+def test_a_program_that_imports_ipython_is_not_a_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    display = FakeDisplay()
+    package: Any = types.ModuleType("IPython")
+    package.get_ipython = lambda: None
+    for name, module in (("IPython", package), ("IPython.display", display)):
+        monkeypatch.setitem(sys.modules, name, module)
+    train_run(write_tiny(tmp_path), run_dir=tmp_path / "run")
+    assert display.shown == []
 
 
 def test_an_experiment_prints_a_summary(tmp_path: Path) -> None:

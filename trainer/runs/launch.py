@@ -234,13 +234,19 @@ def describe_groups(setup: RunSetup) -> list[str]:
     return lines
 
 
+def _is_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook; other programs can import IPython as well."""
+    find_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return find_shell is not None and hasattr(find_shell(), "kernel")
+
+
 @contextmanager
 def progress_display(quiet: bool) -> Iterator[TrainingProgress | None]:
     """Yield the progress display, or None if `quiet` is true."""
     if quiet:
         yield None
         return
-    if "ipykernel" in sys.modules:  # this process executes a notebook
+    if _is_notebook():
         from trainer.console.notebook import NotebookProgress
 
         with NotebookProgress() as notebook_bar:
