@@ -49,3 +49,16 @@ def _reason(error: OSError | ValueError) -> str:
     if error.errno == errno.ELOOP:
         return "it is a symbolic link, and symbolic links are not followed"
     return error.strerror or str(error)
+
+
+FileVersion = tuple[int, int, int]
+"""Number, size in bytes and time of change in nanoseconds of a file; zeros if there is none."""
+
+
+def file_version(path: Path) -> FileVersion:
+    """Return what differs after a file was changed or replaced; a symbolic link is not followed."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return (0, 0, 0)
+    return status.st_ino, status.st_size, status.st_mtime_ns

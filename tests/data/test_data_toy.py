@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
+from trainer.data.dataset import Dataset
 from trainer.data.toy import spiral, two_moons
 
 
@@ -32,10 +34,10 @@ def test_arms_of_a_spiral_start_at_the_centre_at_equal_angles() -> None:
 
 
 @pytest.mark.parametrize("generate", [two_moons, spiral])
-def test_points_depend_on_their_seed_alone(generate: type[object]) -> None:
-    one, same, other = generate(), generate(), generate(points_seed=1)  # type: ignore[call-arg]
-    assert one.digest == same.digest != other.digest  # type: ignore[attr-defined]
-    assert not torch.equal(one.train.inputs, one.test.inputs)  # type: ignore[attr-defined]
-    noisy = generate(noise=0.5)  # type: ignore[call-arg]
-    assert torch.equal(noisy.train.targets, one.train.targets)  # type: ignore[attr-defined]
-    assert noisy.digest != one.digest  # type: ignore[attr-defined]
+def test_points_depend_on_their_seed_alone(generate: Callable[..., Dataset]) -> None:
+    one, same, other = generate(), generate(), generate(points_seed=1)
+    assert one.digest == same.digest != other.digest
+    assert not torch.equal(one.train.inputs, one.test.inputs)
+    noisy = generate(noise=0.5)
+    assert torch.equal(noisy.train.targets, one.train.targets)
+    assert noisy.digest != one.digest

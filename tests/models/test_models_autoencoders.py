@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 
 from trainer.catalog import MODELS
 from trainer.losses import elbo
-from trainer.models.autoencoders import Vae, vae
+from trainer.models.autoencoders import Likelihood, Vae, vae
 from trainer.training.engines.compiler import compiler
 
 SHAPES = [(1, 28, 28), (1, 8, 8), (3, 7, 5), (1, 1, 1)]
@@ -44,8 +44,8 @@ def test_a_vae_returns_the_mean_of_a_sample_given_the_drawn_variables() -> None:
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
-def test_the_loss_is_the_bound_of_torchs_distributions(likelihood: str) -> None:
-    model, x = vae((6,), 6, latent=2, likelihood=likelihood), torch.rand(4, 6)  # type: ignore[arg-type]
+def test_the_loss_is_the_bound_of_torchs_distributions(likelihood: Likelihood) -> None:
+    model, x = vae((6,), 6, latent=2, likelihood=likelihood), torch.rand(4, 6)
     returned = model(x)
     if likelihood == "bernoulli":
         x = x.round()  # torch's distribution is of 0 and 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,8 +23,9 @@ log: {plots: []}
 """
 
 
-def spectrum(**options: object) -> Tensor:
-    hessian: Tensor = quadratic((100,), **options).hessian  # type: ignore[arg-type, assignment]
+def spectrum(**options: Any) -> Tensor:
+    hessian = quadratic((100,), **options).hessian
+    assert isinstance(hessian, Tensor)
     return torch.linalg.eigvalsh(hessian.double())
 
 

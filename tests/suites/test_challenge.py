@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from broken_adam import BROKEN
 from command import Done, optlab
 
 from trainer.cli.commands import sweep as sweep_command
@@ -44,25 +45,9 @@ variants:
   sgd: {optimizer: {name: SGD}}
 """
 
-BROKEN = '''\
-"""Adam whose gradients have the wrong sign on every tenth step."""
-
-import torch
-
-
-class Broken(torch.optim.Adam):
-    def __init__(self, params, lr: float = 0.001) -> None:
-        super().__init__(params, lr=lr)
-        self.count = 0
-
-    def step(self, closure=None):
-        self.count += 1
-        if self.count % 10 == 0:
-            for group in self.param_groups:
-                for param in group["params"]:
-                    param.grad.mul_(-10)
-        return super().step(closure)
-
+OWN = (
+    BROKEN
+    + """
 
 class NoRate(torch.optim.SGD):
     def __init__(self, params, strength: float = 0.1) -> None:
@@ -71,7 +56,8 @@ class NoRate(torch.optim.SGD):
 
 def not_one(x):
     return x
-'''
+"""
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +66,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("suite")
     file = folder / "mini.yaml"
     file.write_text(SUITE)
-    (folder / "own.py").write_text(BROKEN)
+    (folder / "own.py").write_text(OWN)
     options = SweepOptions(workers=1, figures=False)
     assert sweep_command.sweep(file, [], folder / "runs", options, OutputOptions(quiet=True)) == 0
     sweeps = {sweep.config.name.partition("/")[2]: sweep for sweep in read_sweeps(file)}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from broken_adam import BROKEN
 from command import optlab
 
 from trainer.config import packaged
@@ -18,23 +19,6 @@ from trainer.sweep.file import read_sweeps
 from trainer.sweep.plan import SharedData
 
 TINY = packaged.names("suite")["tiny"]
-BROKEN = """\
-import torch
-
-
-class Broken(torch.optim.Adam):
-    def __init__(self, params, lr: float = 0.001) -> None:
-        super().__init__(params, lr=lr)
-        self.count = 0
-
-    def step(self, closure=None):
-        self.count += 1
-        if self.count % 10 == 0:
-            for group in self.param_groups:
-                for param in group["params"]:
-                    param.grad.mul_(-10)
-        return super().step(closure)
-"""
 
 
 @pytest.fixture

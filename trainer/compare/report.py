@@ -45,6 +45,7 @@ from trainer.compare.targets import problem_targets
 from trainer.errors import FigureError, Problem, unknown_name
 from trainer.metrics import Metric
 from trainer.plots.style import render
+from trainer.plots.titles import listed
 from trainer.runs import rundir
 from trainer.runs.rundir import Run
 from trainer.statistics.curves import BandKind
@@ -302,9 +303,8 @@ def _untuned_notes(trials: Grouping) -> list[str]:
     """Return a note if several optimizers are compared at one setting each."""
     settings: dict[str, Counter[tuple[str, ...]]] = {}
     for group in trials.groups:
-        optimizers = group.entries[0].run.config["optimizer"]
-        parts = optimizers if isinstance(optimizers, list) else [optimizers]
-        settings.setdefault(group.problem, Counter())[tuple(part["name"] for part in parts)] += 1
+        optimizers = listed(group.entries[0].run.config["optimizer"])
+        settings.setdefault(group.problem, Counter())[tuple(part["name"] for part in optimizers)] += 1
     if not any(len(counts) > 1 and set(counts.values()) == {1} for counts in settings.values()):
         return []
     return [

@@ -83,10 +83,8 @@ def autoencoder(
     """
     size = _require_reconstruction("autoencoder", input_shape, num_classes)
     decoder = _dense((latent, *reversed(hidden), size), activation)
-    if output_activation != "identity":
-        decoder.append(activation_layer(output_activation))
     encoder = nn.Sequential(nn.Flatten(), *_dense((size, *hidden, latent), activation))
-    return nn.Sequential(OrderedDict(encoder=encoder, decoder=decoder))
+    return _autoencoder(encoder, decoder, output_activation)
 
 
 def conv_autoencoder(
@@ -117,9 +115,7 @@ def conv_autoencoder(
     _require_reconstruction("conv_autoencoder", input_shape, num_classes)
     shape = require_images("conv_autoencoder", input_shape)
     encoder, decoder = _convolutions(shape, channels, latent, latent, activation)
-    if output_activation != "identity":
-        decoder.append(activation_layer(output_activation))
-    return nn.Sequential(OrderedDict(encoder=encoder, decoder=decoder))
+    return _autoencoder(encoder, decoder, output_activation)
 
 
 def vae(
@@ -179,6 +175,12 @@ def conv_vae(
     shape = require_images("conv_vae", input_shape)
     encoder, decoder = _convolutions(shape, channels, 2 * latent, latent, activation)
     return Vae(encoder, decoder, latent, likelihood)
+
+
+def _autoencoder(encoder: nn.Sequential, decoder: nn.Sequential, output_activation: Activation) -> nn.Module:
+    if output_activation != "identity":
+        decoder.append(activation_layer(output_activation))
+    return nn.Sequential(OrderedDict(encoder=encoder, decoder=decoder))
 
 
 def _require_reconstruction(model: str, input_shape: tuple[int, ...], num_classes: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -24,7 +26,8 @@ class _Recurrent(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         states, _ = self.cells(self.tokens(tokens))
-        return self.output(self.dropout(states))  # type: ignore[no-any-return]
+        logits: Tensor = self.output(self.dropout(states))
+        return logits
 
 
 def rnn(
@@ -51,9 +54,8 @@ def rnn(
         dropout: probability of dropping a unit, after every recurrent layer.
     """
     require_tokens("rnn", input_shape)
-    between = dropout if layers > 1 else 0.0
-    cells = nn.RNN(embedding, hidden, layers, nonlinearity=activation, dropout=between, batch_first=True)
-    return _Recurrent(cells, num_classes, embedding, dropout)
+    cell = partial(nn.RNN, nonlinearity=activation)
+    return _network(cell, num_classes, embedding, hidden, layers, dropout)
 
 
 def gru(
@@ -78,9 +80,7 @@ def gru(
         dropout: probability of dropping a unit, after every recurrent layer.
     """
     require_tokens("gru", input_shape)
-    between = dropout if layers > 1 else 0.0
-    cells = nn.GRU(embedding, hidden, layers, dropout=between, batch_first=True)
-    return _Recurrent(cells, num_classes, embedding, dropout)
+    return _network(nn.GRU, num_classes, embedding, hidden, layers, dropout)
 
 
 def lstm(
@@ -105,6 +105,18 @@ def lstm(
         dropout: probability of dropping a unit, after every recurrent layer.
     """
     require_tokens("lstm", input_shape)
-    between = dropout if layers > 1 else 0.0
-    cells = nn.LSTM(embedding, hidden, layers, dropout=between, batch_first=True)
+    return _network(nn.LSTM, num_classes, embedding, hidden, layers, dropout)
+
+
+def _network(
+    cell: Callable[..., nn.RNNBase],
+    num_classes: int,
+    embedding: int,
+    hidden: int,
+    layers: int,
+    dropout: float,
+) -> nn.Module:
+    """Return a network with recurrent layers of this kind."""
+    between = dropout if layers > 1 else 0.0  # torch warns of dropout between layers if there is one
+    cells = cell(embedding, hidden, layers, dropout=between, batch_first=True)
     return _Recurrent(cells, num_classes, embedding, dropout)

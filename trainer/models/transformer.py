@@ -32,7 +32,8 @@ class _Attention(nn.Module):
         rate = self.dropout_rate if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
         joined = mixed.transpose(1, 2).reshape(samples, length, width)
-        return self.dropout(self.output(joined))  # type: ignore[no-any-return]
+        mixed_heads: Tensor = self.dropout(self.output(joined))
+        return mixed_heads
 
 
 class _Block(nn.Module):
@@ -52,7 +53,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+        x = x + self.mlp(self.norm2(x))
+        return x
 
 
 class _Transformer(nn.Module):
@@ -91,7 +93,8 @@ class _Transformer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.dropout(self.tokens(tokens) + self.positions(positions))
-        return self.output(self.norm(self.blocks(x)))  # type: ignore[no-any-return]
+        logits: Tensor = self.output(self.norm(self.blocks(x)))
+        return logits
 
 
 def transformer(

@@ -38,9 +38,9 @@ def title(
     """
     data = _part(config.get("data"))
     parts = [f"{_model(_part(config.get('model')), inputs, outputs)} on {data_name(data)}"]
-    optimizers = [_optimizer(one, defaults) for one in _listed(config.get("optimizer"))]
+    optimizers = [_optimizer(one, defaults) for one in listed(config.get("optimizer"))]
     parts += [one + (" +" if i < len(optimizers) - 1 else "") for i, one in enumerate(optimizers)]
-    schedulers = _listed(config.get("scheduler"))
+    schedulers = listed(config.get("scheduler"))
     if schedulers:
         parts.append(", then ".join(map(part_name, schedulers)))
     if batch := data.get("batch_size"):
@@ -93,7 +93,8 @@ def _part(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {"name": value} if isinstance(value, str) else {}
 
 
-def _listed(value: Any) -> list[Mapping[str, Any]]:
+def listed(value: Any) -> list[Mapping[str, Any]]:
+    """Return the optimizers or schedules of a config as a list, also a single one; empty if there is none."""
     if value is None:
         return []
     return list(map(_part, value if isinstance(value, list) else [value]))
@@ -136,12 +137,18 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _seed(seed: Any) -> str:
+    text = seed_text(seed)
+    return f"seeds {text}" if " " in text else f"seed {text}"
+
+
+def seed_text(seed: Any) -> str:
+    """Return the seed of a config, or its four seeds with their names if they differ."""
     if not isinstance(seed, Mapping):
-        return f"seed {seed}"
+        return str(seed)
     values = list(seed.values())
     if len(set(values)) == 1:
-        return f"seed {values[0]}"
-    return "seeds " + ", ".join(f"{name} {value}" for name, value in seed.items())
+        return str(values[0])
+    return ", ".join(f"{name} {value}" for name, value in seed.items())
 
 
 def _wrap(parts: Sequence[str], width: int) -> str:

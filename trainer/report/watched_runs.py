@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import json
 import math
 import os
 import stat
@@ -22,11 +21,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from trainer.errors import OptlabError
-from trainer.plots.titles import title
-from trainer.reading import read_regular
+from trainer.plots.titles import seed_text, title
+from trainer.reading import FileVersion, file_version
 from trainer.records import POSITION_COLUMNS
 from trainer.report.contents import appearance
 from trainer.runs import run_files, rundir
+from trainer.runs.sweep_files import read_progress
 
 MAX_ROWS = 1000
 """Rows of a table that are drawn; from twice as many on, every second one is left out."""
@@ -35,10 +35,7 @@ SHARE = 0.05
 _WAIT = 1.0
 _ALIVE_SECONDS = 60.0
 _TAIL_BYTES, _HEAD_BYTES, _MAX_CHUNK = 1 << 14, 1 << 20, 1 << 26
-_MAX_PROGRESS_BYTES = 16 << 20
 _FILES = (rundir.STATUS, rundir.CONFIG, rundir.STEPS, rundir.EPOCHS)
-
-Version = tuple[tuple[int, int, int], ...]
 
 
 class GrowingTable:
@@ -116,11 +113,11 @@ class _Watched:
     """A run, the version of its files that was read, and what the page shows of it."""
 
     number: int
-    version: Version
+    version: Sequence[FileVersion]
     row: dict[str, Any] = field(default_factory=dict)
     changed: int = 0
     limits: Mapping[str, float] = field(default_factory=dict)
-    config_version: tuple[int, int, int] | None = None
+    config_version: FileVersion | None = None
     tables: dict[str, GrowingTable] = field(default_factory=dict)
 
 
@@ -169,7 +166,7 @@ class WatchedRuns:
         return rundir.find_runs(self._roots())
 
     def _update_run(self, folder: Path) -> None:
-        version = tuple(_version(folder / name) for name in _FILES)
+        version = tuple(file_version(folder / name) for name in _FILES)
         run = self._runs.get(folder)
         if run is None:
             self._numbers += 1
@@ -181,7 +178,7 @@ class WatchedRuns:
         if row != run.row:
             run.row, run.changed = row, self._revision
 
-    def _read(self, folder: Path, run: _Watched, version: Version) -> dict[str, Any]:
+    def _read(self, folder: Path, run: _Watched, version: Sequence[FileVersion]) -> dict[str, Any]:
         row: dict[str, Any] = {"id": run.number, "path": str(folder)}
         try:
             status = run_files.read_status(folder)
@@ -223,9 +220,8 @@ class WatchedRuns:
         group = title({key: value for key, value in config.items() if key != "seed"}, width=1000)
         if group not in self._groups:
             self._groups.append(group)
-        seed = config.get("seed")
         row["group"] = self._groups.index(group)
-        row["seed"] = ",".join(map(str, seed.values())) if isinstance(seed, Mapping) else str(seed)
+        row["seed"] = seed_text(config.get("seed"))
         row["name"] = str(config.get("name", ""))
 
     def overview(self, since: int) -> dict[str, Any]:
@@ -259,14 +255,6 @@ class WatchedRuns:
             return {"revision": self._revision, "curves": found}
 
 
-def _version(path: Path) -> tuple[int, int, int]:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return (0, 0, 0)
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
 def _open(path: Path) -> BinaryIO:
     """Open a regular file. Raise OSError for a symbolic link; opening a FIFO does not block."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -296,18 +284,15 @@ def _last_row(path: Path) -> dict[str, float | None]:
 
 def _sweep(folder: Path) -> dict[str, Any] | None:
     """Return the progress of the sweep in a folder; None if there is none."""
-    try:
-        state = json.loads(read_regular(folder / "progress.json", _MAX_PROGRESS_BYTES))
-        alive = any(map(rundir.is_locked, [folder, *(folder / ".shards").glob("*")]))
-        keys = ("name", "running", "done", "diverged", "pruned", "failed", "planned", "best")
-        return {
-            "path": str(folder),
-            "status": state["status"] if state["status"] != "running" or alive else "exited without a status",
-            "done": state["done"],
-            "planned": state["planned"],
-            "failed": state["failed"],
-            "left": state["left_seconds"] if alive else None,
-            "variants": [[variant[key] for key in keys] for variant in state["variants"]],
-        }
-    except (OptlabError, OSError, ValueError, KeyError, TypeError, RecursionError):
+    state = read_progress(folder)
+    if state is None:
         return None
+    return {
+        "path": str(folder),
+        "status": state.status,
+        "done": state.done,
+        "planned": state.planned,
+        "failed": state.failed,
+        "left": state.left_seconds,
+        "variants": state.variants,
+    }

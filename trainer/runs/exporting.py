@@ -17,7 +17,7 @@ from filelock import FileLock
 from trainer.child_process import ChildProcess
 from trainer.config.paths import split_import_path
 from trainer.errors import OptlabError, RunError, first_line
-from trainer.plots.titles import part_name, title
+from trainer.plots.titles import listed, part_name, seed_text, title
 from trainer.runs import rundir
 from trainer.trackers import TRACKERS
 from trainer.trackers.exported_run import ExportedRun
@@ -33,9 +33,7 @@ def read_for_export(folder: Path) -> ExportedRun:
     run = rundir.load_run(folder)
     config = run.config
     without_seed = {key: value for key, value in config.items() if key != "seed"}
-    seed = config.get("seed")
     figures = folder / rundir.PLOTS
-    optimizers = config["optimizer"] if isinstance(config["optimizer"], list) else [config["optimizer"]]
     folder = folder.absolute()
     return ExportedRun(
         id=_id(run, folder),
@@ -45,8 +43,8 @@ def read_for_export(folder: Path) -> ExportedRun:
         tags={
             "data": part_name(config["data"]),
             "model": part_name(config["model"]),
-            "optimizer": " + ".join(map(part_name, optimizers)),
-            "seed": ",".join(str(one) for one in seed.values()) if isinstance(seed, Mapping) else str(seed),
+            "optimizer": " + ".join(map(part_name, listed(config["optimizer"]))),
+            "seed": seed_text(config.get("seed")),
         },
         folder=folder,
         status=run.status["status"],

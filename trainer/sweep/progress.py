@@ -14,13 +14,13 @@ from typing import Any
 
 from trainer.config.load import dump
 from trainer.runs import rundir
+from trainer.runs.sweep_files import PROGRESS
 from trainer.sweep import results
 from trainer.sweep.models import Objective, Sweep
 from trainer.sweep.plan import RunSpec, load_run_config
 from trainer.sweep.results import Outcome
 from trainer.sweep.variant_search import VariantSearch
 
-PROGRESS = "progress.json"
 RECENT_RUNS = 50
 
 

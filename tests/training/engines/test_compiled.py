@@ -46,15 +46,13 @@ def make_steps(count: int, *sizes: int) -> list[list[Batch]]:
     ]
 
 
-def engine(
-    cls: type[EagerEngine], make: Make, model: nn.Module | None = None, **options: object
-) -> EagerEngine:
+def engine(cls: type[EagerEngine], make: Make, model: nn.Module | None = None, **options: Any) -> EagerEngine:
     model = make_model() if model is None else model
     if options.pop("penalised", False):
         options["penalty"] = lambda: penalty([p for p in model.parameters() if p.ndim > 1], l2=0.1)
-    defaults: dict[str, object] = {"autocast": nullcontext()}
-    forward = ForwardPass(options.pop("loss", functional.cross_entropy))  # type: ignore[arg-type]
-    return cls(model, forward, [make(model)], **(defaults | options))  # type: ignore[arg-type]
+    defaults: dict[str, Any] = {"autocast": nullcontext()}
+    forward = ForwardPass(options.pop("loss", functional.cross_entropy))
+    return cls(model, forward, [make(model)], **(defaults | options))
 
 
 def everything(of: EagerEngine) -> list[Tensor]:

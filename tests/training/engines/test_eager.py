@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -31,10 +32,10 @@ def make_batches(count: int, size: int = 8) -> list[Batch]:
     ]
 
 
-def engine_for(model: nn.Module, optimizer: torch.optim.Optimizer, **options: object) -> EagerEngine:
-    defaults: dict[str, object] = {"autocast": nullcontext()}
+def engine_for(model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> EagerEngine:
+    defaults: dict[str, Any] = {"autocast": nullcontext()}
     forward = ForwardPass(functional.cross_entropy)
-    return EagerEngine(model, forward, [optimizer], **(defaults | options))  # type: ignore[arg-type]
+    return EagerEngine(model, forward, [optimizer], **(defaults | options))
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:

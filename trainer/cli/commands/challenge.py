@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +18,23 @@ from trainer.cli.options import ChallengeOptions, OutputOptions, SweepOptions
 from trainer.compare import Comparison, compare_runs
 from trainer.compare.pairwise_tests import heading
 from trainer.config import packaged
-from trainer.config.paths import absolute_import_path
-from trainer.config.yaml_reader import KeyPath, Origin, Position, Tree, read_file
+from trainer.config.yaml_reader import Tree
 from trainer.console import Column
 from trainer.errors import ConfigError, FigureError, OptlabError, RunError, unknown_name
+from trainer.plots.titles import listed
 from trainer.runs import rundir
 from trainer.suites import baselines as stored_baselines
 from trainer.suites.baselines import Baselines
+from trainer.suites.challenger import BASELINES, FIGURES, Challenger, challenger_of, read_stated
 from trainer.suites.pairing import first_final, pairing_digests, unpaired
 from trainer.suites.space import LR, Space, parse_search, space_of
 from trainer.suites.step_cost import step_milliseconds
 from trainer.suites.verdicts import Verdict, paper_table, profile_lines, verdict_lines, verdicts_of
 from trainer.sweep.file import read_sweeps
-from trainer.sweep.models import FINAL, NAME, Sweep
+from trainer.sweep.models import FINAL, Sweep
 from trainer.sweep.plan import RunSpec, budget, load_run_config
 from trainer.sweep.results import SUMMARY
 from trainer.training.building import build_experiment
-
-BASELINES = "baselines"
-FIGURES = "figures"
-
-
-@dataclass(frozen=True, slots=True)
-class _Challenger:
-    """The new optimizer.
-
-    Args:
-        name: its name in tables and folders.
-        overlay: optimizer and schedule, as in a variant of a sweep file.
-        options: defaults of the options of its signature; REQUIRED for those without a default.
-        axes: the axes stated in its file.
-    """
-
-    name: str
-    overlay: Tree
-    options: Mapping[str, Any]
-    axes: Mapping[str, Any]
 
 
 def challenge(optimizer: str, options: ChallengeOptions, output: OutputOptions) -> int:
@@ -68,7 +48,9 @@ def challenge(optimizer: str, options: ChallengeOptions, output: OutputOptions) 
     if baselines is None and not options.train_baselines:
         raise _none_stored(options.suite, problems)
     known = list(dict.fromkeys(name for sweep in problems for name in sweep.variants))
-    challenger = _challenger(optimizer, options.name, known)
+    stated = read_stated(optimizer)
+    announce_code(stated.component)
+    challenger = challenger_of(stated, options.name, known)
     space = _space(challenger, options, problems[0])
     out = options.out or Path("runs") / f"{suite.stem}-{challenger.name}"
     seeds = _seeds(options.seeds, problems[0])
@@ -143,58 +125,7 @@ def _none_stored(suite: str, problems: Sequence[Sweep]) -> ConfigError:
     )
 
 
-def _challenger(text: str, name: str | None, known: Sequence[str]) -> _Challenger:
-    """Return the optimizer of the command line. Raise ConfigError if it is not one."""
-    axes: Mapping[str, Any] = {}
-    if text.endswith((".yaml", ".yml")):
-        path = packaged.find(Path(text))
-        tree = read_file(path)
-        for key in tree.data:
-            if key not in ("optimizer", "scheduler", "axes", "name"):
-                where = str(tree.positions.get((key,), path))
-                expected = "optimizer, scheduler, axes and name only"
-                raise ConfigError(
-                    "a challenge cannot set this key", key=str(key), where=where, expected=expected
-                )
-        optimizer = tree.data.get("optimizer")
-        if isinstance(optimizer, str):
-            optimizer = {"name": optimizer}
-        if not isinstance(optimizer, dict) or not isinstance(optimizer.get("name"), str):
-            expected = "optimizer: {name: my_optimizer.py:MyOptimizer}"
-            raise ConfigError("there is no optimizer", key="optimizer", where=str(path), expected=expected)
-        folder = path.absolute().parent
-        optimizer = optimizer | {"name": absolute_import_path(optimizer["name"], folder)}
-        stated = tree.data.get("axes") or {}
-        axes = stated if isinstance(stated, dict) else {}
-        name = name or (str(tree.data["name"]) if "name" in tree.data else None)
-        data = {key: value for key, value in tree.data.items() if key not in ("axes", "name")}
-        overlay = Tree(data | {"optimizer": optimizer}, dict(tree.positions))
-    else:
-        full = re.sub(r"^torch\.optim[.:]", "", text)
-        registered = full in catalog.REGISTRIES["optimizer"]
-        component = full if registered else absolute_import_path(text, Path.cwd())
-        position = Position(Origin("command line", Path.cwd(), lines=False))
-        keys: list[KeyPath] = [(), ("optimizer",), ("optimizer", "name")]
-        overlay = Tree({"optimizer": {"name": component}}, dict.fromkeys(keys, position))
-    component = overlay.data["optimizer"]["name"]
-    announce_code(component)
-    try:
-        fields = catalog.option_model("optimizer", component).model_fields
-    except OptlabError as error:
-        problems = [replace(one, key="", where=one.where or text) for one in error.problems]
-        raise ConfigError.of(problems) from error
-    defaults = {key: None if field.is_required() else field.default for key, field in fields.items()}
-    short = name or component.rpartition(":")[2]
-    if short.lower() in map(str.lower, known):
-        short = f"new_{short}"
-    if not NAME.match(short) or short.lower() in (FINAL, BASELINES, FIGURES):
-        raise ConfigError(
-            f"{short!r} is not a valid name", key="--name", expected="letters, digits and . _ + -"
-        )
-    return _Challenger(short, overlay, defaults, axes)
-
-
-def _space(challenger: _Challenger, options: ChallengeOptions, first: Sweep) -> Space:
+def _space(challenger: Challenger, options: ChallengeOptions, first: Sweep) -> Space:
     """Return the search space; by default the learning rates that the baselines try."""
     stated = {str(key): value for key, value in challenger.axes.items()}
     stated |= dict(parse_search(text) for text in options.search or ())
@@ -216,7 +147,7 @@ def _seeds(wanted: int | None, sweep: Sweep) -> list[int]:
 
 def _sweeps(
     suite: Path,
-    challenger: _Challenger,
+    challenger: Challenger,
     space: Space,
     out: Path,
     seeds: Sequence[int],
@@ -240,7 +171,7 @@ def _sweeps(
 
 
 def _print_plan(
-    challenger: _Challenger, space: Space, planned: Sequence[PlannedSweep], suite: Sweep, seeds: Sequence[int]
+    challenger: Challenger, space: Space, planned: Sequence[PlannedSweep], suite: Sweep, seeds: Sequence[int]
 ) -> None:
     """Print the search space, the budget and an estimate, on stderr."""
     fixed = challenger.overlay.data["optimizer"]
@@ -352,9 +283,8 @@ def _with_targets(planned: Sequence[PlannedSweep], out: Path) -> list[PlannedSwe
 
 def _missing_part(optimizer: Any) -> str:
     """Return why an optimizer of a suite cannot be used; empty if it can."""
-    parts = optimizer if isinstance(optimizer, list) else [optimizer]
     try:
-        for part in parts:
+        for part in listed(optimizer):
             catalog.find("optimizer", part["name"])
     except OptlabError as error:
         return error.problems[0].what
@@ -365,7 +295,7 @@ def _missing_part(optimizer: Any) -> str:
 
 
 def _report(
-    challenger: _Challenger,
+    challenger: Challenger,
     planned: Sequence[PlannedSweep],
     summaries: Mapping[str, Mapping[str, Any]],
     out: Path,
@@ -449,7 +379,7 @@ def _tuned(
 
 def _costs(
     comparison: Comparison,
-    challenger: _Challenger,
+    challenger: Challenger,
     planned: Sequence[PlannedSweep],
     summaries: Mapping[str, Mapping[str, Any]],
     out: Path,

@@ -12,6 +12,7 @@ from trainer import catalog, console
 from trainer.cli.commands.components import component_options
 from trainer.config.paths import absolute_import_path
 from trainer.errors import ConfigError, OptlabError, RunError
+from trainer.reading import file_version
 from trainer.runs import rundir
 from trainer.runs.exporting import Tracker, send
 
@@ -83,11 +84,5 @@ def _export(folder: Path, targets: Sequence[Target], *, again: bool) -> bool:
 
 def _version(folder: Path) -> object:
     """Return a value that changes when the files of a run do."""
-    version = []
-    for name in (rundir.STATUS, rundir.STEPS, rundir.EPOCHS, rundir.SUMMARY):
-        try:
-            status = (folder / name).stat()
-        except OSError:
-            continue
-        version.append((name, status.st_size, status.st_mtime_ns))
-    return version
+    names = (rundir.STATUS, rundir.STEPS, rundir.EPOCHS, rundir.SUMMARY)
+    return [file_version(folder / name) for name in names]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ from trainer import console
 from trainer.console import Column
 from trainer.errors import OptlabError, RunError, unknown_name
 from trainer.metrics import BUILT_IN, LEADING, LOSS, find, metric_name
-from trainer.reading import read_regular
 from trainer.runs import rundir
+from trainer.runs.sweep_files import read_progress
 
-SHARDS = ".shards"
-_MAX_PROGRESS_BYTES = 16 << 20
 SWEEP_COLUMNS = (
     Column("variant"),
     Column("running", "right", omit=4),
@@ -98,19 +95,13 @@ def _run_row(folder: Path) -> dict[str, Any]:
 
 def _print_sweep(folder: Path) -> None:
     """Print the progress of the sweep in a folder, as its own display does; nothing if there is no sweep."""
-    try:
-        state = json.loads(read_regular(folder / "progress.json", _MAX_PROGRESS_BYTES))
-        keys = ("name", "running", "done", "diverged", "pruned", "failed", "planned", "best")
-        rows = [[variant[key] for key in keys] for variant in state["variants"]]
-        going = state["status"] == "running"
-        texts = [f"{folder}: {state['done']} of {state['planned']} runs, {state['failed']} failed"]
-        alive = any(map(rundir.is_locked, [folder, *(folder / SHARDS).glob("*")]))
-        texts.append(state["status"] if not going or alive else "exited without writing a status")
-        if going and state["runs_per_minute"]:
-            texts.append(f"{state['runs_per_minute']:.3g} runs/min")
-        if going and state["left_seconds"] is not None:
-            texts.append(f"left {console.format_seconds(state['left_seconds'])}")
-    except (OptlabError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    state = read_progress(folder)
+    if state is None:
         return
-    console.table(SWEEP_COLUMNS, rows)
+    texts = [f"{folder}: {state.done} of {state.planned} runs, {state.failed} failed", state.status]
+    if state.runs_per_minute:
+        texts.append(f"{state.runs_per_minute:.3g} runs/min")
+    if state.left_seconds is not None:
+        texts.append(f"left {console.format_seconds(state.left_seconds)}")
+    console.table(SWEEP_COLUMNS, state.variants)
     console.print_text("; ".join(texts) + "\n")

@@ -72,22 +72,20 @@ def _train(
         with console.waiting("Comparing the runs", quiet=output.quiet):
             comparison, notes = _compare(root, planned, num_done)
     if output.as_json:
-        for note in notes:
-            console.print_note(note)
         parts = [
             {"sweep": str(plan.root)} | summary for plan, summary in zip(planned, summaries, strict=False)
         ]
         console.print_json({"sweep": str(root), "problems": parts} if with_problems else parts[0])
-        return code
-    with console.results_are_kept():
-        for plan, summary in zip(planned, summaries, strict=False):
-            _print_summary(summary, plan.root)
-        if comparison and 1 < len(comparison.groups) <= MAX_PRINTED_GROUPS:
-            console.print_text("")
-            print_comparison(comparison)
+    else:
+        with console.results_are_kept():
+            for plan, summary in zip(planned, summaries, strict=False):
+                _print_summary(summary, plan.root)
+            if comparison and 1 < len(comparison.groups) <= MAX_PRINTED_GROUPS:
+                console.print_text("")
+                print_comparison(comparison)
     for note in notes:
         console.print_note(note)
-    if not output.quiet and num_done > 1:
+    if num_done > 1 and not (output.quiet or output.as_json):
         console.print_note(
             "compare with other options:", command=shlex.join(["optlab", "compare", str(root)])
         )

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from trainer import console
-from trainer.cli.commands.runs import SHARDS, SWEEP_COLUMNS
+from trainer.cli.commands.runs import SWEEP_COLUMNS
 from trainer.cli.options import SweepOptions
 from trainer.console.sweep import SweepProgress
 from trainer.errors import AbsentDataError, BusyError, ConfigError, unknown_name
 from trainer.runs import rundir
+from trainer.runs.sweep_files import SHARDS
 from trainer.sweep.models import Objective, Sweep
 from trainer.sweep.plan import (
     DATA,
