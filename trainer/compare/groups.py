@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from trainer.compare.entries import (
@@ -120,9 +121,8 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ()) -> Grouping:
     If optimizers or schedules differ, runs on different data or models are different problems: groups of
     different problems are never tested against each other. A key in `by` is compared and never separates
     problems. A key other than those of optimizer and schedule that is the same for all groups of each problem
-    is not compared. If all runs on several
-    problems belong to sweeps and every variant has one setting per problem, as final runs have, the groups
-    have the names of the variants.
+    is not compared. If all runs on several problems belong to sweeps and every variant has one setting per
+    problem, as final runs have, the groups have the names of the variants.
 
     Args:
         runs: one or more runs.
@@ -283,13 +283,17 @@ def _named_by_variant(groups: Sequence[Group]) -> list[Group]:
 
 def _with_stated_problems(groups: Sequence[Group]) -> list[Group]:
     """Return the groups with the problem names of their sweep file, if each has one."""
-    stated: dict[str, set[str]] = defaultdict(set)
+    if len({group.problem for group in groups}) < 2:
+        return list(groups)
+    sweeps: dict[str, set[Path | None]] = defaultdict(set)
     for group in groups:
-        for sweep in {sweep_of(entry.run) for entry in group.entries}:
-            name = "" if sweep is None else str(plan_of(sweep).get("name", ""))
-            stated[group.problem].add(name.partition("/")[2])
+        sweeps[group.problem] |= {sweep_of(entry.run) for entry in group.entries}
+    stated = {
+        problem: {"" if one is None else str(plan_of(one).get("name", "")).partition("/")[2] for one in each}
+        for problem, each in sweeps.items()
+    }
     names = {problem: "".join(each) for problem, each in stated.items() if len(each) == 1}
-    if len(stated) < 2 or "" in names.values() or len(set(names.values())) < len(stated):
+    if "" in names.values() or len(set(names.values())) < len(stated):
         return list(groups)
     named = [replace(group, problem=names[group.problem]) for group in groups]
     return sorted(named, key=lambda group: group.problem)

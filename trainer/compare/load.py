@@ -91,7 +91,6 @@ def find(paths: Iterable[str | Path]) -> LoadedRuns:
         RunError: a path does not exist, or no run is left.
     """
     _sweep_above.cache_clear()
-    plan_of.cache_clear()
     folders = rundir.folders_of(paths)
     run_folders = rundir.find_runs(folders)
     if not run_folders:
@@ -152,7 +151,6 @@ def is_final(run: Run) -> bool:
     return sweep is not None and os.path.realpath(run.path).startswith(f"{sweep / FINAL}{os.sep}")
 
 
-@lru_cache(maxsize=256)
 def plan_of(sweep: Path) -> Mapping[str, Any]:
     """Return the contents of the sweep.yaml in a directory; empty if it is damaged."""
     try:

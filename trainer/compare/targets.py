@@ -31,7 +31,8 @@ def problem_targets(
     notes = []
     for problem, selection in selections.items():
         groups = [group for group in grouping.groups if group.problem == problem]
-        plans = [plan_of(sweep) for group in groups if (sweep := sweep_of(group.entries[0].run)) is not None]
+        sweeps = dict.fromkeys(sweep_of(group.entries[0].run) for group in groups)
+        plans = [plan_of(sweep) for sweep in sweeps if sweep is not None]
         stated = next((text for plan in plans if (text := plan.get("target"))), None)
         named = next((name for plan in plans if (name := plan.get("reference"))), None)
         if stated is not None:

@@ -50,7 +50,7 @@ def draw_run(folder: Path, formats: Sequence[str], part: slice = slice(None)) ->
     Args:
         folder: the run directory.
         formats: png, svg or pdf.
-        part: which figures, in drawing order.
+        part: which of the curves, in drawing order; a part that starts at 0 also has the other figures.
 
     Raises:
         RunError: `folder` is not a run directory, or one of its files is damaged.
