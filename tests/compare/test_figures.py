@@ -225,6 +225,13 @@ def test_a_performance_profile_over_problems(write_run: Any, tmp_path: Path) -> 
     )}  # fmt: skip
     assert list(np.asarray(lines["SGD"].get_ydata())) == pytest.approx([2 / 3, 2 / 3, 2 / 3])
     assert list(np.asarray(lines["Adam"].get_ydata())) == pytest.approx([1 / 3, 1, 1])
+    assert not any("performance profile" in note for note in result.notes)
+    write_run("x/other", optimizer="RMSprop", val_accuracy=fast, config={"model.name": "mlp"})
+    partial = compared(tmp_path, targets=["0.9"])
+    assert "profile.val_accuracy=0.9" in partial.figures
+    assert (
+        "performance profile for val_accuracy=0.9: without RMSprop: no runs on some problem" in partial.notes
+    )
     before = compared(tmp_path, targets=["0.05"])
     assert any("met before training" in note for note in before.notes)
 

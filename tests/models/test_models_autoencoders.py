@@ -183,6 +183,13 @@ def test_what_a_vae_cannot_be_used_for(overrides: list[str], says: str, tmp_path
     assert says in done.err
 
 
+def test_loss_options_without_a_name_are_those_of_the_default_loss(tmp_path: Path) -> None:
+    config = write_tiny(tmp_path, CONFIG)
+    assert optlab("validate", config, "loss.beta=4").code == 0
+    wrong = optlab("validate", config, "loss.label_smoothing=0.1")
+    assert (wrong.code, "unknown key 'label_smoothing'" in wrong.err) == (2, True)
+
+
 def test_the_default_loss_of_a_vae_is_the_bound(tmp_path: Path) -> None:
     result = train(write_tiny(tmp_path, CONFIG), "data.normalize=dataset", "model.likelihood=gaussian",
                    run_dir=tmp_path / "run")  # fmt: skip

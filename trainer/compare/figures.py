@@ -84,11 +84,11 @@ def draw_all(
                 _add(figures, f"times.{file_name(str(target))}{suffix}", figure)
     figures |= _sensitivities(search, figure_style)
     for target in targets if len(grouping.problems) > 1 else ():
-        figure, reason = draw_profile(frame, target, unit=unit, figure_style=figure_style)
-        if figure is None:
-            notes.append(f"no performance profile for {target}: {reason}")
-        else:
+        figure, note = draw_profile(frame, target, unit=unit, figure_style=figure_style)
+        if figure is not None:
             _add(figures, f"profile.{file_name(str(target))}", figure)
+        if note:
+            notes.append(f"{'no ' if figure is None else ''}performance profile for {target}: {note}")
     budgets = _budgets(search, figure_style, assume_random=random_search)
     if random_search and not budgets:
         notes.append("no budget curve: it needs at least two settings that differ only in numbers")

@@ -102,10 +102,11 @@ def draw_profile(
     unit: str = "steps",
     figure_style: FigureStyle = STYLES["screen"],
 ) -> tuple[Figure | None, str]:
-    """Draw the performance profile rho(tau) over problems, or return the reason why it cannot be drawn.
+    """Draw the performance profile rho(tau) over problems; return it with what there is to say about it.
 
     A problem is a data set with a model; its time is the median over seeds. Groups that did not run on every
-    problem are left out, because a profile counts a missing time as a failure.
+    problem are left out, because a profile counts a missing time as a failure; the text names them. Without a
+    figure it is the reason.
 
     Args:
         frame: the result of `measures.run_frame`, with this target.
@@ -114,7 +115,9 @@ def draw_profile(
         figure_style: size, fonts and line widths.
     """
     times = median_times(frame, target, unit)
-    times = times.loc[:, times.notna().all()]
+    everywhere = times.notna().all()
+    left_out = [figure_style.label(str(name)) for name in times.columns[~everywhere]]
+    times = times.loc[:, everywhere]
     if len(times) < 2 or times.shape[1] < 2:
         return None, "a performance profile needs two groups that ran on two problems or more"
     if (times == 0).any(axis=None):
@@ -143,4 +146,4 @@ def draw_profile(
         axes.set_xlabel("tau: times the best group's time")
         axes.set_ylabel("share of problems solved")
         legend(figure, handles, [figure_style.label(str(name)) for name in times.columns], figure_style)
-    return figure, ""
+    return figure, f"without {', '.join(left_out)}: no runs on some problem" if left_out else ""

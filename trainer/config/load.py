@@ -192,8 +192,9 @@ class _ProblemList:
 
 
 def _check(tree: Tree, components: Components) -> Config:
-    if "loss" not in tree.data:  # add the default here, so that its options are filled in below
-        tree.data["loss"] = {"name": components.default_loss(tree.data)}
+    loss = tree.data.setdefault("loss", {})
+    if isinstance(loss, dict) and "name" not in loss:  # options alone are those of the default loss
+        loss["name"] = components.default_loss(tree.data)
     collected = _ProblemList(tree)
     checked = _Checked(tree.data)
     slots = list(islice(find_components(tree.data), MAX_COMPONENTS + 1))

@@ -2,7 +2,8 @@
 
 Next to `SUITE.yaml`, `SUITE.tar.xz` has, per problem, results.csv with every trial and the directories of the
 final runs without checkpoints and figures; `SUITE.json` says how they were computed. User, host and paths of
-the machine are removed; the folder of the packaged configs is written as `$OPTLAB_CONFIGS`.
+the machine are removed; the folders of the packaged configs and of downloaded data are written as
+`$OPTLAB_CONFIGS` and `$OPTLAB_DATA`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import yaml
 
 from trainer.config import packaged
+from trainer.data.dataset import data_root
 from trainer.errors import RunError
 from trainer.reading import read_regular
 from trainer.runs import rundir
@@ -27,7 +29,6 @@ from trainer.sweep.plan import SWEEP_FILE
 from trainer.sweep.results import RESULTS, SUMMARY
 
 FORMAT = 1
-CONFIGS = "$OPTLAB_CONFIGS"
 INDEX = "baselines.json"
 _MAX_BYTES = 256 << 20
 _RUN_FILES = (
@@ -126,7 +127,14 @@ def _cleaned(path: Path, root: Path, described: Mapping[str, Any]) -> bytes:
         plan = yaml.safe_load(text) | {"target": described["target"]}
         text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True, width=100)
     text = text.replace(f"{root.absolute()}/", "")
-    return text.replace(str(packaged.folder()), CONFIGS).encode()
+    for name, place in _places().items():
+        text = text.replace(place, name)
+    return text.encode()
+
+
+def _places() -> dict[str, str]:
+    """Return the folders that runs of this machine refer to, by their names in an archive."""
+    return {"$OPTLAB_CONFIGS": str(packaged.folder()), "$OPTLAB_DATA": str(data_root(None))}
 
 
 def unpack(baselines: Baselines, target: Path) -> None:
@@ -143,12 +151,15 @@ def unpack(baselines: Baselines, target: Path) -> None:
     content = read_regular(baselines.archive, _MAX_BYTES)
     if hashlib.sha256(content).hexdigest() != digest:
         raise RunError(f"{baselines.archive} is damaged", fix="install optlab again")
-    configs = str(packaged.folder())
+    places = _places()
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:xz") as archive:
         for member in archive:
             file = archive.extractfile(member)
             assert file is not None, "the archive has files only"
             path = target / member.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            rundir.write_atomically(path, file.read().decode().replace(CONFIGS, configs))
+            text = file.read().decode()
+            for name, place in places.items():
+                text = text.replace(name, place)
+            rundir.write_atomically(path, text)
     rundir.write_json(index, dict(baselines.info))
