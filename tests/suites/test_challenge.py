@@ -212,12 +212,14 @@ def test_runs_that_cannot_be_paired_are_refused(suite: Path, tmp_path: Path) -> 
 def test_baselines_without_stored_results_are_trained_on_request(tmp_path: Path) -> None:
     file = tmp_path / "mini.yaml"
     file.write_text(
-        SUITE.replace("variants:\n", 'variants:\n  lion: {optimizer: {name: "not_there:Lion"}}\n')
+        SUITE.replace("variants:\n", 'variants:\n  lion: {optimizer: {name: "not_there:Lion"}}\n').replace(
+            "final_seeds: 5", "final_seeds: 2"
+        )
     )
     done = challenge(file, "Adagrad", "--out", tmp_path / "out")
     assert done.code == 2
     assert "no baselines are stored" in done.err
-    options = ("--train-baselines", "--search", "lr=0.1", "--seeds", "2")
+    options = ("--train-baselines", "--search", "lr=0.1")
     done = challenge(file, "Adagrad", *options, "--out", tmp_path / "out")
     assert done.code == 0, done.err
     assert "left out the baseline lion" in done.err

@@ -67,7 +67,7 @@ def verdicts(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
 def test_adam_is_not_different_from_the_stored_adam(baselines: Baselines, tmp_path: Path) -> None:
     needs_the_same_torch(baselines)
     lr = baselines.problems["quadratic"]["variants"]["adam"]["tuned"]["optimizer.lr"]
-    options = ("--problems", "quadratic", "--search", f"lr={lr}", "--seeds", "5", "--quiet")
+    options = ("--problems", "quadratic", "--search", f"lr={lr}", "--seeds", "3", "--quiet")
     done = optlab("challenge", "Adam", *options, "--out", tmp_path / "out")
     assert done.code == 0, done.err
     (one,) = (one for (_, name), one in verdicts(tmp_path / "out").items() if name == "adam")
