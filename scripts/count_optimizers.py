@@ -174,9 +174,10 @@ def main() -> None:
             continue
         for name in names:
             outcomes[name] = first_success(name)
-            if outcomes[name][0] != "ok" and not arguments.json:
+            if outcomes[name][0] != "ok":
                 reason = next(iter(outcomes[name][1].strip().splitlines()), "")
-                print(f"{name}: {outcomes[name][0]}: {reason.partition('optimizer')[2] or reason}")
+                line = f"{name}: {outcomes[name][0]}: {reason.partition('optimizer')[2] or reason}"
+                print(line, file=sys.stderr if arguments.json else sys.stdout, flush=True)
     counts = Counter(kind for kind, _ in outcomes.values())
     if arguments.json:
         print(json.dumps(outcomes))

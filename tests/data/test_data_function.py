@@ -294,6 +294,14 @@ def test_the_test_split_can_be_the_validation_split(tmp_path: Path) -> None:
     assert summary["best"]["values"]["val_loss"] == summary["test"]["loss"]
     assert "also used for validation" in done.out
     assert "data.val_from=test" in done.err
+    note = "all runs used the test split for validation"
+    assert note in optlab("compare", run).err
+    optlab("report", run, "-o", tmp_path / "report.html")
+    assert note in (tmp_path / "report.html").read_text(encoding="utf-8")
+    other = optlab("train", path, "optimizer.lr=0.02", "data.val_size=5", "--run-dir", tmp_path / "other")
+    assert other.code == 0, other.err
+    assert "test split for validation" not in optlab("compare", tmp_path / "other").err
+    assert "used the test split for validation" in optlab("compare", run, tmp_path / "other").err
     own_val = f"data.name={tmp_path / 'my_data.py'}:with_val"
     for override, key in (("data.val_size=5", "data.val_size=0"), (own_val, "data.val_from=random")):
         done = optlab("validate", path, "data.val_from=test", override)

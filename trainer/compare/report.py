@@ -262,6 +262,7 @@ def compare_runs(
         *grouping.notes,
         *(note for one in frames.values() for note in _missing_notes(one, grouping.metrics)),
         *_machine_notes(entries),
+        *_test_notes(grouping),
         *_single_seed_notes(grouping),
         *_untuned_notes(trials),
     ]
@@ -386,6 +387,22 @@ def _machine_notes(entries: Sequence[Entry]) -> list[str]:
     if len(machines) < 2:
         return []
     return [f"the runs were timed on {'; on '.join(machines)}: seconds and milliseconds are not comparable"]
+
+
+def _test_notes(grouping: Grouping) -> list[str]:
+    """Return a note if runs used the test split for validation."""
+    seen = [
+        group.label
+        for group in grouping.groups
+        if any(entry.run.config["data"].get("val_from") == "test" for entry in group.entries)
+    ]
+    if not seen:
+        return []
+    which = "all runs" if len(seen) == len(grouping.groups) else f"runs of {', '.join(seen)}"
+    return [
+        f"{which} used the test split for validation (data.val_from=test): settings and checkpoints may be "
+        "selected on it, so results on the test split are not unbiased"
+    ]
 
 
 def _single_seed_notes(grouping: Grouping) -> list[str]:
