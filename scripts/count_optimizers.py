@@ -4,7 +4,8 @@
 
 Every optimizer class that an installed package exports trains a small network for two epochs, and again with
 an interruption after the first. The result is `ok`, `refused` (before the run, with the reason), or what went
-wrong. Set TORCHDYNAMO_DISABLE=1, or packages that use torch.compile take minutes.
+wrong: a difference, or weights that did not change. Set TORCHDYNAMO_DISABLE=1, or packages that use
+torch.compile take minutes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from unittest import mock
 
 import torch
 
-from trainer import cli
+from trainer import build_experiment, cli, load_config
 from trainer.runs import recorder
 
 PACKAGES = {
@@ -71,6 +72,7 @@ _OPTIONS = {
     "ranger21:Ranger21abel": ", lr: 1e-3, num_epochs: 2, num_batches_per_epoch: 4",
     "heavyball:SAMWrapper": ", base: {name: 'heavyball:SFAdamW', lr: 1e-3}",
     "adam_mini:Adam_mini": ", dim: 16, n_heads: 4",
+    "optimi:StableAdamW": ", lr: 1e-3, triton: false",
 }
 
 _CONFIG = """\
@@ -133,8 +135,13 @@ def outcome(name: str, options: str, folder: Path) -> tuple[str, str]:
         code, errors = optlab("resume", folder / "part", "--quiet")
     if code:
         return f"exit code {code} when resumed", errors
-    same = _numbers(folder / "whole") == _numbers(folder / "part")
-    return ("ok", "") if same else ("differs when resumed", "")
+    if _numbers(folder / "whole") != _numbers(folder / "part"):
+        return "differs when resumed", ""
+    before = build_experiment(load_config(config)).model.state_dict()
+    saved = torch.load(folder / "whole" / "checkpoints" / "last.pt", weights_only=True)
+    after = saved["experiment"]["model"]
+    moved = any(not torch.equal(value, after[name]) for name, value in before.items())
+    return ("ok", "") if moved else ("does not change the weights", "")
 
 
 def _numbers(run: Path) -> list[dict[str, str]]:
@@ -146,16 +153,17 @@ def _numbers(run: Path) -> list[dict[str, str]]:
 
 
 def first_success(name: str) -> tuple[str, str]:
-    """Return the outcome with the first options that an optimizer accepts, or of the first ones."""
-    first: tuple[str, str] | None = None
+    """Return the outcome with the first options that an optimizer accepts, or the reason why it fails."""
+    failed: tuple[str, str] | None = None
     for options in (_OPTIONS[name],) if name in _OPTIONS else _ATTEMPTS:
         with tempfile.TemporaryDirectory() as folder:
             result = outcome(name, options, Path(folder))
         if result[0] == "ok":
             return result
-        first = first or result
-    assert first is not None
-    return first
+        if failed is None or ("failed with" in result[1] and "failed with" not in failed[1]):
+            failed = result  # an error of its code says more than a missing option
+    assert failed is not None
+    return failed
 
 
 def main() -> None:
