@@ -107,7 +107,16 @@ class Metric:
     def __call__(self, outputs: Tensor, targets: Tensor) -> float:
         """Return the value on one batch."""
         assert self.sums is not None, f"{self.name} is only a description"
-        return self.value(self.sums(outputs, targets), len(targets))
+        return self.compute(self.sums(outputs, targets), len(targets))
+
+    def compute(self, sums: Tensor, samples: int) -> float:
+        """Return the value of sums over samples; raise ConfigError if `value` does not return a number."""
+        value = self.value(sums, samples)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(
+                f"`value` of {self.name} returned a {type(value).__name__}", key="name", expected="a float"
+            )
+        return value
 
     @property
     def scale(self) -> int:
@@ -330,10 +339,11 @@ def of_function(name: str, mode: Mode, function: Callable[[Tensor, Tensor], Tens
         result = function(outputs, targets)
         if isinstance(result, int | float):
             result = outputs.new_zeros(()).double() + result
-        if getattr(result, "shape", None) not in ((), targets.shape[:1]) or result.is_complex():
-            shape = f" of shape {list(result.shape)}" if hasattr(result, "shape") else ""
+        has_values = hasattr(result, "is_meta") and not (result.is_meta or result.is_complex())
+        if not has_values or result.shape not in ((), targets.shape[:1]):
+            what = f" of {result.dtype} {list(result.shape)}" if hasattr(result, "shape") else ""
             raise ConfigError(
-                f"{name} returned a {type(result).__name__}{shape} for {len(targets)} samples",
+                f"{name} returned a {type(result).__name__}{what} for {len(targets)} samples",
                 key="name",
                 expected="a tensor with one real number per sample, or their mean",
             )

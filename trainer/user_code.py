@@ -11,7 +11,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,7 @@ def user_code(name: str, *, key: str = "name") -> Iterator[None]:
     except BaseException as error:
         if path is None:
             raise
-        location = code_location(error, path) or defined_at(path)
-        message = f"{path.attribute} {describe_error(error)}{_cited(location)}"
+        message = f"{path.attribute} {describe_with_line(error, name)}"
         raise ConfigError(message, key=key) from error
 
 
@@ -129,7 +128,11 @@ def as_error(error: BaseException, config: Mapping[str, Any]) -> OptlabError:
             them, because one of them may have returned a wrong value.
     """
     if isinstance(error, OptlabError):
-        return PartError.of(error.problems) if type(error) in _BEFORE_A_RUN else error
+        if type(error) not in _BEFORE_A_RUN:
+            return error
+        # A returned value was checked. Its key is relative to a section that is not known here.
+        fix = _suggest_files(config)
+        return PartError.of(replace(problem, key="", fix=fix or problem.fix) for problem in error.problems)
     location = code_location(error)
     if location is not None:
         return PartError(f"{location.function or 'your code'} {describe_error(error)}{_cited(location)}")
@@ -152,7 +155,9 @@ def while_building(error: BaseException, config: Mapping[str, Any]) -> ConfigErr
         message = f"{location.function or 'your code'} {describe_error(error)}{_cited(location)}"
         return ConfigError(message, key=blamed[0])
     if parts or not isinstance(error, Exception):
-        return ConfigError(f"building the experiment {describe_error(error)}", fix=_suggest_files(config))
+        key = next(iter(parts.values())) if len(parts) == 1 else ""
+        text = f"building the experiment {describe_error(error)}"
+        return ConfigError(text, key=key, fix=_suggest_files(config))
     return None
 
 
@@ -177,8 +182,27 @@ def user_components(config: Mapping[str, Any]) -> dict[ImportPath, str]:
 
 
 def _suggest_files(config: Mapping[str, Any]) -> str:
-    named = [f"{path.attribute}{_cited(defined_at(path))}" for path in user_components(config)]
-    return f"check what {', '.join(named)} returned" if named else ""
+    parts = [f"{path.attribute}{_cited(defined_at(path, called=True))}" for path in user_components(config)]
+    return f"check what {', '.join(parts)} returned" if parts else ""
+
+
+def cited_definition(name: str) -> str:
+    """Return ` (file:line)` of the method of a user's component that steps call; empty if unknown."""
+    path = split_import_path(name)
+    return _cited(defined_at(path, called=True)) if path else ""
+
+
+def describe_with_line(error: BaseException, name: str = "") -> str:
+    """Return the description of an exception with the line of the user's code.
+
+    Args:
+        error: the exception.
+        name: name of the component in the config. Without a line of its code in the traceback, for example
+            if a call lacks an argument, the line of its definition is cited.
+    """
+    path = split_import_path(name)
+    location = code_location(error, path) or (defined_at(path) if path else None)
+    return describe_error(error) + _cited(location)
 
 
 def describe_error(error: BaseException) -> str:
@@ -255,15 +279,20 @@ def source_file(path: ImportPath) -> str:
     return getattr(sys.modules.get(path.source), "__file__", None) or ""
 
 
-def defined_at(path: ImportPath) -> CodeLocation | None:
-    """Return where a component is defined; None if unknown."""
+def defined_at(path: ImportPath, *, called: bool = False) -> CodeLocation | None:
+    """Return where a component is defined; of a class `__init__`, or with `called` its method for calls."""
     module = sys.modules.get(f"optlab_user:{path.source}" if path.is_file else path.source)
     thing: Any = getattr(module, path.attribute, None)
     code = getattr(thing, "__code__", None)
     if code is None and isinstance(thing, type):
-        inits = [getattr(vars(thing).get(name), "__code__", None) for name in ("__init__", "forward", "step")]
-        code = next((one for one in inits if one is not None), None)
+        names = ("__init__", *_METHODS)
+        for name in (*_METHODS, "__init__") if called else names:
+            method: Any = inspect.unwrap(vars(thing).get(name) or len)  # torch wraps `step`
+            code = code or getattr(method, "__code__", None)
     return CodeLocation(code.co_filename, code.co_firstlineno) if code is not None else None
+
+
+_METHODS = ("forward", "step", "apply", "__getitem__", "__call__")
 
 
 def _cited(location: CodeLocation | None) -> str:

@@ -48,13 +48,16 @@ RETURNS = {
     "a number": "3.5",
     "a text": "'text'",
     "a list": "[1, 2]",
+    "a dict": "{'a': 1.0}",
     "itself": "back",
     "NaN": "torch.full((), float('nan'))",
+    "NaN as a number": "float('nan')",
     "a 0-d tensor without gradient": "torch.zeros(())",
     "integers": "torch.zeros(3, dtype=torch.int64)",
     "a wrong shape": "torch.zeros(3, 5, 7)",
     "an empty tensor": "torch.zeros(0)",
     "a meta tensor": "torch.zeros(2, 10, device='meta')",
+    "itself on meta": "value.to('meta') if isinstance(value, torch.Tensor) else value",
     "complex": "torch.zeros((), dtype=torch.complex64)",
     "float64": "value.double() if hasattr(value, 'double') else value",
     "one more dimension": "value[None] if isinstance(value, torch.Tensor) else [value]",
@@ -108,6 +111,28 @@ class Part(torch.optim.SGD):
         call()
         return back(super().step(closure))
 """,
+    "wrapper": """\
+class Part(torch.optim.Optimizer):
+    def __init__(self, optimizer):
+        super().__init__(optimizer.param_groups, {})
+        self.optimizer, self.param_groups = optimizer, optimizer.param_groups
+        at("construct")
+
+    def step(self, closure=None):
+        call()
+        return back(self.optimizer.step(closure))
+""",
+    "schedule without a base class": """\
+class Part:
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        at("construct")
+
+    def step(self):
+        call()
+        for group in self.optimizer.param_groups:
+            group["lr"] = back(0.05)
+""",
     "scheduler": """\
 class Part(torch.optim.lr_scheduler.LRScheduler):
     def __init__(self, optimizer, last_epoch=-1):
@@ -155,6 +180,18 @@ def Part():
         return Split(pixels, torch.arange(n) % 10)
     return back(make_dataset(split(700), split(50), [str(n) for n in range(10)]))
 """,
+    "torch dataset": """\
+class Part(torch.utils.data.Dataset):
+    def __init__(self, train=True):
+        at("construct")
+
+    def __len__(self):
+        return 450
+
+    def __getitem__(self, index):
+        call()
+        return back((torch.full((1, 8, 8), index / 450), index % 10))
+""",
     "augmentation": """\
 def Part(images, generator):
     call()
@@ -167,7 +204,39 @@ def Part(outputs, targets):
     at("construct")
     return back((outputs.argmax(1) == targets).double())
 """,
+    "metric object": """\
+from trainer.metrics import Metric
+
+def add(outputs, targets):
+    call()
+    return outputs.double().sum()
+
+def Part():
+    at("construct")
+    return Metric("part", "max", sums=add, value=lambda sums, samples: back(float(sums) / samples))
+""",
+    "metric sums": """\
+from trainer.metrics import Metric
+
+def compute(outputs, targets):
+    call()
+    return back(outputs.double().sum())
+
+def Part():
+    at("construct")
+    return Metric("part", "max", sums=compute)
+""",
 }
+
+KIND_OF = {
+    "wrapper": "optimizer",
+    "schedule without a base class": "scheduler",
+    "torch dataset": "dataset",
+    "metric object": "metric",
+    "metric sums": "metric",
+    "module": "model",
+}
+"""The kinds in configs of the parts and faults that are named otherwise."""
 
 # Other faults, by kind.
 ODD = {
@@ -231,6 +300,64 @@ class Part(torch.optim.SGD):
         for p in self.param_groups[0]["params"]:
             if calls > 20:
                 p.data = torch.zeros(3)
+""",
+    "optimizer: moves the model to meta": """\
+class Part(torch.optim.SGD):
+    def __init__(self, params, model):
+        super().__init__(params, 0.1)
+        self.model = model
+    def step(self, closure=None):
+        super().step(closure)
+        self.model.to("meta")
+""",
+    "optimizer: moves the model to meta at the end": """\
+class Part(torch.optim.SGD):
+    def __init__(self, params, model):
+        super().__init__(params, 0.1)
+        self.model = model
+    def step(self, closure=None):
+        super().step(closure)
+        self.count = getattr(self, "count", 0) + 1
+        if self.count == 25:  # the last step of the run
+            self.model.to("meta")
+""",
+    "optimizer: replaces its parameters at step 20": """\
+class Part(torch.optim.SGD):
+    def step(self, closure=None):
+        super().step(closure)
+        call()
+        if calls == 20:
+            for group in self.param_groups:
+                group["params"] = [nn.Parameter(p.to("meta")) for p in group["params"]]
+""",
+    "optimizer: eval() raises": """\
+class Part(torch.optim.SGD):
+    def __init__(self, params, lr: float = 0.1):
+        super().__init__(params, lr, momentum=0.9)
+    def train(self):
+        pass
+    def eval(self):
+        raise ValueError("boom")
+""",
+    "optimizer: not deterministic": """\
+class Part(torch.optim.SGD):
+    def step(self, closure=None):
+        self.param_groups[0]["lr"] = int.from_bytes(os.urandom(3)) / 2**24
+        super().step(closure)
+""",
+    "optimizer: counts where no checkpoint does": """\
+class Part(torch.optim.SGD):
+    def __init__(self, params, lr: float = 0.1):
+        super().__init__(params, lr)
+        count = 0
+        def rate():
+            nonlocal count
+            count += 1
+            return 0.1 / count
+        self.rate = rate
+    def step(self, closure=None):
+        self.param_groups[0]["lr"] = self.rate()
+        super().step(closure)
 """,
     "optimizer: a lock in its groups": """\
 import threading
@@ -348,6 +475,58 @@ class Part(nn.Module):
             self.more = nn.Linear(3, 3)
         return self.layer(images.flatten(1))
 """,
+    "model: to meta at call 20": """\
+class Part(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+    def forward(self, images):
+        call()
+        if calls >= 20:
+            self.to("meta")
+            images = images.to("meta")
+        return self.layer(images.flatten(1))
+""",
+    "model: one parameter more at call 20": """\
+class Part(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+    def forward(self, images):
+        call()
+        if calls == 20:
+            self.more = nn.Parameter(torch.zeros(3))
+        return self.layer(images.flatten(1))
+""",
+    "model: one parameter less at call 20": """\
+class Part(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.more = nn.Linear(64, 10), nn.Parameter(torch.zeros(3))
+    def forward(self, images):
+        call()
+        if calls == 20:
+            del self.more
+        return self.layer(images.flatten(1))
+""",
+    "model: not deterministic": """\
+class Part(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+    def forward(self, images):
+        return self.layer(images.flatten(1)) * (1 + int.from_bytes(os.urandom(3)) / 2**24)
+""",
+    "model: initial weights not deterministic": """\
+class Part(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+        with torch.no_grad():
+            self.layer.bias.fill_(int.from_bytes(os.urandom(3)) / 2**24)
+    def forward(self, images):
+        return self.layer(images.flatten(1))
+""",
     "model: a class": "Part = nn.Linear\n",
     "model: a builtin": "Part = max\n",
     "model: no forward": """\
@@ -394,6 +573,15 @@ def Part(outputs, targets):
     outputs.data.zero_()
     return nn.functional.cross_entropy(outputs, targets)
 """,
+    "loss: not deterministic": """\
+def Part(outputs, targets):
+    return nn.functional.cross_entropy(outputs, targets) * (1 + int.from_bytes(os.urandom(3)) / 2**24)
+""",
+    "loss: detached at call 20": """\
+def Part(outputs, targets):
+    call()
+    return nn.functional.cross_entropy(outputs.detach() if calls >= 20 else outputs, targets)
+""",
     "loss: a module": "Part = nn.CrossEntropyLoss\n",
     "dataset: a tuple": """\
 def Part():
@@ -423,6 +611,46 @@ def Part():
     y = torch.arange(300) % 10
     return make_dataset(Split(torch.zeros(300, 64), y), Split(torch.zeros(300, 60), y), list("0123456789"))
 """,
+    "dataset: on meta": """\
+def Part():
+    x, y = torch.zeros(300, 1, 8, 8, device="meta"), torch.arange(300) % 10
+    return (x, y), (x, y)
+""",
+    "dataset: a length that is no number": """\
+class Part(torch.utils.data.Dataset):
+    def __init__(self, train=True):
+        pass
+    def __len__(self):
+        return "many"
+    def __getitem__(self, index):
+        return torch.zeros(64), 0
+""",
+    "dataset: longer than it is": """\
+class Part(torch.utils.data.Dataset):
+    def __init__(self, train=True):
+        pass
+    def __len__(self):
+        return 400
+    def __getitem__(self, index):
+        return [(torch.zeros(64), 0), (torch.zeros(64), 1)][index]
+""",
+    "dataset: another shape at sample 20": """\
+class Part(torch.utils.data.Dataset):
+    def __init__(self, train=True):
+        pass
+    def __len__(self):
+        return 400
+    def __getitem__(self, index):
+        return torch.zeros(64 if index != 20 else 63), index % 10
+""",
+    "metric: not deterministic": """\
+def Part(outputs, targets):
+    return int.from_bytes(os.urandom(3)) / 2**24
+""",
+    "metric: a metric without sums": """\
+from trainer.metrics import Metric
+Part = Metric("part", "max")
+""",
     "augmentation: neither function nor class": """\
 def Part(x: float = 1.0):
     return nn.Identity()
@@ -443,6 +671,14 @@ class Part:
     def apply(self, images, targets, params):
         return images
 """,
+    "augmentation: not deterministic": """\
+def Part(images):
+    return images + int.from_bytes(os.urandom(3)) / 2**24
+""",
+    "augmentation: to meta": """\
+def Part(images):
+    return images.to("meta")
+""",
     "augmentation: a pair": """\
 def Part(images, targets):
     return images.flip(3), targets
@@ -456,6 +692,25 @@ class Part(torch.optim.lr_scheduler.LambdaLR):
 def Part(optimizer):
     return None
 """,
+    "scheduler: not deterministic": """\
+class Part(torch.optim.lr_scheduler.LambdaLR):
+    def __init__(self, optimizer):
+        super().__init__(optimizer, lambda step: int.from_bytes(os.urandom(3)) / 2**24)
+""",
+    "scheduler: removes the lr": """\
+class Part:
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+    def step(self):
+        del self.optimizer.param_groups[0]["lr"]
+""",
+    "scheduler: the state dict fails": """\
+class Part(torch.optim.lr_scheduler.LRScheduler):
+    def get_lr(self):
+        return [0.1]
+    def state_dict(self):
+        sys.exit(3)
+""",
     "scheduler: negative": """\
 class Part(torch.optim.lr_scheduler.LambdaLR):
     def __init__(self, optimizer):
@@ -464,6 +719,14 @@ class Part(torch.optim.lr_scheduler.LambdaLR):
     "init: another shape": """\
 def Part(tensor):
     tensor.data = torch.zeros(3)
+""",
+    "init: to meta": """\
+def Part(tensor):
+    tensor.data = tensor.data.to("meta")
+""",
+    "init: not deterministic": """\
+def Part(tensor):
+    tensor.fill_(int.from_bytes(os.urandom(3)) / 2**24)
 """,
     "init: needs more": """\
 def Part(tensor, gain):
@@ -476,8 +739,20 @@ def Part(tensor, gain):
     "module: attributes raise": "def __getattr__(name):\n    sys.exit(3)\n",
 }
 
+HARMLESS = {
+    *("optimizer: no lr", "optimizer: lr None", "optimizer: groups of its own"),
+    *("optimizer: more groups at step 20", "optimizer: state that cannot be saved"),
+    *("optimizer: a lock in its groups", "optimizer: *args", "optimizer: keys of the config as options"),
+    *("optimizer: the state dict fails", "model: lazy", "model: caches a tensor", "model: sparse"),
+    *("model: complex", "model: holds a lock", "model: holds a generator"),
+    *("model: a text or a function as an option", "loss: changes the outputs", "loss: a module"),
+    "augmentation: a pair",
+}
+"""Those of `ODD` with which a run completes; all others are refused before the run, or the run fails."""
+
 CONFIG = {
     "optimizer": "optimizer: {name: 'part.py:Part'}",
+    "wrapper": "optimizer: {name: 'part.py:Part', base: {name: SGD, lr: 0.05}}",
     "scheduler": "scheduler: {name: 'part.py:Part', interval: step}",
     "model": "model: {name: 'part.py:Part'}",
     "init": "init: {weight: {name: 'part.py:Part'}}",
@@ -510,6 +785,6 @@ def odd(name: str) -> str:
 
 def config(kind: str) -> str:
     """Return a config of 25 steps that names the part `part.py:Part`."""
-    own = CONFIG[kind]
+    own = CONFIG.get(kind) or CONFIG[KIND_OF[kind]]
     section = own.partition(":")[0]
     return "\n".join([own, *(line for key, line in REST.items() if key != section)]) + "\n"

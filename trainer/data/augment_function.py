@@ -45,12 +45,14 @@ class FunctionAugmentation:
         options: its other keyword arguments.
         name: its name in messages.
         num_classes: number of classes of the data.
+        key: its key in the config, relative to the data set.
     """
 
     function: Callable[..., Any]
     options: Mapping[str, Any]
     name: str
     num_classes: int
+    key: str
 
     def check(self, split: Split, *, key: str) -> None:
         """Accept any samples: errors appear at the first batch."""
@@ -73,10 +75,11 @@ class FunctionAugmentation:
             and new.shape == images.shape
             and new.dtype == images.dtype
             and len(labels) == len(targets)
+            and new.device == labels.device == images.device
         ):
             raise ConfigError(
                 f"{self.name} returned {_described(found)} for {_described(images)}",
-                key="name",
+                key=self.key,
                 expected="images of the same shape and type, or (images, targets)",
             )
         return new, labels
@@ -84,5 +87,5 @@ class FunctionAugmentation:
 
 def _described(value: object) -> str:
     if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
     return f"a {type(value).__name__}"

@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from trainer.errors import ConfigError
 from trainer.models.outputs import prediction
 from trainer.seeding import preserved
-from trainer.user_code import code_location, describe_error
+from trainer.user_code import describe_with_line
 
 BATCH = 2
 """Batch size of the forward pass: batch normalization cannot train on one sample."""
@@ -310,10 +310,9 @@ def _shape_error(input_shape: tuple[int, ...], trace: _Trace, error: BaseExcepti
     name, layer, shapes = trace.inside[-1] if trace.inside else ("", None, [])
     location = f"layer {name} ({type(layer).__name__})" if name else "its forward function"
     received = f", which received {' and '.join(_readable(shape) for shape in shapes)}" if shapes else ""
-    line = code_location(error)
     return ConfigError(
         f"samples of shape {list(input_shape)} do not pass through the model: {location}{received}, "
-        f"{describe_error(error)}{f' ({line})' if line else ''}",
+        f"{describe_with_line(error)}",
         key="name",
         expected=_takes(layer),
         fix="change the size of the images (data.resize, data.pad) or choose another model"

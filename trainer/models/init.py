@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainer.errors import ConfigError, OptlabError
 from trainer.seeding import stream_seed
-from trainer.user_code import code_location, describe_error
+from trainer.user_code import code_location, describe_with_line
 
 Fill = Callable[..., object]
 """A function that fills its first argument, a tensor, in place; those of torch also take `generator`."""
@@ -136,8 +136,7 @@ def _fill(
     except (OptlabError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        location = code_location(error)
-        reason = f"{describe_error(error)} ({location})" if location else str(error)
+        reason = describe_with_line(error) if code_location(error) else str(error)
         raise ConfigError(
             f"cannot initialise {name} of shape {list(parameter.shape)}: {reason}",
             key=key,

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from trainer.errors import ConfigError, Problem, nearest, unknown_name
 from trainer.matching import trainable
 from trainer.optimizers.groups import Group
-from trainer.user_code import code_location, describe_error, first_line
+from trainer.user_code import describe_with_line, first_line
 
 OBJECTS = ("model", "named_parameters")
 """Parameters of a builder that get the model, or the names and parameters to train."""
@@ -180,14 +180,12 @@ def _build(
 def failure(spec: OptimizerSpec, error: BaseException) -> ConfigError:
     """Return the error to report for an exception of an optimizer before the run, with its line."""
     text = first_line(error) if isinstance(error, Exception) else ""
-    location = code_location(error)
     key = next(
         (name for name in (*spec.options, *_parameter_names(spec.builder)) if name in text.split()), ""
     )
     key = key if key in spec.options else ""
     short = spec.name.rpartition(":")[2]
-    where = f" ({location})" if location else ""
-    return ConfigError(f"{short} {describe_error(error)}{where}", key=key or "name")
+    return ConfigError(f"{short} {describe_with_line(error, spec.name)}", key=key or "name")
 
 
 def _call_arguments(

@@ -18,7 +18,8 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
 
 from trainer.errors import ConfigError, Problem
 from trainer.schedules.schedule import Adapter, Chain, Schedule, learning_rate
-from trainer.user_code import code_location, describe_error
+from trainer.seeding import preserved
+from trainer.user_code import cited_definition, code_location, describe_with_line
 
 SIMULATED_INTERVALS = 10_000
 """Number of intervals simulated before the run (0.1 s); later errors are found only during the run."""
@@ -100,7 +101,15 @@ def build_schedule(
         problems += _momentum_problems(optimizer, spec, _prefix(specs, index))
     if problems:
         raise ConfigError.of(problems)
-    _simulate(optimizer, specs, length)
+    rates = _simulate(optimizer, specs, length)
+    for index, spec in enumerate(specs):
+        if _is_users(spec) and rates != _simulate(optimizer, specs, length):
+            raise ConfigError(
+                f"{spec.name} is not deterministic: it gives other learning rates when it is built again"
+                + cited_definition(spec.name),
+                key=_prefix(specs, index) + "name",
+                fix="draw random numbers from the global generators of torch, Python or NumPy",
+            )
     monitor = (specs[0].monitor or default_monitor) if _is_plateau(specs[0]) else None
     derived = _derived_lengths(specs, length)
     return Schedule(_assemble(optimizer, specs, length), specs[0].interval, monitor, derived)
@@ -118,9 +127,14 @@ def _derived_lengths(specs: Sequence[ScheduleSpec], length: int | None) -> dict[
     }
 
 
+def _is_users(spec: ScheduleSpec) -> bool:
+    """Return whether a schedule is neither torch's nor one of this package."""
+    return (getattr(spec.builder, "__module__", "") or "").partition(".")[0] not in ("torch", "trainer")
+
+
 def _own_lengths(spec: ScheduleSpec) -> list[str]:
-    """Return the required lengths of a schedule that is neither torch's nor one of this package."""
-    if (getattr(spec.builder, "__module__", "") or "").partition(".")[0] in ("torch", "trainer"):
+    """Return the required lengths of a user's schedule."""
+    if not _is_users(spec):
         return []
     signature = inspect.signature(spec.builder).parameters
     return [
@@ -326,42 +340,43 @@ def _copy(value: Any) -> Any:
         return value
 
 
-def _simulate(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int | None) -> None:
-    """Simulate the schedule on a stand-in optimizer, so that errors are reported before the run."""
+def _simulate(optimizer: Optimizer, specs: Sequence[ScheduleSpec], length: int | None) -> list[float]:
+    """Return the learning rates on a stand-in optimizer, so that errors are reported before the run."""
     stand_in = _StandIn(optimizer)
     # Copy the options: a user's callable may count its calls.
     copies = [
         dataclasses.replace(spec, options={name: _copy(value) for name, value in spec.options.items()})
         for spec in specs
     ]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), preserved():
         warnings.simplefilter("ignore")
         schedule = Schedule(_assemble(stand_in, copies, length), specs[0].interval)
+        rates: list[float] = []
         for interval in range(min(1 if length is None else length, SIMULATED_INTERVALS)):
             for group in stand_in.param_groups:
-                if not (group["lr"] >= 0 and math.isfinite(group["lr"])):
-                    raise _fault(specs, interval, f"gives a learning rate of {group['lr']}")
+                rate = learning_rate(group)
+                if rate is None or not (rate >= 0 and math.isfinite(rate)):
+                    given = f"a {type(group.get('lr')).__name__}" if rate is None else rate
+                    raise _fault(specs, interval, f"gives a learning rate of {given}")
+                rates.append(rate)
             if _is_plateau(specs[0]):
-                return
+                break
             try:
                 schedule.step()
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # torch's arithmetic, or a user's function
-                raise _fault(specs, interval + 1, _describe_error(error)) from error
+                raise _fault(specs, interval + 1, error) from error
+    return rates
 
 
-def _describe_error(error: BaseException) -> str:
-    location = code_location(error)
-    return describe_error(error) + (f" ({location})" if location else "")
-
-
-def _fault(specs: Sequence[ScheduleSpec], interval: int, what: str) -> ConfigError:
+def _fault(specs: Sequence[ScheduleSpec], interval: int, what: str | BaseException) -> ConfigError:
     """Return the error of the schedule that is active at an interval."""
     index = sum(interval >= spec.until for spec in specs if spec.until is not None)
     spec = specs[index]
+    text = what if isinstance(what, str) else describe_with_line(what, spec.name)
     return ConfigError(
-        f"{spec.name} {what} at {spec.interval} {interval}", key=_prefix(specs, index) + "name"
+        f"{spec.name} {text} at {spec.interval} {interval}", key=_prefix(specs, index) + "name"
     )
 
 
@@ -418,7 +433,7 @@ def _part(
         message = str(error) or type(error).__name__
         blamed = [name for name in (*options, *known) if name in message]
         if code_location(error) or not isinstance(error, Exception):
-            message = _describe_error(error)
+            message = describe_with_line(error, spec.name)
         raise ConfigError(f"{spec.name}: {message}", key=key + (blamed[0] if blamed else "name")) from error
     if not isinstance(scheduler, LRScheduler):
         if not callable(getattr(scheduler, "step", None)) or not hasattr(scheduler, "__dict__"):

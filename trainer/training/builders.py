@@ -26,6 +26,7 @@ from trainer.config.models import (
     SchedulerConfig,
     StepMode,
 )
+from trainer.config.paths import split_import_path
 from trainer.config.signature_schema import accepted_names
 from trainer.data.augment import Augmentation
 from trainer.data.augment_function import FunctionAugmentation, is_augmentation, require_augmentation
@@ -50,7 +51,8 @@ from trainer.training.locate import located, prefixed
 from trainer.training.preflight import check_parameters, try_metric
 from trainer.training.rehearsal import Outcome, Rehearsal
 from trainer.training.timetable import Plan
-from trainer.user_code import compared_arguments, user_code
+from trainer.training.values import copies, layout, layout_change, require_same
+from trainer.user_code import cited_definition, compared_arguments, user_code
 
 
 def build_model(
@@ -65,19 +67,43 @@ def build_model(
         tokens: whether samples are tokens: inputs int64 [N, T], outputs [N, T, num_classes].
     """
     config = loaded.config
-    with located(loaded, "model"), global_stream("init", config.seed.init):
-        model = make_model(config.model, input_shape, num_classes, tokens=tokens)
+
+    def make() -> nn.Module:
+        with global_stream("init", config.seed.init):
+            return make_model(config.model, input_shape, num_classes, tokens=tokens)
+
+    with located(loaded, "model"):
+        model = make()
+        if split_import_path(config.model.name):
+            require_same(model.state_dict(), make().state_dict(), config.model.name)
     if config.init is not None:
         with located(loaded, "init"):
-            rules = _init_rules(model, config.init)
-            shapes = {name: value.shape for name, value in model.named_parameters()}
-            initialize(model, rules, generator=generator("init", config.seed.init, 1))
-            for name, value in model.named_parameters():
-                if value.shape != shapes.get(name):
-                    raise ConfigError(
-                        f"the initialisation changed the shape of {name} to {list(value.shape)}"
-                    )
+            _initialize(model, config.init, config.seed.init)
     return model
+
+
+def _initialize(model: nn.Module, init: InitConfig, seed: int) -> None:
+    """Initialize the weights; twice with users' functions, to check that these are deterministic."""
+    rules = _init_rules(model, init)
+    places = {"": init, **{f"layers.{number}.": layer for number, layer in enumerate(init.layers)}}
+    own = {
+        f"{place}{role}.name": fill.name
+        for place, one in places.items()
+        for role, fill in (("weight", one.weight), ("bias", one.bias))
+        if fill is not None and split_import_path(fill.name)
+    }
+    before, start = layout(model), copies(dict(model.named_parameters()))
+    initialize(model, rules, generator=generator("init", seed, 1))
+    if change := layout_change(before, layout(model)):
+        raise ConfigError(f"the initialisation {change}{''.join(map(cited_definition, own.values()))}")
+    if own:
+        key, component = next(iter(own.items()))
+        first = copies(dict(model.named_parameters()))
+        with torch.no_grad():
+            for name, value in model.named_parameters():
+                value.copy_(start[name])
+        initialize(model, rules, generator=generator("init", seed, 1))
+        require_same(first, dict(model.named_parameters()), component, key=key)
 
 
 def make_model(
@@ -174,11 +200,9 @@ def _build_metric(component: MetricConfig) -> tuple[Metric, bool]:
         return BUILT_IN[component.name], True
     builder = catalog.find("metric", component.name)
     options = catalog.arguments("metric", component.name, component.options)
-    if isinstance(builder, Metric):
-        return builder, True
     with user_code(component.name):
-        if not compared_arguments(builder):
-            metric = builder(**options)
+        if isinstance(builder, Metric) or not compared_arguments(builder):
+            metric = builder if isinstance(builder, Metric) else builder(**options)
             if isinstance(metric, Metric) and metric.sums is not None:
                 return metric, True
             raise ConfigError(
@@ -219,7 +243,7 @@ def build_augmentation(component: Component, num_classes: int, key: str) -> Augm
         builder = catalog.find("augmentation", component.name)
         if component.name not in catalog.REGISTRIES["augmentation"] and is_augmentation(builder):
             options = catalog.arguments("augmentation", component.name, component.options)
-            return FunctionAugmentation(builder, options, component.name, num_classes)
+            return FunctionAugmentation(builder, options, component.name, num_classes, f"{key}.name")
         augmentation = _build("augmentation", component, num_classes=num_classes)
         return require_augmentation(augmentation, component.name)
     except OptlabError as error:

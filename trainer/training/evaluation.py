@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.errors import ConfigError
 from trainer.metrics import Metric
 from trainer.training.forward import ForwardPass
 
@@ -76,7 +77,7 @@ class RunningMean:
         seen = sum(self._samples)
         values: dict[str, float | None] = {"train_loss": None}
         for metric, sums in zip(self._metrics, self._sums, strict=True):
-            values[f"train_{metric.name}"] = metric.value(sums, seen) if seen else None
+            values[f"train_{metric.name}"] = metric.compute(sums, seen) if seen else None
         if seen:
             weights = torch.tensor(self._samples, dtype=torch.float64)
             losses = torch.cat([part.cpu() for part in self._losses]).double()
@@ -101,9 +102,19 @@ class RunningMean:
 
 
 def _add(sums: Tensor, metric: Metric, outputs: Tensor, targets: Tensor) -> Tensor:
-    assert metric.sums is not None
-    batch_sums = metric.sums(outputs, targets)
+    batch_sums = sums_of(metric, outputs, targets)
     return sums.to(batch_sums.device) + batch_sums
+
+
+def sums_of(metric: Metric, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the sums of a batch; raise ConfigError if they are no tensor."""
+    assert metric.sums is not None
+    sums = metric.sums(outputs, targets)
+    if not isinstance(sums, Tensor):
+        raise ConfigError(
+            f"`sums` of {metric.name} returned a {type(sums).__name__}", key="name", expected="a tensor"
+        )
+    return sums
 
 
 @torch.no_grad()
@@ -138,5 +149,5 @@ def evaluate_split(
     weights = torch.tensor(sizes, dtype=torch.float64)
     values = {"loss": float((torch.stack(losses).cpu() * weights).sum() / weights.sum())}
     return values | {
-        metric.name: metric.value(total, sum(sizes)) for metric, total in zip(metrics, sums, strict=True)
+        metric.name: metric.compute(total, sum(sizes)) for metric, total in zip(metrics, sums, strict=True)
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, count, islice
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from trainer.data.batches import Batch, Batches
 from trainer.data.dataset import Splits
+from trainer.errors import ConfigError
 from trainer.metrics import Metric
 from trainer.records import EvalRecord
 from trainer.training.check_finite import find_nonfinite
@@ -25,6 +26,7 @@ from trainer.training.forward import ForwardPass
 from trainer.training.record_maker import RecordMaker
 from trainer.training.state import Progress, TrainingState
 from trainer.training.timetable import Due, Plan
+from trainer.training.values import layout, layout_change
 
 _NOTHING = Due()
 
@@ -65,6 +67,11 @@ class Experiment:
     records: RecordMaker
     stop_requested: bool = False
     _next_due: int = 0  # no action is due before this step
+    _layout: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Keep the layout of the parameters, which no component may change."""
+        self._layout = layout(self.model, self.state.optimizers.values())
 
     def __repr__(self) -> str:
         """Return a summary: data, model, optimizers, length and progress."""
@@ -188,8 +195,12 @@ class Experiment:
 
         Compiled steps are checked against eager steps before the evaluation. Python state is checked again
         afterwards, because evaluating a model may change it too.
+
+        Raises:
+            ConfigError: a component replaced, added or removed parameters.
         """
         state = self.state
+        self._check_layout()
         self.compilation.check(self.compilation.last_batches)
         values = state.mean.values()
         state.mean.reset()
@@ -203,8 +214,17 @@ class Experiment:
                 assert metric is not None
                 schedule.observe(metric)
         state.evaluated_at = state.progress.step
+        self._check_layout()
         self.compilation.check()
         return self.records.make(EvalRecord, values)
+
+    def _check_layout(self) -> None:
+        change = layout_change(self._layout, layout(self.model, self.state.optimizers.values()))
+        if change is not None:
+            raise ConfigError(
+                f"step {self.progress.step}: the model or an optimizer {change}",
+                expected="the parameters of the start of the run, changed in place",
+            )
 
     def measure(self, split: str) -> dict[str, float]:
         """Return the loss and the metrics of the model on a whole split, in eval mode."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from trainer.config.models import DataConfig
 from trainer.data.batches import Batches
 from trainer.errors import ConfigError, unknown_name
 from trainer.metrics import Metric
-from trainer.models.describe import check_shapes, temporary_copy
+from trainer.models.describe import check_shapes, copy_model, temporary_copy
 from trainer.seeding import generator, preserved
 from trainer.tasks import Task
+from trainer.training.evaluation import sums_of
 from trainer.training.experiment import Experiment
 from trainer.training.forward import ForwardPass
+from trainer.training.values import require_same
 from trainer.user_code import code_location
 
 
@@ -123,6 +126,40 @@ def try_loss(
     return outputs
 
 
+def try_forward(
+    forward: ForwardPass,
+    model: nn.Module,
+    autocast: AbstractContextManager[object],
+    inputs: Tensor,
+    targets: Tensor,
+    kind: str,
+    component: str,
+) -> None:
+    """Run two copies of the model on the same samples: a user's model or loss must give equal results.
+
+    Args:
+        forward: computes the loss and the prediction of a batch.
+        model: the model; not changed. A model that cannot be copied is not tried.
+        autocast: the context of the forward pass.
+        inputs, targets: some samples.
+        kind: `model` or `loss`.
+        component: the name of the user's model or loss.
+
+    Raises:
+        ConfigError: they are not; `key` is "name".
+    """
+    results = []
+    for _ in range(2):
+        try:
+            model_copy = copy_model(model).train()
+        except Exception:  # of an object that the model holds, as a lock
+            return
+        with preserved(inputs.device), autocast:
+            loss, outputs = forward(model_copy, inputs, targets)
+        results.append({"the prediction": outputs} if kind == "model" else {"the loss": loss})
+    require_same(results[0], results[1], component)
+
+
 def try_metric(metric: Metric, targets: Tensor, num_classes: int, *, check_additive: bool) -> None:
     """Compute a metric on random outputs, so that a wrong one is reported before the run.
 
@@ -132,23 +169,17 @@ def try_metric(metric: Metric, targets: Tensor, num_classes: int, *, check_addit
         num_classes: number of outputs.
         check_additive: whether the sums of two batches are added to those of both together.
     """
-    assert metric.sums is not None
     outputs = torch.randn(output_shape(targets, num_classes), generator=generator("construction", 0))
     outputs = outputs.to(targets.device)
     with torch.no_grad():
-        sums = metric.sums(outputs, targets)
-        if not isinstance(sums, Tensor):
-            raise ConfigError(
-                f"`sums` of {metric.name} returned a {type(sums).__name__}", key="name", expected="a tensor"
-            )
-        value = metric.value(sums, len(targets))
-        if not isinstance(value, int | float):
-            raise ConfigError(
-                f"`value` of {metric.name} returned a {type(value).__name__}", key="name", expected="a float"
-            )
+        with preserved():
+            sums = sums_of(metric, outputs, targets)
+        with preserved():
+            require_same({"its sums": sums}, {"its sums": sums_of(metric, outputs, targets)}, metric.name)
+        metric.compute(sums, len(targets))
         if not check_additive or len(targets) < 2:
             return
-        first, rest = metric.sums(outputs[:1], targets[:1]), metric.sums(outputs[1:], targets[1:])
+        first, rest = sums_of(metric, outputs[:1], targets[:1]), sums_of(metric, outputs[1:], targets[1:])
     added = first.double() + rest.double()
     if added.shape != sums.shape or not torch.allclose(added, sums.double(), rtol=1e-4, equal_nan=True):
         raise ConfigError(

@@ -26,15 +26,21 @@ from trainer.process_state import settings_preserved
 from trainer.seeding import random_state, set_random_state
 from trainer.training.engines.eager import EagerEngine, MicroBatch
 from trainer.training.forward import ForwardPass
-from trainer.user_code import code_location
+from trainer.training.values import (
+    Values,
+    copies,
+    first_difference,
+    layout,
+    layout_change,
+    require_same,
+)
+from trainer.user_code import cited_definition, code_location
 
 STEPS = 3
 """Number of steps before the state is saved, and after it is loaded."""
 
 SAMPLES = 8
 """Maximum number of samples of a step of the rehearsal, to limit its cost for large models."""
-
-Values = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,7 @@ class Rehearsal:
                 # An optimizer that takes a closure may also read the gradients that it finds, as SAM does.
                 with suppress(_StepError):
                     other = self._train("gradients_and_closure", start)
-                    if _first_difference(result.values, other.values) is not None:
+                    if first_difference(result.values, other.values) is not None:
                         working, result = "gradients_and_closure", other
             self._check_resumes(working, result, start)
         finally:
@@ -138,6 +144,7 @@ class Rehearsal:
         with settings_preserved(), temporary_copy(original) as model:
             optimizer = self.build(model)
             parameters = list(model.parameters())
+            layout_before = layout(model, [optimizer])
             before = [parameter.detach().clone() for parameter in parameters]
             engine = EagerEngine(
                 model,
@@ -167,22 +174,35 @@ class Rehearsal:
                 for step in range(first, first + steps):
                     if step == STEPS and resume is None:
                         saved = self._save(model, optimizer, parameters, device)
-                        middle = _copies(model.state_dict())
+                        middle = copies(model.state_dict())
                         with suppress(Exception):  # some models cannot be copied
                             model_at_save = copy_model(model)
                     engine.step([self._batch(step)])
                     former, numbers = numbers, _numbers(optimizer)
                     changing |= dict.fromkeys(key for key in numbers if numbers[key] != former.get(key))
+                    self._check_layout(layout_before, layout(model, [optimizer]))
+                values = copies(model.state_dict())
+                with evaluation_weights([optimizer], parameters):
+                    values |= {
+                        f"{name} in eval mode": p.detach().clone() for name, p in model.named_parameters()
+                    }
             except (OptlabError, KeyboardInterrupt):
                 raise
             except BaseException as error:  # a user's class may raise anything
                 raise _StepError(error) from error
-            values = _copies(model.state_dict())
-            with evaluation_weights([optimizer], parameters):
-                values |= {f"{name} in eval mode": p.detach().clone() for name, p in model.named_parameters()}
             changed = any(not torch.equal(p, was) for p, was in zip(parameters, before, strict=True))
         names = dict.fromkeys(name for _, name in changing)
         return _Result(values, middle, saved, model_at_save, changed, tuple(names))
+
+    def _check_layout(self, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+        change = layout_change(before, now)
+        if change is not None:
+            name = self.spec.name.rpartition(":")[2]
+            raise ConfigError(
+                f"{name} {change} in a step{cited_definition(self.spec.name)}",
+                key="name",
+                expected="an optimizer that changes the values of parameters in place",
+            )
 
     def _save(
         self, model: nn.Module, optimizer: Optimizer, parameters: Sequence[Tensor], device: torch.device
@@ -202,14 +222,11 @@ class Rehearsal:
 
     def _check_resumes(self, mode: StepMode, whole: _Result, start: Mapping[str, Any]) -> None:
         name = self.spec.name.rpartition(":")[2]
-        repeated = _first_difference(whole.middle, self._train(mode, start, steps=STEPS).values)
-        if repeated is not None:
-            raise ConfigError(
-                f"{name} is not deterministic: two runs of {STEPS} steps from the same state differ "
-                f"in {repeated}",
-                key="name",
-                fix="draw random numbers from the global generators of torch, Python or NumPy",
-            )
+        try:
+            repeated = self._train(mode, start, steps=STEPS)
+        except _StepError as error:
+            raise failure(self.spec, error.cause) from error
+        require_same(whole.middle, repeated.values, self.spec.name)
         try:
             again = self._train(mode, start, resume=whole, steps=STEPS)
         except _StepError as error:
@@ -218,7 +235,7 @@ class Rehearsal:
                 f"the state of {name} cannot be restored, so a run cannot be resumed: {problem.what}",
                 key="name",
             ) from error
-        different = _first_difference(whole.values, again.values)
+        different = first_difference(whole.values, again.values)
         if different is None:
             return
         raise ConfigError(
@@ -250,16 +267,3 @@ class _StepError(Exception):
 def _numbers(optimizer: Optimizer) -> dict[tuple[int, str], float]:
     groups = enumerate(rate_holder(optimizer).param_groups)
     return {(index, name): value for index, group in groups for name, value in group_numbers(group).items()}
-
-
-def _copies(values: Values) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in values.items()}
-
-
-def _first_difference(one: Values, other: Values) -> str | None:
-    """Return the name of the first tensor that differs; NaN equals NaN."""
-    for name, value in one.items():
-        same = other[name]
-        if not torch.equal(value, same) and not ((value == same) | (value.isnan() & same.isnan())).all():
-            return name
-    return None
