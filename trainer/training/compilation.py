@@ -59,10 +59,10 @@ class Compilation:
         if reason is not None:
             return f"the steps run eager: {reason}"
         self._agreed_at = self.state.progress.step
-        return (
-            f"compiled the step in {self.seconds:.1f} s; compared {self.engine.checked} "
-            "(rounding differs, so a long run can give different results)"
-        )
+        made = f"compiled the step in {self.seconds:.1f} s; compared"
+        if self.engine.was_kept:
+            made = f"loaded the step, compiled by an earlier run, in {self.seconds:.2f} s; that run compared"
+        return f"{made} {self.engine.checked} (rounding differs, so a long run can give different results)"
 
     def keep_initial_state(self) -> None:
         """Keep the state of step 0; call it before the state of a checkpoint is loaded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -162,17 +162,41 @@ def test_an_optimizer_without_a_learning_rate_steps_by_itself() -> None:
     assert_agree(compiled, eager)
 
 
-def test_momentum_that_a_schedule_changes_is_followed() -> None:
-    eager, compiled = engine(EagerEngine, sgd), engine(CompiledEngine, sgd)
+@pytest.mark.parametrize(
+    ("make", "changed"),
+    [
+        (sgd, ("lr", "momentum", "weight_decay")),
+        pytest.param(adam, ("lr", "eps", "betas", "weight_decay"), marks=NIGHTLY),
+    ],
+)
+def test_one_program_serves_all_numbers(make: Make, changed: Sequence[str]) -> None:
+    """Also if a schedule changes them at every step; options that change the operations run eager."""
+    eager, compiled = engine(EagerEngine, make), engine(CompiledEngine, make)
     assert isinstance(compiled, CompiledEngine)
     assert compiled.compile(make_steps(3)) is None
+    program, calls = compiled._program, []
+    assert program is not None
+
+    def counted(values: list[Any]) -> Sequence[Tensor]:
+        calls.append(1)
+        return program(values)
+
+    compiled._program = counted
     for one in (eager, compiled):
         torch.manual_seed(7)
         for number, batches in enumerate(make_steps(6)):
             for group in one.optimizers[0].param_groups:
-                group["momentum"] = 0.9 - 0.1 * number
+                for key in changed:
+                    share = 1 - 0.1 * number
+                    values = group[key]
+                    group[key] = tuple(v * share for v in values) if key == "betas" else values * share
             one.step(batches)
+    assert len(calls) == 5  # the first step initializes the state
     assert_agree(compiled, eager, rtol=1e-4, atol=1e-5)
+    for group in compiled.optimizers[0].param_groups:
+        group["maximize"] = not group["maximize"]
+    compiled.step(make_steps(1)[0])
+    assert len(calls) == 5
 
 
 def test_a_step_that_an_optimizer_was_given_is_called() -> None:
@@ -394,9 +418,13 @@ def test_a_wrong_update_is_found(factor: float, lr: float, monkeypatch: pytest.M
     right = updates._UPDATES[torch.optim.AdamW]
 
     def wrong(
-        parameters: list[Tensor], gradients: list[Tensor], state: object, lr: Tensor, group: object
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        state: updates.State,
+        numbers: Sequence[Tensor],
+        group: updates.Group,
     ) -> None:
-        right.apply(parameters, gradients, state, lr * factor, group)
+        right.apply(parameters, gradients, state, [numbers[0] * factor, *numbers[1:]], group)
 
     monkeypatch.setitem(updates._UPDATES, torch.optim.AdamW, replace(right, apply=wrong))
     torch.manual_seed(0)

@@ -92,6 +92,11 @@ class EagerEngine:
         return False
 
     @property
+    def was_kept(self) -> bool:
+        """Whether the steps run as a program that an earlier run compiled."""
+        return False
+
+    @property
     def compared_steps(self) -> int:
         """Number of compiled steps that were compared with eager steps."""
         return 0

@@ -6,6 +6,8 @@ operations, so models are rejected if their Python code depends on more than par
 or changes more than these (`python_state`). `compile` then checks a few steps against the eager engine and
 restores the state. Steps that the program does not support run eager: batches of another shape, and steps
 that measure gradient norms. `check` repeats the check later in the run.
+
+The program is kept on disk with the result of the check, for all runs with the same step (`kept_programs`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from __future__ import annotations
 import copy
 import operator
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any
@@ -28,9 +32,11 @@ from trainer import kernel_cache
 from trainer.seeding import random_state, set_random_state
 from trainer.training.engines.compiler import compiler
 from trainer.training.engines.eager import EagerEngine, MicroBatch, StepOutput
+from trainer.training.engines.inductor import kept_programs, pooling
 from trainer.training.engines.inductor import matmul as products
-from trainer.training.engines.inductor import pooling
 from trainer.training.engines.inductor.agreement import EXACT, ROUGH, Agreement, Evidence, deviation
+from trainer.training.engines.inductor.kept_programs import KeptProgram, Program, Verdict
+from trainer.training.engines.inductor.program_key import program_key
 from trainer.training.engines.inductor.python_state import PythonState, is_own
 from trainer.training.engines.inductor.scalars import compute_once
 from trainer.training.engines.inductor.step_hooks import has_hooks, has_own_step
@@ -60,7 +66,8 @@ _MIN_LOSS = 1e-3
 _LATER_BOUND = 0.5
 """Largest relative difference of a gradient in a later step, if rounding changes the eager one as much."""
 
-Program = Callable[[list[Any]], Sequence[Tensor]]
+_TIMED_STEPS, _TIMED_SECONDS = 20, 0.2
+"""Largest number of steps and largest time for measuring an engine."""
 
 _numpy_random: Any = numpy.random  # its global generator
 
@@ -89,15 +96,25 @@ class CompiledEngine(EagerEngine):
         updates = [update_of(optimizer) for optimizer in self.optimizers]
         self._updates = [update for update in updates if update is not None]
         self.whole_step = plain and len(self._updates) == len(updates)
-        self._rates: dict[float, Tensor] = {}
         self._kept: list[Tensor] = []
         self._known: Sequence[object] | None = None  # the state dictionaries that `_kept` was read from
+        self._known_groups: list[tuple[Update, dict[str, Any]]] = []
+        self._options: list[tuple[Any, ...]] | None = None  # of these groups, when `_numbers` was made
+        self._numbers: list[Tensor] | None = None  # None = the program does not support the options
+        self._traced_structure: list[tuple[bool, ...]] = []
+        self._values: list[Tensor] = []
         self._watched = PythonState()
         # Other objects that a step may change; restored after a check.
         self._other_state: dict[str, object] = {}
         self._draws = False  # whether a forward or backward pass drew from Python's or numpy's generator
         self._compared, self._deviation = 0, 0.0
         self._checking = False
+        self._was_kept = False
+
+    @property
+    def was_kept(self) -> bool:
+        """Whether the program was compiled and checked by an earlier run."""
+        return self._was_kept
 
     @property
     def ready(self) -> bool:
@@ -142,33 +159,92 @@ class CompiledEngine(EagerEngine):
             return problem
         own = {type(one).__name__: one for one in self.optimizers if is_own(one)}
         self._other_state = {**own, **(also_restore or {})}
-        if reason := self._why_not_compilable():
-            return reason
+        if unsuitable := self._why_not_compilable():
+            return unsuitable
         self.whole_step = (
-            self.whole_step
-            and not self._momentum_is_scheduled()
-            and not any(map(has_own_step, self.optimizers))
+            self.whole_step and not any(map(has_own_step, self.optimizers)) and not self._have_hooks()
         )
-        self.whole_step = self.whole_step and not self._have_hooks()
-        program: Program | None = None
+        reason: str | None = None
         try:
             with self._restored():
                 steps = iter(steps)
                 first = next(steps)
                 self.whole_step = self.whole_step and len(first) == 1
-                inputs, targets = first[0]
-                self._raise_tiny_lrs()
-                super().step(first)  # the first step initializes the states of the optimizers
-                reason = self._python_changed()
-                if reason is None:
-                    program = self._traced(inputs, targets)
-                    reason = self._disagreement(program, first, steps)
+                key = self._key(first)
+                with kept_programs.exclusive(key):
+                    kept = kept_programs.load(key) if key else None
+                    self._was_kept = kept is not None
+                    reason = kept.verdict.reason if kept else self._changes_in_a_step(first)
+                    if kept is None and reason is None:
+                        kept = self._make(key, first, steps)
         except Exception as error:  # the model cannot be traced
             lines = str(error).strip().splitlines() or [""]
-            reason = f"the step cannot be compiled: {type(error).__name__}: {lines[0]}"
+            return f"the step cannot be compiled: {type(error).__name__}: {lines[0]}"
+        if kept is None:
+            return reason
+        self._compared, self._deviation = kept.verdict.compared, kept.verdict.deviation
+        if kept.verdict.reason is None:
+            self._use(kept.program, *first[0])
+        return kept.verdict.reason
+
+    def _key(self, batches: Sequence[MicroBatch]) -> str | None:
+        """Return the key of the program; None if it depends on something that has no description."""
+        state = self._watched.fingerprint()
+        if state is None:
+            return None
+        values = (self._named | self._constants).items()
+        positions = {id(p): number for number, p in enumerate(self._named.values())}
+        autocast = self.autocast
+        updates = [
+            (update.structure(group), update.state(group), [positions.get(id(p)) for p in group["params"]])
+            for update, _, group in (self._groups() if self.whole_step else ())
+        ]
+        return program_key(
+            state,
+            [(name, v.shape, v.stride(), v.dtype, v.requires_grad) for name, v in values],
+            _layout(*batches[0]),
+            (self.forward.output, self.forward.context),
+            (type(autocast).__qualname__, getattr(autocast, "fast_dtype", None)),
+            [type(optimizer).__qualname__ for optimizer in self.optimizers if self.whole_step],
+            updates,
+        )
+
+    def _changes_in_a_step(self, batches: Sequence[MicroBatch]) -> str | None:
+        """Run one step, which initializes the states of the optimizers; return what it changes in Python."""
+        self._raise_tiny_lrs()
+        super().step(batches)
+        return self._python_changed()
+
+    def _make(
+        self, key: str | None, first: Sequence[MicroBatch], others: Iterable[Sequence[MicroBatch]]
+    ) -> KeptProgram:
+        """Compile the program and check it against eager steps; keep both."""
+        began = time.perf_counter()
+        raw, constants = self._traced(*first[0])
+        program: Program = (lambda values: raw([*constants, *values])) if constants else raw
+        seconds = {"compile": time.perf_counter() - began}
+        reason = self._disagreement(program, first, others)
         if reason is None:
-            self._use(program, inputs, targets)
-        return reason
+            seconds["eager"] = self._time_steps(first)
+            self._use(program, *first[0])
+            seconds["compiled"] = self._time_steps(first)
+            self._program = None
+        verdict = Verdict(reason, self._compared, self._deviation, seconds)
+        if key is not None:
+            kept_programs.save(key, None if reason else raw, constants, verdict)
+        return KeptProgram(program, verdict)
+
+    def _time_steps(self, batches: Sequence[MicroBatch]) -> float:
+        """Return the median time of a step, in seconds."""
+        seconds: list[float] = []
+        self._checking = False  # which takes time
+        began = time.perf_counter()
+        while len(seconds) < _TIMED_STEPS and time.perf_counter() - began < _TIMED_SECONDS:
+            start = time.perf_counter()
+            self.step(batches)
+            seconds.append(time.perf_counter() - start)
+        self._checking = True
+        return statistics.median(seconds)
 
     def check(self, batches: Sequence[MicroBatch] | None = None) -> str | None:
         """Check the compiled step again from the current state; the state is restored afterwards.
@@ -219,10 +295,6 @@ class CompiledEngine(EagerEngine):
     def _is_finite(self) -> bool:
         return all(bool(p.isfinite().all()) for p in self.parameters)
 
-    def _momentum_is_scheduled(self) -> bool:
-        """Return whether OneCycleLR or CyclicLR changes the momentum: they store its bounds in the groups."""
-        return any("base_momentum" in group for _, _, group in self._groups())
-
     def _have_hooks(self) -> bool:
         return any(map(has_hooks, self.optimizers))
 
@@ -232,6 +304,9 @@ class CompiledEngine(EagerEngine):
             group["lr"] = max(float(group["lr"]), 1e-3)
 
     def _use(self, program: Program | None, inputs: Tensor, targets: Tensor) -> None:
+        # Detached views: they share memory with the parameters, and the program records no gradients.
+        self._values = [value.detach() for value in (self._named | self._constants).values()]
+        self._traced_structure = self._structure()
         self._program = program
         self._layout = _layout(inputs, targets)
 
@@ -245,13 +320,10 @@ class CompiledEngine(EagerEngine):
         if not self.whole_step or measure or len(batches) != 1 or not self._fits(*batches[0]):
             return super().step(batches, measure=measure)
         assert self._program is not None
-        rates = [float(group["lr"]) for _, _, group in self._groups()]
-        # The first step initializes the state; options other than lr are constants of the program.
-        if not self._knows_state() or self._options() != self._traced_options or min(rates) < _MIN_LR:
+        # The first step initializes the state.
+        if not self._knows_state() or self._have_hooks() or (numbers := self._current_numbers()) is None:
             return super().step(batches)
-        if self._have_hooks():
-            return super().step(batches)
-        loss, outputs = self._program([*self._values, *self._lrs(rates), *self._kept, *batches[0]])
+        loss, outputs = self._program([*self._values, *numbers, *self._kept, *batches[0]])
         return StepOutput(loss, [outputs], 1)
 
     def _forward_backward(
@@ -300,6 +372,7 @@ class CompiledEngine(EagerEngine):
             return True
         values = self._state()
         self._kept = [value for value in values if value is not None]
+        self._known_groups, self._options = [(update, group) for update, _, group in self._groups()], None
         self._known = states if len(self._kept) == len(values) else None
         return self._known is not None
 
@@ -312,33 +385,36 @@ class CompiledEngine(EagerEngine):
             for parameter in group["params"]
         ]
 
-    def _options(self) -> list[Any]:
-        return [group[name] for update, _, group in self._groups() for name in update.options]
-
-    def _lrs(self, rates: Sequence[float]) -> list[Tensor]:
-        """Return the learning rates of the groups as 0-d tensors, cached by value."""
-        if len(self._rates) > 8:
-            self._rates.clear()
-        for rate in rates:
-            if rate not in self._rates:
-                self._rates[rate] = torch.tensor(rate, dtype=torch.float64)
-        return [self._rates[rate] for rate in rates]
+    def _current_numbers(self) -> list[Tensor] | None:
+        """Return the numbers of the options as inputs of the program; None if it does not support them."""
+        options = [update.options(group) for update, group in self._known_groups]
+        if options != self._options:
+            self._options, self._numbers = options, None
+            numbers = [update.numbers(group) for update, group in self._known_groups]
+            if self._structure() == self._traced_structure and min(lr for lr, *_ in numbers) >= _MIN_LR:
+                self._numbers = [torch.tensor(n, dtype=torch.float64) for n in chain.from_iterable(numbers)]
+        return self._numbers
 
     # ---- tracing
 
-    def _traced(self, inputs: Tensor, targets: Tensor) -> Program:
-        """Return the compiled program of one step for batches with these shapes."""
-        # Detached views: they share memory with the parameters, and the program records no gradients.
-        self._values = [value.detach() for value in (self._named | self._constants).values()]
-        arguments = list(self._values)
+    def _structure(self) -> list[tuple[bool, ...]]:
+        return [update.structure(group) for update, _, group in self._groups()] if self.whole_step else []
+
+    def _traced(self, inputs: Tensor, targets: Tensor) -> tuple[Program, list[Tensor]]:
+        """Return the compiled program of one step for batches with these shapes, and its first arguments.
+
+        These are tensors that the model or the loss creates from numbers.
+        """
+        arguments = [value.detach() for value in (self._named | self._constants).values()]
         if self.whole_step:
-            self._traced_options = self._options()
             state = [value for value in self._state() if value is not None]
             assert len(state) == len(self._state())
-            # Separate tensors: two groups with the same rate must not share an input.
-            arguments += [torch.ones((), dtype=torch.float64) for _ in self._groups()]
+            # Separate tensors: two equal numbers must not share an input.
+            numbers = [number for update, _, group in self._groups() for number in update.numbers(group)]
+            arguments += [torch.tensor(number, dtype=torch.float64) for number in numbers]
             arguments += state
         arguments += [inputs, targets]
+        from torch._functorch import config
         from torch._inductor.compile_fx import compile_fx, compile_fx_inner
         from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -352,15 +428,12 @@ class CompiledEngine(EagerEngine):
         instead = products.decompositions() | pooling.decompositions()
         graph = make_fx(body, decomposition_table=instead, tracing_mode="fake")(*arguments)
         compute_once(graph)
-        with torch.no_grad():
-            wrapped: Any = compile_fx(graph, arguments, inner_compile=compile_inner, config_patches=_OPTIONS)
-        # Call the program without its wrappers, whose checks and copies take 10 us; after an outer cache hit,
-        # only the wrapped program is available.
-        if not compiled_graphs:
-            return lambda values: wrapped(*values)
+        compile_graph: Any = compile_fx
+        with torch.no_grad(), config.patch(enable_autograd_cache=False):  # whose hits skip `compile_inner`
+            compile_graph(graph, arguments, inner_compile=compile_inner, config_patches=_OPTIONS)
+        # The program without its wrappers, whose checks and copies take 10 us.
         program: Program = compiled_graphs[-1].current_callable
-        constants = list(graph.buffers())  # tensors that the model or the loss creates from numbers
-        return (lambda values: program([*constants, *values])) if constants else program
+        return program, list(graph.buffers())
 
     def _gradients_of(self, *arguments: Tensor) -> list[Tensor]:
         """Compute loss, outputs and gradients from (*parameters, *buffers, inputs, targets)."""
@@ -378,19 +451,19 @@ class CompiledEngine(EagerEngine):
         return [loss.detach(), outputs.detach(), *gradients]
 
     def _whole(self, *arguments: Tensor) -> list[Tensor]:
-        """Compute the gradients and apply torch's updates to (*values, *lrs, *state, inputs, targets)."""
+        """Compute the gradients and apply torch's updates to (*values, *numbers, *state, inputs, targets)."""
         known = len(self._named) + len(self._constants)
         loss, outputs, *gradients = self._gradients_of(*arguments[:known], *arguments[-2:])
         by_parameter = {id(p): n for n, p in enumerate(self._named.values())}
-        groups = list(self._groups())
-        lrs = arguments[known : known + len(groups)]
-        kept = iter(arguments[known + len(groups) : -2])
-        with torch.no_grad(), torch.compiler._compile_session_context():
-            for (update, _, group), lr in zip(groups, lrs, strict=True):
-                numbers = [by_parameter[id(p)] for p in group["params"]]
-                state = {name: [next(kept) for _ in numbers] for name in update.state(group)}
-                parameters = [arguments[n] for n in numbers]
-                update.apply(parameters, [gradients[n] for n in numbers], state, lr, group)
+        groups = [(update, group) for update, _, group in self._groups()]
+        remaining = iter(arguments[known:-2])
+        numbers = [list(islice(remaining, len(update.numbers(group)))) for update, group in groups]
+        with torch.no_grad():
+            for (update, group), of_group in zip(groups, numbers, strict=True):
+                indices = [by_parameter[id(p)] for p in group["params"]]
+                state = {name: [next(remaining) for _ in indices] for name in update.state(group)}
+                parameters = [arguments[n] for n in indices]
+                update.apply(parameters, [gradients[n] for n in indices], state, of_group, group)
         return [loss, outputs]
 
     # ---- the check

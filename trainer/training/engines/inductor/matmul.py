@@ -56,7 +56,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     own = _torch.ops.optlab.product.default
     if own not in lowerings:
         register_lowering(own, type_promotion_kind=None)(_lower_product)
-        ExternKernelChoice(_by_microkernel, name=_NAME)
+        ExternKernelChoice(by_microkernel, name=_NAME)
     bounds = _OF_LINEAR if microkernel.kernel() is None else _OF_MICROKERNEL
     return {_aten.mm.default: partial(_mm, bounds), _aten.addmm.default: partial(_addmm, bounds)}
 
@@ -92,12 +92,27 @@ def _lowered_call(left: Any, right: Any) -> Any:
     return choice.bind([left, right], layout, **sizes).output_node()
 
 
-def _by_microkernel(
+def by_microkernel(
     left: Tensor, right: Tensor, *, rows: int, inner: int, columns: int, out: Tensor
 ) -> Tensor:
+    """Compute left [M, K] @ right [K, N]; called by programs."""
     multiply = microkernel.kernel()
     if multiply is None:  # the program was cached on another machine
         return torch.mm(left, right, out=out)
+    return multiply_with(multiply, left, right, rows=rows, inner=inner, columns=columns, out=out)
+
+
+def multiply_with(
+    multiply: microkernel.Kernel,
+    left: Tensor,
+    right: Tensor,
+    *,
+    rows: int,
+    inner: int,
+    columns: int,
+    out: Tensor,
+) -> Tensor:
+    """Compute left [M, K] @ right [K, N] with a kernel."""
     multiply(left, right, out, rows, inner, columns)
     return out
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import builtins
 import dis
 import enum
+import hashlib
 import random
 import re
 import sys
@@ -107,6 +108,9 @@ class PythonState:
     _globals: set[tuple[int, str]] = field(default_factory=set)
     _classes: list[type] = field(default_factory=list)
     _modules: list[types.ModuleType] = field(default_factory=list)
+    _roots: Mapping[str, Any] = field(default_factory=dict)
+    _codes: list[tuple[str, types.CodeType]] = field(default_factory=list)
+    _unknown: bool = False  # whether something was reached whose state is not recorded
 
     @classmethod
     def of(cls, roots: Mapping[str, Any], *, known: Iterable[Tensor] = ()) -> PythonState:
@@ -118,6 +122,7 @@ class PythonState:
         """
         state = cls(known=tuple(known))
         state._seen = {id(tensor): tensor for tensor in state.known}
+        state._roots = dict(roots)
         state._todo = [(value, name) for name, value in roots.items()]
         while state._todo or state._reached_by_name():
             value, name = state._todo.pop()
@@ -139,6 +144,24 @@ class PythonState:
         for location in self._locations:
             if location.change():
                 location.write(location.content)
+
+    def fingerprint(self) -> str | None:
+        """Return a hash of the recorded state and code, the same in another process; None if there is none.
+
+        Code that is not followed is named only, and the known tensors only by their position.
+        """
+        numbers = {key: number for number, key in enumerate(self._seen)}
+        digest = hashlib.sha256()
+        try:
+            for name, content in [("", self._roots), *((one.name, one.content) for one in self._locations)]:
+                digest.update(f"{name}={_described(content, numbers)}\n".encode())
+        except _UnknownError:
+            return None
+        for name, code in self._codes:
+            constants = [repr(value) for value in code.co_consts if not isinstance(value, types.CodeType)]
+            digest.update(f"{name}={code.co_names}{code.co_varnames}{constants}\n".encode())
+            digest.update(code.co_code)
+        return None if self._unknown else digest.hexdigest()
 
     # ---- values
 
@@ -203,6 +226,7 @@ class PythonState:
         of_torch = root == "torch" and not kind.__module__.startswith("torch._")
         is_followed = root not in _NOT_FOLLOWED | {"builtins"} or isinstance(value, nn.Module)
         if not is_followed and (is_container or not of_torch):
+            self._unknown = self._unknown or not is_container
             return
         self._visit_class(kind, constructed=False)
         attributes, slots = _attributes_of(value), list(_slots(kind))
@@ -234,6 +258,7 @@ class PythonState:
             self._visit_code(function.__code__, function.__globals__, function.__qualname__)
 
     def _visit_code(self, code: types.CodeType, namespace: dict[str, Any], name: str) -> None:
+        self._codes.append((name, code))
         for instruction in dis.get_instructions(code):
             if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
                 self._mark_outside(f"the global {instruction.argval}, which {name} sets")
@@ -301,7 +326,7 @@ class PythonState:
                     self._push(item, f"{base.__qualname__}.{key}")
         for module in self._modules:
             followed = module.__name__.partition(".")[0] not in _NOT_FOLLOWED
-            for key in self._names & vars(module).keys():
+            for key in sorted(self._names & vars(module).keys()):
                 item = vars(module)[key]
                 if id(item) in self._seen:
                     continue
@@ -333,6 +358,52 @@ class PythonState:
 
     def _mark_opaque(self, what: str) -> None:
         self.opaque = self.opaque or what
+
+
+class _UnknownError(Exception):
+    """A value has no description that is the same in another process."""
+
+
+def _described(value: Any, numbers: Mapping[int, int]) -> str:
+    """Return a description of recorded content, the same in another process.
+
+    Args:
+        value: the content, or something in it.
+        numbers: id -> position of the objects in the order in which they were visited.
+    """
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if id(value) in numbers and not isinstance(value, tuple | frozenset | partial):
+        return f"{kind}#{numbers[id(value)]}" + _name_of(value)
+    if isinstance(value, Tensor):
+        return f"{kind}:{value.dtype}{list(value.shape)}:{hashlib.sha256(_bytes(value)).hexdigest()}"
+    if isinstance(value, numpy.ndarray):
+        return f"{kind}:{value.dtype}{value.shape}:{hashlib.sha256(value.tobytes()).hexdigest()}"
+    if isinstance(value, partial):
+        value = (value.func, value.args, value.keywords)
+    if isinstance(value, Mapping):
+        pairs = (f"{_described(k, numbers)}:{_described(item, numbers)}" for k, item in value.items())
+        return f"{kind}{{{','.join(pairs)}}}"
+    if isinstance(value, set | frozenset):
+        return f"{kind}{{{','.join(sorted(_described(item, numbers) for item in value))}}}"
+    if isinstance(value, list | tuple | deque):
+        return f"{kind}[{','.join(_described(item, numbers) for item in value)}]"
+    if value is _MISSING:
+        return "missing"
+    if isinstance(value, _ATOMS) and not isinstance(value, weakref.ref | types.CodeType):
+        return f"{kind}:{value!r}"
+    if name := _name_of(value):
+        return kind + name
+    raise _UnknownError
+
+
+def _name_of(value: Any) -> str:
+    """Return the name of a module, a class or a function; an empty string for anything else."""
+    if isinstance(value, types.ModuleType):
+        return f" {value.__name__}"
+    names = type | types.FunctionType | types.BuiltinFunctionType | types.MethodWrapperType
+    if isinstance(value, names | types.WrapperDescriptorType | types.MethodDescriptorType):
+        return f" {getattr(value, '__module__', '')}.{value.__qualname__}"
+    return ""
 
 
 def is_own(thing: object) -> bool:
