@@ -404,7 +404,8 @@ class TrainConfig(Section):
     engine: Annotated[Literal["auto", "eager", "compiled"], ENGINE] = Field(
         "eager",
         description="How a step runs: `eager`, or `compiled` (compiling takes seconds, or 1 to 2 minutes "
-        "for a deep network); `auto` = compiled for long runs on a CPU with a C++ compiler, else eager.",
+        "for a deep network; the result is kept for all runs of the same shape); `auto` = what takes less "
+        "time in all, as far as known; a sweep decides this once for all its runs.",
     )
     threads: Annotated[Count | Literal["auto"], EXECUTION] = Field(
         "auto",

@@ -47,7 +47,7 @@ from trainer.training.loaded_data import LoadedData, integer_targets, load_data
 Stage = Literal["search", "final"]
 SWEEP_FILE = "sweep.yaml"
 DATA = ".data"
-_MAX_BYTES = 64 << 20  # maximum size of a sweep.yaml
+MAX_BYTES = 64 << 20  # maximum size of a sweep.yaml
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -432,7 +432,7 @@ class ExistingRuns:
 def _known_variants(root: Path, infos: Mapping[str, VariantInfo]) -> set[str]:
     """Return the variants whose config in the existing sweep.yaml is the current one."""
     try:
-        former = yaml.safe_load(read_regular(root / SWEEP_FILE, _MAX_BYTES))["variants"]
+        former = yaml.safe_load(read_regular(root / SWEEP_FILE, MAX_BYTES))["variants"]
         return {
             name
             for name, info in infos.items()

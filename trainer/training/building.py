@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -40,8 +41,8 @@ from trainer.training.builders import (
     build_schedules,
 )
 from trainer.training.compilation import Compilation
-from trainer.training.engines.choice import PAYS_AFTER_STEPS, engine_class
-from trainer.training.engines.compiler import compiler
+from trainer.training.engines.choice import choose_engine, engine_class
+from trainer.training.engines.eager import EagerEngine, StepTimes
 from trainer.training.evaluation import RunningMean
 from trainer.training.experiment import Experiment
 from trainer.training.forward import ForwardPass
@@ -235,8 +236,9 @@ def _set_up_run(
         loaded, optimizers, plan, steps_per_epoch, metrics, has_val=splits.val is not None
     )
     scaler = GradScaler(device.type) if PRECISIONS[config.train.precision] is torch.float16 else None
-    engine_name = _engine_name(config, device, plan)
-    engine = engine_class(engine_name)(
+    engine_name: str = config.train.engine
+    make_engine = partial(
+        engine_class("eager" if engine_name == "eager" else "compiled"),
         model,
         forward,
         list(optimizers.values()),
@@ -248,6 +250,7 @@ def _set_up_run(
         clip_grad_value=config.train.clip_grad_value,
         zero_grad=config.train.zero_grad == "every_step",
     )
+    engine = make_engine()
     train_mode(optimizers.values())
     seed_dropout(config.seed.dropout)
     state = TrainingState(
@@ -269,7 +272,7 @@ def _set_up_run(
         autocast=precision,
         metrics=metrics,
         engine=engine,
-        compilation=Compilation(engine, state, requested=engine_name == "compiled"),
+        compilation=Compilation(engine, state, requested=engine_name != "eager"),
         plan=plan,
         check_finite=config.train.check_finite,
         eval_train=config.train.eval_train,
@@ -284,6 +287,14 @@ def _set_up_run(
         ),
     )
     check_metrics(loaded, experiment)
+    engine_note = ""
+    if engine_name == "auto":
+        choice = choose_engine([planned_steps(experiment)])
+        engine_name, engine_note = choice.engine, choice.note
+        if engine_name == "eager":
+            experiment.engine = EagerEngine(*make_engine.args, **make_engine.keywords)
+        requested = engine_name == "compiled"
+        experiment.compilation = Compilation(experiment.engine, state, requested=requested)
     state.suspend()
     return RunSetup(
         config=_resolved(config, device, built.resolved, engine_name, threads),
@@ -294,8 +305,20 @@ def _set_up_run(
         num_classes=num_outputs,
         vocabulary=dataset.class_names if tokens else None,
         groups=groups,
-        notes=[*loaded.notes, *dataset.notes, *_test_note(config), *([threads_note] if threads_note else [])],
+        notes=[
+            *(*loaded.notes, *dataset.notes, *_test_note(config)),
+            *(note for note in (threads_note, engine_note) if note),
+        ],
     )
+
+
+def planned_steps(experiment: Experiment) -> tuple[StepTimes | str, float]:
+    """Return the times of an experiment's steps, and how many it will take; see `choose_engine`."""
+    times, plan = experiment.step_times(), experiment.plan
+    steps = math.inf if plan.steps is None else plan.steps
+    if plan.seconds is not None and isinstance(times, StepTimes):
+        steps = min(steps, plan.seconds / times.eager)
+    return times, steps
 
 
 def _test_note(config: Config) -> list[str]:
@@ -399,15 +422,6 @@ def _plan(config: Config, steps_per_epoch: int) -> Plan:
         else Interval.of(train.checkpoint_every, steps_per_epoch),
         checkpoint_seconds=train.checkpoint_every.seconds if train.checkpoint_every else None,
     )
-
-
-def _engine_name(config: Config, device: torch.device, plan: Plan) -> str:
-    """Return `eager` or `compiled`; resolves `auto` for this run on this machine."""
-    if config.train.engine != "auto":
-        return config.train.engine
-    pays = plan.steps is not None and plan.steps >= PAYS_AFTER_STEPS
-    possible = device.type == "cpu" and config.train.precision != "float16" and compiler() is not None
-    return "compiled" if pays and possible else "eager"
 
 
 def _resolved(

@@ -1,4 +1,4 @@
-"""The compilation of a run's steps: compiled once, checked at every evaluation, replaced by eager steps."""
+"""The compilation of a run's steps: compiled once, checked at evaluations, replaced by eager steps."""
 
 from __future__ import annotations
 

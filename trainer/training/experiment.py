@@ -20,7 +20,7 @@ from trainer.metrics import Metric
 from trainer.records import EvalRecord
 from trainer.training.check_finite import find_nonfinite
 from trainer.training.compilation import Compilation
-from trainer.training.engines.eager import EagerEngine, StepOutput
+from trainer.training.engines.eager import EagerEngine, StepOutput, StepTimes
 from trainer.training.evaluation import evaluate_split
 from trainer.training.forward import ForwardPass
 from trainer.training.record_maker import RecordMaker
@@ -107,8 +107,18 @@ class Experiment:
 
     def compile(self) -> str | None:
         """Compile the step if this is requested and not done yet; see `Compilation.compile`."""
-        steps = chain.from_iterable(self._steps_of(epoch, 0) for epoch in count())
-        return self.compilation.compile(steps, also_restore={"augmentations": self.batches.augmentations})
+        return self.compilation.compile(
+            self._all_steps(), also_restore={"augmentations": self.batches.augmentations}
+        )
+
+    def step_times(self) -> StepTimes | str:
+        """Return the seconds per step of both engines, or why the steps cannot be compiled."""
+        return self.engine.step_times(
+            self._all_steps(), also_restore={"augmentations": self.batches.augmentations}
+        )
+
+    def _all_steps(self) -> Iterator[Sequence[Batch]]:
+        return chain.from_iterable(self._steps_of(epoch, 0) for epoch in count())
 
     def finished(self) -> bool:
         """Return whether the run has reached its length or was asked to stop."""
@@ -193,15 +203,18 @@ class Experiment:
     def evaluate(self) -> EvalRecord:
         """Evaluate the splits, pass the metric to plateau schedules, and reset the running mean.
 
-        Compiled steps are checked against eager steps before the evaluation. Python state is checked again
-        afterwards, because evaluating a model may change it too.
+        Before the evaluation, compiled steps are checked against eager steps if the number of steps has
+        passed a power of 2 since the last evaluation, and at the end: a check takes as long as tens of
+        compiled steps. Python state is checked every time, and again afterwards, because evaluating a model
+        may change it too.
 
         Raises:
             ConfigError: a component replaced, added or removed parameters.
         """
         state = self.state
         self._check_layout()
-        self.compilation.check(self.compilation.last_batches)
+        passed = state.progress.step.bit_length() > (state.evaluated_at or 0).bit_length()
+        self.compilation.check(self.compilation.last_batches if passed or state.ended else None)
         values = state.mean.values()
         state.mean.reset()
         if self.eval_train:

@@ -18,7 +18,6 @@ from trainer.bench.task import OPTIONS, Task
 from trainer.catalog import MODELS
 from trainer.cli.app import app
 from trainer.errors import ConfigError
-from trainer.training.engines.choice import PAYS_AFTER_STEPS
 from trainer.training.engines.compiler import compiler
 from trainer.training.engines.eager import MicroBatch
 from trainer.training.engines.inductor.compiled import CompiledEngine
@@ -146,13 +145,31 @@ def test_what_a_run_may_have_beside(tmp_path: Path, override: str, tolerance: fl
     torch.testing.assert_close(found[0], found[1], rtol=tolerance, atol=tolerance)
 
 
+def saved_engine(folder: Path) -> str:
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return str(config["train"]["engine"])
+
+
 def test_auto_compiles_only_what_pays(tmp_path: Path) -> None:
-    folder = train(tmp_path / "short", "train.epochs=null", "train.steps=2")
-    assert yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["train"]["engine"] == "eager"
-    length = ["train.epochs=null", f"train.steps={PAYS_AFTER_STEPS}"]
-    arguments = ["train", CONFIG, *length, "train.engine=auto", "--dry-run"]
-    told = optlab(*arguments)
-    assert f"engine: {'compiled' if compiler() else 'eager'}" in told
+    length = ["train.epochs=null", "train.steps=2"]
+    assert saved_engine(train(tmp_path / "default", *length)) == "eager"
+    folder = train(tmp_path / "short", *length, "train.engine=auto")
+    assert saved_engine(folder) == "eager"
+    assert "engine: eager (" in (folder / "train.log").read_text(encoding="utf-8")
+    assert losses(folder) == losses(tmp_path / "default")  # measuring changes nothing
+    long = ["train.epochs=null", "train.steps=100000000", "train.engine=auto"]
+    assert f"engine: {'compiled' if compiler() else 'eager'}" in optlab("train", CONFIG, *long, "--dry-run")
+
+
+@needs_compiler
+def test_auto_uses_what_an_earlier_run_compiled(tmp_path: Path) -> None:
+    same = ["train.epochs=null", "train.steps=3"]
+    train(tmp_path / "first", *same, "train.engine=compiled")
+    again = train(tmp_path / "again", *same, "train.engine=compiled")
+    assert "compiled by an earlier run" in (again / "train.log").read_text(encoding="utf-8")
+    assert losses(again) == losses(tmp_path / "first")
+    folder = train(tmp_path / "auto", *same, "train.engine=auto")
+    assert " ms compiled" in (folder / "train.log").read_text(encoding="utf-8")  # measured by the first run
 
 
 def test_lbfgs_says_how_it_runs(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from trainer import console
 from trainer.cli.commands.runs import SWEEP_COLUMNS
 from trainer.cli.options import SweepOptions
 from trainer.console.sweep import SweepProgress
+from trainer.device import usable_cores
 from trainer.errors import AbsentDataError, BusyError, ConfigError, unknown_name
 from trainer.runs import rundir
 from trainer.runs.sweep_files import SHARDS
+from trainer.sweep.engine import compile_steps, resolve_engine
 from trainer.sweep.models import Objective, Sweep
 from trainer.sweep.plan import (
     DATA,
@@ -88,10 +90,18 @@ def _plan(sweep: Sweep, shown: Path, options: SweepOptions, *, quiet: bool) -> P
     settings = Options(options.workers, only, shard, options.fail_fast)
     suffix = "" if shard is None else f"-{shard[0]}-of-{shard[1]}"
     shared_data = SharedData(shown.absolute() / f"{DATA}{suffix}")
+    workers = options.workers or sweep.config.workers
     with console.waiting("Checking the variants", quiet=quiet):
+        cores = usable_cores() if workers == "auto" else workers
+        sweep, notes = resolve_engine(sweep, shown.absolute(), shared_data, cores)
         infos = check_variants(sweep, shared_data)
-    for note in [*dropped_options(sweep), *shared_data.notes()]:
+    for note in [*dropped_options(sweep), *shared_data.notes(), *notes]:
         console.print_note(note)
+    if not options.dry_run:
+        with console.waiting("Compiling", quiet=quiet):
+            notes = compile_steps(sweep, shared_data, only)
+        for note in notes:
+            console.print_note(note)
     objective = resolve_objective(sweep, infos)
     return PlannedSweep(sweep, shown, infos, objective, shared_data, settings, suffix)
 

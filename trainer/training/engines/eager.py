@@ -42,6 +42,19 @@ class StepOutput:
     penalty: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Seconds per step of both engines.
+
+    Attributes:
+        eager: of an eager step.
+        compiled: of a compiled step; None if the step was never compiled on this machine.
+    """
+
+    eager: float
+    compiled: float | None
+
+
 class EagerEngine:
     """Trains a model with one or more optimizers, one update per step.
 
@@ -115,6 +128,12 @@ class EagerEngine:
             The reason why a compiled engine's steps will run eager; None if they will run compiled.
         """
         return None
+
+    def step_times(
+        self, steps: Iterable[Sequence[MicroBatch]], *, also_restore: Mapping[str, object] | None = None
+    ) -> StepTimes | str:
+        """Return the times of steps, or why they cannot run compiled; see `compile` for the arguments."""
+        return "the engine cannot compile steps"
 
     def check(self, batches: Sequence[MicroBatch] | None = None) -> str | None:
         """Check that compiled steps are still correct. An eager engine has nothing to check.

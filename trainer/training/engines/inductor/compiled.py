@@ -31,7 +31,7 @@ from torch.optim import Optimizer
 from trainer import kernel_cache
 from trainer.seeding import random_state, set_random_state
 from trainer.training.engines.compiler import compiler
-from trainer.training.engines.eager import EagerEngine, MicroBatch, StepOutput
+from trainer.training.engines.eager import EagerEngine, MicroBatch, StepOutput, StepTimes
 from trainer.training.engines.inductor import kept_programs, pooling
 from trainer.training.engines.inductor import matmul as products
 from trainer.training.engines.inductor.agreement import EXACT, ROUGH, Agreement, Evidence, deviation
@@ -149,6 +149,54 @@ class CompiledEngine(EagerEngine):
         Returns:
             The reason why the steps will run eager; None if they will run compiled.
         """
+        if unsuitable := self._why_not_compilable(also_restore or {}):
+            return unsuitable
+        reason: str | None = None
+        try:
+            with self._restored():
+                steps = iter(steps)
+                first = self._first_of(steps)
+                key = self._key(first)
+                with kept_programs.exclusive(key):
+                    kept = kept_programs.load(key) if key else None
+                    self._was_kept = kept is not None
+                    reason = kept.verdict.reason if kept else self._changes_in_a_step(first)
+                    if kept is None and reason is None:
+                        kept = self._make(key, first, steps)
+        except Exception as error:  # the model cannot be traced
+            return _cannot(error)
+        if kept is None:
+            return reason
+        self._compared, self._deviation = kept.verdict.compared, kept.verdict.deviation
+        if kept.verdict.reason is None:
+            self._use(kept.program, *first[0])
+        return kept.verdict.reason
+
+    def step_times(
+        self, steps: Iterable[Sequence[MicroBatch]], *, also_restore: Mapping[str, object] | None = None
+    ) -> StepTimes | str:
+        """Return the times that were measured when the step was compiled, or else measure eager steps."""
+        if unsuitable := self._why_not_compilable(also_restore or {}):
+            return unsuitable
+        try:
+            with self._restored():
+                first = self._first_of(iter(steps))
+                key = self._key(first)
+                verdict = kept_programs.read_verdict(key) if key else None
+                if verdict is None:
+                    reason = self._changes_in_a_step(first)
+                    return reason or StepTimes(self._time_steps(first), None)
+        except Exception as error:  # of users' code
+            return _cannot(error)
+        return verdict.reason or StepTimes(verdict.seconds["eager"], verdict.seconds["compiled"])
+
+    def _first_of(self, steps: Iterator[Sequence[MicroBatch]]) -> Sequence[MicroBatch]:
+        first = next(steps)
+        self.whole_step = self.whole_step and len(first) == 1
+        return first
+
+    def _why_not_compilable(self, also_restore: Mapping[str, object]) -> str | None:
+        """Return why the steps cannot be compiled, or record the state of Python for later checks."""
         if self.scaler is not None or self.parameters[0].device.type != "cpu":
             return "compiled steps require a CPU and float32 or bfloat16"
         if self.step_mode in ("create_graph", "loss_closure"):
@@ -158,34 +206,13 @@ class CompiledEngine(EagerEngine):
         if (problem := kernel_cache.unwritable()) is not None:
             return problem
         own = {type(one).__name__: one for one in self.optimizers if is_own(one)}
-        self._other_state = {**own, **(also_restore or {})}
-        if unsuitable := self._why_not_compilable():
-            return unsuitable
+        self._other_state = {**own, **also_restore}
+        if reason := self._why_code_not_compilable():
+            return reason
         self.whole_step = (
             self.whole_step and not any(map(has_own_step, self.optimizers)) and not self._have_hooks()
         )
-        reason: str | None = None
-        try:
-            with self._restored():
-                steps = iter(steps)
-                first = next(steps)
-                self.whole_step = self.whole_step and len(first) == 1
-                key = self._key(first)
-                with kept_programs.exclusive(key):
-                    kept = kept_programs.load(key) if key else None
-                    self._was_kept = kept is not None
-                    reason = kept.verdict.reason if kept else self._changes_in_a_step(first)
-                    if kept is None and reason is None:
-                        kept = self._make(key, first, steps)
-        except Exception as error:  # the model cannot be traced
-            lines = str(error).strip().splitlines() or [""]
-            return f"the step cannot be compiled: {type(error).__name__}: {lines[0]}"
-        if kept is None:
-            return reason
-        self._compared, self._deviation = kept.verdict.compared, kept.verdict.deviation
-        if kept.verdict.reason is None:
-            self._use(kept.program, *first[0])
-        return kept.verdict.reason
+        return None
 
     def _key(self, batches: Sequence[MicroBatch]) -> str | None:
         """Return the key of the program; None if it depends on something that has no description."""
@@ -271,7 +298,7 @@ class CompiledEngine(EagerEngine):
             self._program = None
         return reason
 
-    def _why_not_compilable(self) -> str | None:
+    def _why_code_not_compilable(self) -> str | None:
         """Return why the model's Python code cannot be compiled, or record its state for later checks."""
         values = [*self._named.values(), *self._constants.values()]
         roots = {"model": self.model, "loss": self.forward.loss, "penalty": self.penalty}
@@ -351,10 +378,9 @@ class CompiledEngine(EagerEngine):
         """Compute the gradients eagerly; in a check, detect draws from Python's or numpy's generator."""
         if not self._checking:
             return super()._forward_backward(inputs, targets, share, first=first)
-        before = random.getstate(), _numpy_random.get_state()
+        before = _python_random_state()
         result = super()._forward_backward(inputs, targets, share, first=first)
-        after = random.getstate(), _numpy_random.get_state()
-        self._draws = self._draws or repr(before) != repr(after)
+        self._draws = self._draws or before != _python_random_state()
         return result
 
     def _groups(self) -> Iterator[tuple[Update, Optimizer, dict[str, Any]]]:
@@ -608,6 +634,11 @@ class CompiledEngine(EagerEngine):
         return updates
 
 
+def _python_random_state() -> tuple[object, ...]:
+    name, keys, *others = _numpy_random.get_state()
+    return random.getstate(), name, keys.tobytes(), others
+
+
 class _ForwardPass(nn.Module):
     """The forward pass as a module: `functional_call` replaces the parameters for the loss as well."""
 
@@ -618,6 +649,11 @@ class _ForwardPass(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return self._forward_pass(self.model, inputs, targets)
+
+
+def _cannot(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"the step cannot be compiled: {type(error).__name__}: {lines[0]}"
 
 
 def _layout(inputs: Tensor, targets: Tensor) -> tuple[object, ...]:
