@@ -81,6 +81,7 @@ def draw_curves(
     heading: str | None = None,
     figure_style: FigureStyle = STYLES["screen"],
     multiples: bool | None = None,
+    numbers: Mapping[str, int] | None = None,
 ) -> Figure | None:
     """Draw a metric of several groups during training. Return None if no run recorded it.
 
@@ -101,13 +102,15 @@ def draw_curves(
         figure_style: size, fonts and line widths.
         multiples: draw one panel per group, with the other groups in grey behind it; None = do so for more
             than seven groups.
+        numbers: the number of each group's line; None = in the order of the groups.
     """
     measured = find(metric, metrics_of(entry for group in groups for entry in group.entries))
     drawn = [(group, series) for group in groups if (series := _series(group, metric, x, smoothed, measured))]
     if not drawn:
         return None
     # A group has the same line in all figures, also where others have no data.
-    lines = {group.name: line_for(index, figure_style) for index, group in enumerate(groups)}
+    numbers = numbers or {group.name: index for index, group in enumerate(groups)}
+    lines = {group.name: line_for(numbers[group.name], figure_style) for group in groups}
     as_loss = measured.log and metric != "lr"
     log_x, log_y = _logs(scale, drawn, as_loss=as_loss)
     if log_x:

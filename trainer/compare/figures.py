@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,11 +16,13 @@ from trainer.compare.curves import Axis, Scale, draw_curves, has_metric
 from trainer.compare.entries import metrics_of
 from trainer.compare.figure_style import FigureStyle
 from trainer.compare.groups import Group, Grouping
+from trainer.compare.lines import Lines
 from trainer.compare.measures import AnyTarget
-from trainer.compare.times import draw_profile, draw_times
+from trainer.compare.times import draw_profile, draw_times, profile_over_problems
 from trainer.compare.tuning import Search
 from trainer.compare.tuning_figures import draw_budget, draw_heat_map, draw_sensitivity
 from trainer.metrics import LOSS
+from trainer.statistics import ExpectedBest
 from trainer.statistics.curves import BandKind
 
 _LONGEST_NAME = 100
@@ -44,10 +46,10 @@ def draw_all(
     frame: pd.DataFrame,
     targets: Sequence[AnyTarget],
     search: Search,
+    budgets: Mapping[tuple[str, str], ExpectedBest],
+    lines: Lines,
     options: CurveOptions,
     figure_style: FigureStyle,
-    *,
-    random_search: bool,
 ) -> tuple[dict[str, Figure], list[str]]:
     """Return every figure for which the runs have data, by name, and the reasons why others are missing.
 
@@ -56,9 +58,10 @@ def draw_all(
         frame: the result of `measures.run_frame` for these targets.
         targets: targets whose times are drawn.
         search: tuning results of runs at several settings.
+        budgets: expected best of k trials, by problem and family.
+        lines: the lines of groups and families.
         options: options of the curves.
         figure_style: size, fonts and line widths.
-        random_search: treat the runs as a random search.
     """
     figures: dict[str, Figure] = {}
     notes: list[str] = []
@@ -71,28 +74,31 @@ def draw_all(
             figure = draw_curves(
                 members, name, x=options.x, scale=options.scale, centre=options.centre, band=options.band,
                 smoothed=options.smooth, multiples=options.multiples, figure_style=figure_style,
+                numbers=lines.groups,
             )  # fmt: skip
             if figure is not None:
                 _add(figures, name + suffix, figure)
         for target in targets:
             figure = draw_times(
-                grouping, frame, target, unit=unit, problem=problem, figure_style=figure_style
+                grouping, frame, target, lines.groups, unit=unit, problem=problem, figure_style=figure_style
             )
             if figure is None:
                 notes.append(f"{head}no run reached {target.on(problem)}: no figure of times")
             else:
                 _add(figures, f"times.{file_name(str(target))}{suffix}", figure)
-    figures |= _sensitivities(search, figure_style)
+    figures |= _sensitivities(search, lines, figure_style)
     for target in targets if len(grouping.problems) > 1 else ():
-        figure, note = draw_profile(frame, target, unit=unit, figure_style=figure_style)
-        if figure is not None:
-            _add(figures, f"profile.{file_name(str(target))}", figure)
+        profile, names, note = profile_over_problems(frame, target, unit)
         if note:
-            notes.append(f"{'no ' if figure is None else ''}performance profile for {target}: {note}")
-    budgets = _budgets(search, figure_style, assume_random=random_search)
-    if random_search and not budgets:
-        notes.append("no budget curve: it needs at least two settings that differ only in numbers")
-    return figures | budgets, notes
+            notes.append(f"{'no ' if profile is None else ''}performance profile for {target}: {note}")
+        if profile is None:
+            continue
+        figure = draw_profile(
+            profile, names, target, lines.groups, unit=unit, problems=len(grouping.problems),
+            figure_style=figure_style,
+        )  # fmt: skip
+        _add(figures, f"profile.{file_name(str(target))}", figure)
+    return figures | _budgets(search, budgets, lines, figure_style), notes
 
 
 def curve_metrics(groups: Sequence[Group]) -> list[str]:
@@ -110,16 +116,17 @@ def curve_metrics(groups: Sequence[Group]) -> list[str]:
     return metrics
 
 
-def _sensitivities(search: Search, figure_style: FigureStyle) -> dict[str, Figure]:
+def _sensitivities(search: Search, lines: Lines, figure_style: FigureStyle) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     suffixes = _suffixes(search.grouping.problems)
     for problem in search.grouping.problems:
         members = [group for group in search.grouping.groups if group.problem == problem]
         suffix = suffixes[problem]
+        selection, numbers = search.selections[problem], lines.families_of(problem)
         for (where, key), sensitivities in search.sensitivities.items():
             if where == problem:
                 figure = draw_sensitivity(
-                    sensitivities, key, search.selections[problem], members, figure_style=figure_style
+                    sensitivities, key, selection, members, numbers, figure_style=figure_style
                 )
                 _add(figures, f"sensitivity.{file_name(key)}{suffix}", figure)
         if len(search.swept) < 2:
@@ -128,27 +135,27 @@ def _sensitivities(search: Search, figure_style: FigureStyle) -> dict[str, Figur
         named = _suffixes([family.name for family in families])
         for family in families:
             keys = search.swept[0], search.swept[1]
-            drawn = draw_heat_map(
-                family, search.selections[problem], keys, search.swept, figure_style=figure_style
-            )
-            if drawn is not None:
+            cells = tuning.heat_map_cells(family, keys, search.swept, selection)
+            if cells:
+                drawn = draw_heat_map(cells, family, selection, keys, figure_style=figure_style)
                 _add(figures, f"heat_map{named[family.name]}{suffix}", drawn)
     return figures
 
 
-def _budgets(search: Search, figure_style: FigureStyle, *, assume_random: bool) -> dict[str, Figure]:
-    grouping = search.grouping
-    families = tuning.random_families(grouping, search.selections, assume_random=assume_random)
+def _budgets(
+    search: Search,
+    budgets: Mapping[tuple[str, str], ExpectedBest],
+    lines: Lines,
+    figure_style: FigureStyle,
+) -> dict[str, Figure]:
     figures = {}
-    suffixes = _suffixes(grouping.problems)
+    suffixes = _suffixes(search.grouping.problems)
     for problem, selection in search.selections.items():
-        on_problem = [family for family in families if family.groups[0].problem == problem]
-        all_curves = {family.name: tuning.budget_curve(family, selection) for family in on_problem}
-        curves = {name: curve for name, curve in all_curves.items() if curve is not None}
+        curves = {name: curve for (where, name), curve in budgets.items() if where == problem}
         if curves:
-            members = [group for family in on_problem for group in family.groups]
+            members = [group for group in search.grouping.groups if group.problem == problem]
             figures[f"budget{suffixes[problem]}"] = draw_budget(
-                curves, selection, members, list(all_curves), figure_style=figure_style
+                curves, selection, members, lines.families_of(problem), figure_style=figure_style
             )
     return figures
 

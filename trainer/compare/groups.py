@@ -120,9 +120,10 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ()) -> Grouping:
 
     If optimizers or schedules differ, runs on different data or models are different problems: groups of
     different problems are never tested against each other. A key in `by` is compared and never separates
-    problems. A key other than those of optimizer and schedule that is the same for all groups of each problem
-    is not compared. If all runs on several problems belong to sweeps and every variant has one setting per
-    problem, as final runs have, the groups have the names of the variants.
+    problems; nor does a key of a model or loss that a sweep searched. A key other than those of optimizer and
+    schedule that is the same for all groups of each problem is not compared. If all runs on several problems
+    belong to sweeps and every variant has one setting per problem, as final runs have, the groups have the
+    names of the variants.
 
     Args:
         runs: one or more runs.
@@ -146,6 +147,9 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ()) -> Grouping:
         keys += [key for key in differ if key == DATA_CONTENT]
         keys += _splitting(keys, [key for key in differ if _is_content(key)], entries)
         problem_keys = [key for key in keys if _makes_problem(key, compared)]
+        if any(not key.startswith("data") for key in problem_keys):
+            searched = _searched(entries)
+            problem_keys = [key for key in problem_keys if key.startswith("data") or key not in searched]
         if problem_keys:
             on_problems = [one.entries for one in _members(entries, problem_keys)]
             keys = [
@@ -359,6 +363,18 @@ def _makes_problem(key: str, compared: bool) -> bool:
     if not compared or key in _DATA_HANDLING or key.startswith("data.normalize."):
         return False
     return key.startswith(("data.", "model.", "loss.", "data code", "model code", "loss code"))
+
+
+def _searched(entries: Sequence[Entry]) -> set[str]:
+    """Return the keys that the sweeps of some runs searched: they belong to a setting, not to a problem."""
+    sweeps = dict.fromkeys(sweep_of(entry.run) for entry in entries)
+    keys: set[str] = set()
+    for sweep in filter(None, sweeps):
+        variants = plan_of(sweep).get("variants")
+        for variant in variants.values() if isinstance(variants, Mapping) else ():
+            axes = variant.get("axes") if isinstance(variant, Mapping) else None
+            keys |= set(axes) if isinstance(axes, Mapping) else set()
+    return keys
 
 
 def _flags(entries: Sequence[Entry], keys: Sequence[str], problem_keys: Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ from trainer.compare.entries import Entry
 from trainer.compare.figure_style import find_style
 from trainer.compare.figures import CurveOptions, draw_all
 from trainer.compare.groups import Grouping, group_runs
+from trainer.compare.lines import Lines, assign_lines
 from trainer.compare.load import find, is_final, sweep_of
 from trainer.compare.measures import (
     AnyTarget,
@@ -48,6 +49,7 @@ from trainer.plots.style import render
 from trainer.plots.titles import listed
 from trainer.runs import rundir
 from trainer.runs.rundir import Run
+from trainer.statistics import ExpectedBest
 from trainer.statistics.curves import BandKind
 
 
@@ -66,6 +68,8 @@ class Comparison:
         confidence: confidence level of each group's interval, and of all intervals of differences together.
         targets: the targets to which times were measured.
         search: the runs at several settings, and the rule by which the settings are compared.
+        budgets: expected best of k random trials, by problem and family of settings.
+        lines: the lines of groups and families in all figures.
         tuning_lines: the sensitivity as text.
         notes: runs left out, unintended differences between groups, and figures that could not be drawn.
         figures: figures by name, for example `val_loss`; empty if none were requested.
@@ -80,6 +84,8 @@ class Comparison:
     confidence: float
     targets: tuple[AnyTarget, ...]
     search: tuning.Search
+    budgets: Mapping[tuple[str, str], ExpectedBest]
+    lines: Lines
     tuning_lines: tuple[str, ...]
     notes: tuple[str, ...]
     figures: Mapping[str, Figure] = field(default_factory=dict)
@@ -274,12 +280,15 @@ def compare_runs(
     if not any(note.endswith("pruned") for note in notes):  # pruned trials are missing here
         notes += search.unequal()
     _check_labels(labels or {}, grouping, search)
+    at_random = tuning.random_families(trials, selections, assume_random=random_search)
+    budgets = tuning.budget_curves(search, at_random)
+    if random_search and not budgets:
+        notes.append("no budget curve: it needs at least two settings that differ only in numbers")
+    lines = assign_lines(grouping, search, at_random)
     figures: dict[str, Figure] = {}
     if draw:
         curves = CurveOptions(x, scale, centre, band, smooth, multiples)
-        figures, reasons = draw_all(
-            grouping, frame, goals, search, curves, figure_style, random_search=random_search
-        )
+        figures, reasons = draw_all(grouping, frame, goals, search, budgets, lines, curves, figure_style)
         notes += reasons
     return Comparison(
         grouping=grouping,
@@ -294,6 +303,8 @@ def compare_runs(
         confidence=confidence,
         targets=goals,
         search=search,
+        budgets=budgets,
+        lines=lines,
         tuning_lines=tuple(search.lines()),
         notes=tuple(dict.fromkeys(notes)),
         figures=figures,

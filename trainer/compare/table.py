@@ -121,7 +121,7 @@ def render_table(
         if heading not in found:
             raise unknown_name("column", heading, list(found), key="--column")
     bold = "**{}**" if file_format == "markdown" else _BOLD_START + "{}"
-    for heading, best in _best_rows(table, targets, metrics).items():
+    for heading, best in best_rows(table, targets, metrics).items():
         if heading in found:
             found[heading] = [
                 bold.format(cell) if row in best else cell for row, cell in enumerate(found[heading])
@@ -135,7 +135,7 @@ def render_table(
     return _latex(headings, rows, below)
 
 
-def _best_rows(
+def best_rows(
     table: pd.DataFrame, targets: Sequence[AnyTarget], metrics: Sequence[Metric]
 ) -> dict[str, set[int]]:
     """Return the rows with the best value of each problem, by the heading of the column."""

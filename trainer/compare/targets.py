@@ -29,7 +29,8 @@ def problem_targets(
         return None, []
     targets: dict[str, Target] = {}
     notes = []
-    for problem, selection in selections.items():
+    for problem in grouping.problems:
+        selection = selections[problem]
         groups = [group for group in grouping.groups if group.problem == problem]
         sweeps = dict.fromkeys(sweep_of(group.entries[0].run) for group in groups)
         plans = [plan_of(sweep) for sweep in sweeps if sweep is not None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -19,7 +21,8 @@ from trainer.compare.figure_style import (
 )
 from trainer.compare.groups import Grouping
 from trainer.compare.measures import AnyTarget
-from trainer.statistics import ecdf_of_times, performance_profile, summary_of_times
+from trainer.plots.style import Array
+from trainer.statistics import Profile, ecdf_of_times, performance_profile, summary_of_times
 
 UNIT_LABELS = {"steps": "steps", "epochs": "epochs", "seconds": "seconds of training"}
 
@@ -28,6 +31,7 @@ def draw_times(
     grouping: Grouping,
     frame: pd.DataFrame,
     target: AnyTarget,
+    numbers: Mapping[str, int],
     *,
     unit: str = "steps",
     problem: str = "",
@@ -42,18 +46,13 @@ def draw_times(
         grouping: the groups.
         frame: the result of `measures.run_frame`, with this target.
         target: the target.
+        numbers: the number of each group's line.
         unit: steps, epochs or seconds.
         problem: the problem, if there are several.
         figure_style: size, fonts and line widths.
     """
-    column = f"{unit} to {target}"
     groups = [group for group in grouping.groups if group.problem == problem]
-    times = {
-        group.name: frame.loc[
-            (frame["problem"] == problem) & (frame["group"] == group.name), column
-        ].to_numpy(dtype=np.float64)
-        for group in groups
-    }
+    times = times_by_group(frame, target, unit, problem)
     finite = np.concatenate([values[np.isfinite(values)] for values in times.values()])
     if not finite.size:
         return None
@@ -70,9 +69,9 @@ def draw_times(
         scale_y(axes, -0.03, 1.05, log=False)
         handles, labels = [], []
         edge = axes.get_xlim()
-        for index, (name, values) in enumerate(times.items()):
+        for name, values in times.items():
             steps = ecdf_of_times(values)
-            line = line_for(index, figure_style)
+            line = line_for(numbers[name], figure_style)
             x = np.concatenate([[edge[0]], np.maximum(steps.x, edge[0]), [edge[1]]])
             y = np.concatenate([[0.0], steps.fraction, steps.fraction[-1:] if steps.x.size else [0.0]])
             (handle,) = axes.plot(
@@ -88,6 +87,13 @@ def draw_times(
     return figure
 
 
+def times_by_group(frame: pd.DataFrame, target: AnyTarget, unit: str, problem: str) -> dict[str, Array]:
+    """Return the times of all runs of each group [runs]; infinity = unreached."""
+    rows = frame[frame["problem"] == problem]
+    groups = rows.groupby("group", sort=False)[f"{unit} to {target}"]
+    return {str(name): times.to_numpy(dtype=np.float64) for name, times in groups}
+
+
 def median_times(frame: pd.DataFrame, target: AnyTarget, unit: str) -> pd.DataFrame:
     """Return the median time over seeds [problems, groups]; infinity = unreached, NaN = no runs."""
     column = f"{unit} to {target}"
@@ -95,39 +101,60 @@ def median_times(frame: pd.DataFrame, target: AnyTarget, unit: str) -> pd.DataFr
     return table.unstack("group")
 
 
-def draw_profile(
-    frame: pd.DataFrame,
-    target: AnyTarget,
-    *,
-    unit: str = "steps",
-    figure_style: FigureStyle = STYLES["screen"],
-) -> tuple[Figure | None, str]:
-    """Draw the performance profile rho(tau) over problems; return it with what there is to say about it.
+def profile_over_problems(
+    frame: pd.DataFrame, target: AnyTarget, unit: str
+) -> tuple[Profile | None, list[str], str]:
+    """Return the performance profile, its groups, and a note: who is left out, or why there is none.
 
     A problem is a data set with a model; its time is the median over seeds. Groups that did not run on every
-    problem are left out, because a profile counts a missing time as a failure; the text names them. Without a
-    figure it is the reason.
+    problem are left out, because a profile counts a missing time as a failure.
 
     Args:
         frame: the result of `measures.run_frame`, with this target.
         target: the target, the same on every problem or one per problem.
         unit: steps, epochs or seconds.
-        figure_style: size, fonts and line widths.
     """
     times = median_times(frame, target, unit)
     everywhere = times.notna().all()
-    left_out = [figure_style.label(str(name)) for name in times.columns[~everywhere]]
+    left_out = list(map(str, times.columns[~everywhere]))
     times = times.loc[:, everywhere]
+    note = f"without {', '.join(left_out)}: no runs on some problem" if left_out else ""
+    reason = ""
     if len(times) < 2 or times.shape[1] < 2:
-        return None, "a performance profile needs two groups that ran on two problems or more"
-    if (times == 0).any(axis=None):
-        return None, f"{target} is met before training, so its times compare nothing; choose a harder target"
-    if not np.isfinite(times.to_numpy()).any():
-        return None, f"no group reaches {target} on any problem in half of its runs"
-    profile = performance_profile(times.to_numpy())
+        reason = "a performance profile needs two groups that ran on two problems or more"
+    elif (times == 0).any(axis=None):
+        reason = f"{target} is met before training, so its times compare nothing; choose a harder target"
+    elif not np.isfinite(times.to_numpy()).any():
+        reason = f"no group reaches {target} on any problem in half of its runs"
+    if reason:
+        return None, [], reason
+    return performance_profile(times.to_numpy()), list(map(str, times.columns)), note
+
+
+def draw_profile(
+    profile: Profile,
+    names: Sequence[str],
+    target: AnyTarget,
+    numbers: Mapping[str, int],
+    *,
+    unit: str = "steps",
+    problems: int,
+    figure_style: FigureStyle = STYLES["screen"],
+) -> Figure:
+    """Draw the performance profile rho(tau) over problems.
+
+    Args:
+        profile: the result of `profile_over_problems`.
+        names: the names of its groups.
+        target: the target, the same on every problem or one per problem.
+        numbers: the number of each group's line.
+        unit: steps, epochs or seconds.
+        problems: number of problems.
+        figure_style: size, fonts and line widths.
+    """
     with settings(figure_style):
         figure, (axes,) = new_figure(
-            f"performance profile over {len(times)} problems · {unit} to {target}\n"
+            f"performance profile over {problems} problems · {unit} to {target}\n"
             "read the best group only: the order of the others depends on which groups are included",
             figure_style,
         )
@@ -135,8 +162,8 @@ def draw_profile(
         scale_x(axes, 1.0, last, log=last > 3)
         scale_y(axes, -0.03, 1.05, log=False)
         handles = []
-        for index, rho in enumerate(profile.rho):
-            line = line_for(index, figure_style)
+        for name, rho in zip(names, profile.rho, strict=True):
+            line = line_for(numbers[name], figure_style)
             (handle,) = axes.plot(
                 np.append(profile.tau, last), np.append(rho, rho[-1]), drawstyle="steps-post",
                 color=line.colour, linestyle=line.dashes, marker=line.marker, markevery=slice(0, -1),
@@ -145,5 +172,5 @@ def draw_profile(
             handles.append(handle)
         axes.set_xlabel("tau: times the best group's time")
         axes.set_ylabel("share of problems solved")
-        legend(figure, handles, [figure_style.label(str(name)) for name in times.columns], figure_style)
-    return figure, f"without {', '.join(left_out)}: no runs on some problem" if left_out else ""
+        legend(figure, handles, list(map(figure_style.label, names)), figure_style)
+    return figure

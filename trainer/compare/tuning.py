@@ -15,7 +15,7 @@ from trainer.compare.names import distinct, shortest_keys
 from trainer.compare.objective import Selection
 from trainer.plots.titles import format_value
 from trainer.statistics import ExpectedBest, Sensitivity, expected_best, sensitivity
-from trainer.training.selection import best_setting
+from trainer.training.selection import best_setting, setting_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,21 @@ class Family:
 
     name: str
     groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMapCell:
+    """The result of one setting.
+
+    Args:
+        score: summary over the seeds; NaN if a run diverged, because the mean of the others is biased.
+        diverged: number of runs that diverged.
+        runs: number of runs.
+    """
+
+    score: float
+    diverged: int
+    runs: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -239,7 +254,33 @@ def sensitivity_lines(sensitivities: Mapping[str, Sensitivity], key: str) -> lis
     return lines
 
 
+def heat_map_cells(
+    family: Family, keys: tuple[str, str], swept: Sequence[str], selection: Selection
+) -> dict[tuple[float, float], HeatMapCell]:
+    """Return a cell per combination of values of two swept keys; none if a key has fewer than two values.
+
+    Args:
+        family: groups that differ in these keys.
+        keys: the two keys.
+        swept: all swept keys; a cell is the best of its settings in the other keys.
+        selection: how settings are compared.
+    """
+    cells = {}
+    for (x, y), group in tuned(family, keys, swept, selection).items():
+        values = selection.values(group)
+        score = setting_value(values, selection.rule)
+        diverged = sum(not math.isfinite(value) for value in values)
+        score = math.nan if score is None or math.isinf(score) else score
+        cells[x, y] = HeatMapCell(score, diverged, len(values))
+    return cells if all(len({setting[i] for setting in cells}) >= 2 for i in (0, 1)) else {}
+
+
 # Random search
+
+
+def numeric_keys(grouping: Grouping) -> list[str]:
+    """Return the keys with a number in any group."""
+    return [key for key in grouping.keys if any(is_number(g.settings.get(key)) for g in grouping.groups)]
 
 
 def random_families(
@@ -254,17 +295,26 @@ def random_families(
         selections: contain the paths of these runs, by problem.
         assume_random: treat all runs as a random search, whatever their sweep.yaml says.
     """
-    numeric = [key for key in grouping.keys if any(is_number(g.settings.get(key)) for g in grouping.groups)]
     drawn_families = []
     for problem, selection in selections.items():
         drawn = []
-        for family in families(grouping, numeric, problem):
+        for family in families(grouping, numeric_keys(grouping), problem):
             paths = {entry.run.path for group in family.groups for entry in group.entries}
             if len(family.groups) >= 2 and (assume_random or paths <= selection.random):
                 drawn.append(family)
         names = distinct([family.name or family.groups[0].name.partition(" ")[0] for family in drawn])
         drawn_families += [Family(name, family.groups) for name, family in zip(names, drawn, strict=True)]
     return drawn_families
+
+
+def budget_curves(search: Search, drawn_families: Sequence[Family]) -> dict[tuple[str, str], ExpectedBest]:
+    """Return the curves of the families of a random search that have one, by problem and family name."""
+    curves = {
+        (problem, family.name): budget_curve(family, search.selections[problem])
+        for family in drawn_families
+        for problem in [family.groups[0].problem]
+    }
+    return {key: curve for key, curve in curves.items() if curve is not None}
 
 
 def budget_curve(family: Family, selection: Selection) -> ExpectedBest | None:

@@ -25,11 +25,10 @@ from trainer.compare.figure_style import (
 )
 from trainer.compare.groups import Group
 from trainer.compare.objective import Selection
-from trainer.compare.tuning import Family, tuned
+from trainer.compare.tuning import Family, HeatMapCell
 from trainer.metrics import Metric
-from trainer.plots.style import Array, format_number, limits
+from trainer.plots.style import Array, Line, format_number, limits
 from trainer.statistics import ExpectedBest, Sensitivity
-from trainer.training.selection import setting_value
 
 
 def draw_sensitivity(
@@ -37,10 +36,20 @@ def draw_sensitivity(
     key: str,
     selection: Selection,
     groups: Sequence[Group],
+    numbers: Mapping[str, int],
     *,
     figure_style: FigureStyle = STYLES["screen"],
 ) -> Figure:
-    """Draw the result against a swept key, with intervals, the good range and diverged settings."""
+    """Draw the result against a swept key, with intervals, the good range and diverged settings.
+
+    Args:
+        sensitivities: the sensitivity of each family.
+        key: the swept key.
+        selection: how settings are compared.
+        groups: the groups of these families.
+        numbers: the number of each family's line.
+        figure_style: size, fonts and line widths.
+    """
     factor = selection.metric.scale
     settings_ = sorted({value for one in sensitivities.values() for value in one.settings})
     above = [value for value in settings_ if value > 0]
@@ -91,8 +100,9 @@ def draw_sensitivity(
             y_limits = max(y_limits[0], -2.0), min(y_limits[1], 100 + 0.04 * (100 - max(y_limits[0], 0.0)))
         scale_y(axes, *y_limits, log=log_y)
         handles = []
-        for index, one in enumerate(sensitivities.values()):
-            handles.append(_draw_family(axes, one, index, selection.metric, figure_style, zero))
+        for index, (name, one) in enumerate(sensitivities.items()):
+            line = line_for(numbers[name], figure_style)
+            handles.append(_draw_family(axes, one, index, line, selection.metric, figure_style, zero))
         axes.set_xlabel(key + (", logarithmic" if log_x else "") + (" but for 0" if zero else ""))
         set_y_label(axes, selection.metric.with_unit(selection.label), figure_style)
         legend(figure, handles, [figure_style.label(name) or "all" for name in sensitivities], figure_style)
@@ -100,9 +110,15 @@ def draw_sensitivity(
 
 
 def _draw_family(
-    axes: Any, one: Sensitivity, index: int, metric: Metric, figure_style: FigureStyle, zero: float
+    axes: Any,
+    one: Sensitivity,
+    index: int,
+    line: Line,
+    metric: Metric,
+    figure_style: FigureStyle,
+    zero: float,
 ) -> Any:
-    line, factor, percent = line_for(index, figure_style), metric.scale, metric.unit == "%"
+    factor, percent = metric.scale, metric.unit == "%"
     low_edge, high_edge = axes.get_ylim()
     x = np.array([value or zero for value in one.settings])
     y = np.array([math.nan if m is None else factor * m for m in one.centre])
@@ -141,37 +157,28 @@ def _draw_family(
 
 
 def draw_heat_map(
+    cells: Mapping[tuple[float, float], HeatMapCell],
     family: Family,
     selection: Selection,
     keys: tuple[str, str],
-    swept: Sequence[str],
     *,
     figure_style: FigureStyle = STYLES["screen"],
-) -> Figure | None:
-    """Draw the result over two swept keys. Return None if one of them has fewer than two values.
+) -> Figure:
+    """Draw the result over two swept keys.
 
     A cell with diverged runs shows their number and has no colour, because the mean of the others is biased.
 
     Args:
+        cells: the result of `tuning.heat_map_cells`.
         family: groups that differ in these keys.
         selection: how settings are compared.
         keys: keys of the x and y axes; if less than half of the grid was run (a search), draw points.
-        swept: all swept keys; a cell shows the best of its settings in the other keys.
         figure_style: size, fonts and line widths.
     """
-    cells: dict[tuple[float, float], list[float]] = {
-        (setting[0], setting[1]): selection.values(group)
-        for setting, group in tuned(family, keys, swept, selection).items()
-    }
     across, up = (sorted({setting[i] for setting in cells}) for i in (0, 1))
-    if len(across) < 2 or len(up) < 2:
-        return None
-    factor = selection.metric.scale
     means = np.full((len(up), len(across)), np.nan)
-    for (x, y), values in cells.items():
-        score = setting_value(values, selection.rule)
-        if score is not None and math.isfinite(score):
-            means[up.index(y), across.index(x)] = factor * score
+    for (x, y), cell in cells.items():
+        means[up.index(y), across.index(x)] = selection.metric.scale * cell.score
     with settings(figure_style):
         named = f"{figure_style.label(family.name)}: " if family.name else ""
         value_label = selection.metric.with_unit(selection.label)
@@ -191,7 +198,7 @@ def draw_heat_map(
 def _scatter(
     axes: Axes,
     means: Array,
-    cells: Mapping[tuple[float, float], Sequence[float]],
+    cells: Mapping[tuple[float, float], HeatMapCell],
     across: Sequence[float],
     up: Sequence[float],
     figure_style: FigureStyle,
@@ -237,7 +244,7 @@ def _shades(means: Array, selection: Selection) -> tuple[Array, float, float]:
 def _write_cells(
     axes: Axes,
     means: Array,
-    cells: Mapping[tuple[float, float], Sequence[float]],
+    cells: Mapping[tuple[float, float], HeatMapCell],
     across: Sequence[float],
     up: Sequence[float],
     figure_style: FigureStyle,
@@ -248,11 +255,10 @@ def _write_cells(
     shade, low, high = _shades(means, selection)
     colours = matplotlib.colormaps["Greys" if figure_style.grey else "YlGnBu"]
     axes.imshow((shade - low) / (high - low), cmap=colours, vmin=0, vmax=1, origin="lower", aspect="auto")
-    for (x, y), values in cells.items():
+    for (x, y), cell in cells.items():
         column, row = across.index(x), up.index(y)
-        num_diverged = sum(not math.isfinite(value) for value in values)
         text = (
-            f"{means[row, column]:.3g}" if not num_diverged else f"{num_diverged} of {len(values)}\ndiverged"
+            f"{means[row, column]:.3g}" if not cell.diverged else f"{cell.diverged} of {cell.runs}\ndiverged"
         )
         axes.text(column, row, text, ha="center", va="center", fontsize=0.75 * figure_style.font)
 
@@ -261,7 +267,7 @@ def draw_budget(
     curves: Mapping[str, ExpectedBest],
     selection: Selection,
     groups: Sequence[Group],
-    names: Sequence[str],
+    numbers: Mapping[str, int],
     *,
     figure_style: FigureStyle = STYLES["screen"],
 ) -> Figure:
@@ -271,7 +277,7 @@ def draw_budget(
         curves: the curve of each family that has one.
         selection: how settings are compared.
         groups: the groups of these families.
-        names: the names of all families, whose order decides the lines.
+        numbers: the number of each family's line.
         figure_style: size, fonts and line widths.
     """
     factor = selection.metric.scale
@@ -287,7 +293,7 @@ def draw_budget(
         scale_y(axes, *(limits(ends, log=False) or (0.0, 1.0)), log=False)
         handles = []
         for name, one in curves.items():
-            line = line_for(names.index(name), figure_style)
+            line = line_for(numbers[name], figure_style)
             x = np.array(one.budgets, dtype=np.float64)
             axes.fill_between(
                 x, factor * one.low, factor * one.high, color=line.colour, alpha=0.16, linewidth=0

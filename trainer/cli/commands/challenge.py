@@ -25,11 +25,12 @@ from trainer.plots.titles import listed
 from trainer.runs import rundir
 from trainer.suites import baselines as stored_baselines
 from trainer.suites.baselines import Baselines
+from trainer.suites.challenge_result import VERDICTS, compare_challenge
 from trainer.suites.challenger import BASELINES, FIGURES, Challenger, challenger_of, read_stated
 from trainer.suites.pairing import first_final, pairing_digests, unpaired
 from trainer.suites.space import LR, Space, parse_search, space_of
 from trainer.suites.step_cost import step_milliseconds
-from trainer.suites.verdicts import Verdict, paper_table, profile_lines, verdict_lines, verdicts_of
+from trainer.suites.verdicts import Verdict, paper_table
 from trainer.sweep.file import read_sweeps
 from trainer.sweep.models import FINAL, Sweep
 from trainer.sweep.plan import RunSpec, budget, load_run_config
@@ -302,20 +303,9 @@ def _report(
     output: OutputOptions,
 ) -> None:
     """Compare the final runs with those of the baselines; print the verdicts and write the files."""
-    paths, failed = [], {}
-    for plan in planned:
-        problem = problem_of(plan.sweep)
-        own = plan.root / FINAL / challenger.name
-        if rundir.find_runs([own] if own.is_dir() else []):
-            paths.append(own)
-        else:
-            failed[problem] = "no setting of the search finished without diverging or failing"
-        paths.append(out / BASELINES / problem / FINAL)
-    by = [] if len(planned) > 1 else ["name"]
-    against = challenger.name if len(failed) < len(planned) else None
     with console.waiting("Comparing the runs", quiet=output.quiet):
-        comparison = compare_runs(paths, by=by, against=against)
-    verdicts = verdicts_of(comparison, challenger.name, failed)
+        result = compare_challenge(out, challenger.name, [problem_of(plan.sweep) for plan in planned])
+    comparison, verdicts, lines = result.comparison, result.verdicts, result.lines
     tuned = _tuned(out, planned, summaries)
     costs = _costs(comparison, challenger, planned, summaries, out)
     rundir.make_folder(out / FIGURES)
@@ -323,8 +313,6 @@ def _report(
         comparison.save(out / FIGURES)
     except FigureError as error:
         console.print_note(f"warning: {error}")
-    lines = verdict_lines(comparison, verdicts, challenger.name)
-    lines += profile_lines(comparison, challenger.name)
     document = {
         "format": 1,
         "optimizer": challenger.name,
@@ -334,7 +322,7 @@ def _report(
         "summary": lines,
         "notes": list(comparison.notes),
     }
-    rundir.write_json(out / "verdict.json", document)
+    rundir.write_json(out / VERDICTS, document)
     rundir.write_atomically(out / "verdicts.csv", _csv_text(verdicts))
     for ending, kind in (("md", "markdown"), ("tex", "latex")):
         rundir.write_atomically(out / f"paper_table.{ending}", paper_table(comparison, tuned, kind))
