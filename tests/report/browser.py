@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -28,3 +29,25 @@ def browser_of() -> Iterator[Any]:
         yield browser
     finally:
         browser.quit()
+
+
+def serious_violations(page: Any) -> list[str]:
+    """Return what axe-core finds serious or critical: rules with the first element that violates each."""
+    try:
+        source = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
+    except ModuleNotFoundError:
+        pytest.skip("axe-core-python is not installed")
+    page.set_script_timeout(120)
+    page.execute_script(source)
+    found: list[str] = page.execute_async_script(
+        "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(result => done("
+        "result.violations.filter(one => ['serious', 'critical'].includes(one.impact))"
+        ".map(one => `${one.id}: ${one.nodes[0].html}`)));"
+    )
+    return found
+
+
+def show_in_dark(page: Any, dark: bool) -> None:
+    """Emulate the colour scheme of a reader."""
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})

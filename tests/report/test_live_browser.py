@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from browser import browser_of
+from browser import browser_of, serious_violations, show_in_dark
 from command import train, write_tiny
 
 from trainer.report.server import LiveServer
@@ -59,6 +59,9 @@ def test_the_page_follows_the_runs(tmp_path: Path) -> None:
         shutil.rmtree(failed)
         wait(lambda: "1 runs: " in page.find_element("id", "summary").text)
         assert page.execute_script(points) == [len(rows) - 1]
+        for dark in (False, True):
+            show_in_dark(page, dark)
+            assert serious_violations(page) == []
         page.set_window_size(400, 900)
         wide = "return document.documentElement.scrollWidth - window.innerWidth"
         wait(lambda: page.execute_script(wide) <= 0)

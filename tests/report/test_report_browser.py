@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import browser_of
+import yaml
+from browser import browser_of, serious_violations, show_in_dark
 from command import optlab, train, write_tiny
+
+
+def copy_run(run: Path, place: Path, seed: int, **optimizer: Any) -> None:
+    """Copy a run as one with another seed and other options of its optimizer."""
+    shutil.copytree(run, place)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    changed = {"seed": seed, "optimizer": config["optimizer"] | optimizer}
+    (place / "config.yaml").write_text(yaml.safe_dump(config | changed, sort_keys=False))
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A browser that shows a report; what it logs and requests is recorded."""
+    """A browser that shows the report of a search; what it logs and requests is recorded.
+
+    Two optimizers with three learning rates and two seeds; Adam also with three weight decays.
+    """
     folder = tmp_path_factory.mktemp("browser")
     config = write_tiny(folder)
+    hostile = "<img src=x onerror=document.title='hacked'>"
     for name in ("SGD", "Adam"):
-        for seed in (0, 1):
-            place = folder / "runs" / f"{name} <img src=x onerror=document.title='hacked'>,{seed}"
-            train(config, f"optimizer={name}", f"seed={seed}", run_dir=place)
+        run = folder / name
+        train(config, f"optimizer={name}", "log.gradients=true", "log.histograms=true", run_dir=run)
+        decays = (0.0, 1e-4, 1e-2) if name == "Adam" else (0.0,)
+        for seed, rate, decay in product((0, 1), (0.1, 0.01, 0.001), decays):
+            place = folder / "runs" / f"{name} {hostile},{rate},{decay},{seed}"
+            copy_run(run, place, seed, lr=rate, weight_decay=decay)
     path = folder / "report.html"
     assert optlab("report", folder / "runs", "-o", path, "--title", "a <b>title</b>").code == 0
     with browser_of() as browser:
@@ -73,10 +92,20 @@ def test_a_group_is_switched_off_in_all_figures(page: Any) -> None:
     before = [len(traces(page, plot)) for plot in ("curve-plot", "result-plot")]
     button.click()
     assert button.get_attribute("aria-pressed") == "false"
-    for plot in ("curve-plot", "result-plot"):
+    for plot in ("curve-plot", "result-plot", "cost-plot"):
         assert name not in {trace["name"] for trace in traces(page, plot)}
+    assert {trace["name"] for trace in traces(page, "setting-plot") if trace["name"]} == {"SGD", "Adam"}
     page.find_element("css selector", "#toggles button").click()
     assert [len(traces(page, plot)) for plot in ("curve-plot", "result-plot")] == before
+    # A family is switched off with the last of its groups.
+    buttons = [one for one in page.find_elements("css selector", "#toggles button") if "SGD" in one.text]
+    assert len(buttons) == 3
+    toggle_all = "for (const one of arguments[0]) one.click()"
+    page.execute_script(toggle_all, buttons)
+    assert {trace["name"] for trace in traces(page, "setting-plot") if trace["name"]} == {"Adam"}
+    buttons = [one for one in page.find_elements("css selector", "#toggles button") if "SGD" in one.text]
+    page.execute_script(toggle_all, buttons)
+    assert len(traces(page, "cost-plot")) == 12
 
 
 def test_axes_scales_seeds_and_smoothing_change(page: Any) -> None:
@@ -89,7 +118,7 @@ def test_axes_scales_seeds_and_smoothing_change(page: Any) -> None:
     page.find_element("id", "log-y").click()
     assert page.execute_script(axis) == "linear"
     choose(page, "runs", "seeds")
-    assert len(traces(page)) == 4
+    assert len(traces(page)) == 24
     rough = traces(page)[0]["y"]
     page.execute_script(
         "const slider = document.getElementById('smoothing'); slider.value = 1;"
@@ -113,6 +142,60 @@ def test_tables_are_sorted_by_a_click(page: Any) -> None:
     heading.click()
     assert page.execute_script(cells) == ascending[::-1]
     assert heading.find_element("xpath", "..").get_attribute("aria-sort") == "descending"
+
+
+def test_the_figures_of_a_search_change_with_the_setting(page: Any) -> None:
+    axis = "return document.getElementById('setting-plot').layout.xaxis"
+    assert page.execute_script(axis)["type"] == "log"
+    # 0 has no logarithm, and a place left of the smallest weight decay.
+    choose(page, "setting", "1")
+    shown = page.execute_script(axis)
+    assert (shown["tickvals"][0], shown["ticktext"][0]) == (pytest.approx(1e-5), "0")
+    lines = [trace["x"] for trace in traces(page, "setting-plot") if len(trace["x"]) == 3]
+    assert lines == [[pytest.approx(1e-5), 1e-4, 1e-2]]
+    cells = "return document.getElementById('heat-map-plot').data[0].z.map(row => row.length)"
+    assert page.execute_script(cells) == [3, 3, 3]
+    # 24 runs through two settings and the result, with gaps between them.
+    points = [x for trace in traces(page, "parallel-plot") for x in trace["x"]]
+    assert sum(x is not None for x in points) == 24 * 3
+
+
+def test_gradients_and_weights_of_a_run_are_shown(page: Any) -> None:
+    names = [trace["name"] for trace in traces(page, "norm-plot")]
+    layers = page.execute_script("return [...document.getElementById('layer').options].map(one => one.value)")
+    assert set(layers) < set(names)
+    assert [trace["name"] for trace in traces(page, "weight-plot")] == ["epoch 0", "epoch 1"]
+    before = traces(page, "weight-plot")[1]["x"]
+    choose(page, "layer", layers[-1])
+    assert traces(page, "weight-plot")[1]["x"] != before
+    choose(page, "detail-run", "1")
+    assert page.find_element("id", "layer").get_attribute("value") == layers[-1]
+
+
+def test_every_figure_can_be_saved(page: Any) -> None:
+    drawn = page.execute_script("return [...document.querySelectorAll('.plot')].map(one => one.data.length)")
+    assert all(drawn)
+    names = [one.text for one in page.find_elements("css selector", "#download-buttons button")]
+    assert len([name for name in names if name.endswith(".svg")]) == len(drawn)
+    assert {"groups.csv", "differences.csv", "runs.csv"} < set(names)
+
+
+def test_it_prints_with_light_colours_and_in_the_width_of_a_page(page: Any) -> None:
+    show_in_dark(page, True)
+    layout = "const {font, width} = document.getElementById('curve-plot').layout; return [font.color, width]"
+    assert page.execute_script(layout)[0] == "#ececec"
+    page.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.execute_script(layout) == ["#1a1a1a", 660]
+    page.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert page.execute_script(layout)[0] == "#ececec"
+    show_in_dark(page, False)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing_serious(page: Any, dark: bool) -> None:
+    show_in_dark(page, dark)
+    assert serious_violations(page) == []
+    show_in_dark(page, False)
 
 
 def test_it_fits_a_narrow_screen(page: Any) -> None:

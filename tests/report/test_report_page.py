@@ -92,7 +92,7 @@ def test_the_page_has_the_groups_runs_and_curves_of_the_run_directories(runs: Pa
     finals = dict(zip((run["path"] for run in data["runs"]), data["results"]["values"], strict=True))
     summary = json.loads((runs / "Adam,seed=1" / "summary.json").read_text())
     assert finals[str(runs / "Adam,seed=1")] == pytest.approx(100 * summary["test"]["accuracy"], rel=1e-5)
-    assert data["results"]["label"] == "test accuracy (%)"
+    assert data["results"]["axes"] == {"": {"label": "test accuracy (%)", "log": False}}
 
 
 def test_colours_are_those_of_the_figures_of_compare(runs: Path, written: Page) -> None:

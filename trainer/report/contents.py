@@ -6,27 +6,29 @@ import base64
 import json
 import math
 import shlex
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from trainer.compare import Comparison, tuning
 from trainer.compare.curves import column_label, common_title
 from trainer.compare.entries import Entry, is_number, metrics_of
-from trainer.compare.figure_style import STYLES, line_for
 from trainer.compare.figures import curve_metrics
 from trainer.compare.groups import Group
 from trainer.compare.objective import Selection
-from trainer.compare.table import caption, sections
+from trainer.compare.table import best_rows, caption, sections
 from trainer.errors import FigureError
 from trainer.metrics import find
 from trainer.plots.style import render
 from trainer.records import POSITION_COLUMNS
+from trainer.report.charts import appearance, axis, charts_of
+from trainer.report.details import details_of, samples_of
 from trainer.report.downsampling import kept_rows
+from trainer.report.numbers import number, numbers
 from trainer.runs import rundir
 
 MAX_NUMBERS = 1_200_000
@@ -43,11 +45,13 @@ X_LABELS = {
     "train_seconds": "seconds of training",
     "grad_evals": "gradient evaluations",
 }
-Item = TypeVar("Item")
-_DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
+# What differs between the runs of one machine, or is shown with each run.
+_OF_A_RUN = ("format", "command", "origin", "metrics", "optimizer_defaults", "components", "resumed")
 
 
-def report_contents(comparison: Comparison, *, title: str = "") -> dict[str, Any]:
+def report_contents(
+    comparison: Comparison, *, title: str = "", conclusions: Sequence[str] | None = None, command: str = ""
+) -> dict[str, Any]:
     """Return everything that the page shows as JSON-serializable values.
 
     Curves are thinned if the runs together have more than `MAX_NUMBERS` numbers; the contents say so.
@@ -55,6 +59,8 @@ def report_contents(comparison: Comparison, *, title: str = "") -> dict[str, Any
     Args:
         comparison: the comparison, with its figures.
         title: heading of the page; empty = what the runs have in common.
+        conclusions: the conclusions as text; None = those of the comparison.
+        command: the command that writes the page again.
     """
     groups = comparison.grouping.groups
     entries = [entry for group in groups for entry in group.entries]
@@ -73,24 +79,27 @@ def report_contents(comparison: Comparison, *, title: str = "") -> dict[str, Any
         "title": title or common_title(groups),
         "optlab": _version(),
         "problems": list(comparison.grouping.problems),
-        "groups": [
-            _group(group, index)
-            for group, index in _numbered_by_problem(groups, [group.problem for group in groups])
-        ],
+        "groups": [_group(group, comparison.lines.groups[group.name]) for group in groups],
         "runs": [
             _run(entry, number, curve)
-            for number, entry, curve in zip(_group_numbers(groups), entries, curves, strict=True)
+            for number, entry, curve in zip(_groupnumbers(groups), entries, curves, strict=True)
         ],
         "columns": columns,
         "x": [{"name": name, "label": label} for name, label in X_LABELS.items()],
         "metric": comparison.metric,
-        "verdicts": comparison.verdict_lines(),
+        "verdicts": comparison.verdict_lines() if conclusions is None else list(conclusions),
         "tuning": list(comparison.tuning_lines),
         "notes": notes,
         "table": _table(comparison),
         "caption": caption(comparison.confidence),
         "results": _results(comparison),
         "search": _search(comparison),
+        "charts": charts_of(comparison),
+        "details": details_of(groups),
+        "samples": samples_of(groups),
+        "environment": _environment(entries),
+        "commands": _commands(entries),
+        "command": command,
         "keys": list(comparison.grouping.keys),
         "csv": {
             "groups": comparison.groups.to_csv(index=False, lineterminator="\n"),
@@ -108,22 +117,8 @@ def _version() -> str:
         return ""
 
 
-def _numbered_by_problem(items: Sequence[Item], problems: Sequence[str]) -> Iterator[tuple[Item, int]]:
-    """Yield items with their index within their problem, which decides colour and dashes."""
-    counts: Counter[str] = Counter()
-    for item, problem in zip(items, problems, strict=True):
-        yield item, counts[problem]
-        counts[problem] += 1
-
-
-def appearance(index: int) -> dict[str, str]:
-    """Return colour and dashes of a group or family, as in the figures of `optlab compare`."""
-    line = line_for(index, STYLES["screen"])
-    return {"colour": line.colour, "dash": _DASHES.get(str(line.dashes), "longdash")}
-
-
-def _group(group: Group, index: int) -> dict[str, Any]:
-    return appearance(index) | {
+def _group(group: Group, line: int) -> dict[str, Any]:
+    return appearance(line) | {
         "name": group.name,
         "problem": group.problem,
         "settings": _plain(group.settings),
@@ -132,7 +127,7 @@ def _group(group: Group, index: int) -> dict[str, Any]:
     }
 
 
-def _group_numbers(groups: Sequence[Group]) -> list[int]:
+def _groupnumbers(groups: Sequence[Group]) -> list[int]:
     return [number for number, group in enumerate(groups) for _ in group.entries]
 
 
@@ -174,7 +169,7 @@ def _curves(entry: Entry, columns: Sequence[Mapping[str, Any]], limit: int) -> d
             continue
         kept = kept_rows([cells[key] for key in drawn], limit)
         tables["thinned"] |= len(kept) < len(cells["step"])
-        tables[name] = {key: _numbers(values[kept]) for key, values in cells.items()}
+        tables[name] = {key: numbers(values[kept]) for key, values in cells.items()}
     return tables
 
 
@@ -182,22 +177,8 @@ def _array(values: Sequence[float | None]) -> Any:
     return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def _numbers(values: Any) -> list[float | str | None]:
-    """Return numbers with six digits; NaN as null, an infinity as text, since JSON has neither."""
-    return [
-        None if math.isnan(value) else str(value) if math.isinf(value) else _rounded(value)
-        for value in values.tolist()
-    ]
-
-
-def _rounded(value: float) -> float:
-    rounded = float(f"{value:.6g}")
-    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
-
-
 def _run(entry: Entry, group: int, curve: Mapping[str, Any]) -> dict[str, Any]:
-    status, environment = entry.run.status, entry.environment
-    command = environment.get("command")
+    status = entry.run.status
     return {
         "path": str(entry.run.path),
         "group": group,
@@ -206,52 +187,42 @@ def _run(entry: Entry, group: int, curve: Mapping[str, Any]) -> dict[str, Any]:
         "message": str(status.get("message") or ""),
         "steps": curve["steps"],
         "epochs": curve["epochs"],
-        "command": shlex.join(map(str, command)) if isinstance(command, list) else str(command or ""),
         "again": f"optlab train {shlex.quote(str(entry.run.path / rundir.CONFIG))}",
     }
 
 
 def _table(comparison: Comparison) -> dict[str, Any]:
-    """Return the table of the comparison as text, and which cell of each column is the best."""
+    """Return the table of the comparison as text, and the rows with the best value of each column."""
     names, parts = sections(comparison.groups, comparison.targets, comparison.grouping.metrics)
     cells = {heading: column for part in (names, *parts) for heading, column in part.items()}
-    best = comparison.metric if comparison.metric in comparison.groups else ""
-    row: int | None = None
-    if best and comparison.groups[best].notna().any():
-        mode = find(best, comparison.grouping.metrics).mode
-        row = int(comparison.groups[best].argmax() if mode == "max" else comparison.groups[best].argmin())
+    best = best_rows(comparison.groups, comparison.targets, comparison.grouping.metrics)
     return {
         "headings": list(cells),
         "rows": [list(values) for values in zip(*cells.values(), strict=True)],
-        "best": row if len(set(comparison.groups["problem"])) == 1 else None,
+        "best": [sorted(best.get(heading, ())) for heading in cells],
     }
 
 
 def _results(comparison: Comparison) -> dict[str, Any]:
-    """Return the compared result of every run, in the order of the runs."""
+    """Return the compared result of every run, in the order of the runs, and its axis on each problem."""
     metrics = {name: find(name, comparison.grouping.metrics) for name in comparison.metrics.values()}
     rows = comparison.runs.to_dict("records")
     values = [
         row[name] * metrics[name].scale for row in rows for name in [comparison.metrics[row["problem"]]]
     ]
-    labels = [metric.with_unit(name.replace("_", " ")) for name, metric in metrics.items()]
-    return {
-        "label": " / ".join(labels),
-        "log": metrics[comparison.metric].log,
-        "values": _numbers(np.array(values, dtype=np.float64)),
+    axes = {
+        problem: {"label": metrics[name].with_unit(name.replace("_", " ")), "log": metrics[name].log}
+        for problem, name in comparison.metrics.items()
     }
+    return {"axes": axes, "values": numbers(np.array(values, dtype=np.float64))}
 
 
 def _search(comparison: Comparison) -> dict[str, Any]:
     """Return what was searched: families of groups, and every run with its settings and score."""
-    search = comparison.search
+    search, grouping = comparison.search, comparison.search.grouping
     selections = search.selections
-    first = next(iter(selections.values()))
-    labels = dict.fromkeys(one.metric.with_unit(one.label) for one in selections.values())
     families = [
-        family
-        for problem in search.grouping.problems
-        for family in tuning.families(search.grouping, search.swept, problem)
+        family for problem in grouping.problems for family in tuning.families(grouping, search.swept, problem)
     ]
     points = [
         {
@@ -268,32 +239,57 @@ def _search(comparison: Comparison) -> dict[str, Any]:
         for entry in group.entries
     ]
     return {
-        "label": " / ".join(labels),
-        "log": first.metric.log,
+        "axes": {
+            problem: {"label": one.metric.with_unit(one.label), "log": one.metric.log}
+            for problem, one in selections.items()
+        },
         "keys": [
-            {"name": key, "log": _spans_decades(group.settings.get(key) for group in search.grouping.groups)}
-            for key in search.swept
+            axis(key, _known(group.settings.get(key) for group in grouping.groups)) for key in search.swept
         ],
         "families": [
-            appearance(index) | {"name": family.name or "all", "problem": family.groups[0].problem}
-            for family, index in _numbered_by_problem(families, [f.groups[0].problem for f in families])
+            appearance(comparison.lines.families[problem, family.name])
+            | {"name": family.name or "all", "problem": problem}
+            | {"groups": list(comparison.lines.members[problem, family.name])}
+            for family in families
+            for problem in [family.groups[0].problem]
         ],
         "points": points if search.swept else [],
     }
 
 
-def _scaled(entry: Entry, selection: Selection) -> float | None:
+def _scaled(entry: Entry, selection: Selection) -> float | str | None:
     value = selection.value(entry)
-    return None if value is None or not math.isfinite(value) else _rounded(selection.metric.scale * value)
+    return None if value is None or not math.isfinite(value) else number(selection.metric.scale * value)
 
 
 def _number(value: Any) -> float | None:
     return float(value) if value is not None and is_number(value) else None
 
 
-def _spans_decades(values: Iterable[Any]) -> bool:
-    numbers = [float(value) for value in values if value is not None and is_number(value)]
-    return bool(numbers) and min(numbers) > 0 and max(numbers) / min(numbers) >= 10
+def _known(values: Iterable[Any]) -> list[float]:
+    return [known for value in values if (known := _number(value)) is not None]
+
+
+def _environment(entries: Sequence[Entry]) -> list[list[Any]]:
+    """Return each key of environment.json with its values, and how many runs have each."""
+    found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for entry in entries:
+        for name, part in entry.environment.items():
+            values = part if isinstance(part, Mapping) else {"": part}
+            for key, value in values.items() if name not in _OF_A_RUN else ():
+                text = value if isinstance(value, str) else json.dumps(value, default=str)
+                found[f"{name} {key}".strip()][text] += 1
+    return [[key, list(counts.items())] for key, counts in found.items()]
+
+
+def _commands(entries: Sequence[Entry]) -> list[list[Any]]:
+    """Return the commands that trained the runs, and how many runs each."""
+    counts: dict[str, int] = defaultdict(int)
+    for entry in entries:
+        command = entry.environment.get("command")
+        text = shlex.join(map(str, command)) if isinstance(command, list) else str(command or "")
+        counts[text] += 1
+    return [[text, runs] for text, runs in counts.items() if text]
 
 
 def _figures(comparison: Comparison) -> list[dict[str, str]]:

@@ -101,7 +101,7 @@
         line.append(...cells.map((cell) => element("td", cell === null ? "" : cell)));
         return line;
       }));
-      const scroll = element("div", undefined, { class: "scroll" });
+      const scroll = element("div", undefined, { class: "scroll", tabindex: "0", role: "group", "aria-label": `variants of ${sweep.path}` });
       scroll.append(table);
       block.append(scroll);
       return block;

@@ -44,8 +44,9 @@ def render_page(contents: Mapping[str, Any]) -> str:
         "TITLE": html.escape(str(contents["title"])),
         "STYLE": read_resource("page.css"),
         "STATIC": _static(contents),
+        "SAMPLES": _samples(contents["samples"]),
         "FIGURES": _figures(contents["figures"]),
-        "DATA": _json({key: value for key, value in contents.items() if key != "figures"}),
+        "DATA": _json({key: value for key, value in contents.items() if key not in ("figures", "samples")}),
         "LIBRARY": library,
         "SCRIPT": script,
     }
@@ -83,13 +84,32 @@ def _static(contents: Mapping[str, Any]) -> str:
         "<section id=notes><h2>Notes and warnings</h2>",
         _list(contents["notes"], "none"),
         "</section>",
-        "<section id=table><h2>Results by group</h2><div class=scroll>",
+        "<section id=table><h2>Results by group</h2>",
+        '<div class=scroll tabindex=0 role=group aria-label="Results by group">',
         _table(table["headings"], table["rows"], table["best"]),
         f"</div><p class=caption>{html.escape(contents['caption'])}</p></section>",
     ]
     if contents["tuning"]:
         blocks += ["<section id=tuning><h2>Sensitivity</h2>", _list(contents["tuning"], ""), "</section>"]
     return "".join(blocks)
+
+
+def _samples(samples: Sequence[Mapping[str, str]]) -> str:
+    """Return outputs of the models: images as in the run directories, and texts."""
+    blocks = []
+    for sample in samples:
+        title = html.escape(sample["title"])
+        if "text" in sample:
+            content = f"<pre tabindex=0>{html.escape(sample['text'])}</pre>"
+        else:
+            content = f'<img alt="{title}" src="data:image/png;base64,{sample["image"]}">'
+        blocks.append(f"<figure>{content}<figcaption>{title}</figcaption></figure>")
+    if not blocks:
+        return ""
+    text = "Outputs of the trained models, of the first run of each group."
+    return (
+        f"<section id=samples><h2>Samples</h2><p>{text}</p><div class=grid>{''.join(blocks)}</div></section>"
+    )
 
 
 def _figures(figures: Sequence[Mapping[str, str]]) -> str:
@@ -105,7 +125,7 @@ def _figures(figures: Sequence[Mapping[str, str]]) -> str:
             f'<a download="{name}.{kind}" href="{source}">save as {kind.upper()}</a></figcaption></figure>'
         )
     summary = f"<summary><h2>Figures for print ({len(figures)})</h2></summary>"
-    return f'<details>{summary}<div id="static-figures">{"".join(images)}</div></details>'
+    return f'<details>{summary}<div class="grid">{"".join(images)}</div></details>'
 
 
 def _list(lines: Sequence[str], otherwise: str) -> str:
@@ -121,11 +141,15 @@ def _list(lines: Sequence[str], otherwise: str) -> str:
     return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], best: int | None) -> str:
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[Sequence[int]]) -> str:
+    """Return a table; `best` has the rows of the best cells of each column."""
     head = "".join(f"<th scope=col>{html.escape(text)}</th>" for text in headings)
     body = "".join(
-        f"<tr{' class=best' if number == best else ''}>"
-        + "".join(f"<td>{html.escape(text)}</td>" for text in row)
+        "<tr>"
+        + "".join(
+            f"<td{' class=best' if number in column else ''}>{html.escape(text)}</td>"
+            for text, column in zip(row, best, strict=True)
+        )
         + "</tr>"
         for number, row in enumerate(rows)
     )

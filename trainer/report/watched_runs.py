@@ -24,7 +24,7 @@ from trainer.errors import OptlabError
 from trainer.plots.titles import seed_text, title
 from trainer.reading import FileVersion, file_version
 from trainer.records import POSITION_COLUMNS
-from trainer.report.contents import appearance
+from trainer.report.charts import appearance
 from trainer.runs import run_files, rundir
 from trainer.runs.sweep_files import read_progress
 
