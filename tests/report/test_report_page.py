@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import html
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,32 @@ def test_colours_are_those_of_the_figures_of_compare(runs: Path, written: Page) 
     assert len({group["colour"] for group in written.data["groups"]}) == 3
     for group in written.data["groups"]:
         assert group["colour"].lower() in figure
+
+
+def test_samples_times_and_environments_are_those_of_the_runs(runs: Path, tmp_path: Path) -> None:
+    for run in runs.iterdir():
+        shutil.copytree(run, tmp_path / "runs" / run.name)
+    text = f"To be {HOSTILE}"
+    (tmp_path / "runs" / "SGD,seed=0" / "examples.json").write_text(json.dumps({"format": 1, "text": text}))
+    (tmp_path / "runs" / "Adam,seed=0" / "examples.json").write_text("{")  # damaged: no samples
+    path = tmp_path / "report.html"
+    assert optlab("report", tmp_path / "runs", "-o", path, "--target", "val_loss=2.3").code == 0
+    content = path.read_text(encoding="utf-8")
+    assert f"<pre tabindex=0>{html.escape(text)}</pre>" in content
+    data = Page(content).data
+    charts = {(chart["kind"], chart["choice"]): chart for chart in data["charts"]}
+    rows = list(csv.DictReader(data["csv"]["runs"].splitlines()))
+    for trace in charts["times", "val_loss=2.3, in steps"]["traces"]:
+        times = [float(row["steps to val_loss=2.3"]) for row in rows if row["group"] == trace["name"]]
+        reached = [time for time in times if time < float("inf")]
+        assert trace["x"][1:-1] == sorted(set(reached))
+        assert trace["y"][-1] == pytest.approx(len(reached) / len(times))
+    for trace in charts["cost", "all"]["traces"]:
+        times = [float(row["ms_per_step"]) for row in rows if row["group"] == trace["name"]]
+        assert trace["y"] == [pytest.approx(sum(times) / len(times), rel=1e-5)]
+    environment = dict(map(tuple, data["environment"]))
+    recorded = json.loads((runs / "diverged" / "environment.json").read_text())
+    assert environment["versions torch"] == [[recorded["versions"]["torch"], 5]]
 
 
 def test_only_the_scripts_of_the_page_may_run_and_nothing_is_requested(written: Page) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import shutil
 from pathlib import Path
@@ -173,6 +174,31 @@ def test_the_files_of_a_challenge(adam: tuple[Done, Path]) -> None:
     assert r"\textbf{" in (out / "paper_table.tex").read_text()
     with open(out / "verdicts.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 4
+
+
+def test_the_report_of_a_challenge_starts_with_the_verdicts(adam: tuple[Done, Path], tmp_path: Path) -> None:
+    _, out = adam
+    document = json.loads((out / "verdict.json").read_text())
+    done = optlab("report", out, "-o", tmp_path / "report.html")
+    assert done.code == 0, done.err
+    page = (tmp_path / "report.html").read_text()
+    assert "<h1>Challenge of new_Adam on bowl, digits</h1>" in page
+    first = page.index("Conclusions")
+    for line in document["summary"]:
+        assert first < page.index(html.escape(line.strip())) < page.index("Results by group")
+    # Other groups are those of any report.
+    assert optlab("report", out, "-o", tmp_path / "own.html", "--by", "optimizer.name").code == 0
+    assert "<h1>Challenge" not in (tmp_path / "own.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "3", '{"optimizer": "../x", "tuned": {"digits": null}}', '{"tuned": 3}']
+)
+def test_a_damaged_verdict_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "verdict.json").write_text(content)
+    done = optlab("report", tmp_path, "-o", tmp_path / "report.html")
+    assert done.code == 2
+    assert "verdict.json is damaged" in done.err
 
 
 def test_only_the_new_optimizer_is_trained_and_a_rerun_trains_nothing(

@@ -86,6 +86,20 @@ def test_they_are_the_same_in_a_resumed_run_and_drawn_again(text: str, tmp_path:
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
 
 
+def test_a_language_model_has_a_text_if_figures_are_drawn(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text(200 * "to be or not to be, ")
+    data = "{name: text, path: book.txt, context: 8, batch_size: 16}"
+    text = f"name: book\ndata: {data}\nmodel: {{name: lstm, hidden: 8}}\noptimizer: {{name: SGD, lr: 0.1}}\n"
+    config = write_tiny(tmp_path, f"{text}train: {{steps: 2}}\n")
+    for name, plots in (("one", "[png]"), ("two", "[png]"), ("none", "[]")):
+        train(config, f"log.plots={plots}", run_dir=tmp_path / name)
+    drawn = examples_of(tmp_path / "one")["text"]
+    assert (len(drawn), drawn[0]) == (201, "t")
+    assert set(drawn) <= set("to be or not to be, ")
+    assert examples_of(tmp_path / "two")["text"] == drawn
+    assert not (tmp_path / "none" / "examples.json").exists()
+
+
 def test_other_tasks_have_none(tmp_path: Path) -> None:
     train(write_tiny(tmp_path), run_dir=tmp_path / "run")
     assert not (tmp_path / "run" / "examples.json").exists()

@@ -143,9 +143,12 @@ def _draw_family(
             transform=axes.get_xaxis_transform(), zorder=5,
         )  # fmt: skip
     if one.good_from is not None and one.good_to is not None:
+        # The bars of several families are above one another: the axes have about half the height of the figure.
+        width = 2.5 * figure_style.line
+        height = (0.6 + 1.3 * index) * width / (36 * figure_style.inches[1])
         axes.plot(
-            [one.good_from or zero, one.good_to or zero], [0.012 + 0.02 * index] * 2, color=line.colour,
-            linewidth=5, solid_capstyle="butt", alpha=0.7, transform=axes.get_xaxis_transform(),
+            [one.good_from or zero, one.good_to or zero], [height] * 2, color=line.colour,
+            linewidth=width, solid_capstyle="butt", alpha=0.7, transform=axes.get_xaxis_transform(),
         )  # fmt: skip
     if one.best_at_edge and one.best is not None:
         best = one.settings.index(one.best)

@@ -37,6 +37,8 @@ MAX_ROWS = 2000
 """Rows that are drawn of one table, where few runs are compared."""
 MIN_ROWS = 60
 MAX_SVG_BYTES = 400_000
+MAX_SVG_POINTS = 50_000
+"""Points of a figure from which its SVG is certainly larger than `MAX_SVG_BYTES`."""
 
 X_LABELS = {
     "step": "step",
@@ -297,8 +299,10 @@ def _figures(comparison: Comparison) -> list[dict[str, str]]:
     figures = []
     for name, figure in comparison.figures.items():
         with suppress(FigureError):  # what cannot be drawn is left out, as in `Comparison.save`
-            kind, content = "svg", render(figure, "svg")
-            if len(content) > MAX_SVG_BYTES:
+            points = sum(np.size(line.get_xdata()) for axes in figure.axes for line in axes.lines)
+            kind = "svg" if points <= MAX_SVG_POINTS else "png"
+            content = render(figure, kind)
+            if kind == "svg" and len(content) > MAX_SVG_BYTES:
                 kind, content = "png", render(figure, "png")
             figures.append({"name": name, "format": kind, "content": base64.b64encode(content).decode()})
     return figures

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +23,14 @@ def kept_rows(columns: Sequence[NDArray[np.float64]], limit: int) -> NDArray[np.
     if rows <= limit:
         return np.arange(rows)
     intervals = max(1, limit // (2 * len(columns)))
-    edges = np.linspace(0, rows, intervals + 1).astype(np.intp)
-    kept = {0, rows - 1}
+    width = -(-rows // intervals)
+    starts = width * np.arange(intervals)
+    kept = [np.array([0, rows - 1])]
     for column in columns:
-        finite = np.isfinite(column)
-        kept.update(np.flatnonzero(np.isinf(column)).tolist())
-        low, high = np.where(finite, column, np.inf), np.where(finite, column, -np.inf)
-        for start, end in pairwise(edges):
-            if finite[start:end].any():
-                kept.add(int(start + low[start:end].argmin()))
-                kept.add(int(start + high[start:end].argmax()))
-    return np.array(sorted(kept), dtype=np.intp)
+        kept.append(np.flatnonzero(np.isinf(column)))
+        for sign in (1, -1):
+            values = np.full(intervals * width, np.inf)
+            values[:rows] = np.where(np.isfinite(column), sign * column, np.inf)
+            blocks = values.reshape(intervals, width)
+            kept.append((starts + blocks.argmin(axis=1))[np.isfinite(blocks).any(axis=1)])
+    return np.unique(np.concatenate(kept)).astype(np.intp)

@@ -166,6 +166,7 @@ class ExamplesFields(_StrictModel):
     inputs: _Rows | None = None
     reconstructions: _Rows | None = None
     samples: _Rows | None = None
+    text: str | None = None
     boundary: _Boundary | None = None
 
 

@@ -265,8 +265,11 @@ class Figures:
 
 def _write_examples(setup: RunSetup, folder: Path, log: RunLog, guard: Guard) -> None:
     """Write what the model does with some samples; an error in it is a warning, as the run is complete."""
+    # A text takes longer than the other outputs, and is only shown.
+    vocabulary = setup.vocabulary if setup.config.log.plots else None
+    unit = setup.config.data.options.get("unit", "characters")
     try:
-        examples = make_examples(setup.experiment, setup.task)
+        examples = make_examples(setup.experiment, setup.task, vocabulary, unit)
     except (Exception, SystemExit) as error:  # of a user's model
         failure = as_error(error, setup.config.model_dump())
         log.note(f"warning: no figures of the model's outputs: {failure}")

@@ -67,6 +67,8 @@ def challenge_in(folder: Path) -> tuple[str, list[str]] | None:
         RunError: verdict.json is damaged.
     """
     path = folder / VERDICTS
+    if not folder.is_dir():
+        return None
     try:
         document = json.loads(read_regular(path, _MAX_BYTES))
     except FileNotFoundError:
@@ -74,7 +76,8 @@ def challenge_in(folder: Path) -> tuple[str, list[str]] | None:
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged: it is not JSON") from error
     known = document if isinstance(document, Mapping) else {}
-    names = [known.get("optimizer"), *(known.get("tuned") or {})]
+    tuned = known.get("tuned")
+    names = [known.get("optimizer"), *(tuned if isinstance(tuned, Mapping) else ())]
     if len(names) < 2 or not all(isinstance(name, str) and NAME.match(name) for name in names):
         raise RunError(f"{path} is damaged: it has no optimizer and problems", fix="rerun optlab challenge")
     return names[0], names[1:]

@@ -1,11 +1,11 @@
-"""Outputs of a trained model for the figures of a run: reconstructions, new samples, decision boundary.
+"""Outputs of a trained model, for figures and reports: reconstructions, samples, text, decision boundary.
 
 Never reads the test split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,27 +14,43 @@ from torch import Tensor, nn
 
 from trainer.data.batches import eval_batches
 from trainer.data.dataset import Split
+from trainer.data.text import Unit, decode
 from trainer.errors import RunError
 from trainer.models.outputs import prediction
+from trainer.models.sampling import sample_tokens
+from trainer.seeding import generator
 from trainer.tasks import CLASSIFICATION, RECONSTRUCTION, Task
 from trainer.training.experiment import Experiment
 
 NUM_RECONSTRUCTIONS = 10
 NUM_SAMPLES = 32
+NUM_TOKENS = 200
+"""Length of a sampled text: 0.2 to 0.6 s of training time."""
 GRID = 100
 """Points per side of the grid on which a classifier of points in the plane is evaluated."""
 
 MAX_POINTS = 1000
 
 
-def make_examples(experiment: Experiment, task: Task) -> dict[str, Any]:
+def make_examples(
+    experiment: Experiment, task: Task, vocabulary: Sequence[str] | None = None, unit: Unit = "characters"
+) -> dict[str, Any]:
     """Return plain values for the figures of a run; empty if its task and data have none.
 
     Of the task reconstruction: `shape`, that of a sample; `inputs` of the validation split, else of the
     training split, and their `reconstructions`, each [n, D]; and `samples` [n, D], if the model has a method
-    `sample(count)`. Of classes of points in the plane, `boundary`: see `_boundary`.
+    `sample(count)`. Of classes of points in the plane, `boundary`: see `_boundary`. Of characters or bytes,
+    `text` that the model has drawn, beginning with the first token of the training split.
+
+    Args:
+        experiment: the trained model and its data.
+        task: its task.
+        vocabulary: the text of every token; None = draw no text.
+        unit: what a token is.
     """
     with _evaluated(experiment) as model:
+        if vocabulary is not None and all(len(token) == 1 for token in vocabulary):
+            return {"text": _text(experiment, model, vocabulary, unit)}
         if task == RECONSTRUCTION:
             return _reconstructions(experiment, model)
         if task == CLASSIFICATION and experiment.splits.train.inputs.shape[1:] == (2,):
@@ -76,6 +92,20 @@ def _reconstructions(experiment: Experiment, model: nn.Module) -> dict[str, Any]
             )
         examples["samples"] = _numbers(samples)
     return examples
+
+
+def _text(experiment: Experiment, model: nn.Module, vocabulary: Sequence[str], unit: Unit) -> str:
+    windows = experiment.splits.train.inputs
+    tokens = sample_tokens(
+        model,
+        windows[0, :1].to(experiment.state.device),
+        count=NUM_TOKENS,
+        context=windows.shape[1],
+        temperature=1.0,
+        generator=generator("sample", 0),
+        output=experiment.forward.output,
+    )
+    return decode(tokens.tolist(), vocabulary, unit)
 
 
 def _boundary(experiment: Experiment, model: nn.Module) -> dict[str, Any]:
