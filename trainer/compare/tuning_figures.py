@@ -143,7 +143,7 @@ def _draw_family(
             transform=axes.get_xaxis_transform(), zorder=5,
         )  # fmt: skip
     if one.good_from is not None and one.good_to is not None:
-        # The bars of several families are above one another: the axes have about half the height of the figure.
+        # Bars of families lie above one another; the axes have about half the height of the figure.
         width = 2.5 * figure_style.line
         height = (0.6 + 1.3 * index) * width / (36 * figure_style.inches[1])
         axes.plot(
