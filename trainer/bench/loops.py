@@ -20,7 +20,7 @@ import torch
 from trainer import catalog
 from trainer.bench import peers
 from trainer.bench.peers import Run
-from trainer.bench.task import CONTEXT, LOG_EVERY, TEXT_PARTS, VOCABULARY, Setting, Task
+from trainer.bench.task import CONTEXT, LOG_EVERY, MLP_SIZES, TEXT_PARTS, VOCABULARY, Setting, Task
 from trainer.child_process import ChildProcess
 from trainer.data.dataset import data_root
 from trainer.data.torchvision_sets import mnist
@@ -98,11 +98,12 @@ def _ours(setting: Setting) -> dict[str, list[str]]:
 def _others(setting: Setting) -> dict[str, Callable[[Task, Path, Path], Run]]:
     """Return the names of the other loops with their factories: (task, data path, folder) -> loop."""
     loops: dict[str, Callable[[Task, Path, Path], Run]] = {BARE: lambda task, *_: peers.bare(task)}
-    if setting.model == "mlp":
+    if setting.model in MLP_SIZES:
         loops["matrix products only"] = lambda task, *_: peers.products(task)
-        loops["tutorial loop"] = lambda task, source, _: peers.tutorial(task, source)
         if find_spec("jax") and find_spec("optax"):
             loops[JAX] = lambda task, *_: peers.jax_scan(task)
+    if setting.model == "mlp":
+        loops["tutorial loop"] = lambda task, source, _: peers.tutorial(task, source)
         if find_spec("keras"):
             backend = "jax" if find_spec("jax") else "torch"
             loops[f"Keras, {backend}"] = lambda task, *_: peers.keras_fit(task, backend)
@@ -179,7 +180,8 @@ def _task(root: Path | None, folder: Path, setting: Setting) -> tuple[Task, Path
         inputs, targets = windows[:-1].view(count, CONTEXT), windows[1:].view(count, CONTEXT)
         return Task(model, optimizer, batch_size, inputs, targets), path
     path = folder / "noise.npz"
-    images = drawn.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+    shape = (count, 1, 8, 8) if model == "tiny" else (count, 3, 32, 32)
+    images = drawn.integers(0, 256, shape, dtype=np.uint8)
     labels = np.arange(count) % 10
     np.savez(path, x_train=images, y_train=labels, x_test=images[:10], y_test=labels[:10])
     return Task(model, optimizer, batch_size, torch.from_numpy(images), torch.from_numpy(labels)), path
@@ -190,7 +192,8 @@ def samples_per_epoch(root: Path | None, setting: Setting) -> int:
     if setting.model == "mlp":
         return len(mnist(root=root).train)
     samples = max(setting.steps, LOG_EVERY) * setting.batch_size  # enough for one round, up to a limit
-    return min(samples, max(_MAX_NOISE_SAMPLES, LOG_EVERY * setting.batch_size))
+    most = 16 * _MAX_NOISE_SAMPLES if setting.model == "tiny" else _MAX_NOISE_SAMPLES
+    return min(samples, max(most, LOG_EVERY * setting.batch_size))
 
 
 def _trained(experiment: Experiment, folder: Path) -> Run:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from trainer.bench.task import LOG_EVERY, MEAN, OPTIONS, STD, Task
+from trainer.bench.task import LOG_EVERY, MEAN, MLP_SIZES, OPTIONS, STD, Task
 
 Run = Callable[[int], float]
 
@@ -72,7 +72,7 @@ def bare(task: Task) -> Run:
     inputs, labels, size = task.normalised(), task.targets, task.batch_size
     loss_of = task.loss if task.model == "transformer" else functional.cross_entropy
     network: Any = task.network()
-    if task.model == "mlp":
+    if task.model in MLP_SIZES:
         inputs, network = inputs.flatten(1), network[1:]
     parameters = list(network.parameters())
     optimizer = task.torch_optimizer(parameters, fused=True)
@@ -93,8 +93,13 @@ def bare(task: Task) -> Run:
 
 def products(task: Task) -> Run:
     """Return only the five matrix products of the mlp, by torch.mm: a lower bound for the time of a step."""
-    x, w1, w2 = torch.randn(task.batch_size, 784), torch.randn(200, 784), torch.randn(10, 200)
-    hidden, back = torch.randn(task.batch_size, 200), torch.randn(task.batch_size, 10)
+    num_inputs, width = MLP_SIZES[task.model]
+    x, w1, w2 = (
+        torch.randn(task.batch_size, num_inputs),
+        torch.randn(width, num_inputs),
+        torch.randn(10, width),
+    )
+    hidden, back = torch.randn(task.batch_size, width), torch.randn(task.batch_size, 10)
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -116,6 +121,7 @@ def jax_scan(task: Task) -> Run:
     import optax
 
     size = task.batch_size
+    num_inputs, width = MLP_SIZES[task.model]
     inputs = jnp.asarray(task.inputs.flatten(1).numpy())
     targets = jnp.asarray(task.targets.numpy().astype("int32"))
     options = OPTIONS[task.optimizer]
@@ -129,9 +135,9 @@ def jax_scan(task: Task) -> Run:
     optimizer = makers[task.optimizer](**options)
     first, second, key = jax.random.split(jax.random.PRNGKey(0), 3)
     parameters = {
-        "w1": jax.random.uniform(first, (784, 200), minval=-1, maxval=1) / 28,
-        "b1": jnp.zeros(200),
-        "w2": jax.random.uniform(second, (200, 10), minval=-1, maxval=1) / 14,
+        "w1": jax.random.uniform(first, (num_inputs, width), minval=-1, maxval=1) / num_inputs**0.5,
+        "b1": jnp.zeros(width),
+        "w2": jax.random.uniform(second, (width, 10), minval=-1, maxval=1) / width**0.5,
         "b2": jnp.zeros(10),
     }
     state = optimizer.init(parameters)

@@ -13,7 +13,10 @@ from torch.nn import functional
 
 from trainer.models.transformer import transformer
 
-ModelName = Literal["mlp", "cnn", "transformer"]
+ModelName = Literal["mlp", "tiny", "cnn", "transformer"]
+MLP_SIZES = {"mlp": (784, 200), "tiny": (64, 64)}
+"""Numbers of inputs and of hidden units of the networks with one hidden layer; both have 10 outputs."""
+
 OptimizerName = Literal["SGD", "Adam", "AdamW"]
 
 MEAN, STD = 0.1307, 0.3081
@@ -54,8 +57,8 @@ class Task:
     """A training task.
 
     Args:
-        model: `mlp` = 784-200-10 with ReLU; `cnn` = three 5x5 convolutions with pooling, then 64-10;
-            `transformer` = 4 layers, 4 heads, width 128.
+        model: `mlp` = 784-200-10 with ReLU; `tiny` = 64-64-10 with ReLU; `cnn` = three 5x5 convolutions with
+            pooling, then 64-10; `transformer` = 4 layers, 4 heads, width 128.
         optimizer: name of the optimizer; its options are in `OPTIONS`.
         batch_size: samples per step.
         inputs: uint8 [N, C, H, W]; int64 [N, T] of the transformer.
@@ -75,9 +78,12 @@ class Task:
         return (self.inputs.float() / 255 - MEAN) / STD
 
     def network(self) -> nn.Module:
-        """Return the network in plain torch. The mlp flattens its inputs."""
-        if self.model == "mlp":
-            return nn.Sequential(nn.Flatten(), nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 10))
+        """Return the network in plain torch. The mlp and the tiny network flatten their inputs."""
+        if self.model in MLP_SIZES:
+            num_inputs, hidden = MLP_SIZES[self.model]
+            return nn.Sequential(
+                nn.Flatten(), nn.Linear(num_inputs, hidden), nn.ReLU(), nn.Linear(hidden, 10)
+            )
         if self.model == "transformer":  # the network of optlab: the loops are compared
             return transformer((CONTEXT,), VOCABULARY)
         layers: list[nn.Module] = []
@@ -103,22 +109,24 @@ class Task:
         """Return the task as a config for optlab.
 
         Args:
-            root: the MNIST folder for the mlp, an npz file for the cnn, a text file for the transformer.
+            root: the MNIST folder for the mlp, a text file for the transformer, else an npz file.
         """
         path = json.dumps(root)  # a JSON string is valid YAML, whatever characters it contains
         depth = self.inputs.shape[1]
         normalize = f"normalize: {{mean: {[MEAN] * depth}, std: {[STD] * depth}}}"
         data = {
             "mlp": f"name: mnist, root: {path}, {normalize}",
+            "tiny": f"name: npz, path: {path}, {normalize}",
             "cnn": f"name: npz, path: {path}, {normalize}",
             "transformer": f"name: text, path: {path}, context: {CONTEXT}, parts: {list(TEXT_PARTS)}",
         }[self.model]
-        hidden = ", hidden: [200], activation: relu" if self.model == "mlp" else ""
+        is_mlp = self.model in MLP_SIZES
+        hidden = f", hidden: [{MLP_SIZES[self.model][1]}], activation: relu" if is_mlp else ""
         options = ", ".join(f"{key}: {value}" for key, value in OPTIONS[self.optimizer].items())
         return (
             "name: bench\n"
             f"data: {{{data}, batch_size: {self.batch_size}}}\n"
-            f"model: {{name: {self.model}{hidden}}}\n"
+            f"model: {{name: {'mlp' if is_mlp else self.model}{hidden}}}\n"
             f"optimizer: {{name: {self.optimizer}, {options}}}\n"
             "train: {steps: 1000000000, eval_every: {steps: 1000000000}, test: never}\n"
             f"log: {{every: {LOG_EVERY}}}\n"

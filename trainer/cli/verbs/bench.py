@@ -19,10 +19,10 @@ def bench(
         Path | None, typer.Option(help="Folder with MNIST (default: OPTLAB_DATA).", metavar="DIR")
     ] = None,
     model: Annotated[
-        Literal["mlp", "cnn", "transformer"],
+        Literal["mlp", "tiny", "cnn", "transformer"],
         typer.Option(
-            help="mlp: 784-200-10 on MNIST; cnn: three 5x5 convolutions on 32x32x3 noise; transformer: "
-            "4 layers of width 128 on windows of 64 random characters."
+            help="mlp: 784-200-10 on MNIST; tiny: 64-64-10 on 8x8 noise; cnn: three 5x5 convolutions on "
+            "32x32x3 noise; transformer: 4 layers of width 128 on windows of 64 random characters."
         ),
     ] = "mlp",
     optimizer: Annotated[Literal["SGD", "Adam", "AdamW"], typer.Option(help="SGD has momentum 0.9.")] = "SGD",
@@ -50,6 +50,8 @@ def bench(
         optlab bench -o bench.png
 
         optlab bench --batch-size 1 --threads 1 --json
+
+        optlab bench --model tiny --batch-size 32 --threads 1
 
         optlab bench --model cnn --steps 60
 
