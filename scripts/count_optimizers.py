@@ -137,7 +137,8 @@ def outcome(name: str, options: str, folder: Path) -> tuple[str, str]:
         return f"exit code {code} when resumed", errors
     if _numbers(folder / "whole") != _numbers(folder / "part"):
         return "differs when resumed", ""
-    before = build_experiment(load_config(config)).model.state_dict()
+    with contextlib.redirect_stdout(io.StringIO()):  # some packages print
+        before = build_experiment(load_config(config)).model.state_dict()
     saved = torch.load(folder / "whole" / "checkpoints" / "last.pt", weights_only=True)
     after = saved["experiment"]["model"]
     moved = any(not torch.equal(value, after[name]) for name, value in before.items())
