@@ -45,6 +45,9 @@ class Ascent(Descent):
 def mean(outputs, targets):
     return nn.functional.cross_entropy(outputs, targets)
 
+def error(outputs, targets):
+    return (outputs - targets).square().mean()
+
 def total(outputs, targets):
     return nn.functional.cross_entropy(outputs, targets, reduction="sum") / 32
 
@@ -106,6 +109,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["NoGroups", "lr=0.02"], "optimizer", ["respects parameter groups"]),
         (["Ascent"], "optimizer", ["learns"]),
         (["mean"], "loss", []),
+        (["error", "data.name=diabetes"], "loss", []),
         (["total"], "loss", ["is a mean over the batch"]),
         (["right", "mode=max", "--kind", "metric"], "metric", []),
         (["Net"], "model", []),

@@ -16,6 +16,7 @@ from command import optlab, rows
 from torch import nn
 
 from trainer import build_experiment, device, load_config
+from trainer.contract import kind_of
 from trainer.errors import ConfigError
 from trainer.models.describe import check_shapes, layer_table, materialize, sparse_gradients
 from trainer.optimizers.build import Kind, check_options, resolve_implementation
@@ -557,6 +558,7 @@ def test_a_model_of_a_package_by_its_name_alone(tmp_path: Path, monkeypatch: pyt
     assert model.drop.p == 0.5
     shown = {row["option"] for row in optlab("show", "model", "zoolib:net_small", "--json").json["options"]}
     assert {"pretrained", "in_chans", "drop_rate"} == shown
+    assert kind_of("zoolib:net_small") == "model"
     done = optlab("validate", path, "model=zoolib:net_smal")
     assert done.code == 2
     assert "did you mean net_small?" in done.err

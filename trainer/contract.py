@@ -38,13 +38,13 @@ from trainer.config.paths import absolute_import_path, split_import_path
 from trainer.data.augment_function import is_augmentation
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError, PartError, unknown_name
-from trainer.imports import find_object
+from trainer.imports import find_object, fits
 from trainer.metrics import Metric
 from trainer.models.outputs import prediction
 from trainer.optimizers.build import state_bytes
 from trainer.process_state import preserved
 from trainer.records import CheckpointDue
-from trainer.tasks import TASKS
+from trainer.tasks import CLASSIFICATION, TASKS
 from trainer.training.building import build_experiment
 from trainer.training.experiment import Experiment
 from trainer.training.loaded_data import load_data
@@ -186,8 +186,7 @@ def _kind_of_function(thing: Any) -> str | None:
         return "augmentation"
     if compared_arguments(thing):
         return "loss"
-    returned = str(parameters and inspect.signature(thing).return_annotation)
-    if "Module" in returned or {"input_shape", "num_classes"} & set(parameters):
+    if fits(thing, "model"):
         return "model"
     return "dataset" if not required else None
 
@@ -206,14 +205,17 @@ class _Trial:
 
     # ---- runs
 
-    def _load(self, *overrides: str) -> Loaded:
-        texts = [self._place, *_RUN, "log.every=1"]
+    def _load(self, *overrides: str, plain: bool = False) -> Loaded:
+        """Return the config of a run; a `plain` one is without the component."""
+        texts = [*([] if plain else [self._place]), *_RUN, "log.every=1"]
         data = load_data(self._alone)
         texts.append(f"data.limit={min(_SAMPLES, len(data.splits.train))}")
         if self._kind == "dataset":
             texts.append("optimizer={name: Adam, lr: 1e-3}")
-        if data.dataset.task == "regression" and self._kind != "loss":
-            texts.append("loss=mse")
+        task = self._alone.config.task or data.dataset.task
+        has_loss = any(text.startswith("loss") for text in (*self._rest, "" if plain else self._place))
+        if task != CLASSIFICATION.name and not has_loss:
+            texts.append(f"loss={TASKS[task].loss}")
         return catalog.load_config(packaged("optlab:quickstart"), [*texts, *self._rest, *overrides])
 
     @cached_property
@@ -381,11 +383,7 @@ class _Trial:
         """Compare the time of a step with that of the same run without the component."""
         configs = [self._loaded]
         if self._kind not in ("dataset", "model"):
-            plain = [*_RUN, f"data.limit={self._loaded.config.data.limit}", *self._rest]
-            task = self._loaded.config.task
-            if self._kind == "loss" and task is not None:
-                plain.append(f"loss={TASKS[task].loss}")
-            configs.append(catalog.load_config(packaged("optlab:quickstart"), plain))
+            configs.append(self._load(plain=True))
         fastest = [math.inf] * len(configs)
         for _ in range(3):  # interleaved; the fastest run is the least disturbed one
             for number, config in enumerate(configs):

@@ -82,7 +82,7 @@ def find_object(text: str, kind: str | None = None) -> Builder:
 
     Args:
         text: the import path.
-        kind: the required kind of component; None = a function used as an option, as `lr_lambda`.
+        kind: the required kind of component; None = any, or a function used as an option, as `lr_lambda`.
 
     Raises:
         ConfigError: the object cannot be imported, does not exist, or cannot be a component of that kind;
@@ -100,7 +100,7 @@ def find_object(text: str, kind: str | None = None) -> Builder:
     is_package = not path.is_file and hasattr(module, "__path__")
     if (
         component is None
-        and kind == "model"
+        and kind in (None, "model")
         and is_package
         and importlib.util.find_spec(f"{path.source}.models")
     ):
@@ -146,13 +146,14 @@ def _refuse_misfit(component: Builder, text: str, kind: str | None) -> None:
         if origin in sys.stdlib_module_names - _ARITHMETIC:
             raise ConfigError(f"{text} comes from Python's standard library ({origin})", key="name")
         return
-    if not _fits(component, kind):
+    if not fits(component, kind):
         raise ConfigError(
             f"{text} cannot be a component of kind {kind}", key="name", expected=_EXPECTED.get(kind, "")
         )
 
 
-def _fits(component: Builder, kind: str) -> bool:
+def fits(component: Builder, kind: str) -> bool:
+    """Return whether a class or a function, by its parameters and annotation, can be of a kind."""
     if isinstance(component, type):
         return issubclass(component, _CLASSES.get(kind, ())) or _has_methods(component, kind)
     if not inspect.isfunction(component):
