@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -139,7 +141,7 @@ def try_forward(
 
     Args:
         forward: computes the loss and the prediction of a batch.
-        model: the model; not changed. A model that cannot be copied is not tried.
+        model: the model; not changed. Nothing is tried if the model or the loss cannot be copied.
         autocast: the context of the forward pass.
         inputs, targets: some samples.
         kind: `model` or `loss`.
@@ -152,10 +154,11 @@ def try_forward(
     for _ in range(2):
         try:
             model_copy = copy_model(model).train()
-        except Exception:  # of an object that the model holds, as a lock
+            forward_copy = replace(forward, loss=copy.deepcopy(forward.loss))  # a module may have a state
+        except Exception:  # of an object that one of them holds, as a lock
             return
         with preserved(inputs.device), autocast:
-            loss, outputs = forward(model_copy, inputs, targets)
+            loss, outputs = forward_copy(model_copy, inputs, targets)
         results.append({"the prediction": outputs} if kind == "model" else {"the loss": loss})
     require_same(results[0], results[1], component)
 

@@ -54,7 +54,8 @@ def require_same(one: Values, other: Values, component: str, *, key: str = "name
             f"{component.rpartition(':')[2]} is not deterministic: two calls with the same random numbers "
             f"differ in {different}{cited_definition(component)}",
             key=key,
-            fix="draw random numbers from the global generators of torch, Python or NumPy",
+            fix="draw random numbers from the global generators of torch, Python or NumPy, and keep no state "
+            "in global variables",
         )
 
 

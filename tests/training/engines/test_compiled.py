@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from dataclasses import replace
 from typing import Any
 
@@ -114,6 +115,21 @@ OPTIONS: dict[str, dict[str, object]] = {
     "clipped and penalised": {"clip_grad_norm": 0.5, "penalised": True},
     "added up": {"zero_grad": False},
 }
+
+
+def test_a_loss_may_hold_a_tensor() -> None:
+    """Its value is read at every step."""
+    weight = torch.tensor([0.5, 1.0, 2.0])
+    loss = partial(functional.cross_entropy, weight=weight)
+    eager, compiled = engine(EagerEngine, sgd, loss=loss), engine(CompiledEngine, sgd, loss=loss)
+    assert compiled.compile(make_steps(3)) is None
+    for one in (eager, compiled):
+        weight.fill_(1)
+        train(one, make_steps(3))
+        weight[0] = 3
+        train(one, make_steps(3))
+    assert compiled.ready
+    assert_agree(compiled, eager)
 
 
 @pytest.mark.parametrize(

@@ -452,7 +452,9 @@ class CompiledEngine(EagerEngine):
 
         body = self._whole if self.whole_step else self._gradients_of
         instead = products.decompositions() | pooling.decompositions()
-        graph = make_fx(body, decomposition_table=instead, tracing_mode="fake")(*arguments)
+        # The model or the loss may hold tensors that are neither parameters nor buffers of the model.
+        trace = make_fx(body, decomposition_table=instead, tracing_mode="fake", _allow_non_fake_inputs=True)
+        graph = trace(*arguments)
         compute_once(graph)
         compile_graph: Any = compile_fx
         with torch.no_grad(), config.patch(enable_autograd_cache=False):  # whose hits skip `compile_inner`
