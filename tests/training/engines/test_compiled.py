@@ -6,8 +6,8 @@ import copy
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from functools import partial
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
