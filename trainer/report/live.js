@@ -127,7 +127,7 @@
       first.append(box);
       progress.append(bar, element("span", ` ${Math.round(100 * (run.progress || 0))} %`));
       const values = Object.entries(run.values || {}).filter(([, value]) => value !== null).map(([name, value]) => `${name} ${value.toPrecision(4)}`);
-      line.append(first, element("td", run.path), element("td", (groups[run.group] || {}).name || ""), element("td", run.seed), element("td", run.status), progress, element("td", end(run.left)), element("td", run.step ?? ""), element("td", values.join(", ")));
+      line.append(first, element("td", run.path, { class: "path" }), element("td", (groups[run.group] || {}).name || ""), element("td", run.seed), element("td", run.status), progress, element("td", end(run.left)), element("td", run.step ?? ""), element("td", values.join(", "), { class: "values" }));
       return line;
     }));
     byId("more").textContent = all.length > MOST_ROWS ? `${all.length - MOST_ROWS} more runs: choose some by their text.` : "";
@@ -167,7 +167,8 @@
     const label = (id) => { const option = byId(id).selectedOptions[0]; return markup(option ? option.textContent : ""); };
     Plotly.react(byId("curve-plot"), traces, {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: styles.color, family: styles.fontFamily, size: 14 },
-      margin: { l: 60, r: 16, t: 16, b: 52 }, showlegend: false, hovermode: "closest", hoverlabel: { namelength: -1, align: "left" },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: styles.color, activecolor: styles.color },
+      margin: { l: 60, r: 16, t: 28, b: 52 }, showlegend: false, hovermode: "closest", hoverlabel: { namelength: -1, align: "left" },
       xaxis: { ...axis, title: { text: label("x") }, type: byId("log-x").checked ? "log" : "linear" },
       yaxis: { ...axis, title: { text: label("y") }, type: byId("log-y").checked ? "log" : "linear", exponentformat: "power" },
       uirevision: [x, y, byId("log-x").checked, byId("log-y").checked].join(),
