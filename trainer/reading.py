@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.errors import RunError
@@ -49,6 +52,21 @@ def _reason(error: OSError | ValueError) -> str:
     if error.errno == errno.ELOOP:
         return "it is a symbolic link, and symbolic links are not followed"
     return error.strerror or str(error)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Pause the garbage collector while many files are read into objects that are all kept.
+
+    The collector would traverse these objects again and again: a quarter of the time for 10,000 runs.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 FileVersion = tuple[int, int, int]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import cProfile
+import os
 import pstats
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fabricated_runs import fabricate
 
 from trainer.compare import compare_runs
 
@@ -32,6 +35,42 @@ def test_work_is_linear_in_the_number_of_runs_and_groups(write_run: Any, tmp_pat
     compare_runs(tmp_path / "few", draw=False)  # imports and caches
     few, many = calls(tmp_path / "few"), calls(tmp_path / "many")
     assert many < 5 * few, f"{few} calls for 96 runs, {many} for 384"
+
+
+@pytest.mark.nightly
+def test_ten_thousand_runs_are_listed_and_compared_within_seconds(tmp_path: Path) -> None:
+    """The limits are seconds of CPU time, because other programs may use the machine, and peak memory."""
+    runs = fabricate(tmp_path, 10_000)
+    for verb in ("runs", "compare"):
+        used = []
+        for _ in range(2):  # a busy machine can slow down one of them
+            command = [str(Path(sys.executable).with_name("optlab")), verb, str(runs)]
+            with open(tmp_path / verb, "wb") as output:
+                files = [(os.POSIX_SPAWN_DUP2, output.fileno(), number) for number in (1, 2)]
+                pid = os.posix_spawn(command[0], command, os.environ, file_actions=files)
+            _, status, usage = os.wait4(pid, 0)
+            assert status == 0, (tmp_path / verb).read_text()[-2000:]
+            used.append(usage.ru_utime + usage.ru_stime)
+        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        print(f"optlab {verb}: {min(used):.1f} s of CPU time, {peak >> 20} MiB")
+        assert (tmp_path / verb).stat().st_size > 100_000
+        assert min(used) < 15, verb
+        assert peak < 1 << 30, verb
+
+
+def test_a_config_of_known_sections_is_checked_for_missing_ones(write_run: Any, tmp_path: Path) -> None:
+    """Skipping the checks of known sections does not accept a config that lacks some."""
+    from trainer.compare.load import find
+
+    for number in range(3):
+        write_run(f"x/{number}", seed=number)
+    path = tmp_path / "x/2/config.yaml"
+    text = path.read_text()
+    start = text.index("model:")
+    path.write_text(text[:start] + text[text.index("name:", start + 30) :])
+    loaded = find([tmp_path / "x"])
+    assert len(loaded.runs) == 2
+    assert "model" in loaded.notes[0]
 
 
 def test_steps_are_read_when_accessed(write_run: Any, tmp_path: Path) -> None:
@@ -77,7 +116,7 @@ def test_a_config_reads_the_same_with_and_without_known_sections(
 
     write_run("x/a")
     odd = write_run("x/b")
-    known: Sections = {}
+    known = Sections()
     read_config(tmp_path / "x/a", known)
     with open(odd / "config.yaml", "a", encoding="utf-8", newline="") as file:
         file.write(lines)

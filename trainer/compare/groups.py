@@ -44,6 +44,7 @@ from trainer.config.identity import may_differ
 from trainer.errors import ConfigError, nearest
 from trainer.metrics import Metric
 from trainer.plots.titles import is_implementation
+from trainer.reading import collector_paused
 from trainer.runs.rundir import Run
 
 # Options of how a data set is used for training; they do not define the problem.
@@ -115,6 +116,7 @@ class Grouping:
         return tuple(dict.fromkeys(group.problem for group in self.groups))
 
 
+@collector_paused()
 def group_runs(runs: Iterable[Run], by: Sequence[str] = ()) -> Grouping:
     """Group runs by every setting that differs except seeds, or by the given keys.
 

@@ -15,9 +15,10 @@ from typing import Any, cast
 import yaml
 
 from trainer.errors import OptlabError, RunError
-from trainer.reading import read_regular
+from trainer.reading import collector_paused, read_regular
 from trainer.records import read_table
 from trainer.runs import rundir
+from trainer.runs.run_files import Sections
 from trainer.runs.rundir import Run
 
 MAX_NUMBERS_IN_MEMORY = 40_000_000
@@ -81,6 +82,7 @@ def _table(path: Path, changed: int, size: int) -> dict[str, list[float | None]]
     return read_table(path)
 
 
+@collector_paused()
 def find(paths: Iterable[str | Path]) -> LoadedRuns:
     """Read every run at or below the given directories or globs.
 
@@ -100,7 +102,7 @@ def find(paths: Iterable[str | Path]) -> LoadedRuns:
             fix="train a model first: optlab train quickstart",
         )
     runs, notes, pruned, numbers = [], [], 0, 0
-    sections: dict[str, dict[str, Any]] = {}
+    sections = Sections()
     for folder in run_folders:
         try:
             run = rundir.load_run(folder, sections)

@@ -132,7 +132,7 @@ class WatchedRuns:
         self._paths = paths
         self._runs: dict[Path, _Watched] = {}
         self._groups: list[str] = []
-        self._sections: run_files.Sections = {}
+        self._sections = run_files.Sections()
         self._revision = 0
         self._numbers = 0
         self._next = 0.0

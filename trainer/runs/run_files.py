@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -298,8 +299,17 @@ class _ConfigLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ign
             raise yaml.constructor.ConstructorError(None, None, "it has a merge key", node.start_mark)
 
 
-Sections = dict[str, dict[str, Any]]
-"""The sections of configs that were read, by their YAML text."""
+class Sections(dict[str, dict[str, Any]]):
+    """The sections of valid configs that were read, by their YAML text.
+
+    `complete` has the keys of each of these configs. The checks of a config are those of its sections, so a
+    config that consists of known sections under the keys of a valid config is valid.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.complete: set[frozenset[str]] = set()
+
 
 # A top-level key and the indented lines below it, without YAML's line breaks other than \n.
 _SECTION = re.compile(
@@ -322,9 +332,10 @@ def read_config(path: Path, known: Sections | None = None) -> dict[str, Any]:
     try:
         content = read_regular(file, MAX_BYTES)
         refuse_deep(content)
-        config = None if known is None else _join_sections(content, known)
-        if config is None:
-            config = yaml.load(content, Loader=_ConfigLoader)
+        joined = None if known is None else _join_sections(content, known)
+        if joined and known and not joined.new and frozenset(joined.config) in known.complete:
+            return joined.config
+        config = joined.config if joined else yaml.load(content, Loader=_ConfigLoader)
         _check_size(config)
     except FileNotFoundError as error:
         raise RunError(
@@ -347,10 +358,21 @@ def read_config(path: Path, known: Sections | None = None) -> dict[str, Any]:
             raise RunError(
                 f"{file} is not a resolved config: {key}: {faults[0]['msg']}"[:_MAX_ERROR_LENGTH]
             ) from error
+    if joined is not None and known is not None:
+        known.update(joined.new)
+        known.complete.add(frozenset(config))
     return config
 
 
-def _join_sections(content: bytes, known: Sections) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """A config joined from its sections, and those sections that were not known, by their text."""
+
+    config: dict[str, Any]
+    new: dict[str, dict[str, Any]]
+
+
+def _join_sections(content: bytes, known: Sections) -> _Joined | None:
     """Return a config joined from its sections; each distinct section text is parsed once.
 
     Return None if the whole file must be parsed: optlab did not write it, or a section cannot be parsed
@@ -364,19 +386,20 @@ def _join_sections(content: bytes, known: Sections) -> dict[str, Any] | None:
         if "".join(sections) != text or len(sections) > _MAX_SECTIONS:
             return None
         config: dict[str, Any] = {}
+        new: dict[str, dict[str, Any]] = {}
         for section in sections:
             parsed = known.get(section)
             if parsed is None:
                 parsed = yaml.load(section, Loader=_ConfigLoader)
                 if not isinstance(parsed, dict):
                     return None
-                known[section] = parsed
+                new[section] = parsed
             if parsed.keys() & config.keys():
                 return None
             config.update(parsed)
     except (ValueError, RecursionError, OverflowError, yaml.YAMLError):
         return None
-    return config
+    return _Joined(config, new)
 
 
 def _check_size(value: Any) -> None:
