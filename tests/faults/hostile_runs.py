@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trainer.runs.files import temporary_name
+
 Spoil = Callable[[Path, Path], None]
 """Takes the run directory and a folder of the user's files outside of it."""
 
@@ -262,7 +264,7 @@ DAMAGED: dict[str, Spoil] = {
     "a checkpoint is a FIFO": fifo("checkpoints/last.pt"),
     "checkpoints absent": absent("checkpoints"),
     "checkpoints cut": text("checkpoints/last.pt", b"PK"),
-    "a temporary name is a link": link_to(f".status.json.{os.getpid()}.tmp", "precious.txt"),
+    "a temporary name is a link": link_to(temporary_name("status.json"), "precious.txt"),
     **{f"{name} 8 GiB": sparse(name) for name in FILES if name not in ("status.json", "train.log")},
     **{f"{name} a FIFO": fifo(name) for name in FILES if name != "status.json"},
     **{f"{name} a folder": folder(name) for name in FILES if name != "status.json"},

@@ -5,14 +5,15 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from command import TINY
 
-from trainer.errors import RunError, StorageError
+from trainer.errors import BusyError, RunError, StorageError
 from trainer.records import format_header, format_row, read_table
-from trainer.runs import files, rundir
+from trainer.runs import files, run_lock, rundir
 
 
 def test_a_table_reads_back_bit_for_bit(tmp_path: Path) -> None:
@@ -87,7 +88,49 @@ def test_there_is_one_writer_at_a_time_and_a_crash_releases_the_lock(tmp_path: P
     holder.communicate("\n")
     assert not rundir.is_locked(tmp_path)
     with rundir.locked(tmp_path):
-        assert (tmp_path / rundir.LOCK).read_text() == f"pid {os.getpid()}\n"
+        assert (tmp_path / rundir.LOCK).read_text() == f"pid {os.getpid()} on {files.HOST}\n"
+
+
+@pytest.fixture
+def per_host_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system on which an flock does not exclude processes of other hosts."""
+    monkeypatch.setattr(run_lock.fcntl, "flock", lambda *arguments: None)
+
+
+@pytest.mark.usefixtures("per_host_locks")
+def test_a_lock_of_another_host_is_held_until_its_heartbeat_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rundir.write_json(tmp_path / rundir.STATUS, {"format": 1, "status": "running"})
+    with rundir.locked(tmp_path) as first:
+        monkeypatch.setattr(run_lock, "HOST", "elsewhere")
+        assert rundir.load_status(tmp_path)["status"] == "running"
+        with pytest.raises(BusyError, match=str(os.getpid())), rundir.locked(tmp_path):
+            pass
+        first.check()
+        silent = time.time() - run_lock.STALE_SECONDS - 1
+        os.utime(tmp_path / rundir.LOCK, (silent, silent))
+        assert rundir.load_status(tmp_path)["status"] == "interrupted"
+        with rundir.locked(tmp_path) as second:
+            with pytest.raises(rundir.LostError):
+                first.check()
+            second.check()
+    assert not rundir.is_locked(tmp_path)
+    monkeypatch.undo()
+    with rundir.locked(tmp_path) as third:  # another host released it, so there is nothing to wait for
+        third.check()
+
+
+@pytest.mark.usefixtures("per_host_locks")
+def test_a_held_lock_has_a_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.01)
+    with rundir.locked(tmp_path):
+        os.utime(tmp_path / rundir.LOCK, (0, 0))
+        monkeypatch.setattr(run_lock, "HOST", "elsewhere")
+        deadline = time.monotonic() + 30
+        while not rundir.is_locked(tmp_path):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_a_running_run_without_a_process_is_shown_as_interrupted(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,22 @@ _MAX_PENDING = 64 << 20
 _CHUNK = 1 << 20
 
 Guard = Callable[[], None]
+
+
+def _host() -> str:
+    """Return a name of this host that differs after every boot, as its file locks do."""
+    name = re.sub(r"[^\w.-]", "-", os.uname().nodename, flags=re.ASCII)[:64]
+    with suppress(OSError):  # Linux
+        name += "-" + Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    return name
+
+
+HOST = _host()
+
+
+def temporary_name(name: str) -> str:
+    """Return a hidden name next to a file that no other process uses, on any host."""
+    return f".{name}.{HOST.replace('.', '-')}-{os.getpid()}.tmp"
 
 
 class VanishedError(StorageError):
@@ -84,7 +101,7 @@ def write_atomically(
         StorageError: the file cannot be written; the existing file is unchanged.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(temporary_name(path.name))
     try:
         temporary.unlink(missing_ok=True)
         with open(temporary, "xb", opener=no_follow) as file:
@@ -110,7 +127,7 @@ def write_atomically(
 
 def _keep(path: Path, former: Path) -> None:
     """Give the existing file a second name, so that `path` exists at all times."""
-    link = former.with_name(f".{former.name}.{os.getpid()}.tmp")
+    link = former.with_name(temporary_name(former.name))
     link.unlink(missing_ok=True)
     try:
         os.link(path, link, follow_symlinks=False)
@@ -192,7 +209,7 @@ class Table:
     def _continue(self, size: int) -> None:
         """Replace the existing file with a copy of its first `size` bytes."""
         path = self._path
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(temporary_name(path.name))
         try:
             temporary.unlink(missing_ok=True)
             with (

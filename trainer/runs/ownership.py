@@ -49,7 +49,7 @@ FILES = (CONFIG, ENVIRONMENT, STATUS, STEPS, EPOCHS, SUMMARY, HISTOGRAMS, EXAMPL
 CHECKPOINT_FILES = ("last.pt", "previous.pt", "best.pt", "former_best.pt")
 FOLDERS = (PLOTS, CHECKPOINTS)
 
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp\Z", re.DOTALL)
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.([\w-]+-)?\d+\.tmp\Z", re.DOTALL)
 _OPENING = re.compile(re.escape(rundir.OPENING) + r"[0-9a-f]{32}\Z")
 _MAX_FOLDERS = 2_000
 

@@ -25,6 +25,7 @@ from trainer.runs.files import Table as Table
 from trainer.runs.files import VanishedError as VanishedError
 from trainer.runs.files import kind as kind
 from trainer.runs.files import make_folder as make_folder
+from trainer.runs.files import temporary_name
 from trainer.runs.files import write_atomically as write_atomically
 from trainer.runs.files import write_json as write_json
 from trainer.runs.run_files import CHECKPOINTS as CHECKPOINTS
@@ -64,7 +65,7 @@ def prepare_root(path: Path) -> None:
     """Create the directory that contains runs. Raise RunError if it cannot be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe.{os.getpid()}"
+        probe = path / temporary_name("probe")
         probe.unlink(missing_ok=True)
         probe.write_bytes(b"optlab")
         probe.unlink()
