@@ -258,6 +258,23 @@ def test_overrides_reach_the_sweep_its_axes_and_every_config(tmp_path: Path) -> 
     assert load_variant(sweep.variants["sgd"], {"optimizer.lr": 2}, 4, COMPONENTS).config.train.epochs == 1
 
 
+def test_the_cores_of_a_run_are_its_threads(tmp_path: Path) -> None:
+    file = write(tmp_path, HEAD + VARIANTS + "axes: {optimizer.lr: [0.1, 1]}\n", BASE)
+
+    def threads(*overrides: str) -> int | str:
+        variant = read_sweep(file, overrides).variants["sgd"]
+        return load_variant(variant, {"optimizer.lr": 1}, 0, COMPONENTS).config.train.threads
+
+    assert threads() == 1
+    assert threads("resources.cpus=2.5") == 2
+    assert threads("resources.cpus=0.5") == 1
+    assert threads("resources.cpus=2", "train.threads=3") == 3
+    assert read_sweep(file, ["resources.gpus=0.25"]).config.gpus_per_run == 0.25
+    assert read_sweep(file, ["runs_per_gpu=4"]).config.gpus_per_run == 0.25
+    with pytest.raises(OptlabError, match="both set"):
+        read_sweep(file, ["runs_per_gpu=4", "resources.gpus=0.25"])
+
+
 def test_the_order_of_axes_keys_and_overrides_never_matters(tmp_path: Path) -> None:
     axes = ["optimizer.betas: [[0.8, 0.9], [0.7, 0.99]]", "optimizer.name: [Adam, AdamW]"]
     dotted = ["model.hidden: 3", "model.name: my_model", "train.steps: 7"]

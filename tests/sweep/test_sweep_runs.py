@@ -497,6 +497,7 @@ def test_two_processes_of_the_shell_script_train_each_run_once(tmp_path: Path) -
         ("auto", "auto", 2, 2, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]),
         (3, "auto", 2, 1, ["cuda:0", "cuda:1", "cuda:0"]),
         ("auto", "cpu", 2, 1, [None] * 4),
+        ("auto", "auto", 2, 0, ["cpu"] * 4),
     ],
 )
 def test_gpus_are_assigned_round_robin(

@@ -142,6 +142,14 @@ class SweepOptions:
         str | None,
         typer.Option(help="Run the I-th of N parts of the grid, e.g. in a job array.", metavar="I/N"),
     ] = None
+    on: Annotated[
+        str,
+        typer.Option(
+            help="Where the workers are: local, ray (the cluster of RAY_ADDRESS, or this machine), or "
+            "ray:HOST:PORT.",
+            metavar="WHERE",
+        ),
+    ] = "local"
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print the runs, the budget of each variant and a time estimate."),

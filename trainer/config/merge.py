@@ -26,7 +26,16 @@ from trainer.errors import ConfigError, nearest
 
 SWEEP_KEYS = (
     *("variants", "axes", "seeds", "strategy", "trials", "batch", "search_seed", "objective", "prune"),
-    *("final_seeds", "allow_unequal", "workers", "runs_per_gpu", "problems", "target", "reference"),
+    *(
+        "final_seeds",
+        "allow_unequal",
+        "workers",
+        "runs_per_gpu",
+        "resources",
+        "problems",
+        "target",
+        "reference",
+    ),
 )
 """Keys of sweep files that the config of one run does not have."""
 

@@ -90,7 +90,7 @@ def _read(tree: Tree, layer: Tree, path: Path, overrides: Sequence[Override]) ->
     variants = {}
     for name, overlay in variants_data.items():
         variant = _variant(name, overlay, tree, base, common, config_overrides, locations)
-        variants[variant.name] = variant
+        variants[variant.name] = replace(variant, threads=config.resources.threads)
     sweep = Sweep(config, variants, path, locations)
     _check_together(sweep)
     return sweep

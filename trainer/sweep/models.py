@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from trainer.config.load import Components, Loaded, from_tree
 from trainer.config.merge import parse_override
-from trainer.config.models import Count, Section, Seed
+from trainer.config.models import Amount, Count, Section, Seed
 from trainer.config.yaml_reader import Tree
 from trainer.errors import ConfigError, OptlabError, Problem
 from trainer.metrics import find
@@ -67,6 +67,20 @@ class Objective(Section):
         return SelectionRule(self.metric, self.direction, self.over_seeds)
 
 
+class Resources(Section):
+    """What one run of a sweep may use."""
+
+    cpus: Amount = Field(1, description="CPU cores; `train.threads: auto` is this number, rounded down.")
+    gpus: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Share of a GPU; 0 = no GPU; null = one of `runs_per_gpu`."
+    )
+
+    @property
+    def threads(self) -> int:
+        """The threads of a run."""
+        return max(1, int(self.cpus))
+
+
 class SweepConfig(Section):
     """The settings of a sweep except its variants and axes."""
 
@@ -110,6 +124,7 @@ class SweepConfig(Section):
     allow_unequal: bool = Field(False, description="Allow variants with grids of different sizes.")
     workers: Count | Literal["auto"] = Field("auto", description="Worker processes; auto = one per core.")
     runs_per_gpu: Count = Field(1, description="Worker processes that share a GPU.")
+    resources: Resources = Field(Resources(), description="What one run may use.")
 
     @model_validator(mode="before")
     @classmethod
@@ -117,6 +132,17 @@ class SweepConfig(Section):
         if isinstance(value, dict) and isinstance(value.get("objective"), str):
             return value | {"objective": {"metric": value["objective"]}}
         return value
+
+    @model_validator(mode="after")
+    def _check_gpus(self) -> Self:
+        if self.resources.gpus is not None and self.runs_per_gpu != 1:
+            raise ValueError("resources.gpus and runs_per_gpu are both set; set one of them")
+        return self
+
+    @property
+    def gpus_per_run(self) -> float:
+        """The share of a GPU that a run has, where there are GPUs."""
+        return 1 / self.runs_per_gpu if self.resources.gpus is None else self.resources.gpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +155,7 @@ class Variant:
         overrides: overrides for all its runs: dotted keys of the variant and of the command line.
         axes: the keys that are varied.
         locations: position of each override in the sweep file, for messages.
+        threads: what `train.threads: auto` is.
     """
 
     name: str
@@ -136,6 +163,7 @@ class Variant:
     overrides: tuple[str, ...]
     axes: tuple[Axis, ...]
     locations: Mapping[str, str] = field(repr=False, default_factory=dict)
+    threads: int = 1
 
     def texts(self, values: Mapping[str, Any], seed: int, extra: Sequence[str] = ()) -> list[str]:
         """Return all overrides of one run, in the syntax of the command line."""
@@ -225,16 +253,16 @@ def load_variant(
 ) -> Loaded:
     """Return the validated config of one run of a variant; errors name lines of the sweep file.
 
-    `train.threads: auto` becomes 1: the workers share the cores, so a measurement would depend on the other
-    runs, and runs that are compared must use the same number.
+    `train.threads: auto` becomes the number of cores of a run: the workers share the cores, so a measurement
+    would depend on the other runs, and runs that are compared must use the same number.
     """
     with relocated(variant.locations):
         loaded = from_tree(variant.tree, variant.texts(values, seed, extra), components=components)
     train = loaded.config.train
     if train.threads != "auto":
         return loaded
-    one_thread = train.model_copy(update={"threads": 1})
-    return replace(loaded, config=loaded.config.model_copy(update={"train": one_thread}))
+    fixed = train.model_copy(update={"threads": variant.threads})
+    return replace(loaded, config=loaded.config.model_copy(update={"train": fixed}))
 
 
 @contextmanager

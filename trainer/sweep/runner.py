@@ -32,7 +32,7 @@ from trainer.sweep.plan import (
     VariantInfo,
     resolved,
 )
-from trainer.sweep.pool import Event, Pool
+from trainer.sweep.pool import Event, LocalPool, Pool
 from trainer.sweep.progress import Display, FinishedRun, Pace, SweepState, sweep_state, variant_state
 from trainer.sweep.results import Outcome
 from trainer.sweep.search import Search, open_storage
@@ -41,6 +41,8 @@ from trainer.sweep.variant_search import VariantSearch
 
 POLL_SECONDS = 0.2
 MAX_IDLE_EXITS = 5
+MAX_LOST_WORKERS = 10
+"""Lost nodes from which a run is continued; after that it counts as their cause."""
 
 
 @dataclass(slots=True)
@@ -52,12 +54,14 @@ class Options:
         only: variants to run; empty = all.
         shard: (i, n): run the i-th of n equal parts of the grid, counted from 1; None = all.
         fail_fast: stop at the first failed run.
+        on: where the workers are: `local`, `ray`, or `ray:ADDRESS` of a cluster.
     """
 
     workers: int | None = None
     only: Sequence[str] = ()
     shard: tuple[int, int] | None = None
     fail_fast: bool = False
+    on: str = "local"
 
 
 @dataclass(slots=True)
@@ -67,6 +71,7 @@ class _PendingRun:
     spec: RunSpec
     waiting: list[RunSpec] = field(default_factory=list)
     attempt: int = 1
+    num_lost: int = 0  # workers that were lost with their node
     elsewhere: bool = False  # trained by another process
 
 
@@ -257,14 +262,13 @@ class SweepRunner:
     def _work(self) -> None:
         """Start the workers and send them runs until none is left or the sweep is stopped."""
         self._write_data()
-        slots = sweep_slots(self.sweep, self._infos, self.options.workers)
         notified = False
-        with Pool(len(slots), self.sweep.variants) as pool:
+        with self._open_pool() as pool:
             while True:
                 if not self._stop:
                     self._check_other_processes()
-                    self._assign_runs(pool, slots)
-                if not pool.busy() and (self._stop or not self._pending):
+                    self._assign_runs(pool)
+                if not pool.busy() and (self._stop or not (self._pending or self._has_ready())):
                     return
                 for event in pool.wait(POLL_SECONDS):
                     self._handle(pool, event)
@@ -276,7 +280,30 @@ class SweepRunner:
                     )
                 self._show()
 
-    def _assign_runs(self, pool: Pool, slots: Sequence[str | None]) -> None:
+    def _has_ready(self) -> bool:
+        """Return whether runs wait for a worker."""
+        return bool(self._queued) or any(self.searches[name].ready for name in self._active())
+
+    def _open_pool(self) -> Pool:
+        """Start the workers."""
+        where, _, address = self.options.on.partition(":")
+        if where == "local":
+            slots = sweep_slots(self.sweep, self._infos, self.options.workers)
+            return LocalPool(slots, self.sweep.variants)
+        from trainer.sweep.ray_pool import RayPool
+
+        workers = self.options.workers or self.sweep.config.workers
+        device = str(next(iter(self._infos.values())).config["train"]["device"])
+        return RayPool(
+            address or None,
+            self.sweep,
+            None if workers == "auto" else workers,
+            self.root,
+            device,
+            self._display.note,
+        )
+
+    def _assign_runs(self, pool: Pool) -> None:
         for number in pool.idle():
             if self._queued:
                 pending = self._queued.pop(0)
@@ -286,7 +313,7 @@ class SweepRunner:
                 return
             self._pending[pending.spec.folder] = pending
             prune_metric = self.searches[pending.spec.variant].prune_metric(pending.spec)
-            pool.assign(number, self._tasks.task(pending.spec, slots[number], prune_metric))
+            pool.assign(number, self._tasks.task(pending.spec, pool.device(number), prune_metric))
 
     def _write_data(self) -> None:
         """Write the data of every variant, still in memory from the check, to files; then release it."""
@@ -320,6 +347,10 @@ class SweepRunner:
                 self._wait_for_other(pending)
             elif reply.status != "interrupted":
                 self._finish(pending, Outcome(reply.status, reply.result, reply.message), kept=reply.skipped)
+        elif not self._stop and event.lost and pending.num_lost < MAX_LOST_WORKERS:
+            pending.num_lost += 1
+            self._display.note(f"{pending.spec.label}: its node was lost; continuing it elsewhere")
+            self._queued.append(pending)
         elif not self._stop:
             self._retry(pending, _describe_exit(event.exit_code))
 

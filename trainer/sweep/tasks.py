@@ -31,9 +31,11 @@ def worker_slots(
         workers: number of workers, or `auto`: one per core, or `runs_per_gpu` per GPU.
         device: `train.device` of the config.
         gpus: number of GPUs.
-        runs_per_gpu: number of worker processes that share a GPU.
-        cores: number of usable CPU cores.
+        runs_per_gpu: number of worker processes that share a GPU; 0 = the runs use no GPU.
+        cores: number of runs for which there are CPU cores.
     """
+    if device == "auto" and gpus and not runs_per_gpu:
+        return ["cpu"] * (cores if workers == "auto" else int(workers))
     if device == "auto" and gpus:
         count = gpus * runs_per_gpu if workers == "auto" else int(workers)
         return [f"cuda:{number % gpus}" for number in range(count)]
@@ -50,8 +52,10 @@ def sweep_slots(sweep: Sweep, infos: Mapping[str, VariantInfo], workers: int | N
     """
     device = str(next(iter(infos.values())).config["train"]["device"])
     num_workers: int | str = workers or sweep.config.workers
-    per_gpu = sweep.config.runs_per_gpu
-    return worker_slots(num_workers, device, torch.cuda.device_count(), per_gpu, usable_cores())
+    share = sweep.config.gpus_per_run
+    cores = max(1, int(usable_cores() / sweep.config.resources.cpus))
+    per_gpu = int(1 / share + 1e-9) if share else 0
+    return worker_slots(num_workers, device, torch.cuda.device_count(), per_gpu, cores)
 
 
 class Tasks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -64,6 +65,7 @@ def plan_sweeps(
         ConfigError: a sweep is invalid.
         AbsentDataError: the data of all problems are missing.
     """
+    _check_place(options.on)
     planned: list[PlannedSweep] = []
     missing: list[AbsentDataError] = []
     for sweep in sweeps:
@@ -84,10 +86,19 @@ def plan_sweeps(
     return planned, missing
 
 
+def _check_place(on: str) -> None:
+    """Raise ConfigError for an unknown value of --on, or if Ray is not installed."""
+    where, separator, address = on.partition(":")
+    if where not in ("local", "ray") or (separator and (where == "local" or not address)):
+        raise ConfigError(f"got {on!r}", key="--on", expected="local, ray or ray:HOST:PORT")
+    if where == "ray" and importlib.util.find_spec("ray") is None:
+        raise ConfigError("Ray is not installed", key="--on", fix="pip install 'optlab[ray]'")
+
+
 def _plan(sweep: Sweep, shown: Path, options: SweepOptions, *, quiet: bool) -> PlannedSweep:
     shard = _parts(options.shard, sweep)
     only = [name for name in options.only or () if name in sweep.variants]
-    settings = Options(options.workers, only, shard, options.fail_fast)
+    settings = Options(options.workers, only, shard, options.fail_fast, options.on)
     suffix = "" if shard is None else f"-{shard[0]}-of-{shard[1]}"
     shared_data = SharedData(shown.absolute() / f"{DATA}{suffix}")
     workers = options.workers or sweep.config.workers
