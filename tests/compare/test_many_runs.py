@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cProfile
+import os
 import pstats
 import subprocess
 import sys
@@ -51,7 +52,8 @@ finally:
 @pytest.mark.nightly
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory from /proc")
 def test_ten_thousand_runs_are_listed_and_compared_within_seconds(tmp_path: Path) -> None:
-    """The limits are seconds of CPU time, because other programs may use the machine, and peak memory."""
+    """In CPU time, because other programs may use the machine; these also slow down each other's cores."""
+    limit = 15 if os.getloadavg()[0] < (os.cpu_count() or 1) else 30
     runs = fabricate(tmp_path, 10_000)
     for verb in ("runs", "compare"):
         used = []
@@ -62,7 +64,7 @@ def test_ten_thousand_runs_are_listed_and_compared_within_seconds(tmp_path: Path
             used.append(seconds)
         print(f"optlab {verb}: {min(used):.1f} s of CPU time, {kilobytes / 1024:.0f} MiB")
         assert len(done.stdout) > 100_000
-        assert min(used) < 15, verb
+        assert min(used) < limit, verb
         assert kilobytes < 1 << 20, verb
 
 

@@ -23,7 +23,9 @@ from trainer.sweep.variant_search import VariantSearch
 OBJECTIVE = Objective(metric="val_loss")
 
 
-def make(root: Path, *, anew: Literal["never", "mismatch"] = "never", **settings: Any) -> VariantSearch:
+def make(
+    root: Path, *, anew: Literal["never", "mismatch"] = "never", shared: bool = False, **settings: Any
+) -> VariantSearch:
     config = SweepConfig.model_validate(
         {"name": "s", "strategy": "tpe", "trials": 10, "batch": 4, "objective": {"metric": "val_loss"}}
         | settings
@@ -35,7 +37,8 @@ def make(root: Path, *, anew: Literal["never", "mismatch"] = "never", **settings
     )
     variant = Variant("v", Tree({}, {}), (), axes, {})
     sweep = Sweep(config, {"v": variant}, root)
-    search = Search(config, variant, open_storage(root), "min", 8, delete_stored=anew)
+    storage, lock = open_storage(root, shared=shared), root / "lock" if shared else None
+    search = Search(config, variant, storage, "min", 8, delete_stored=anew, shared=lock)
     return VariantSearch(sweep, variant, root, OBJECTIVE, search, finals=bool(config.final_seeds))
 
 
@@ -57,18 +60,21 @@ def carry_out(variant_search: VariantSearch, *, stop_after: int = 10**6, order: 
     while variant_search.ready and len(done) < stop_after:
         spec = variant_search.ready[chance.randrange(len(variant_search.ready))]
         variant_search.ready.remove(spec)
-        worth = loss(spec.values, spec.seed)
-        outcome = ended(worth)
-        if variant_search.prune_metric(spec):
-            so_far: list[float] = []
-            for evaluation in range(1, 8):
-                so_far.append(worth + 1 / evaluation)
-                if variant_search.should_prune(spec, so_far):
-                    outcome = ended(so_far[-1], "pruned")
-                    break
-        variant_search.add_outcome(spec, outcome)
+        variant_search.add_outcome(spec, simulate(variant_search, spec))
         done.append(spec)
     return done
+
+
+def simulate(variant_search: VariantSearch, spec: RunSpec) -> Outcome:
+    """Return the outcome of a run whose evaluations decrease towards its value."""
+    worth = loss(spec.values, spec.seed)
+    if variant_search.prune_metric(spec):
+        so_far: list[float] = []
+        for evaluation in range(1, 8):
+            so_far.append(worth + 1 / evaluation)
+            if variant_search.should_prune(spec, so_far):
+                return ended(so_far[-1], "pruned")
+    return ended(worth)
 
 
 def settings_of(variant_search: VariantSearch) -> list[Mapping[str, Any]]:
@@ -171,3 +177,32 @@ def test_the_storage_of_another_search_is_refused_unless_restarted(tmp_path: Pat
     carry_out(make(tmp_path, trials=12))  # more trials continue the same search
     anew = make(tmp_path, search_seed=3, anew="mismatch")
     assert not anew.settings
+
+
+@pytest.mark.parametrize("strategy", ["qmc", "tpe"])
+def test_two_processes_share_one_search(strategy: str, tmp_path: Path) -> None:
+    """Each trains half of the runs; one of them is always ahead by up to a batch."""
+    for name in ("alone", "shared"):
+        (tmp_path / name).mkdir()
+    options: dict[str, Any] = {"strategy": strategy, "trials": 14, "seeds": 2}
+    alone = make(tmp_path / "alone", **options)
+    carry_out(alone)
+    both = [make(tmp_path / "shared", shared=True, **options) for _ in range(2)]
+    outcomes: dict[Path, Outcome] = {}
+    for each in both:
+        each.start()
+    for ahead in [0, 1, 1, 0, 0, 1] * 40:
+        one = both[ahead]
+        for spec in list(one.ready):
+            mine = (spec.trial + spec.seed) % 2 == ahead
+            if spec.folder in outcomes or mine:
+                outcome = outcomes.setdefault(spec.folder, simulate(one, spec))
+                one.ready.remove(spec)
+                one.add_outcome(spec, outcome)
+    assert [len(one.ready) for one in both] == [0, 0]
+    for one in both:
+        assert settings_of(one) == settings_of(alone)
+        assert one.best() is not None
+        assert [s.outcomes.keys() for s in one.settings.values()] == [{0, 1}] * 14
+    trials = [make(tmp_path / name, **options)._search.trials() for name in ("alone", "shared")]  # type: ignore[union-attr]
+    assert trials[0] == trials[1]

@@ -140,7 +140,11 @@ class SweepOptions:
     ] = None
     shard: Annotated[
         str | None,
-        typer.Option(help="Run the I-th of N parts of the grid, e.g. in a job array.", metavar="I/N"),
+        typer.Option(
+            help="Run the I-th of N parts of the grid, or share a search with N-1 other commands, e.g. in a "
+            "job array.",
+            metavar="I/N",
+        ),
     ] = None
     on: Annotated[
         str,

@@ -33,7 +33,7 @@ from trainer.runs import run_files
 from trainer.runs.files import HOST, VanishedError, no_follow
 from trainer.runs.run_files import LOCK, STATUS
 
-_TRIES, _PAUSE_SECONDS = 5, 0.02
+_TRIES, _PAUSE_SECONDS, _WAIT_SECONDS = 5, 0.02, 0.5
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
 """Age of a heartbeat after which another host takes over a lock; clocks must differ by less than this."""
@@ -171,7 +171,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[RunLock]:
             file.close()
             if not wait:
                 raise busy
-            time.sleep(HEARTBEAT_SECONDS)
+            time.sleep(_WAIT_SECONDS)
             continue
         # Of another host: a new file, so that its holder, if it still exists, notices that it lost the lock.
         with suppress(OSError):

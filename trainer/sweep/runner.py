@@ -22,6 +22,7 @@ from trainer import interrupts
 from trainer.errors import BusyError, RunError
 from trainer.runs import ownership, rundir
 from trainer.runs.recorder import StatusFile
+from trainer.runs.sweep_files import SHARDS
 from trainer.sweep import progress, results
 from trainer.sweep.models import Objective, Sweep
 from trainer.sweep.plan import (
@@ -40,6 +41,8 @@ from trainer.sweep.tasks import Tasks, sweep_slots
 from trainer.sweep.variant_search import VariantSearch
 
 POLL_SECONDS = 0.2
+OTHERS_SECONDS = 0.5
+"""Interval in which the runs of other processes are looked at."""
 MAX_IDLE_EXITS = 5
 MAX_LOST_WORKERS = 10
 """Lost nodes from which a run is continued; after that it counts as their cause."""
@@ -73,6 +76,7 @@ class _PendingRun:
     attempt: int = 1
     num_lost: int = 0  # workers that were lost with their node
     elsewhere: bool = False  # trained by another process
+    deferred: bool = False  # left to another shard
 
 
 class SweepRunner:
@@ -123,12 +127,19 @@ class SweepRunner:
         self._idle_exits = 0
         self._num_taken: Counter[str] = Counter()
         self._written = 0.0
+        self._checked_others = 0.0
         self._force = force
         self.searches = self._variant_searches(set())
 
+    @property
+    def _grid_part(self) -> tuple[int, int] | None:
+        """The part of a grid that is run; None = all of it, or a search, which each part completes."""
+        return self.options.shard if self.sweep.config.strategy == "grid" else None
+
     def _variant_searches(self, restarted: set[str]) -> dict[str, VariantSearch]:
         config, variant_searches = self.sweep.config, {}
-        storage = open_storage(self.root) if config.strategy != "grid" else None
+        shared = self.options.shard is not None
+        storage = open_storage(self.root, shared=shared) if config.strategy != "grid" else None
         for name, variant in self.sweep.variants.items():
             search = None
             if storage is not None:
@@ -141,8 +152,9 @@ class SweepRunner:
                     self.objective.direction,
                     evaluations,
                     delete_stored="always" if name in restarted else "mismatch" if self._force else "never",
+                    shared=self.root / SHARDS / f"search-{name}" if shared else None,
                 )
-            finals = bool(self.sweep.final_seeds) and self.options.shard is None
+            finals = bool(self.sweep.final_seeds) and self._grid_part is None
             variant_searches[name] = VariantSearch(
                 self.sweep, variant, self.root, self.objective, search, finals=finals
             )
@@ -190,6 +202,7 @@ class SweepRunner:
             first = self._next()
             if first is not None:
                 self._queued.append(_PendingRun(first))
+            if self._queued or self._pending:
                 self._work()
         self._read_other_outcomes()  # other shards may have finished more runs
         self.write_files()
@@ -202,7 +215,7 @@ class SweepRunner:
 
     def _apply_shard(self) -> None:
         """Keep only the runs of this shard ready; remember the others in `_others`."""
-        part, parts = self.options.shard or (1, 1)
+        part, parts = self._grid_part or (1, 1)
         active, number = self._active(), 0
         for name, variant_search in self.searches.items():
             own: list[RunSpec] = []
@@ -210,7 +223,7 @@ class SweepRunner:
                 in_shard = name in active and number % parts == part - 1
                 (own if in_shard else self._others).append(spec)
                 number += 1
-            if self.options.shard and name in active:
+            if self._grid_part and name in active:
                 variant_search.ready.clear()
                 variant_search.ready.extend(own)
 
@@ -220,7 +233,7 @@ class SweepRunner:
             if outcome := results.read_outcome(spec.folder):
                 self.searches[spec.variant].settings[spec.trial].outcomes[spec.seed] = outcome
         for name, variant_search in self.searches.items():
-            if self.options.shard is None and name in self._active():
+            if self._grid_part is None and name in self._active():
                 continue
             for spec in variant_search.final_specs():
                 if outcome := results.read_outcome(spec.folder):
@@ -239,8 +252,32 @@ class SweepRunner:
             name = min(ready, key=lambda name: self._num_taken[name])
             self._num_taken[name] += 1
             spec = self.searches[name].ready.popleft()
-            if not self._is_done_or_pending(spec):
-                return spec
+            if self._is_done_or_pending(spec):
+                continue
+            if self._is_of_other_shard(spec):
+                self._pending[spec.folder] = _PendingRun(spec, elsewhere=True, deferred=True)
+                continue
+            return spec
+        return None
+
+    def _is_of_other_shard(self, spec: RunSpec) -> bool:
+        """Return whether a run of a search is left to another shard, as long as this one has others."""
+        if self.options.shard is None or self._grid_part:
+            return False
+        part, parts = self.options.shard
+        seeds = self.sweep.final_seeds if spec.stage == "final" else self.sweep.seeds
+        return (spec.trial * len(seeds) + seeds.index(spec.seed)) % parts != part - 1
+
+    def _deferred(self) -> _PendingRun | None:
+        """Return a run of another shard that it has not started, to be trained by an idle worker."""
+        for folder, pending in self._pending.items():
+            if not pending.deferred or rundir.is_locked(folder):
+                continue
+            outcome = results.read_outcome(folder)
+            if outcome is None or outcome.status not in results.DONE:
+                del self._pending[folder]
+                pending.elsewhere = pending.deferred = False
+                return pending
         return None
 
     def _is_done_or_pending(self, spec: RunSpec) -> bool:
@@ -309,6 +346,8 @@ class SweepRunner:
                 pending = self._queued.pop(0)
             elif (spec := self._next()) is not None:
                 pending = _PendingRun(spec)
+            elif (deferred := self._deferred()) is not None:
+                pending = deferred
             else:
                 return
             self._pending[pending.spec.folder] = pending
@@ -364,16 +403,20 @@ class SweepRunner:
 
     def _check_other_processes(self) -> None:
         """Add the outcomes of runs that other processes finished; train those that they abandoned."""
+        if time.monotonic() - self._checked_others < OTHERS_SECONDS:
+            return
+        self._checked_others = time.monotonic()
         for folder, pending in list(self._pending.items()):
             if not pending.elsewhere or rundir.is_locked(folder):
                 continue
-            del self._pending[folder]
-            pending.elsewhere = False
             outcome = results.read_outcome(folder)
             if outcome and outcome.status in results.DONE:
+                del self._pending[folder]
                 self._kept += 1
                 self._finish(pending, outcome, kept=True)
-            else:
+            elif not pending.deferred:
+                del self._pending[folder]
+                pending.elsewhere = False
                 self._queued.append(pending)
 
     def _retry(self, pending: _PendingRun, why: str) -> None:
@@ -439,7 +482,7 @@ class SweepRunner:
         trials = self.sweep.config.trials
         variants = []
         for name, variant_search in self.searches.items():
-            finals = len(variant_search.final_outcomes if self.options.shard else self.sweep.final_seeds)
+            finals = len(variant_search.final_outcomes if self._grid_part else self.sweep.final_seeds)
             variants.append(
                 variant_state(variant_search, self.objective, running_counts[name], trials, finals)
             )

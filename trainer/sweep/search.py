@@ -2,6 +2,9 @@
 
 The trials do not depend on the number of workers or on interruptions: samplers are seeded per trial, all
 trials of a batch are created before any of its values is reported, and a pruner sees only earlier batches.
+Several processes (`--shard`) share one search: whichever comes first creates the trials of a batch, and each
+reports all values.
+
 The storage in the sweep directory is an Optuna journal, which Optuna's own tools can read. A trial is one
 line, and an incomplete last line is dropped.
 """
@@ -12,6 +15,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +34,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trainer.errors import RunError
+from trainer.runs import rundir
+from trainer.runs.sweep_files import SHARDS
 from trainer.seeding import stream_seed
 from trainer.sweep.models import SweepConfig, Variant
 from trainer.sweep.space import Axis
@@ -62,6 +68,23 @@ class Trial:
     pruned: bool
 
 
+class _SharedLock(JournalFileOpenLock):
+    """A lock of a folder, which a crash releases."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held = ExitStack()
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        self._held.enter_context(rundir.locked(self._folder, wait=True))
+        return True
+
+    def release(self) -> None:
+        """Release the lock."""
+        self._held.close()
+
+
 class _NoLock(JournalFileOpenLock):
     """Does nothing: the sweep directory is locked already, with a lock that a crash releases."""
 
@@ -85,18 +108,28 @@ class _WholeSpaceQMC(QMCSampler):
         return dict(self._space)
 
 
-def open_storage(root: Path) -> JournalStorage:
-    """Open the storage in the sweep directory. The caller holds its lock."""
+def open_storage(root: Path, *, shared: bool = False) -> JournalStorage:
+    """Open the storage in the sweep directory.
+
+    Args:
+        root: the sweep directory. The caller holds its lock, or one of a shard.
+        shared: whether other processes use it at the same time.
+    """
     path = root / STORAGE
-    if path.exists():
-        content = path.read_bytes()
-        complete_size = content.rfind(b"\n") + 1
-        if complete_size < len(content):
-            with open(path, "r+b") as file:
-                file.truncate(complete_size)
+    lock = _SharedLock(root / SHARDS / STORAGE) if shared else _NoLock(str(path))
+    lock.acquire()
+    try:
+        if path.exists():
+            content = path.read_bytes()
+            complete_size = content.rfind(b"\n") + 1
+            if complete_size < len(content):
+                with open(path, "r+b") as file:
+                    file.truncate(complete_size)
+    finally:
+        lock.release()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=_NoLock(str(path))))
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except (ValueError, KeyError, OSError) as error:
         raise RunError(
             f"{path} is damaged: {error}", fix="move the file away; finished runs are kept"
@@ -113,6 +146,7 @@ class Search:
         direction: direction of the objective.
         evaluations: number of evaluations of a complete run, for hyperband.
         delete_stored: when to delete the stored search.
+        shared: folder of a lock, if other processes use the search at the same time.
 
     Raises:
         RunError: the storage contains a search with other settings.
@@ -127,6 +161,7 @@ class Search:
         evaluations: int,
         *,
         delete_stored: Literal["never", "mismatch", "always"] = "never",
+        shared: Path | None = None,
     ) -> None:
         assert config.trials is not None
         self._config = config
@@ -148,19 +183,26 @@ class Search:
             },
             sort_keys=True,
         )
-        self._study = _study(storage, variant.name, self._direction, signature, delete_stored)
+        self._shared = shared
+        with self.exclusive():
+            self._study = _study(storage, variant.name, self._direction, signature, delete_stored)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._qmc = _WholeSpaceQMC(self._space, self._seed(0))
-        self._replica = self._replay()
+        self._replica = optuna.create_study(direction=self._direction, study_name=self._name)
+        self._catch_up()
+
+    def exclusive(self) -> AbstractContextManager[object]:
+        """Return a context in which no other process changes the search."""
+        return nullcontext() if self._shared is None else rundir.locked(self._shared, wait=True)
 
     def _seed(self, number: int) -> int:
         return stream_seed(f"search/{self._name}", self._config.search_seed, number) % 2**32
 
-    def _replay(self) -> Study:
-        """Return an in-memory copy of the stored study; new trials come from it."""
-        replica = optuna.create_study(direction=self._direction, study_name=self._name)
-        for frozen in self._study.trials:
+    def _catch_up(self) -> None:
+        """Add new trials of the stored study to its copy in memory; new trials come from it."""
+        replica = self._replica
+        for frozen in self._study.trials[len(replica.trials) :]:
             if self._config.strategy == "qmc":  # asking advances the QMC sequence
                 replica.sampler = self._qmc
                 asked = replica.ask(self._space)
@@ -169,7 +211,6 @@ class Search:
                 self._copy_outcome(replica, frozen)
             else:
                 replica.add_trial(frozen)
-        return replica
 
     @staticmethod
     def _copy_outcome(replica: Study, frozen: FrozenTrial) -> None:
@@ -188,13 +229,15 @@ class Search:
 
     def batch(self) -> list[Trial]:
         """Return the unfinished trials of the current batch, created if needed; empty at the end."""
-        trials = self.trials()
-        waiting = [trial.number for trial in trials if not trial.finished]
-        start = min(waiting, default=len(trials))
-        start -= start % self._config.batch
-        end = min(start + self._config.batch, self._limit)
-        for number in range(len(trials), end):
-            self._ask(number)
+        with self.exclusive():
+            self._catch_up()
+            trials = self.trials()
+            waiting = [trial.number for trial in trials if not trial.finished]
+            start = min(waiting, default=len(trials))
+            start -= start % self._config.batch
+            end = min(start + self._config.batch, self._limit)
+            for number in range(len(trials), end):
+                self._ask(number)
         return [trial for trial in self.trials()[start:end] if not trial.finished]
 
     def _ask(self, number: int) -> None:
@@ -261,7 +304,10 @@ class Search:
 
     def record(self, number: int, values: Mapping[int, float], attributes: Mapping[str, Any]) -> None:
         """Store the reported values of a trial and the attributes of its pruner, for later batches."""
-        trial_id = self._study.trials[number]._trial_id
+        frozen = self._study.trials[number]
+        if frozen.state.is_finished():  # another process stored them
+            return
+        trial_id = frozen._trial_id
         for step, value in values.items():
             self._storage.set_trial_intermediate_value(trial_id, step, value)
         for key, attribute in attributes.items():

@@ -9,10 +9,13 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.errors import RunError
+from trainer.records import read_table
+from trainer.runs import rundir
 from trainer.sweep.models import Objective, Sweep, Variant
 from trainer.sweep.plan import RunSpec, grid_settings, spec_for
 from trainer.sweep.results import DONE, Outcome, Setting, best_setting, read_outcome, value_of
-from trainer.sweep.search import Search, State, TrialPruner
+from trainer.sweep.search import Search, State, Trial, TrialPruner
 
 
 class VariantSearch:
@@ -86,21 +89,30 @@ class VariantSearch:
             self.ready.extend(self.specs())
             return
         for trial in self._search.trials():
-            if trial.pruned:
-                self._pruned.add(trial.number)
-            for seed in self.seeds if trial.finished else ():
-                spec = self._spec(trial.number, seed)
-                outcome = read_outcome(spec.folder)
-                if outcome and outcome.status in DONE:
-                    self.settings[trial.number].outcomes[seed] = outcome
-                elif not trial.pruned:  # it failed or was deleted
-                    self._redone.add(spec.folder)
-                    self.ready.append(spec)
+            self._add_finished(trial)
         self._next_batch()
+
+    def _add_finished(self, trial: Trial) -> None:
+        """Add the outcomes of a finished trial; runs that failed or were deleted are trained again."""
+        self.settings.setdefault(trial.number, Setting(trial.number, trial.values))
+        if trial.pruned:
+            self._pruned.add(trial.number)
+        for seed in self.seeds if trial.finished else ():
+            spec = self._spec(trial.number, seed)
+            outcome = read_outcome(spec.folder)
+            if outcome and outcome.status in DONE:
+                self.settings[trial.number].outcomes[seed] = outcome
+            elif not trial.pruned:
+                self._redone.add(spec.folder)
+                self.ready.append(spec)
 
     def _next_batch(self) -> None:
         assert self._search is not None
-        for trial in self._search.batch():
+        batch = self._search.batch()
+        for trial in self._search.trials():
+            if trial.finished and trial.number not in self.settings:  # by another process
+                self._add_finished(trial)
+        for trial in batch:
             setting = self.settings.setdefault(trial.number, Setting(trial.number, trial.values))
             self._waiting[setting.number] = list(self.seeds)
             self._running[setting.number] = set()
@@ -134,6 +146,23 @@ class VariantSearch:
         if number not in self._pruners:
             self._pruners[number] = self._search.pruner(number)
         return self._pruners[number]
+
+    def _report_values(self, number: int) -> None:
+        """Report the evaluations of a run that was trained by another process, as that process did."""
+        spec = self._spec(number, self.seeds[0])
+        metric, outcome = self.prune_metric(spec), self.settings[number].outcomes.get(spec.seed)
+        if metric is None or outcome is None:
+            return
+        try:
+            table = read_table(spec.folder / rundir.EPOCHS)
+        except RunError:  # it failed before its first evaluation
+            return
+        rows = zip(table.get("step", []), table.get(metric, []), strict=False)
+        values = [value for step, value in rows if step and value is not None]
+        if outcome.status != "pruned":  # the last evaluation is not followed by a decision
+            values = values[:-1]
+        if values:
+            self.should_prune(spec, values)
 
     def add_outcome(self, spec: RunSpec, outcome: Outcome) -> None:
         """Record the outcome of a run and add the runs that follow to `ready`."""
@@ -179,12 +208,15 @@ class VariantSearch:
     def _finish_batch(self) -> None:
         """Report the outcomes of the batch to the search in trial order, and request the next batch."""
         assert self._search is not None
-        for number in sorted(self._waiting):
-            if number in self._pruners:
-                self._pruners.pop(number).close()
-            value = self.value(self.settings[number])
-            state: State = "complete" if value is not None else "failed"
-            self._search.tell(number, value, "pruned" if number in self._pruned else state)
+        with self._search.exclusive():
+            for number in sorted(self._waiting):
+                if self.prune_metric(self._spec(number, self.seeds[0])) and number not in self._pruners:
+                    self._report_values(number)
+                if number in self._pruners:
+                    self._pruners.pop(number).close()
+                value = self.value(self.settings[number])
+                state: State = "complete" if value is not None else "failed"
+                self._search.tell(number, value, "pruned" if number in self._pruned else state)
         self._waiting.clear()
         self._running.clear()
         self._next_batch()

@@ -96,7 +96,7 @@ def _check_place(on: str) -> None:
 
 
 def _plan(sweep: Sweep, shown: Path, options: SweepOptions, *, quiet: bool) -> PlannedSweep:
-    shard = _parts(options.shard, sweep)
+    shard = _parts(options.shard)
     only = [name for name in options.only or () if name in sweep.variants]
     settings = Options(options.workers, only, shard, options.fail_fast, options.on)
     suffix = "" if shard is None else f"-{shard[0]}-of-{shard[1]}"
@@ -155,17 +155,12 @@ def _locked(root: Path, folder: Path) -> Iterator[None]:
         yield
 
 
-def _parts(shard: str | None, read: Sweep) -> tuple[int, int] | None:
+def _parts(shard: str | None) -> tuple[int, int] | None:
     if shard is None:
         return None
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise ConfigError(f"--shard {shard!r} is not valid", expected="I/N with I from 1 to N, e.g. 1/8")
-    if read.config.strategy != "grid":
-        raise ConfigError(
-            f"--shard requires a grid: trials of a search ({read.config.strategy}) depend on earlier ones",
-            fix="use --only VARIANT to run variants on different machines",
-        )
     return int(match[1]), int(match[2])
 
 
