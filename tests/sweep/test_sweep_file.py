@@ -234,6 +234,7 @@ def test_bad_input_gets_one_clear_message_before_anything_runs(case: str, tmp_pa
         (["train.test=end"], {}, "which runs read the test set"),
         ([], {"only": ["smd"]}, "sgd"),
         ([], {"shard": "3/2"}, "I/N"),
+        ([], {"on": "slurm"}, "HOST:PORT"),
     ],
 )
 def test_bad_usage_gets_one_clear_message(
