@@ -121,7 +121,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["small"], "init", []),
         (["shift"], "augmentation", []),
         (["Late"], "optimizer", ["is deterministic", "resumes bit for bit"]),
-        (["noise"], "augmentation", ["is deterministic", "resumes bit for bit"]),
         (["data"], "dataset", []),
     ],
 )
@@ -153,6 +152,9 @@ def test_what_cannot_be_built_is_one_row(folder: Path) -> None:
     done = optlab("check", "parts.py:Net", "data.name=mnist1d", "data.resize=4", "--json")
     assert done.code == 1
     assert [row["check"] for row in done.json["checks"]] == ["builds"]
+    done = optlab("check", "parts.py:noise", "--json")
+    assert [row["check"] for row in done.json["checks"]] == ["builds"]
+    assert "not deterministic" in done.json["checks"][0]["seen"]
 
 
 def test_random_data_are_not_the_same_again(folder: Path) -> None:

@@ -747,8 +747,6 @@ HARMLESS = {
     *("model: complex", "model: holds a lock", "model: holds a generator"),
     *("model: a text or a function as an option", "loss: changes the outputs", "loss: a module"),
     "augmentation: a pair",
-    # `optlab check` reports these: in one process, a state in global variables looks the same
-    *("model: not deterministic", "loss: not deterministic", "augmentation: not deterministic"),
 }
 """Those of `ODD` with which a run completes; all others are refused before the run, or the run fails."""
 

@@ -16,7 +16,7 @@ from trainer.config.identity import Code, code_of
 from trainer.config.load import Loaded
 from trainer.config.models import Config, DataConfig
 from trainer.config.paths import split_import_path
-from trainer.data.batches import Batches, eval_batches
+from trainer.data.batches import Batch, Batches, eval_batches
 from trainer.data.dataset import Dataset, Splits, data_root
 from trainer.data.preprocess import Prepare, dataset_mean_std, make_prepare
 from trainer.data.user_parts import Progress
@@ -27,7 +27,7 @@ from trainer.optimizers.external import rate_holder
 from trainer.optimizers.groups import Group
 from trainer.optimizers.modes import train_mode
 from trainer.schedules import Schedule, cycled_options
-from trainer.seeding import seed_dropout, seed_globals
+from trainer.seeding import preserved, seed_dropout, seed_globals
 from trainer.tasks import NEXT_TOKEN, RECONSTRUCTION, Task, task_of
 from trainer.training.builders import (
     OptimizerContext,
@@ -60,6 +60,7 @@ from trainer.training.record_maker import RecordMaker
 from trainer.training.state import TrainingState
 from trainer.training.threads import choose_threads
 from trainer.training.timetable import Interval, Plan, run_length
+from trainer.training.values import require_same
 from trainer.user_code import context_arguments, user_code, while_building
 
 
@@ -172,7 +173,13 @@ def _set_up_run(
         reconstruct = task == RECONSTRUCTION
         num_outputs = math.prod(prepare.output_shape) if reconstruct else dataset.num_classes
         batches = _batches(config, dataset, splits, prepare, device, reconstruct=reconstruct)
-        some_inputs, trained = next(batches.epoch(0))  # also checks that a batch can be made
+        batch = _first_batch(batches, device)  # also checks that a batch can be made
+        some_inputs, trained = batch
+        for number, augmentation in enumerate(config.data.augment):
+            if split_import_path(augmentation.name):
+                again = _first_batch(batches, device)
+                key = f"augment.{number}.name"
+                require_same(batch._asdict(), again._asdict(), augmentation.name, key=key)
         # Metrics are tried on targets as in training, which augmentations may change, and on unchanged ones.
         evaluate_on = _evaluation(config, splits, prepare, device, reconstruct=reconstruct)
         evaluated = next(evaluate_on("train")).targets[: len(trained)]
@@ -201,7 +208,7 @@ def _set_up_run(
     for key, name in (("model", config.model.name), ("loss", config.loss.name)):
         if split_import_path(name):
             with located(loaded, key), user_code(name):
-                try_forward(forward, model, precision, some_inputs[:2], trained[:2])
+                try_forward(forward, model, precision, some_inputs[:2], trained[:2], key, name)
     with located(loaded, "train.metrics"):
         metrics = build_metrics(config.train.metrics, (trained, evaluated), num_outputs, task)
     steps_per_epoch = -(-batches.batches_per_epoch // config.train.accumulate)
@@ -380,6 +387,11 @@ def _batches(
         repeat=config.data.repeat,
         reconstruct=reconstruct,
     )
+
+
+def _first_batch(batches: Batches, device: torch.device) -> Batch:
+    with preserved(device):
+        return next(batches.epoch(0))
 
 
 def _evaluation(

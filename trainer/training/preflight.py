@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from trainer.config.models import DataConfig
 from trainer.data.batches import Batches
 from trainer.errors import ConfigError, unknown_name
 from trainer.metrics import Metric
-from trainer.models.describe import check_shapes, temporary_copy
+from trainer.models.describe import check_shapes, copy_model, temporary_copy
 from trainer.seeding import generator, preserved
 from trainer.tasks import Task
 from trainer.training.evaluation import sums_of
@@ -132,17 +134,33 @@ def try_forward(
     autocast: AbstractContextManager[object],
     inputs: Tensor,
     targets: Tensor,
+    kind: str,
+    component: str,
 ) -> None:
-    """Compute the loss of a copy of the model once, so that its errors are reported before the run.
+    """Run two copies of the model on the same samples: a user's model or loss must give equal results.
 
     Args:
         forward: computes the loss and the prediction of a batch.
-        model: the model; not changed.
+        model: the model; not changed. Nothing is tried if the model or the loss cannot be copied.
         autocast: the context of the forward pass.
         inputs, targets: some samples.
+        kind: `model` or `loss`.
+        component: the name of the user's model or loss.
+
+    Raises:
+        ConfigError: they are not; `key` is "name".
     """
-    with temporary_copy(model) as model_copy, preserved(inputs.device), autocast:
-        forward(model_copy.train(), inputs, targets)
+    results = []
+    for _ in range(2):
+        try:
+            model_copy = copy_model(model).train()
+            forward_copy = replace(forward, loss=copy.deepcopy(forward.loss))  # a module may have a state
+        except Exception:  # of an object that one of them holds, as a lock
+            return
+        with preserved(inputs.device), autocast:
+            loss, outputs = forward_copy(model_copy, inputs, targets)
+        results.append({"the prediction": outputs} if kind == "model" else {"the loss": loss})
+    require_same(results[0], results[1], component)
 
 
 def try_metric(metric: Metric, targets: Tensor, num_classes: int, *, check_additive: bool) -> None:
