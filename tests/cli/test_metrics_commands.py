@@ -125,7 +125,7 @@ def test_metrics_given_as_null_and_as_the_default_ones_are_the_default(tmp_path:
         (["own.py:wrong"], "0.name", "do not add up"),
         (["own.py:accuracy"], "0.name", "is taken"),
         ([{"name": "own.py:raises", "mode": "max"}], "0.name", "own.py:23"),
-        ([{"name": "own.py:rows_of", "mode": "max"}], "0.name", "Tensor of shape"),
+        ([{"name": "own.py:rows_of", "mode": "max"}], "0.name", "Tensor of torch.float32 [64, 10]"),
         (["own.py:makes_nothing"], "0.name", "returned a int"),
         (["os:getpid"], "0.name", "standard library"),
         (["torch.nn:Linear"], "0.name", "kind metric"),

@@ -13,6 +13,7 @@ from trainer.config.models import Config
 from trainer.config.renamed_keys import CURRENT_NAMES
 from trainer.errors import ConfigError
 from trainer.runs import rundir
+from trainer.runs.run_files import Sections
 
 FORMER = TINY.replace("train:\n", "train:\n  detect_anomaly: true\n")
 
@@ -52,7 +53,7 @@ def test_a_run_of_an_earlier_release_is_read_skipped_and_extended(tmp_path: Path
     train(config, "train.check_finite=true", run_dir=run)
     train(config, "train.check_finite=true", "train.epochs=2", run_dir=tmp_path / "longer")
     make_older(run)
-    known: dict[str, dict[str, object]] = {}
+    known = Sections()
     for _ in range(2):  # the second time, the section is known
         assert rundir.load_run(run, known=known).config["train"]["check_finite"] is True
     skipped = optlab("train", config, "train.check_finite=true", "--run-dir", run, "--skip-existing")
