@@ -48,6 +48,15 @@ def serious_violations(page: Any) -> list[str]:
 
 
 def show_in_dark(page: Any, dark: bool) -> None:
-    """Emulate the colour scheme of a reader."""
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    """Emulate the colour scheme of a reader, and wait until the page is drawn in it."""
+    scheme = "dark" if dark else "light"
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    page.execute_async_script(
+        """const [scheme, done] = arguments;
+        const drawn = () => requestAnimationFrame(() => requestAnimationFrame(done));
+        const changed = () => matchMedia(`(prefers-color-scheme: ${scheme})`).matches;
+        const wait = () => changed() ? drawn() : setTimeout(wait, 20);
+        wait();""",
+        scheme,
+    )
