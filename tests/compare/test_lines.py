@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from matplotlib.colors import to_hex
 
@@ -27,7 +28,7 @@ def write_search(write_run: Any, problem: str = "", **config: Any) -> None:
 
 def colours_of(comparison: Comparison, figure: str) -> set[str]:
     (axes,) = comparison.figures[figure].axes
-    return {to_hex(line.get_color()) for line in axes.lines if len(line.get_xdata()) > 1}  # type: ignore[arg-type]
+    return {to_hex(line.get_color()) for line in axes.lines if np.size(line.get_xdata()) > 1}
 
 
 def hexes(comparison: Comparison, *numbers: int) -> set[str]:

@@ -92,6 +92,13 @@ def call():
     if calls >= 20:
         at("call 20")
 
+class Linear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+    def forward(self, images):
+        return self.layer(images.flatten(1))
+
 def back(value):
     if calls >= {since}:
         return {value}
@@ -465,67 +472,52 @@ def Part():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10, device="meta"))
 """,
     "model: grows": """\
-class Part(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(64, 10)
+class Part(Linear):
     def forward(self, images):
         call()
         if calls == 20:
             self.more = nn.Linear(3, 3)
-        return self.layer(images.flatten(1))
+        return super().forward(images)
 """,
     "model: to meta at call 20": """\
-class Part(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(64, 10)
+class Part(Linear):
     def forward(self, images):
         call()
         if calls >= 20:
             self.to("meta")
             images = images.to("meta")
-        return self.layer(images.flatten(1))
+        return super().forward(images)
 """,
     "model: one parameter more at call 20": """\
-class Part(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(64, 10)
+class Part(Linear):
     def forward(self, images):
         call()
         if calls == 20:
             self.more = nn.Parameter(torch.zeros(3))
-        return self.layer(images.flatten(1))
+        return super().forward(images)
 """,
     "model: one parameter less at call 20": """\
-class Part(nn.Module):
+class Part(Linear):
     def __init__(self):
         super().__init__()
-        self.layer, self.more = nn.Linear(64, 10), nn.Parameter(torch.zeros(3))
+        self.more = nn.Parameter(torch.zeros(3))
     def forward(self, images):
         call()
         if calls == 20:
             del self.more
-        return self.layer(images.flatten(1))
+        return super().forward(images)
 """,
     "model: not deterministic": """\
-class Part(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(64, 10)
+class Part(Linear):
     def forward(self, images):
-        return self.layer(images.flatten(1)) * (1 + int.from_bytes(os.urandom(3)) / 2**24)
+        return super().forward(images) * (1 + int.from_bytes(os.urandom(3)) / 2**24)
 """,
     "model: initial weights not deterministic": """\
-class Part(nn.Module):
+class Part(Linear):
     def __init__(self):
         super().__init__()
-        self.layer = nn.Linear(64, 10)
         with torch.no_grad():
             self.layer.bias.fill_(int.from_bytes(os.urandom(3)) / 2**24)
-    def forward(self, images):
-        return self.layer(images.flatten(1))
 """,
     "model: a class": "Part = nn.Linear\n",
     "model: a builtin": "Part = max\n",

@@ -204,5 +204,7 @@ def test_two_processes_share_one_search(strategy: str, tmp_path: Path) -> None:
         assert settings_of(one) == settings_of(alone)
         assert one.best() is not None
         assert [s.outcomes.keys() for s in one.settings.values()] == [{0, 1}] * 14
-    trials = [make(tmp_path / name, **options)._search.trials() for name in ("alone", "shared")]  # type: ignore[union-attr]
-    assert trials[0] == trials[1]
+    stored = [make(tmp_path / name, **options)._search for name in ("alone", "shared")]
+    assert stored[0] is not None
+    assert stored[1] is not None
+    assert stored[0].trials() == stored[1].trials()

@@ -5,20 +5,16 @@ Workers load the programs that this process has kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from trainer import catalog, process_state
 from trainer.config.load import Loaded
 from trainer.errors import OptlabError
-from trainer.reading import read_regular
 from trainer.sweep.models import Sweep, Variant, load_variant
-from trainer.sweep.plan import MAX_BYTES, SWEEP_FILE, SharedData, budget, default_overrides
+from trainer.sweep.plan import SharedData, budget, default_overrides, former_variants
 from trainer.training.building import build_experiment, planned_steps
 from trainer.training.engines.choice import choose_engine
 from trainer.training.experiment import Experiment
@@ -105,10 +101,10 @@ def _with_engine(variant: Variant, engine: str) -> Variant:
 
 def _former_engine(root: Path, names: Sequence[str]) -> str | None:
     """Return the engine of the variants in an existing sweep.yaml; None if there is none for all of them."""
-    try:
-        former: Mapping[str, Any] = yaml.safe_load(read_regular(root / SWEEP_FILE, MAX_BYTES))["variants"]
-        engines = {former[name]["train"]["engine"] for name in names if name in former}
-    except (OSError, OptlabError, RecursionError, ValueError, yaml.YAMLError, KeyError, TypeError):
-        return None
-    engine = engines.pop() if len(engines) == 1 else None
-    return engine if engine in ("eager", "compiled") else None
+    former = former_variants(root)
+    trains = [former[name].get("train") for name in names if name in former]
+    engines = [train.get("engine") if isinstance(train, dict) else None for train in trains]
+    for engine in ("eager", "compiled"):
+        if engines and all(one == engine for one in engines):
+            return engine
+    return None

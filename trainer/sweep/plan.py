@@ -47,7 +47,7 @@ from trainer.training.loaded_data import LoadedData, integer_targets, load_data
 Stage = Literal["search", "final"]
 SWEEP_FILE = "sweep.yaml"
 DATA = ".data"
-MAX_BYTES = 64 << 20  # maximum size of a sweep.yaml
+_MAX_BYTES = 64 << 20  # maximum size of a sweep.yaml
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -429,15 +429,11 @@ class ExistingRuns:
         return run_differences(spec.folder, config, self.code(spec), self._digest(spec))
 
 
-def _known_variants(root: Path, infos: Mapping[str, VariantInfo]) -> set[str]:
-    """Return the variants whose config in the existing sweep.yaml is the current one."""
+def former_variants(root: Path) -> dict[str, dict[str, Any]]:
+    """Return the configs of the variants in the existing sweep.yaml; empty if it cannot be read."""
     try:
-        former = yaml.safe_load(read_regular(root / SWEEP_FILE, MAX_BYTES))["variants"]
-        return {
-            name
-            for name, info in infos.items()
-            if name in former and not config_differences(_without_axes(former[name]), info.config, "skip")
-        }
+        variants = yaml.safe_load(read_regular(root / SWEEP_FILE, _MAX_BYTES))["variants"]
+        return {name: config for name, config in variants.items() if isinstance(config, dict)}
     except (
         OSError,
         RunError,
@@ -448,6 +444,19 @@ def _known_variants(root: Path, infos: Mapping[str, VariantInfo]) -> set[str]:
         TypeError,
         AttributeError,
     ):
+        return {}
+
+
+def _known_variants(root: Path, infos: Mapping[str, VariantInfo]) -> set[str]:
+    """Return the variants whose config in the existing sweep.yaml is the current one."""
+    former = former_variants(root)
+    try:
+        return {
+            name
+            for name, info in infos.items()
+            if name in former and not config_differences(_without_axes(former[name]), info.config, "skip")
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):  # a damaged config
         return set()
 
 

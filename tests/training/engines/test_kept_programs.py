@@ -102,7 +102,7 @@ def test_the_key_depends_on_what_changes_the_program(monkeypatch: pytest.MonkeyP
     assert key(engine(7, lr=0.003)) == usual
     others = [key(engine(nesterov=True)), key(engine(), 16), key(engine(loss=cross_entropy()))]
     wide = engine()
-    wide.model[2].p = 0.2  # type: ignore[index, union-attr]
+    wide.model.get_submodule("2").p = 0.2
     others.append(key(wide))
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)

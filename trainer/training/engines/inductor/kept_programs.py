@@ -26,7 +26,7 @@ from functools import partial
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import BuiltinFunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -217,9 +217,10 @@ class _Parts:
         kind, kernel = "kernel", value
         if value is matmul.by_microkernel:
             kind, kernel = "product", microkernel.kernel()
-        if isinstance(kernel, BuiltinFunctionType) and kernel.__name__ == _KERNEL:
+        module = getattr(kernel, "__self__", None)
+        if isinstance(module, ModuleType) and kernel.__name__ == _KERNEL:
             file = f"{len(self.kernels)}.so"
-            self.kernels[file] = str(kernel.__self__.__file__)  # type: ignore[attr-defined]
+            self.kernels[file] = str(module.__file__)
             return [kind, file]
         path = next((p.format(name) for p in _PLACES if _value_at(p.format(name)) is value), None)
         return None if path is None else ["path", path]
