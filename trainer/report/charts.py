@@ -14,7 +14,7 @@ import numpy as np
 
 from trainer.compare import Comparison, tuning
 from trainer.compare.figure_style import STYLES, line_for
-from trainer.compare.measures import UNITS, AnyTarget
+from trainer.compare.measures import UNITS
 from trainer.compare.times import UNIT_LABELS, profile_over_problems, times_by_group
 from trainer.metrics import Metric
 from trainer.report.numbers import number, numbers
@@ -136,7 +136,7 @@ def _times(comparison: Comparison) -> Iterator[Chart]:
                 positive = finite[finite > 0]
                 log = bool(positive.size) and bool(positive.max() / positive.min() > 20)
                 yield _chart(
-                    "times", _choice(target, problem, unit), problem, traces,
+                    "times", f"{target.on(problem)}, in {unit}", problem, traces,
                     x={"label": f"{UNIT_LABELS[unit]} to {target.on(problem)}", "log": log},
                     y={"label": "share of runs", "log": False},
                 )  # fmt: skip
@@ -153,10 +153,6 @@ def _times_trace(comparison: Comparison, name: str, values: Any, last: float) ->
         "stepwise": True,
         "hover": [reached, median],
     }
-
-
-def _choice(target: AnyTarget, problem: str, unit: str) -> str:
-    return f"{target.on(problem)}, in {unit}"
 
 
 def _profiles(comparison: Comparison) -> Iterator[Chart]:

@@ -84,7 +84,7 @@ def report_contents(
         "groups": [_group(group, comparison.lines.groups[group.name]) for group in groups],
         "runs": [
             _run(entry, number, curve)
-            for number, entry, curve in zip(_groupnumbers(groups), entries, curves, strict=True)
+            for number, entry, curve in zip(_group_numbers(groups), entries, curves, strict=True)
         ],
         "columns": columns,
         "x": [{"name": name, "label": label} for name, label in X_LABELS.items()],
@@ -129,7 +129,7 @@ def _group(group: Group, line: int) -> dict[str, Any]:
     }
 
 
-def _groupnumbers(groups: Sequence[Group]) -> list[int]:
+def _group_numbers(groups: Sequence[Group]) -> list[int]:
     return [number for number, group in enumerate(groups) for _ in group.entries]
 
 
@@ -164,8 +164,8 @@ def _curves(entry: Entry, columns: Sequence[Mapping[str, Any]], limit: int) -> d
             for column in columns
             if column["name"] in table and not (name == "steps" and column["name"] in entry.run.epochs)
         ]
-        # Reading a column reads the file: a table is read once.
-        cells = {key: _array(table[key]) for key in (*X_LABELS, *drawn) if key in table}
+        # Reading a column reads the file: a table is read once. An empty cell, None, becomes NaN.
+        cells = {key: np.array(table[key], dtype=np.float64) for key in (*X_LABELS, *drawn) if key in table}
         if not drawn:
             tables[name] = {}
             continue
@@ -173,10 +173,6 @@ def _curves(entry: Entry, columns: Sequence[Mapping[str, Any]], limit: int) -> d
         tables["thinned"] |= len(kept) < len(cells["step"])
         tables[name] = {key: numbers(values[kept]) for key, values in cells.items()}
     return tables
-
-
-def _array(values: Sequence[float | None]) -> Any:
-    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def _run(entry: Entry, group: int, curve: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ One run of each group is shown, the one with the first seed.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -81,7 +81,8 @@ def _gradient_norms(run: rundir.Run) -> dict[str, list[Number]]:
     columns = [name for name in run.steps if name.startswith("grad_norm.")]
     if not columns:
         return {}
-    cells = {name: _array(run.steps[name]) for name in ("step", *_evenly(columns, MAX_PARAMETERS))}
+    names = ("step", *_evenly(columns, MAX_PARAMETERS))
+    cells = {name: np.array(run.steps[name], dtype=np.float64) for name in names}
     kept = kept_rows([cells[name] for name in cells if name != "step"], MAX_ROWS)
     return {name.removeprefix("grad_norm."): numbers(values[kept]) for name, values in cells.items()}
 
@@ -109,10 +110,6 @@ def _density(layer: dict[str, Any]) -> list[list[Number]]:
     with np.errstate(divide="ignore", invalid="ignore"):
         density = counts / counts.sum() / np.diff(edges)
     return [numbers((edges[:-1] + edges[1:]) / 2), numbers(density)]
-
-
-def _array(values: Iterable[float | None]) -> Any:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def _evenly(items: Sequence[Item], limit: int) -> list[Item]:
