@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -83,6 +84,11 @@ def saved(root: Path) -> bool:
     return len(list(root.glob("s/sgd/*/checkpoints/last.pt"))) >= 2
 
 
+def copies() -> set[Path]:
+    """Return the folders with copies of runs on this machine."""
+    return set(Path(tempfile.gettempdir()).glob("optlab-*/"))
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("shared", [True, False], ids=["shared files", "copies"])
 def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(
@@ -94,6 +100,7 @@ def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(
         monkeypatch.setattr(ray_pool, "write_probe", lambda root: (root / "not there", b""))
     file = write(tmp_path, LONG, LONG_BASE)
     assert run(file, runs=tmp_path / "local", workers=2) == 0
+    former = copies()
 
     def lose_a_node() -> None:
         wait_for(lambda: saved(tmp_path / "ray"))
@@ -107,6 +114,7 @@ def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(
     assert assert_same_runs(tmp_path / "local" / "s", tmp_path / "ray" / "s") == 4
     logs = [path.read_text() for path in (tmp_path / "ray" / "s" / "sgd").glob("*/train.log")]
     assert sum(text.count("resuming after step") for text in logs) == 1
+    assert len(copies() - former) <= (0 if shared else 1)  # those of the lost node
 
 
 def driver(file: Path, runs: Path, address: str) -> subprocess.Popen[str]:

@@ -34,6 +34,7 @@ PROBE = ".shared-files"
 """File in the sweep directory from which each worker tells whether it shares the file system."""
 
 _FILL_SECONDS = 2.0
+_REMOVE_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -125,6 +126,13 @@ class RayPool:
 
     def __exit__(self, *error: object) -> None:
         """Stop all workers, busy ones at once, and disconnect from the cluster."""
+        calls = [
+            worker.actor.remove_copies.remote()
+            for worker in self._workers.values()
+            if worker.info and not worker.info.shares_files
+        ]
+        if calls:
+            ray.wait(calls, num_returns=len(calls), timeout=_REMOVE_SECONDS)  # not longer: a node may be lost
         for number in list(self._workers):
             self._remove(number)
         with suppress(OSError):

@@ -125,6 +125,12 @@ class RayWorker:
         """Ask the process to save its run and to stop it after the current step."""
         self._process.interrupt()
 
+    def remove_copies(self) -> None:
+        """Stop the process and delete its copies of runs and data."""
+        self._process.kill()
+        if self._copies:
+            self._copies.remove()
+
 
 class _Copies:
     """Run directories and data in a temporary folder of this node."""
@@ -149,6 +155,10 @@ class _Copies:
         if data is not None:
             copy.write_bytes(data)
         return replace(task, folder=self.folder, loaded_data=copy)
+
+    def remove(self) -> None:
+        """Delete the temporary folder."""
+        shutil.rmtree(self._root, ignore_errors=True)
 
     def changed(self) -> Files:
         """Return the files of the run that changed since the last call."""
