@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,20 @@ settings.register_profile("ordinary", max_examples=50, deadline=None)
 settings.register_profile("thorough", max_examples=300, deadline=None)  # with --hypothesis-profile=thorough
 settings.load_profile("ordinary")
 
+# Else Inductor, where its cache is empty, first compiles a probe for every instruction set: half a minute.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+def pytest_collection() -> None:
+    """Collect no garbage while pytest collects tests, whose half a million objects are all kept."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,6 +45,16 @@ def unsynced_files() -> Iterator[None]:
     """Do not wait for the disk: a training run calls fsync 15 times, and no test cuts the power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def figures_drawn_here() -> Iterator[None]:
+    """Draw the figures of a run in this process: a new one needs longer to start than most tests take."""
+    from trainer.runs import drawing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "in_child_process", lambda enabled: nullcontext(drawing.draw_run))
         yield
 
 

@@ -21,10 +21,13 @@ from trainer.runs import drawing, launch
 from trainer.runs.options import RunOptions
 
 FIGURES = ["loss.png", "loss_logx.png", "accuracy.png", "lr.png"]
+IN_CHILD_PROCESS = drawing.in_child_process
 
 
 @pytest.fixture(autouse=True)
-def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def child_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw in a child process, as outside the tests on a machine with two cores."""
+    monkeypatch.setattr(drawing, "in_child_process", IN_CHILD_PROCESS)
     monkeypatch.setattr("trainer.device.usable_cores", lambda: 2)
 
 

@@ -75,8 +75,9 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def challenge(suite: Path, optimizer: str, *options: str | Path) -> Done:
-    return optlab("challenge", optimizer, "--suite", suite, "--workers", "1", "--quiet", *options)
+def challenge(suite: Path, optimizer: str, *options: str | Path, figures: bool = False) -> Done:
+    drawing = "--figures" if figures else "--no-figures"
+    return optlab("challenge", optimizer, "--suite", suite, "--workers", "1", "--quiet", drawing, *options)
 
 
 def verdicts(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -146,7 +147,7 @@ def test_damaged_baselines_are_reported(suite: Path, tmp_path: Path) -> None:
 def adam(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
     """Return a challenge of torch's Adam and its folder."""
     out = tmp_path_factory.mktemp("adam") / "out"
-    return challenge(suite, "torch.optim.Adam", "--out", out), out
+    return challenge(suite, "torch.optim.Adam", "--out", out, figures=True), out
 
 
 def test_adam_equals_the_stored_adam(adam: tuple[Done, Path]) -> None:
@@ -217,6 +218,7 @@ def test_a_broken_optimizer_is_worse(suite: Path, tmp_path: Path) -> None:
         suite, f"{suite.parent / 'own.py'}:Broken", "--problems", "bowl", "--out", tmp_path / "out"
     )
     assert done.code == 0, done.err
+    assert not list((tmp_path / "out").rglob("*.png"))
     (one,) = (one for (_, baseline), one in verdicts(tmp_path / "out").items() if baseline == "adam")
     assert one["kind"] == "worse"
     assert one["difference"] > one["low"] > 0

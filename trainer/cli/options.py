@@ -213,6 +213,7 @@ class ChallengeOptions:
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite runs in the folder that have another config or code.")
     ] = False
+    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw figures.")] = True
 
 
 @dataclass(frozen=True)

@@ -243,7 +243,7 @@ def test_hooks_of_an_optimizer_are_called(early: bool) -> None:
     assert len(called) == 3
 
 
-@pytest.mark.parametrize("make", [pytest.param(sgd, marks=NIGHTLY), adam])
+@pytest.mark.parametrize("make", [sgd, pytest.param(adam, marks=NIGHTLY)])
 def test_a_state_that_is_loaded_between_steps_is_followed(make: Make) -> None:
     eager, compiled = engine(EagerEngine, make), engine(CompiledEngine, make)
     assert compiled.compile(make_steps(3)) is None
@@ -281,7 +281,7 @@ def test_adams_bias_corrections_are_as_exact_as_eagers(name: str) -> None:
     assert_agree(compiled, eager)
 
 
-@pytest.mark.parametrize("make", [pytest.param(sgd, marks=NIGHTLY), adamw])
+@pytest.mark.parametrize("make", [sgd, pytest.param(adamw, marks=NIGHTLY)])
 def test_groups_of_one_learning_rate_may_part_later(make: Make) -> None:
     eager, compiled = (engine(cls, make) for cls in (EagerEngine, CompiledEngine))
     for group in compiled.optimizers[0].param_groups:
@@ -336,7 +336,7 @@ class Leaning(torch.autograd.Function):
         (0.002, True),
         pytest.param(0.004, True, marks=NIGHTLY),
         pytest.param(0.04, True, marks=NIGHTLY),
-        (0.0, False),
+        pytest.param(0.0, False, marks=NIGHTLY),
     ],
 )
 def test_a_gradient_that_is_slightly_wrong_in_every_step_is_found(share: float, found: bool) -> None:
@@ -496,6 +496,7 @@ def test_a_module_that_is_used_twice_trains_on() -> None:
     assert_agree(compiled, eager)
 
 
+@NIGHTLY
 def test_a_loss_that_creates_a_tensor_from_numbers() -> None:
     """The weights of the classes are a constant of the traced step."""
     loss = cross_entropy(class_weights=[0.5, 1.0, 2.0])

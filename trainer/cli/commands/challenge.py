@@ -78,7 +78,7 @@ def challenge(optimizer: str, options: ChallengeOptions, output: OutputOptions) 
         if code not in (0, 4):
             break
     if code in (0, 4):
-        _report(challenger, planned, summaries, out, output)
+        _report(challenger, planned, summaries, out, output, draw=options.figures)
     else:
         console.print_note("interrupted; finished runs are kept, rerun the command to continue")
     for error in missing:
@@ -301,10 +301,13 @@ def _report(
     summaries: Mapping[str, Mapping[str, Any]],
     out: Path,
     output: OutputOptions,
+    *,
+    draw: bool,
 ) -> None:
     """Compare the final runs with those of the baselines; print the verdicts and write the files."""
     with console.waiting("Comparing the runs", quiet=output.quiet):
-        result = compare_challenge(out, challenger.name, [problem_of(plan.sweep) for plan in planned])
+        problems = [problem_of(plan.sweep) for plan in planned]
+        result = compare_challenge(out, challenger.name, problems, draw=draw)
     comparison, verdicts, lines = result.comparison, result.verdicts, result.lines
     tuned = _tuned(out, planned, summaries)
     costs = _costs(comparison, challenger, planned, summaries, out)
@@ -349,7 +352,8 @@ def _report(
         for one in costs
     ]
     console.table(columns, rows)
-    console.print_note(f"verdicts, a table for a paper and figures are in {out}")
+    written = "verdicts, a table for a paper and figures" if draw else "verdicts and a table for a paper"
+    console.print_note(f"{written} are in {out}")
 
 
 def _tuned(
