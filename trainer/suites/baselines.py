@@ -121,8 +121,7 @@ def _cleaned(path: Path, root: Path, described: Mapping[str, Any]) -> bytes:
     """Return the content of a file without the user, host and paths of the machine; state the target."""
     text = path.read_text(encoding="utf-8")
     if path.name == rundir.ENVIRONMENT:
-        environment = {key: value for key, value in json.loads(text).items() if key not in _PERSONAL}
-        text = json.dumps(environment, indent=1) + "\n"
+        text = json.dumps(_without_personal(json.loads(text)), indent=1) + "\n"
     if path.name == SWEEP_FILE:
         plan = yaml.safe_load(text) | {"target": described["target"]}
         text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True, width=100)
@@ -130,6 +129,13 @@ def _cleaned(path: Path, root: Path, described: Mapping[str, Any]) -> bytes:
     for name, place in _places().items():
         text = text.replace(place, name)
     return text.encode()
+
+
+def _without_personal(value: Any) -> Any:
+    """Return an environment, and those of the earlier parts of a resumed run in it, without personal data."""
+    if isinstance(value, dict):
+        return {key: _without_personal(one) for key, one in value.items() if key not in _PERSONAL}
+    return [_without_personal(one) for one in value] if isinstance(value, list) else value
 
 
 def _places() -> dict[str, str]:
