@@ -17,7 +17,7 @@ from same_run import copied_at, differences
 from trainer import build_experiment, load_config
 from trainer.records import Record
 from trainer.runs.checkpoint import load_checkpoint, pack
-from trainer.seeding import preserved, random_state, seed_globals, set_random_state
+from trainer.seeding import preserved, random_state, saved_random_state, seed_globals, set_random_state
 from trainer.training.building import set_up_run
 from trainer.training.experiment import Experiment
 from trainer.training.loop import train as train_records
@@ -130,7 +130,7 @@ def test_states_are_kept_as_tensors_and_plain_values(tmp_path: Path) -> None:
         try:
             seed_globals("dropout", 5)
             draws()  # an odd number of normal numbers: the spare one belongs to the state
-            path.write_bytes(pack({"random": random_state()}))
+            path.write_bytes(pack({"random": saved_random_state(random_state())}))
             later = draws()
             seed_globals("dropout", 6)
             set_random_state(load_checkpoint(path)["random"])

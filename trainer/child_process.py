@@ -10,9 +10,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from multiprocessing import connection, parent_process, resource_tracker
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, forkserver, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -44,14 +44,10 @@ class ChildProcess:
         self.pipe: Connection
         self.pipe, child_pipe = context.Pipe()
         self.process = context.Process(target=_main, args=(serve, child_pipe, *args), daemon=True)
-        # The child and a fork server inherit the signal mask. The resource tracker would reset it if it were
-        # started with them.
-        resource_tracker.ensure_running()
-        former = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
         try:
-            self.process.start()
+            with _signals_blocked():
+                self.process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, former)
             child_pipe.close()
 
     def send(self, message: Any) -> None:
@@ -71,6 +67,23 @@ class ChildProcess:
         self.process.kill()
         self.process.join()
         self.pipe.close()
+
+
+def start_fork_server() -> None:
+    """Start the server that forks children with the method `forkserver`, if it is not running."""
+    with _signals_blocked():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Block the signals that must not end a child while it starts, which inherits the mask."""
+    resource_tracker.ensure_running()  # it would reset the mask if it were started with the child
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def stop(children: Iterable[ChildProcess]) -> None:

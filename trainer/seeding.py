@@ -25,6 +25,7 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy
@@ -100,24 +101,33 @@ def seed_dropout(seed: int) -> None:
 
 
 def random_state(device: torch.device | None = None) -> dict[str, Any]:
-    """Return the states of the global generators as tensors and plain values.
+    """Return the states of the global generators, for `set_random_state`.
 
     Args:
         device: a GPU whose generator is included; None or the CPU = none.
     """
-    version, numbers, spare = random.getstate()
     state = {
         "cpu": torch.get_rng_state(),
-        "python": [version, torch.tensor(numbers, dtype=torch.int64), spare],
-        "numpy": _as_tensors(_numpy_random.get_state(legacy=False)),
+        "python": random.getstate(),
+        "numpy": _numpy_random.get_state(legacy=False),
     }
     if device is not None and device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
+def saved_random_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state of `random_state` as tensors and plain values, for a checkpoint.
+
+    It takes several times as long as `random_state`, which is called at every record of a run.
+    """
+    version, numbers, spare = state["python"]
+    python = [version, torch.tensor(numbers, dtype=torch.int64), spare]
+    return {**state, "python": python, "numpy": _as_tensors(state["numpy"])}
+
+
 def set_random_state(state: Mapping[str, Any], device: torch.device | None = None) -> None:
-    """Restore the states that `random_state` returned; generators without a state are not changed.
+    """Restore states of `random_state` or `saved_random_state`; generators without a state are not changed.
 
     Checkpoints of earlier releases have only the states of torch's generators.
     """
@@ -126,7 +136,8 @@ def set_random_state(state: Mapping[str, Any], device: torch.device | None = Non
         torch.cuda.set_rng_state(state["cuda"], "cuda" if device is None else device)
     if "python" in state:
         version, numbers, spare = state["python"]
-        random.setstate((version, tuple(numbers.tolist()), spare))
+        as_ints = tuple(numbers.tolist()) if isinstance(numbers, torch.Tensor) else numbers
+        random.setstate((version, as_ints, spare))
     if "numpy" in state:
         _numpy_random.set_state(_as_arrays(state["numpy"]))
 
@@ -137,9 +148,15 @@ _numpy_random: Any = numpy.random  # the legacy interface, which uses the global
 def _seed_python_and_numpy(stream: str, seed: int) -> None:
     random.seed(stream_seed(f"{stream}/python", seed))
     # A user's component may have set another kind of global generator, which `numpy.random.seed` rejects.
-    kind = getattr(_numpy_random, _numpy_random.get_state(legacy=False)["bit_generator"])
-    fresh = _numpy_random.RandomState(kind(stream_seed(f"{stream}/numpy", seed)))
-    _numpy_random.set_state(fresh.get_state(legacy=False))
+    kind: Any = type(_numpy_random.get_bit_generator())
+    _numpy_random.set_state(_numpy_state(kind, stream_seed(f"{stream}/numpy", seed)))
+
+
+@lru_cache(maxsize=32)  # every evaluation has the same seed, and seeding takes 0.2 ms
+def _numpy_state(kind: Any, seed: int) -> dict[str, Any]:
+    """Return the state of a new generator with this seed; not modified by `set_state`."""
+    state: dict[str, Any] = _numpy_random.RandomState(kind(seed)).get_state(legacy=False)
+    return state
 
 
 def _as_tensors(value: Any) -> Any:

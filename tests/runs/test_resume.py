@@ -308,7 +308,8 @@ def test_changes_in_a_schedules_own_function_are_detected(tmp_path: Path) -> Non
 
 def test_skip_existing_resumes_interrupted_runs(tmp_path: Path) -> None:
     config, folder, stopped = write_tiny(tmp_path), tmp_path / "run", tmp_path / "stopped"
-    command = ["train", config, "train.epochs=2", "--quiet", "--json", "--run-dir"]
+    settings = ["train.epochs=2", "train.checkpoint_every=1"]
+    command = ["train", config, *settings, "--quiet", "--json", "--run-dir"]
     with copied_at(8, stopped):
         assert optlab(*command, folder).code == 0
     other = optlab(*command, stopped, "--skip-existing", "log.gradients=true")

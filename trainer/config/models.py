@@ -450,7 +450,7 @@ class TrainConfig(Section):
     checkpoint_every: Annotated[CheckpointEvery | None, SAVING] = Field(
         None,
         description="Interval between checkpoints (last.pt): a number of epochs, {steps: N} or {seconds: S}; "
-        "null = at every evaluation. The end of the run always saves one.",
+        "null = at every evaluation, but at most one per second. The end of the run always saves one.",
     )
     test: Annotated[Literal["end", "never"], MayDiffer(group=True, resume=True)] = Field(
         "end", description="When to evaluate the test split: once at the `end`, or `never`."

@@ -41,6 +41,10 @@ from trainer.runs.files import no_follow
 from trainer.training.experiment import Experiment
 from trainer.training.selection import Best, Patience, eval_result
 
+_MIN_SAVE_SECONDS = 1.0
+"""Seconds between checkpoints, unless `train.checkpoint_every` is set: in a run of a small network, saving at
+every evaluation takes longer than the steps."""
+
 _MAX_MESSAGE_LENGTH = 20_000  # characters; the log has the full message
 
 
@@ -89,6 +93,7 @@ class Recorder:
         self._log = log
         self._writer = checkpoint.Writer(self._guard)
         self._saved_at: int | None = None
+        self._saved_time = -math.inf
         self._write_errors: dict[str, str] = {}
         self._sizes: Mapping[str, int] = {}
 
@@ -185,9 +190,16 @@ class Recorder:
     def save(self) -> None:
         """Start to write last.pt unless it exists for this step. Failures are logged and retried.
 
+        Without `train.checkpoint_every`, does nothing soon after the last call, except at the end of the run.
+
         Raises:
             VanishedError: the run directory was deleted, or another process owns it.
         """
+        plan, now = self.experiment.plan, time.monotonic()
+        is_default = plan.checkpoint is None and plan.checkpoint_seconds is None
+        if is_default and not self.experiment.state.ended and now - self._saved_time < _MIN_SAVE_SECONDS:
+            return
+        self._saved_time = now
         failure = self._writer.wait()
         self._report("checkpoints", failure)
         if failure is None and self._saved_at == self.experiment.progress.step:

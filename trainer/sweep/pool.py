@@ -80,10 +80,14 @@ class Pool(Protocol):
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 
-def preload() -> None:
-    """Let the fork server import torch before it forks workers."""
+def start_server() -> None:
+    """Start the fork server, which imports torch while this process goes on.
+
+    Started early, it is ready when the first worker is needed. It exits with this process.
+    """
     if METHOD == "forkserver":
-        multiprocessing.set_forkserver_preload(["trainer.sweep.training"])
+        multiprocessing.set_forkserver_preload(["trainer.sweep.preload"])
+        child_process.start_fork_server()
 
 
 class Worker(ChildProcess):
@@ -109,7 +113,7 @@ class LocalPool:
     """
 
     def __init__(self, slots: Sequence[str | None], variants: Mapping[str, Variant]) -> None:
-        preload()
+        start_server()
         self._slots = slots
         self._variants = variants
         self._workers = {number: Worker(variants) for number in range(len(slots))}

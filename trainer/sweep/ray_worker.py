@@ -16,7 +16,7 @@ from pathlib import Path
 from trainer.reading import FileVersion
 from trainer.sweep.messages import Question, Reply, Task
 from trainer.sweep.models import Variant
-from trainer.sweep.pool import Worker, preload
+from trainer.sweep.pool import Worker, start_server
 from trainer.sweep.run_copies import Files, read_files, write_files
 
 COPY_SECONDS = 5.0
@@ -70,7 +70,7 @@ class RayWorker:
     """
 
     def __init__(self, variants: Mapping[str, Variant]) -> None:
-        preload()
+        start_server()
         self._variants = variants
         self._process = Worker(variants)
         self._copies: _Copies | None = None

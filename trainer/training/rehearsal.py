@@ -23,7 +23,7 @@ from trainer.optimizers import snapshot
 from trainer.optimizers.external import OptimizerSpec, failure, group_numbers, rate_holder
 from trainer.optimizers.modes import evaluation_weights, train_mode
 from trainer.process_state import settings_preserved
-from trainer.seeding import random_state, set_random_state
+from trainer.seeding import random_state, saved_random_state, set_random_state
 from trainer.training.engines.eager import EagerEngine, MicroBatch
 from trainer.training.forward import ForwardPass
 from trainer.training.values import (
@@ -210,7 +210,7 @@ class Rehearsal:
         state = {
             "model": model.state_dict(),
             "optimizer": snapshot.save(optimizer, parameters),
-            "random": random_state(device),
+            "random": saved_random_state(random_state(device)),
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)

@@ -16,7 +16,7 @@ from trainer.device import Clock
 from trainer.optimizers import snapshot
 from trainer.optimizers.modes import evaluation_weights, has_modes
 from trainer.schedules import Schedule
-from trainer.seeding import global_stream, random_state, set_random_state
+from trainer.seeding import global_stream, random_state, saved_random_state, set_random_state
 from trainer.training.evaluation import RunningMean
 
 
@@ -112,7 +112,9 @@ class TrainingState:
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "mean": self.mean.state_dict(),
             "gradients": {name: p.grad for name, p in named if p.grad is not None and self.keeps_gradients},
-            "random": self.suspended["random"] if self.suspended else random_state(self.device),
+            "random": saved_random_state(
+                self.suspended["random"] if self.suspended else random_state(self.device)
+            ),
             **({"derived": dict(self.derived)} if self.derived else {}),
             **self._evaluation_model(),
         }

@@ -61,6 +61,10 @@ def sweep(
     129 terminal closed.
     """
     with waiting(LOADING, quiet=output.quiet):
+        from trainer.sweep import pool
+
+        if options.on == "local" and not options.dry_run:
+            pool.start_server()  # imports torch at the same time as this process
         from trainer.cli.commands import sweep as command
 
     raise typer.Exit(command.sweep(file, overrides or [], runs, options, output))
