@@ -222,15 +222,16 @@ def _is_component(value: Any) -> bool:
 
 
 def _incomplete_tables(folder: Path) -> list[str]:
-    torn = []
-    for table in (rundir.STEPS, rundir.EPOCHS):
-        with open(folder / table, "rb") as file:
-            file.seek(0, 2)
-            if file.tell():
-                file.seek(-1, 2)
-                if file.read(1) != b"\n":
-                    torn.append(table)
-    return torn
+    """Return the tables whose last line is not complete."""
+    return [table for table in (rundir.STEPS, rundir.EPOCHS) if _last_byte(f"{folder}/{table}") != b"\n"]
+
+
+def _last_byte(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(descriptor, 1, max(os.fstat(descriptor).st_size - 1, 0))
+    finally:
+        os.close(descriptor)
 
 
 def _mixed_notes(runs: Sequence[Run]) -> list[str]:

@@ -307,6 +307,7 @@ class SweepRunner:
                     self._assign_runs(pool)
                 if not pool.busy() and (self._stop or not (self._pending or self._has_ready())):
                     return
+                self._show()
                 for event in pool.wait(POLL_SECONDS):
                     self._handle(pool, event)
                 if self._stop and not notified:
@@ -315,7 +316,6 @@ class SweepRunner:
                     self._display.note(
                         "stopping: running runs save their state (press Ctrl-C again to exit immediately)"
                     )
-                self._show()
 
     def _has_ready(self) -> bool:
         """Return whether runs wait for a worker."""
