@@ -30,6 +30,30 @@ def test_a_table_reads_back_bit_for_bit(tmp_path: Path) -> None:
     assert read == {"step": [1, 2, 3], "loss": [0.1 + 0.2, math.inf, -0.0], "lr": [1e-300, None, None]}
 
 
+LONG = format_header(["step", "loss"]) + "".join(f"{step},{step / 3!r}\n" for step in range(4000))
+"""A table that is long enough for the faster reader."""
+
+
+def test_a_long_table_reads_back_bit_for_bit(tmp_path: Path) -> None:
+    path = tmp_path / "steps.csv"
+    path.write_text(LONG + "4000,inf\n4001,nan\n4002,5e-324\n4003,1")
+    read = read_table(path)
+    assert read["step"] == list(range(4003))
+    assert read["loss"][:4001] == [*(step / 3 for step in range(4000)), math.inf]
+    assert math.isnan(read["loss"][4001] or 0)
+    assert read["loss"][4002] == 5e-324
+    path.write_text(LONG + "4000,\n")
+    assert read_table(path)["loss"][-2:] == [3999 / 3, None]
+
+
+@pytest.mark.parametrize("line", ["\n", "1\n", "1,2,3\n", "1,x\n", "1,2#3\n"])
+def test_a_damaged_long_table_is_an_error_with_the_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "steps.csv"
+    path.write_text(LONG + line + "4000,1\n")
+    with pytest.raises(RunError, match=":4002"):
+        read_table(path)
+
+
 def test_rows_are_written_at_once_and_reopening_truncates(tmp_path: Path) -> None:
     path = tmp_path / "steps.csv"
     first = rundir.Table(path, ["step"])

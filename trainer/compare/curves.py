@@ -238,15 +238,17 @@ def _curve(entry: Entry, metric: str, x: Axis, factor: float) -> _Series | None:
     table = run.epochs if metric in run.epochs and metric != "loss" else run.steps
     if metric not in table:
         return None
-    places = table["train_seconds" if x == "seconds" else x]
-    pairs = [(a, b) for a, b in zip(places, table[metric], strict=True) if a is not None and b is not None]
-    if not pairs:
+    columns = [table["train_seconds" if x == "seconds" else x], table[metric]]
+    if any(None in column for column in columns):
+        pairs = [pair for pair in zip(*columns, strict=True) if None not in pair]
+        columns = [list(column) for column in zip(*pairs, strict=True)]
+    if not columns or not columns[0]:
         return None
-    cells = np.array(pairs, dtype=np.float64)
-    values = cells[:, 1] * factor
+    places, values = (np.array(column, dtype=np.float64) for column in columns)
+    values *= factor
     # matplotlib cannot place ticks on an axis that reaches 1e308.
     values[np.abs(values) > 1e60] = np.inf
-    return _Series(cells[:, 0], values, run.status["status"] == "diverged")
+    return _Series(places, values, run.status["status"] == "diverged")
 
 
 def _after_start(one: _Series) -> _Series:
@@ -288,9 +290,9 @@ def _draw_panels(
         line = Line(lines[group.name].colour, "-", "")
         _draw_group(one, group, series, line, centre, band, seeds=seeds)
         wide = int(72 * figure_style.inches[0] / columns / (0.63 * figure_style.font))
-        one.set_title(
-            plain(textwrap.fill(_label(group, figure_style), max(wide, 12))), fontsize=0.8 * figure_style.font
-        )
+        label = plain(textwrap.fill(_label(group, figure_style), max(wide, 12)))
+        # y=1 is where the title would be; without it, matplotlib spends a fifth of the time on finding that.
+        one.set_title(label, fontsize=0.8 * figure_style.font, y=1)
         if one.get_xscale() == "linear":
             one.locator_params(axis="x", nbins=4 if columns < 3 or figure_style.inches[0] > 6 else 3)
     for index, one in enumerate(axes[len(drawn) :], start=len(drawn)):

@@ -220,8 +220,9 @@ def smooth(values: Array) -> Array:
         if full:
             window = np.full(2 * half + 1, 1 / (2 * half + 1))
             result[start + full.start : start + full.stop] = np.convolve(stretch, window, mode="valid")
-        for i in range(last + 1):
+        ends = [*range(min(half, last + 1)), *range(max(half, last - half + 1), last + 1)]
+        for i in ends:
             half_width = min(i, last - i)
-            if i not in full and (i < half or half_width >= max(half // 2, 1)):
+            if i < half or half_width >= max(half // 2, 1):
                 result[start + i] = stretch[i - half_width : i + half_width + 1].mean()
     return result

@@ -37,8 +37,8 @@ MAX_ROWS = 2000
 """Rows that are drawn of one table, where few runs are compared."""
 MIN_ROWS = 60
 MAX_SVG_BYTES = 400_000
-MAX_SVG_POINTS = 50_000
-"""Points of a figure from which its SVG is certainly larger than `MAX_SVG_BYTES`."""
+MAX_SVG_POINTS = 20_000
+"""Points of a figure from which its SVG is usually larger than `MAX_SVG_BYTES`."""
 
 X_LABELS = {
     "step": "step",
@@ -73,8 +73,8 @@ def report_contents(
     notes = list(comparison.notes)
     if thinned:
         notes.append(
-            f"the curves of {thinned} runs are thinned: of each interval the rows with the smallest and the "
-            "largest value are drawn; the run directories have all rows"
+            f"the curves of {thinned} run{'s' * (thinned != 1)} are thinned: of each interval the rows with "
+            "the smallest and the largest value are drawn; the run directories have all rows"
         )
     return {
         "format": 1,
