@@ -51,9 +51,30 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield browser
 
 
+def show(page: Any, plot: str) -> None:
+    """Scroll to a figure and wait until it is drawn."""
+    page.execute_async_script(
+        """const [id, done] = arguments;
+        const plot = document.getElementById(id);
+        plot.scrollIntoView({block: "center"});
+        const wait = () => (plot.data && !plot.dataset.stale ? done() : requestAnimationFrame(wait));
+        wait();""",
+        plot,
+    )
+
+
 def traces(page: Any, plot: str = "curve-plot") -> list[dict[str, Any]]:
+    show(page, plot)
     found: list[dict[str, Any]] = page.execute_script(
         f"return document.getElementById('{plot}').data.map(one => ({{name: one.name, x: one.x, y: one.y}}))"
+    )
+    return found
+
+
+def layout(page: Any, plot: str) -> dict[str, Any]:
+    show(page, plot)
+    found: dict[str, Any] = page.execute_script(
+        f"return JSON.parse(JSON.stringify(document.getElementById('{plot}').layout))"
     )
     return found
 
@@ -113,10 +134,9 @@ def test_axes_scales_seeds_and_smoothing_change(page: Any) -> None:
     choose(page, "x", "samples")
     assert max(traces(page)[-1]["x"]) == 32 * max(whole[-1]["x"])
     choose(page, "x", "step")
-    axis = "return document.getElementById('curve-plot').layout.yaxis.type"
-    assert page.execute_script(axis) == "log"
+    assert layout(page, "curve-plot")["yaxis"]["type"] == "log"
     page.find_element("id", "log-y").click()
-    assert page.execute_script(axis) == "linear"
+    assert layout(page, "curve-plot")["yaxis"]["type"] == "linear"
     choose(page, "runs", "seeds")
     assert len(traces(page)) == 24
     rough = traces(page)[0]["y"]
@@ -128,7 +148,7 @@ def test_axes_scales_seeds_and_smoothing_change(page: Any) -> None:
     assert smooth[1] == pytest.approx(sum(rough[:3]) / 3)
     assert (smooth[0], smooth[-1]) == (rough[0], rough[-1])
     choose(page, "y", "val_accuracy")
-    assert page.execute_script(axis) == "linear"
+    assert layout(page, "curve-plot")["yaxis"]["type"] == "linear"
     choose(page, "y", "loss")
 
 
@@ -145,14 +165,14 @@ def test_tables_are_sorted_by_a_click(page: Any) -> None:
 
 
 def test_the_figures_of_a_search_change_with_the_setting(page: Any) -> None:
-    axis = "return document.getElementById('setting-plot').layout.xaxis"
-    assert page.execute_script(axis)["type"] == "log"
+    assert layout(page, "setting-plot")["xaxis"]["type"] == "log"
     # 0 has no logarithm, and a place left of the smallest weight decay.
     choose(page, "setting", "1")
-    shown = page.execute_script(axis)
+    shown = layout(page, "setting-plot")["xaxis"]
     assert (shown["tickvals"][0], shown["ticktext"][0]) == (pytest.approx(1e-5), "0")
     lines = [trace["x"] for trace in traces(page, "setting-plot") if len(trace["x"]) == 3]
     assert lines == [[pytest.approx(1e-5), 1e-4, 1e-2]]
+    show(page, "heat-map-plot")
     cells = "return document.getElementById('heat-map-plot').data[0].z.map(row => row.length)"
     assert page.execute_script(cells) == [3, 3, 3]
     # 24 runs through two settings and the result, with gaps between them.
@@ -173,8 +193,8 @@ def test_gradients_and_weights_of_a_run_are_shown(page: Any) -> None:
 
 
 def test_every_figure_can_be_saved(page: Any) -> None:
-    drawn = page.execute_script("return [...document.querySelectorAll('.plot')].map(one => one.data.length)")
-    assert all(drawn)
+    drawn = page.execute_script("return [...document.querySelectorAll('.plot')].map(one => one.id)")
+    assert all(traces(page, plot) for plot in drawn)
     names = [one.text for one in page.find_elements("css selector", "#download-buttons button")]
     assert len([name for name in names if name.endswith(".svg")]) == len(drawn)
     assert {"groups.csv", "differences.csv", "runs.csv"} < set(names)
@@ -182,12 +202,13 @@ def test_every_figure_can_be_saved(page: Any) -> None:
 
 def test_it_prints_with_light_colours_and_in_the_width_of_a_page(page: Any) -> None:
     show_in_dark(page, True)
-    layout = "const {font, width} = document.getElementById('curve-plot').layout; return [font.color, width]"
-    assert page.execute_script(layout)[0] == "#ececec"
-    page.execute_script("window.dispatchEvent(new Event('beforeprint'))")
-    assert page.execute_script(layout) == ["#1a1a1a", 660]
+    assert layout(page, "curve-plot")["font"]["color"] == "#ececec"
+    page.execute_script("window.scrollTo(0, 0); window.dispatchEvent(new Event('beforeprint'))")
+    assert page.execute_script("return document.querySelectorAll('.plot[data-stale]').length") == 0
+    printed = layout(page, "curve-plot")
+    assert (printed["font"]["color"], printed["width"]) == ("#1a1a1a", 660)
     page.execute_script("window.dispatchEvent(new Event('afterprint'))")
-    assert page.execute_script(layout)[0] == "#ececec"
+    assert layout(page, "curve-plot")["font"]["color"] == "#ececec"
     show_in_dark(page, False)
 
 

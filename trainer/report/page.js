@@ -5,7 +5,8 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const hidden = new Set(); // names of the groups that are switched off, on all problems
-  const figures = new Map(); // name of each figure that is drawn, by the id of its element
+  const figures = new Map(); // by the id of its element: the name of a figure, and what makes its traces and layout
+  const near = new Set(); // ids of the elements near the screen
   const markup = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const number = (value) => (value === null ? NaN : Number(value === "inf" ? Infinity : value === "-inf" ? -Infinity : value));
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -40,19 +41,39 @@
 
   // The page has its legend above the figures; a saved figure has its own.
   function saveFigure(plot) {
+    drawIfStale(plot.id);
     const named = plot.data.filter((trace) => trace.name && trace.showlegend !== false).length > 1;
     const legend = named ? { showlegend: true, legend: below, margin: roomBelow } : {};
     const page = { paper_bgcolor: getComputedStyle(document.body).backgroundColor, width: 900, height: 560 };
-    Plotly.downloadImage({ data: plot.data, layout: { ...plot.layout, ...legend, ...page } }, { format: "svg", filename: figures.get(plot.id), width: 900, height: 560 });
+    Plotly.downloadImage({ data: plot.data, layout: { ...plot.layout, ...legend, ...page } }, { format: "svg", filename: figures.get(plot.id).name, width: 900, height: 560 });
   }
 
   const saveButton = { name: "svg", title: "Save as SVG", icon: Plotly.Icons.camera, click: saveFigure };
   const config = { responsive: true, displaylogo: false, modeBarButtons: [[saveButton, "zoom2d", "pan2d", "resetScale2d"]] };
 
-  function draw(id, name, traces, more) {
-    figures.set(id, name);
-    Plotly.react(byId(id), traces, layout(more), config);
+  // A figure is drawn when it comes near the screen; one that is there is drawn at once.
+  function draw(id, name, make) {
+    figures.set(id, { name, make });
+    byId(id).dataset.stale = "true";
+    if (near.has(id) || printing) drawIfStale(id);
   }
+
+  function drawIfStale(id) {
+    const plot = byId(id);
+    if (!plot.dataset.stale) return;
+    delete plot.dataset.stale;
+    const [traces, more] = figures.get(id).make();
+    Plotly.react(plot, traces, layout(more), config);
+  }
+
+  const observer = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) near.add(target.id);
+      else near.delete(target.id);
+      if (isIntersecting) drawIfStale(target.id);
+    }
+    document.body.dataset.ready = "true";
+  }, { rootMargin: "50% 0px" });
 
   // On a dark page, black lines would not be seen.
   const colour = (group) => (isDark() && group.colour === "#000000" ? "#ffffff" : group.colour);
@@ -118,7 +139,7 @@
     return [{ ...edge, y: finite(low) }, { ...edge, y: finite(high), fill: "tonexty", fillcolor: rgba(colour(group), 0.18) }];
   }
 
-  function drawCurves() {
+  const drawCurves = () => draw("curve-plot", "curves", () => {
     const traces = [];
     for (const [group, index] of groupsOf(state.problem)) {
       if (hidden.has(group.name)) continue;
@@ -145,12 +166,12 @@
     }
     const column = data.columns.find((one) => one.name === state.y);
     const along = data.x.find((one) => one.name === state.x);
-    draw("curve-plot", "curves", traces, {
+    return [traces, {
       xaxis: { title: { text: markup(along.label) }, type: state.logX ? "log" : "linear" },
       yaxis: { title: { text: markup(column.label) }, type: state.logY ? "log" : "linear", exponentformat: "power" },
       uirevision: [state.y, state.x, state.problem, state.logX, state.logY].join(),
-    });
-  }
+    }];
+  });
 
   function options(select, values) {
     select.replaceChildren(...values.map(([value, label]) => element("option", label, { value })));
@@ -231,16 +252,16 @@
 
   const short = (text) => (text.length > 28 ? `${text.slice(0, 27)}…` : text);
 
-  function drawResults() {
+  const drawResults = () => draw("result-plot", "results", () => {
     const shown = groupsOf(state.problem).filter(([group]) => !hidden.has(group.name));
     const place = new Map(shown.map(([, index], at) => [index, at]));
     const axis = data.results.axes[state.problem];
     const type = axis.log && resultOf.filter(Number.isFinite).every((value) => value > 0) ? "log" : "linear";
-    draw("result-plot", "results", points((at) => place.get(data.runs[at].group)), {
+    return [points((at) => place.get(data.runs[at].group)), {
       xaxis: { tickvals: shown.map((_, at) => at), ticktext: shown.map(([group]) => markup(short(group.name))), range: [-0.6, shown.length - 0.4], tickangle: "auto" },
       yaxis: { title: { text: markup(axis.label) }, type },
-    });
-  }
+    }];
+  });
 
   // The search: every run at its settings, coloured by the family, which is everything that was not searched
 
@@ -260,6 +281,10 @@
 
   function drawSetting() {
     const at = Number(byId("setting").value);
+    draw("setting-plot", `sensitivity ${search.keys[at].label}`, () => settingFigure(at));
+  }
+
+  function settingFigure(at) {
     const key = search.keys[at];
     const all = searched().filter((point) => point.settings[at] !== null);
     const known = all.map((point) => point.value).filter((value) => value !== null);
@@ -288,18 +313,18 @@
       shapes.push({ type: "line", yref: "paper", x0, x1, y0: 0.01 + 0.02 * number, y1: 0.01 + 0.02 * number, line: { color: colour(one), width: 5 }, opacity: 0.7 });
     }
     const type = result.log && known.every((value) => value > 0) ? "log" : "linear";
-    draw("setting-plot", `sensitivity ${key.label}`, traces, {
+    return [traces, {
       xaxis: settingAxis(key, all.map((point) => point.settings[at])), shapes,
       yaxis: { title: { text: markup(result.label).replace(" at ", "<br>at ") }, type, exponentformat: "power" },
       showlegend: search.families.length > 1, legend: below, margin: roomBelow,
-    });
+    }];
   }
 
   const shade = (share) => `hsl(${250 - 190 * share}, 75%, ${isDark() ? 65 : 42}%)`;
 
   // One line per run through its settings, each axis scaled to its range, the result last. Lines of similar results
   // are one trace, with gaps between the runs.
-  function drawParallel() {
+  const drawParallel = () => draw("parallel-plot", "parallel coordinates", () => {
     const kept = searched().filter((point) => point.value !== null && !isOff(search.families[point.family]) && point.settings.every((value) => value !== null));
     const outcome = search.axes[state.problem];
     const axes = [
@@ -326,11 +351,11 @@
       return axis.zero && share === 0 ? "0" : String(Number((axis.log ? 10 ** value : value).toPrecision(3)));
     };
     const ends = axes.flatMap((axis, x) => (axis.high > axis.low ? [0, 0.5, 1] : [0.5]).map((y) => ({ x, y, text: tick(axis, y), showarrow: false, xshift: -4, xanchor: "right", font: { size: 12 } })));
-    draw("parallel-plot", "parallel coordinates", traces, {
+    return [traces, {
       xaxis: { tickvals: [...axes.keys()], ticktext: axes.map((axis) => markup(axis.label.split(".").pop()).replace(/ (at|best|\()/g, "<br>$1")), range: [-0.3, axes.length - 0.7], zeroline: false },
       yaxis: { visible: false, range: [-0.06, 1.06] }, annotations: ends, margin: { l: 40, r: 40, t: 28, b: 90 },
-    });
-  }
+    }];
+  });
 
   // Charts: heading and explanation by kind
 
@@ -358,7 +383,7 @@
     return [{ ...trace, error_y: { type: "data", symmetric: false, array: distance(high), arrayminus: distance(low), color: colour(one), thickness: 1.5 } }];
   }
 
-  function drawHeatMap(id, chart) {
+  function heatMap(chart) {
     const [across, up] = [0, 1].map((at) => [...new Set(chart.cells.map((cell) => cell[at]))].sort((a, b) => a - b));
     const shade = (value) => (value === null ? null : chart.log && value > 0 ? Math.log10(value) : value);
     const text = ([, , value, diverged, runs]) => (diverged ? `${diverged} of ${runs}<br>diverged` : value.toPrecision(3));
@@ -368,22 +393,22 @@
       const known = chart.cells.filter((cell) => cell[2] !== null);
       const others = chart.cells.filter((cell) => cell[2] === null);
       const columns = (cells) => ({ x: cells.map((cell) => place(chart.x, cell[0])), y: cells.map((cell) => place(chart.y, cell[1])), text: cells.map(text), mode: "markers", showlegend: false, hovertemplate: `%{text}<br>${ends}` });
-      return draw(id, `heat map ${chart.choice}`, [
+      return [[
         { ...columns(known), marker: { size: 15, color: known.map((cell) => shade(cell[2])), ...colours, line: { width: 1, color: "#808080" } } },
         { ...columns(others), marker: { size: 11, symbol: "x", color: "#808080" } },
-      ], { xaxis: settingAxis(chart.x, across), yaxis: settingAxis(chart.y, up) });
+      ], { xaxis: settingAxis(chart.x, across), yaxis: settingAxis(chart.y, up) }];
     }
     const at = new Map(chart.cells.map((cell) => [`${cell[0]} ${cell[1]}`, cell]));
     const rows = up.map((y) => across.map((x) => at.get(`${x} ${y}`)));
     const label = (value) => value.toPrecision(4).replace(/\.?0+(e|$)/, "$1");
     const bare = chart.cells.filter((cell) => cell[2] === null);
-    return draw(id, `heat map ${chart.choice}`, [{
+    return [[{
       type: "heatmap", x: across.map(label), y: up.map(label), z: rows.map((row) => row.map((cell) => (cell ? shade(cell[2]) : null))),
       text: rows.map((row) => row.map((cell) => (cell ? text(cell) : ""))), texttemplate: "%{text}", hovertemplate: `%{text}<br>${ends}`, xgap: 2, ygap: 2, ...colours,
     }], {
       xaxis: { title: { text: markup(chart.x.label) }, type: "category", showgrid: false }, yaxis: { title: { text: markup(chart.y.label) }, type: "category", showgrid: false },
       annotations: bare.map((cell) => ({ x: label(cell[0]), y: label(cell[1]), text: text(cell), showarrow: false })),
-    });
+    }];
   }
 
   function drawKind(kind) {
@@ -396,14 +421,17 @@
     }
     select.closest("form").hidden = charts.length < 2;
     const chart = charts[Number(select.value)];
-    if (kind === "heat map") return drawHeatMap(`${id}-plot`, chart);
+    draw(`${id}-plot`, charts.length > 1 ? `${kind} ${chart.choice}` : kind, () => (kind === "heat map" ? heatMap(chart) : lineChart(kind, chart)));
+  }
+
+  function lineChart(kind, chart) {
     const traces = chart.traces.filter((one) => !isOff(one)).flatMap((one) => chartTraces(one, chart.categories));
     const family = kind === "budget"; // its lines are not those of the legend of the page
-    draw(`${id}-plot`, charts.length > 1 ? `${kind} ${chart.choice}` : kind, traces, {
+    return [traces, {
       xaxis: chart.categories ? { type: "category", range: [-0.6, traces.length - 0.4], tickvals: traces.map((one) => one.x[0]), ticktext: chart.traces.filter((one) => !isOff(one)).map((one) => markup(short(one.name))) } : { title: { text: markup(chart.x.label) }, type: chart.x.log ? "log" : "linear", exponentformat: "power" },
       yaxis: { title: { text: markup(chart.y.label) }, type: chart.y.log ? "log" : "linear", rangemode: family ? "normal" : "tozero" },
       showlegend: family && chart.traces.length > 1, legend: below, margin: family ? roomBelow : undefined,
-    });
+    }];
   }
 
   function makeChartSections() {
@@ -433,21 +461,21 @@
     byId("weights").hidden = !histograms.length;
     byId("layer").parentElement.hidden = !histograms.length;
     if (names.length) {
-      draw("norm-plot", "gradient norms", names.map((name, at) => ({
+      draw("norm-plot", "gradient norms", () => [names.map((name, at) => ({
         x: norms.step, y: finite(norms[name].map(number)), name: markup(name), mode: "lines", line: { color: shade(at / Math.max(1, names.length - 1)), width: 1.5 },
         hovertemplate: `%{y:.4g}<br>step %{x}<extra>${markup(name)}</extra>`,
-      })), { xaxis: { title: { text: "step" } }, yaxis: { title: { text: "gradient norm" }, type: "log", exponentformat: "power" }, showlegend: true, legend: below, margin: roomBelow });
+      })), { xaxis: { title: { text: "step" } }, yaxis: { title: { text: "gradient norm" }, type: "log", exponentformat: "power" }, showlegend: true, legend: below, margin: roomBelow }]);
     }
     if (!histograms.length) return;
     const layers = Object.keys(histograms[0].layers);
     const chosen = layers.includes(byId("layer").value) ? byId("layer").value : layers[0];
     options(byId("layer"), layers.map((name) => [name, name]));
     byId("layer").value = chosen;
-    draw("weight-plot", `weights ${chosen}`, histograms.filter((one) => one.layers[chosen]).map((one, at) => ({
+    draw("weight-plot", `weights ${chosen}`, () => [histograms.filter((one) => one.layers[chosen]).map((one, at) => ({
       x: one.layers[chosen][0], y: finite(one.layers[chosen][1].map(number)), name: `epoch ${one.epoch}`, mode: "lines",
       line: { color: shade(at / Math.max(1, histograms.length - 1)), width: 1.8, shape: "hvh", dash: at ? "solid" : "dot" },
       hovertemplate: `%{y:.4g} at %{x:.4g}<extra>epoch ${one.epoch}</extra>`,
-    })), { xaxis: { title: { text: markup(chosen) } }, yaxis: { title: { text: "density" }, rangemode: "tozero" }, showlegend: true, legend: below, margin: roomBelow });
+    })), { xaxis: { title: { text: markup(chosen) } }, yaxis: { title: { text: "density" }, rangemode: "tozero" }, showlegend: true, legend: below, margin: roomBelow }]);
   }
 
   // Tables and downloads
@@ -544,8 +572,12 @@
     const tables = Object.entries(data.csv).map(([name, text]) => button(`${name}.csv`, () => save(`${name}.csv`, text, "text/csv")));
     byId("download-buttons").append(
       ...tables, button("curves.csv (as drawn)", () => save("curves.csv", curvesAsCsv(), "text/csv")),
-      ...[...figures].map(([id, name]) => button(`${name}.svg`, () => saveFigure(byId(id)))),
+      ...[...figures].map(([id, { name }]) => button(`${name}.svg`, () => saveFigure(byId(id)))),
     );
+    for (const image of document.querySelectorAll("#figures img")) {
+      const kind = image.src.startsWith("data:image/svg") ? "svg" : "png";
+      image.nextElementSibling.append(" ", button(`save as ${kind.toUpperCase()}`, () => element("a", undefined, { download: `${image.alt}.${kind}`, href: image.src }).click()));
+    }
   }
 
   // The page
@@ -580,6 +612,7 @@
   for (const id of ["detail-run", "layer"]) byId(id).addEventListener("change", drawDetails);
   makeChartSections();
   byId("all-settings").checked = data.keys.length === 0;
+  byId("all-settings").parentElement.hidden = data.keys.length === 0; // nothing differs
   byId("all-settings").addEventListener("change", drawSettings);
   if (!byId("curves").hidden) chooseProblem();
   sortable(byId("groups"));
@@ -592,5 +625,5 @@
   window.addEventListener("beforeprint", () => printed(true));
   window.addEventListener("afterprint", () => printed(false));
   dark.addEventListener("change", () => { drawToggles(); drawAll(); });
-  document.body.dataset.ready = "true";
+  for (const plot of document.querySelectorAll(".plot")) observer.observe(plot);
 })();

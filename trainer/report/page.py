@@ -113,17 +113,14 @@ def _samples(samples: Sequence[Mapping[str, str]]) -> str:
 
 
 def _figures(figures: Sequence[Mapping[str, str]]) -> str:
-    """Return the figures of `optlab compare` as images, each with a link that saves it."""
+    """Return the figures of `optlab compare` as images."""
     if not figures:
         return ""
     images = []
     for figure in figures:
         name, kind = html.escape(figure["name"]), figure["format"]
         source = f"data:image/{_MIME[kind]};base64,{figure['content']}"
-        images.append(
-            f'<figure><img alt="{name}" src="{source}"><figcaption>{name} '
-            f'<a download="{name}.{kind}" href="{source}">save as {kind.upper()}</a></figcaption></figure>'
-        )
+        images.append(f'<figure><img alt="{name}" src="{source}"><figcaption>{name}</figcaption></figure>')
     summary = f"<summary><h2>Figures for print ({len(figures)})</h2></summary>"
     return f'<details>{summary}<div class="grid">{"".join(images)}</div></details>'
 
