@@ -86,7 +86,8 @@ def test_tensorboard_reads_the_event_files(run: Path, tmp_path: Path) -> None:
     loaded = load()
     assert {"figures/loss", "figures/lr"} <= set(loaded.Tags()["images"])
     assert loaded.Images("figures/loss")[0].encoded_image_string == (run / "plots" / "loss.png").read_bytes()
-    assert {"config/text_summary", "summary/text_summary"} <= set(loaded.Tags()["tensors"])
+    texts = {f"{name}/text_summary" for name in ("config", "environment", "summary")}
+    assert texts <= set(loaded.Tags()["tensors"])
     other = tmp_path / "elsewhere" / "one"
     train(tmp_path / "tiny.yaml", run_dir=other)
     export(other, "--to", "tensorboard")
@@ -192,7 +193,9 @@ def test_trackio_stores_the_run(
     def read() -> Points:
         (one,) = trackio.Api().runs(project)
         points: Points = {}
-        for entry in SQLiteStorage.get_logs(project, one.name, run_id=one.id):
+        logged = SQLiteStorage.get_logs(project, one.name, run_id=one.id)
+        assert "figures/loss" in logged[-1]
+        for entry in logged:
             for name, value in entry.items():
                 if isinstance(value, int | float):
                     points.setdefault(name, []).append((entry["step"], value))

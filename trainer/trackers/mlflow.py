@@ -18,7 +18,7 @@ _STATUS = {"running": "RUNNING", "failed": "FAILED", "diverged": "FAILED", "inte
 
 
 def mlflow(run: ExportedRun, *, uri: str | None = None, experiment: str | None = None) -> None:
-    """Send a run to MLflow: parameters, metrics, tags and figures.
+    """Send a run to MLflow: parameters, metrics, environment, tags and figures.
 
     Rows that were added since the last export are appended. If the run took rows back, as resuming does, its
     MLflow run is deleted and written again.

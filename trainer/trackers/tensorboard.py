@@ -8,13 +8,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from trainer.trackers.exported_run import ExportedRun, Row, missing
+from trainer.trackers.exported_run import ExportedRun, Row, flatten, missing
 
 _MARK = "optlab.json"
 
 
 def tensorboard(run: ExportedRun, *, folder: Path = Path("tensorboard")) -> None:
-    """Write a run for `tensorboard --logdir FOLDER`: scalars, figures, settings and results.
+    """Write a run for `tensorboard --logdir FOLDER`: scalars, figures, settings, environment and results.
 
     Rows that were added since the last export are appended. If the run took rows back, as resuming does, its
     event files are replaced.
@@ -58,7 +58,8 @@ def tensorboard(run: ExportedRun, *, folder: Path = Path("tensorboard")) -> None
     try:
         if changes.from_start:  # an open TensorBoard then discards what it has read of the former files
             add(0, 0, session_log=SessionLog(status=SessionLog.START))
-            add(0, 0, summary=Summary(value=[_text("config", run.settings())]))
+            environment = _text("environment", flatten(run.environment))
+            add(0, 0, summary=Summary(value=[_text("config", run.settings()), environment]))
         add_rows("steps", changes.steps)
         add_rows("epochs", changes.epochs)
         if run.summary is not None:

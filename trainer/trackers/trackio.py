@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from trainer.trackers.exported_run import ExportedRun, missing
+from trainer.trackers.exported_run import ExportedRun, flatten, missing
 
 
 def trackio(run: ExportedRun, *, project: str | None = None) -> None:
-    """Send a run to Trackio: config, rows and results. Every export writes the run anew.
+    """Send a run to Trackio: config, environment, rows, results and figures.
+
+    Every export writes the run anew.
 
     Args:
         run: the run.
@@ -28,6 +30,7 @@ def trackio(run: ExportedRun, *, project: str | None = None) -> None:
             old.delete()
     config = run.settings() | {f"tag.{key}": value for key, value in run.tags.items()}
     config |= {f"result.{key}": value for key, value in run.results().items()}
+    config |= {f"environment.{key}": value for key, value in flatten(run.environment).items()}
     config |= {"status": run.status, "message": run.message, "folder": str(run.folder)}
     client.init(
         project=project,
@@ -39,8 +42,11 @@ def trackio(run: ExportedRun, *, project: str | None = None) -> None:
         auto_log_cpu=False,
     )
     try:
-        rows = [*run.step_rows(), *run.epoch_rows()]
-        for row in sorted(rows, key=lambda one: one.step):
+        rows = sorted([*run.step_rows(), *run.epoch_rows()], key=lambda one: one.step)
+        for row in rows:
             client.log(row.values | {"train_seconds": row.seconds}, step=row.step)
+        if rows and run.figures:
+            figures = {f"figures/{path.stem}": client.Image(path) for path in run.figures}
+            client.log(figures, step=rows[-1].step)
     finally:
         client.finish()

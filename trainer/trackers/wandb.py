@@ -19,7 +19,7 @@ def wandb(
     mode: str | None = None,
     folder: Path = Path("."),
 ) -> None:
-    """Send a run to Weights & Biases: config, rows, results, tags and figures.
+    """Send a run to Weights & Biases: config, environment, rows, results, tags and figures.
 
     Offline, a run is written anew by every export; `wandb sync` sends it. Online, only rows after the last
     step of the run there are sent, because Weights & Biases cannot take rows back: a resumed run repeats
@@ -48,7 +48,7 @@ def wandb(
         name=run.name,
         group=run.group[:128],
         tags=[f"{key}={value}"[:64] for key, value in run.tags.items()],
-        config={**run.config, "optlab_folder": str(run.folder)},
+        config={**run.config, "optlab_environment": run.environment, "optlab_folder": str(run.folder)},
         dir=str(folder),
         mode="offline" if mode == "offline" else "online",
         resume=None if mode == "offline" else "allow",

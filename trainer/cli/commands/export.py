@@ -17,6 +17,7 @@ from trainer.runs import rundir
 from trainer.runs.exporting import Tracker, send
 
 _WAIT = 2.0
+_WAIT_AFTER_FAILURE = 30.0
 _SHARE = 0.1
 """Part of the time that `--follow` exports: some trackers write a run anew every time."""
 
@@ -50,10 +51,11 @@ def export(runs: Sequence[str], to: Sequence[str], options: Sequence[str], *, fo
                 f"no runs in {', '.join(runs)}", fix="train a model first: optlab train quickstart"
             )
         failed = [folder for folder in changed if not _export(folder, targets, again=folder in sent)]
-        sent |= changed
         if not follow:
             break
-        time.sleep(max(_WAIT, (time.monotonic() - started) * (1 - _SHARE) / _SHARE))
+        sent |= {folder: version for folder, version in changed.items() if folder not in failed}
+        wait = _WAIT_AFTER_FAILURE if failed else _WAIT
+        time.sleep(max(wait, (time.monotonic() - started) * (1 - _SHARE) / _SHARE))
     if failed:
         raise OptlabError(
             f"{len(failed)} of {len(changed)} runs were not exported", fix="see the messages above"
