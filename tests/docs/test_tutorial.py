@@ -39,5 +39,6 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "completed" in html
     assert "Adam" in html
     assert "data:image/png;base64," in html
+    assert len(of_type("image/png")) == 1
     assert any(text.startswith("Experiment") for text in of_type("text/plain"))
     assert len(list((tmp_path / "runs" / "quickstart").iterdir())) == 4

@@ -39,6 +39,7 @@ def test_a_run_is_trained_and_shown(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert run.status["status"] == "completed"
     assert capsys.readouterr().err == ""
     assert list(run.frame("steps")["loss"]) == run.steps["loss"]
+    assert {"loss", "loss_logx", "accuracy", "lr"} == set(run.figures())
     shown = run._repr_html_()
     assert "completed" in shown
     assert "<td>" in shown

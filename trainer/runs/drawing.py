@@ -5,7 +5,6 @@ Reads the run directory and does not write to it: the process that holds the loc
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import sys
@@ -59,7 +58,7 @@ def draw_run(folder: Path, formats: Sequence[str], part: slice = slice(None)) ->
         return []
     from trainer.plots.examples import drawings as example_figures  # matplotlib takes 0.3 s to import
     from trainer.plots.histograms import plot_histograms
-    from trainer.plots.run import Curves, plot_run
+    from trainer.plots.run import plot_run
     from trainer.plots.style import render, settings
     from trainer.plots.titles import title
 
@@ -74,19 +73,7 @@ def draw_run(folder: Path, formats: Sequence[str], part: slice = slice(None)) ->
         )
 
     run = rundir.load_run(folder)
-    environment = rundir.read_environment(folder)
-    data = environment.get("data", {})
-    curves = Curves(
-        config=run.config,
-        steps=run.steps,
-        epochs=run.epochs,
-        summary=None if run.result is None else run.result.as_dict(),
-        metrics=rundir.recorded_metrics(environment),
-        defaults=environment.get("optimizer_defaults"),
-        inputs=math.prod(data["input_shape"]) if "input_shape" in data else None,
-        outputs=data.get("num_classes"),
-    )
-    plot_run(curves, folder, formats=formats, part=part, save=keep, failed=fail)
+    plot_run(run.curves(), folder, formats=formats, part=part, save=keep, failed=fail)
     histograms = [] if part.start else rundir.read_histograms(folder)
     for file_format in formats if histograms else ():
         for name, selected in (("init_histograms", histograms[:1]), ("histograms", histograms)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import html
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -54,6 +55,9 @@ from trainer.runs.run_lock import locked as locked
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+
+    from trainer.plots.run import Curves
 
 OPENING = ".opening-"
 """Prefix of the folder for the first files of a run; see `ownership`."""
@@ -136,6 +140,30 @@ class Run:
         import pandas as pd
 
         return pd.DataFrame({"epochs": self.epochs, "steps": self.steps}[table])
+
+    def curves(self) -> Curves:
+        """Return what the figures show."""
+        from trainer.plots.run import Curves  # matplotlib takes 0.3 s to import
+
+        data = self.environment.get("data", {})
+        return Curves(
+            config=self.config,
+            steps=self.steps,
+            epochs=self.epochs,
+            summary=None if self.result is None else self.result.as_dict(),
+            metrics=recorded_metrics(self.environment),
+            defaults=self.environment.get("optimizer_defaults"),
+            inputs=math.prod(data["input_shape"]) if "input_shape" in data else None,
+            outputs=data.get("num_classes"),
+        )
+
+    def figures(self) -> dict[str, Figure]:
+        """Return the figures by name, as `loss` and `accuracy`."""
+        from trainer.plots.run import plot_run
+
+        found: dict[str, Figure] = {}
+        plot_run(self.curves(), self.path, save=lambda figure, path: found.update({path.stem: figure}))
+        return found
 
     def _repr_html_(self) -> str:
         """Return the path, the status and the last evaluations for a notebook."""
