@@ -22,6 +22,7 @@ from trainer.compare.figure_style import (
     plain,
     scale_x,
     scale_y,
+    set_y_label,
     settings,
 )
 from trainer.compare.groups import Group
@@ -139,7 +140,7 @@ def draw_curves(
                 for group, series in panels
             ]
             axes[0].set_xlabel(along)
-            axes[0].set_ylabel(column_label(metric, measured))
+            set_y_label(axes[0], column_label(metric, measured), figure_style)
             labels = [_label(group, figure_style) for group, _ in panels]
             legend(figure, handles, labels, figure_style)
     return figure

@@ -172,10 +172,12 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], figure
 
 
 def set_y_label(axes: Axes, text: str, figure_style: FigureStyle) -> None:
-    """Set the label of the vertical axis, wrapped to about two thirds of the height of the figure."""
-    axes.set_ylabel(
-        textwrap.fill(text, max(int(48 * figure_style.inches[1] / (0.54 * figure_style.font)), 12))
-    )
+    """Set the label of the vertical axis, wrapped to about the height of the panel.
+
+    Heading, ticks and legend take about 12 font sizes of the figure's height.
+    """
+    points = 72 * figure_style.inches[1] - 12 * figure_style.font
+    axes.set_ylabel(textwrap.fill(text, max(int(points / (0.54 * figure_style.font)), 12)))
 
 
 def scale_x(axes: Axes, low: float, high: float, *, log: bool) -> None:
