@@ -176,9 +176,12 @@ def _coincide(one: rundir.Run, other: rundir.Run, panel: Curves) -> bool:
     first, second = column(one, panel.column, panel.x)[1], column(other, panel.column, panel.x)[1]
     if len(first) != len(second):
         return False
+    if not panel.log_y and len(first) > 2:  # the axis shows differences from a later value, not from 0
+        size = np.ptp(np.concatenate([first[1:], second[1:]]))
+    else:
+        size = np.maximum(np.abs(first), 1e-12)
     with np.errstate(all="ignore"):
-        apart = np.abs(first - second) / np.maximum(np.abs(first), 1e-12)
-    return bool(np.nanmedian(apart) < 0.02)
+        return bool(np.nanmedian(np.abs(first - second) / size) < 0.02)
 
 
 def _mark_divergence(axes: Axes, run: rundir.Run, x: Array, y: Array, style: Line) -> None:
