@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -13,7 +15,7 @@ from command import optlab, train, write_tiny
 from same_run import copied_at, differences
 
 from trainer import catalog
-from trainer.runs import checkpoint, rundir
+from trainer.runs import checkpoint, recorder, rundir
 from trainer.runs.recorder import Recorder
 
 BASE = [
@@ -319,3 +321,19 @@ def test_skip_existing_resumes_interrupted_runs(tmp_path: Path) -> None:
     assert "resuming after step" in (stopped / "train.log").read_text()
     assert differences(folder, stopped) == []
     assert optlab(*command, stopped, "--skip-existing").json["skipped"] is True
+
+
+@pytest.mark.parametrize(("options", "steps"), [([], [0, 14]), (["train.checkpoint_every=1"], [0, 7, 14])])
+def test_evaluations_save_at_most_once_per_second_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], steps: list[int]
+) -> None:
+    saved: list[int] = []
+
+    def put(writer: checkpoint.Writer, path: Path, state: dict[str, Any], **others: Any) -> None:
+        saved.extend([state["experiment"]["progress"]["step"]] * (path.name == checkpoint.LAST))
+
+    monkeypatch.setattr(checkpoint.Writer, "put", put)
+    monkeypatch.setattr(recorder, "_MIN_SAVE_SECONDS", math.inf)  # of a run that takes less than a second
+    settings = ["train.epochs=2", "train.test=never", *options, "--quiet", "--run-dir"]
+    assert optlab("train", write_tiny(tmp_path), *settings, tmp_path / "run").code == 0
+    assert saved == steps
