@@ -1,18 +1,17 @@
 """The compiled training step: the arithmetic of the eager engine, traced once and run as one program.
 
 `compile` traces forward, loss and gradients (and the update, if `updates` supports the optimizer) with
-make_fx over fake tensors, and compiles the graph with Inductor. There are no guards and no Python between
-operations, so models are rejected if their Python code depends on more than parameters, buffers and batches,
-or changes more than these (`python_state`). `compile` then checks a few steps against the eager engine and
-restores the state. Steps that the program does not support run eager: batches of another shape, and steps
-that measure gradient norms. `check` repeats the check later in the run.
+make_fx over fake tensors, and compiles the graph with Inductor (`tracing`). There are no guards and no Python
+between operations, so models are rejected if their Python code depends on more than parameters, buffers and
+batches, or changes more than these (`python_state`). `compile` then checks a few steps against the eager
+engine and restores the state. Steps that the program does not support run eager: batches of another shape,
+and steps that measure gradient norms. `check` repeats the check later in the run.
 
 The program is kept on disk with the result of the check, for all runs with the same step (`kept_programs`).
 """
 
 from __future__ import annotations
 
-import copy
 import operator
 import random
 import statistics
@@ -24,32 +23,21 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer import kernel_cache
-from trainer.seeding import random_state, set_random_state
 from trainer.training.engines.compiler import compiler
 from trainer.training.engines.eager import EagerEngine, MicroBatch, StepOutput, StepTimes
-from trainer.training.engines.inductor import kept_programs, pooling
-from trainer.training.engines.inductor import matmul as products
+from trainer.training.engines.inductor import kept_programs
 from trainer.training.engines.inductor.agreement import EXACT, ROUGH, Agreement, Evidence, deviation
 from trainer.training.engines.inductor.kept_programs import KeptProgram, Program, Verdict
 from trainer.training.engines.inductor.program_key import program_key
 from trainer.training.engines.inductor.python_state import PythonState, is_own
-from trainer.training.engines.inductor.scalars import compute_once
+from trainer.training.engines.inductor.snapshot import Snapshot
 from trainer.training.engines.inductor.step_hooks import has_hooks, has_own_step
+from trainer.training.engines.inductor.tracing import StepFunction, compile_step
 from trainer.training.engines.inductor.updates import Update, update_of
-from trainer.training.forward import ForwardPass
-
-_OPTIONS: dict[str, Any] = {
-    "fallback_random": True,
-    "compile_threads": 1,
-    "cpp.min_chunk_size": 2**14,  # per thread of a loop: for less, starting a thread costs more
-    "size_asserts": False,  # the engine checks the shapes itself
-    "alignment_asserts": False,
-}
 
 _MIN_LR = 1e-30
 """Steps with a smaller learning rate run eager: torch's capturable Adam divides by it, which may give NaN."""
@@ -83,7 +71,6 @@ class CompiledEngine(EagerEngine):
     def __init__(self, *args: Any, **options: Any) -> None:
         """Take the same arguments as `EagerEngine`."""
         super().__init__(*args, **options)
-        self._pass = _ForwardPass(self.model, self.forward)
         self._program: Program | None = None
         self._layout: object = None
         self._named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -421,8 +408,6 @@ class CompiledEngine(EagerEngine):
                 self._numbers = [torch.tensor(n, dtype=torch.float64) for n in chain.from_iterable(numbers)]
         return self._numbers
 
-    # ---- tracing
-
     def _structure(self) -> list[tuple[bool, ...]]:
         return [update.structure(group) for update, _, group in self._groups()] if self.whole_step else []
 
@@ -431,68 +416,19 @@ class CompiledEngine(EagerEngine):
 
         These are tensors that the model or the loss creates from numbers.
         """
+        groups = [(update, group) for update, _, group in self._groups()] if self.whole_step else None
         arguments = [value.detach() for value in (self._named | self._constants).values()]
-        if self.whole_step:
+        if groups is not None:
             state = [value for value in self._state() if value is not None]
             assert len(state) == len(self._state())
             # Separate tensors: two equal numbers must not share an input.
-            numbers = [number for update, _, group in self._groups() for number in update.numbers(group)]
+            numbers = [number for update, group in groups for number in update.numbers(group)]
             arguments += [torch.tensor(number, dtype=torch.float64) for number in numbers]
             arguments += state
-        arguments += [inputs, targets]
-        from torch._functorch import config
-        from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-        from torch.fx.experimental.proxy_tensor import make_fx
-
-        compiled_graphs: list[Any] = []
-
-        def compile_inner(*graph: Any, **options: Any) -> Any:
-            compiled_graphs.append(compile_fx_inner(*graph, **options))
-            return compiled_graphs[-1]
-
-        body = self._whole if self.whole_step else self._gradients_of
-        instead = products.decompositions() | pooling.decompositions()
-        # The model or the loss may hold tensors that are neither parameters nor buffers of the model.
-        trace = make_fx(body, decomposition_table=instead, tracing_mode="fake", _allow_non_fake_inputs=True)
-        graph = trace(*arguments)
-        compute_once(graph)
-        compile_graph: Any = compile_fx
-        with torch.no_grad(), config.patch(enable_autograd_cache=False):  # whose hits skip `compile_inner`
-            compile_graph(graph, arguments, inner_compile=compile_inner, config_patches=_OPTIONS)
-        # The program without its wrappers, whose checks and copies take 10 us.
-        program: Program = compiled_graphs[-1].current_callable
-        return program, list(graph.buffers())
-
-    def _gradients_of(self, *arguments: Tensor) -> list[Tensor]:
-        """Compute loss, outputs and gradients from (*parameters, *buffers, inputs, targets)."""
-        count = len(self._named)
-        leaves = [value.detach().requires_grad_() for value in arguments[:count]]
-        names = [f"model.{name}" for name in (*self._named, *self._constants)]
-        state = dict(zip(names, (*leaves, *arguments[count:-2]), strict=True))
-        inputs, targets = arguments[-2:]
-        with self.autocast:
-            loss, outputs = functional_call(self._pass, state, (inputs, targets))
-        gradients = [
-            gradient.contiguous() if leaf.is_contiguous() else gradient  # as backward() does
-            for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True)
-        ]
-        return [loss.detach(), outputs.detach(), *gradients]
-
-    def _whole(self, *arguments: Tensor) -> list[Tensor]:
-        """Compute the gradients and apply torch's updates to (*values, *numbers, *state, inputs, targets)."""
-        known = len(self._named) + len(self._constants)
-        loss, outputs, *gradients = self._gradients_of(*arguments[:known], *arguments[-2:])
-        by_parameter = {id(p): n for n, p in enumerate(self._named.values())}
-        groups = [(update, group) for update, _, group in self._groups()]
-        remaining = iter(arguments[known:-2])
-        numbers = [list(islice(remaining, len(update.numbers(group)))) for update, group in groups]
-        with torch.no_grad():
-            for (update, group), of_group in zip(groups, numbers, strict=True):
-                indices = [by_parameter[id(p)] for p in group["params"]]
-                state = {name: [next(remaining) for _ in indices] for name in update.state(group)}
-                parameters = [arguments[n] for n in indices]
-                update.apply(parameters, [gradients[n] for n in indices], state, of_group, group)
-        return [loss, outputs]
+        function = StepFunction(
+            self.model, self.forward, self.autocast, self._named, list(self._constants), groups
+        )
+        return compile_step(function, [*arguments, inputs, targets])
 
     # ---- the check
 
@@ -509,34 +445,12 @@ class CompiledEngine(EagerEngine):
             other_state.restore()
             self._restore(snapshot)
 
-    def _snapshot(self) -> dict[str, Any]:
-        values = {**self._named, **self._constants}
-        return {
-            "model": {name: value.detach().clone() for name, value in values.items()},
-            "gradients": [copy.deepcopy(p.grad) for p in self.parameters],
-            "optimizers": [_optimizer_state(optimizer) for optimizer in self.optimizers],
-            "random": random_state(),
-        }
+    def _snapshot(self) -> Snapshot:
+        return Snapshot.of(self._named | self._constants, self.parameters, self.optimizers)
 
-    def _restore(self, snapshot: Mapping[str, Any]) -> None:
-        values = {**self._named, **self._constants}
-        with torch.no_grad():
-            for name, value in snapshot["model"].items():
-                values[name].copy_(value)
-        for name, value in values.items():  # a model or a failed trace may have replaced them
-            module, _, leaf = name.rpartition(".")
-            setattr(self.model.get_submodule(module), leaf, value)
-        for parameter, gradient in zip(self.parameters, snapshot["gradients"], strict=True):
-            parameter.grad = copy.deepcopy(gradient)
+    def _restore(self, snapshot: Snapshot) -> None:
         self._known = None
-        for optimizer, (state, options) in zip(self.optimizers, snapshot["optimizers"], strict=True):
-            optimizer.state.clear()
-            optimizer.state.update({p: copy.deepcopy(values) for p, values in state.items()})
-            for group, former in zip(optimizer.param_groups, options, strict=True):
-                for key in group.keys() - former.keys() - {"params"}:
-                    del group[key]
-                group.update(copy.deepcopy(former))
-        set_random_state(snapshot["random"])
+        snapshot.restore(self.model, self._named | self._constants, self.parameters, self.optimizers)
 
     def _disagreement(
         self, program: Program, first: Sequence[MicroBatch], others: Iterable[Sequence[MicroBatch]]
@@ -571,19 +485,19 @@ class CompiledEngine(EagerEngine):
         output = super().step(batches)
         if abs(float(output.loss)) < least_loss:
             return None
-        expected = self._evidence(output, start["model"])
+        expected = self._evidence(output, start.values)
         drawn = torch.get_rng_state()
         if any(self._constants[name] is not value for name, value in self.model.named_buffers()):
             return "the model replaces its buffers instead of writing into them"
         self._restore(start)
         try:
-            moved = self._evidence(super().step(_perturbed(batches)), start["model"])
+            moved = self._evidence(super().step(_perturbed(batches)), start.values)
         except Exception:  # the model may reject perturbed inputs
             moved = expected
         self._restore(start)
         self._use(program, *batches[0])
         try:
-            actual = self._evidence(self.step(batches), start["model"])
+            actual = self._evidence(self.step(batches), start.values)
         finally:
             self._program = None
         if not torch.equal(drawn, torch.get_rng_state()):
@@ -641,18 +555,6 @@ def _python_random_state() -> tuple[object, ...]:
     return random.getstate(), name, keys.tobytes(), others
 
 
-class _ForwardPass(nn.Module):
-    """The forward pass as a module: `functional_call` replaces the parameters for the loss as well."""
-
-    def __init__(self, model: nn.Module, forward: ForwardPass) -> None:
-        super().__init__()
-        self.model = model
-        self._forward_pass = forward
-
-    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return self._forward_pass(self.model, inputs, targets)
-
-
 def _cannot(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
     return f"the step cannot be compiled: {type(error).__name__}: {lines[0]}"
@@ -672,12 +574,3 @@ def _perturbed(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
         return inputs + inputs * (_PERTURBATION * torch.randn(inputs.shape, generator=draw)).to(inputs.dtype)
 
     return [(move(inputs), targets) for inputs, targets in batches]
-
-
-def _optimizer_state(optimizer: Optimizer) -> tuple[dict[Any, Any], list[dict[str, Any]]]:
-    state = {parameter: copy.deepcopy(values) for parameter, values in optimizer.state.items()}
-    groups = [
-        {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
-        for group in optimizer.param_groups
-    ]
-    return state, groups
