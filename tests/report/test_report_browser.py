@@ -57,7 +57,7 @@ def show(page: Any, plot: str) -> None:
         """const [id, done] = arguments;
         const plot = document.getElementById(id);
         plot.scrollIntoView({block: "center"});
-        const wait = () => (plot.data && !plot.dataset.stale ? done() : requestAnimationFrame(wait));
+        const wait = () => (plot.data && !plot.dataset.stale ? done() : setTimeout(wait, 20));
         wait();""",
         plot,
     )
