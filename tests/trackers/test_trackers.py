@@ -227,13 +227,18 @@ def test_a_missing_package_is_reported_with_the_command(run: Path, monkeypatch: 
     assert "pip install 'optlab[tensorboard]'" in done.err
 
 
-def test_follow_exports_what_is_added(run: Path, tmp_path: Path) -> None:
+def test_follow_exports_what_is_added_and_repeats_what_failed(run: Path, tmp_path: Path) -> None:
     (tmp_path / "sink.py").write_text(
         "from pathlib import Path\n\n"
         "def sink(run):\n"
+        "    if not Path('tried').exists():\n"
+        "        Path('tried').touch()\n"
+        "        raise OSError('no connection')\n"
         "    Path('received.txt').write_text(str(len(run.epoch_rows())))\n"
     )
-    command = [sys.executable, "-m", "trainer", "export", str(run), "--to", "sink.py:sink", "--follow"]
+    script = "import sys; from trainer.cli import script; from trainer.cli.commands import export\n"
+    script += "export._WAIT_AFTER_FAILURE = 0.1; sys.argv[0] = 'optlab'; script()"
+    command = [sys.executable, "-c", script, "export", str(run), "--to", "sink.py:sink", "--follow"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(tmp_path / "received.txt", "2")
@@ -242,7 +247,9 @@ def test_follow_exports_what_is_added(run: Path, tmp_path: Path) -> None:
         wait_for(tmp_path / "received.txt", "3")
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
-        assert "Traceback" not in process.stderr.read()
+        told = process.stderr.read()
+        assert "no connection" in told
+        assert "Traceback" not in told
     finally:
         process.kill()
 
