@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,9 +91,9 @@ def _subtitle(runs: Sequence[rundir.Run]) -> str:
     """Return what all runs have in common: network, data and seed."""
     environment = json.loads((runs[0].path / rundir.ENVIRONMENT).read_text(encoding="utf-8"))
     shape, outputs = environment["data"]["input_shape"], environment["data"]["num_classes"]
-    models = {
-        run_title(run.config, inputs=int(np.prod(shape)), outputs=outputs).split(" · ")[0] for run in runs
-    }
+    inputs = int(np.prod(shape))
+    titles = [run_title(run.config, inputs=inputs, outputs=outputs, width=sys.maxsize) for run in runs]
+    models = {title.split(" · ")[0] for title in titles}
     return " · ".join([" and ".join(sorted(models)), "one seed"])
 
 
