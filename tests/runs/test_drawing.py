@@ -120,6 +120,7 @@ def test_the_users_matplotlib_settings_have_no_effect(run: Path) -> None:
         assert matplotlib.rcParams["font.size"] == 40
 
 
+@pytest.mark.nightly
 def test_invalid_matplotlib_environment_variables_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "rc").write_bytes(b"backend: nonsense\nfont.size: \xff\n")
     around = os.environ | {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": str(tmp_path / "rc")}

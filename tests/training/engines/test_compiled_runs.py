@@ -206,6 +206,7 @@ def test_the_bench_measures_loops_and_draws_them(
     assert set(bench_loops(mnist_root, tmp_path / "bench.svg", monkeypatch)) == set(measured)
 
 
+@NIGHTLY
 def test_the_bench_of_the_transformer_needs_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.bench.loops.names", lambda setting: ["optlab, eager"])
     options = ["--model", "transformer", "--batch-size", 1, "--steps", 30, "--rounds", 1, "--threads", 1]
