@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from trainer.cli.app import app
+from trainer.compare.load import _incomplete_tables
 from trainer.errors import ConfigError, OptlabError
 from trainer.runs import rundir
 
@@ -207,6 +208,12 @@ def test_incomplete_lines_missing_columns_and_mixed_versions_are_reported(
     assert f"{torn / 'steps.csv'}: the last line is incomplete and was left out" in said
     assert "mixed versions: torch 2.14.0 (1 runs), torch 2.15.0 (2 runs)" in said
     assert f"no val_accuracy in {bare}" in said
+
+
+def test_an_empty_table_has_no_incomplete_line(write_run: Any) -> None:
+    run = write_run("x/a")
+    (run / "steps.csv").write_bytes(b"")
+    assert _incomplete_tables(run) == []
 
 
 def test_from_python(write_run: Any, tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ def test_lesson_14_foreach_equals_the_plain_loop_and_fused_nearly(tmp_path: Path
 
 
 def test_lesson_15_a_tenth_of_the_images_gives_the_same_step(tmp_path: Path) -> None:
-    full = train("15_full_batch", tmp_path / "full", "train.steps=15")
-    tenth = train("15_full_batch", tmp_path / "tenth", "train.steps=15", "data.batch_size=1000")
+    full = train("15_full_batch", tmp_path / "full", "train.steps=40")
+    tenth = train("15_full_batch", tmp_path / "tenth", "train.steps=40", "data.batch_size=1000")
     np.testing.assert_allclose(losses(tenth), losses(full), rtol=0.1)
     assert full.steps["samples"][-1] == 10 * (tenth.steps["samples"][-1] or 0)
 

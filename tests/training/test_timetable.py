@@ -30,7 +30,7 @@ def test_a_number_of_epochs_that_overflows_is_never_reached() -> None:
     assert interval.next(1000) > 10**300
 
 
-@given(st.integers(1, 100), st.integers(1, 20))
+@given(st.integers(1, 500), st.integers(1, 40))
 def test_over_n_epochs_a_rhythm_comes_n_times(steps_per_epoch: int, epochs: int) -> None:
     assert len(due_steps(Interval.of(Every(epochs=1), steps_per_epoch), steps_per_epoch * epochs)) == epochs
 

@@ -222,11 +222,13 @@ def _is_component(value: Any) -> bool:
 
 
 def _incomplete_tables(folder: Path) -> list[str]:
-    """Return the tables whose last line is not complete."""
-    return [table for table in (rundir.STEPS, rundir.EPOCHS) if _last_byte(f"{folder}/{table}") != b"\n"]
+    """Return the tables whose last line is not complete; an empty table has none."""
+    tables = (rundir.STEPS, rundir.EPOCHS)
+    return [table for table in tables if _last_byte(f"{folder}/{table}") not in (b"", b"\n")]
 
 
 def _last_byte(path: str) -> bytes:
+    """Return the last byte of a file, or none of an empty one. Unbuffered: for thousands of runs."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return os.pread(descriptor, 1, max(os.fstat(descriptor).st_size - 1, 0))

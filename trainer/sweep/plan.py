@@ -456,7 +456,7 @@ def _known_variants(root: Path, infos: Mapping[str, VariantInfo]) -> set[str]:
             for name, info in infos.items()
             if name in former and not config_differences(_without_axes(former[name]), info.config, "skip")
         }
-    except (ValueError, KeyError, TypeError, AttributeError):  # a damaged config
+    except (RecursionError, ValueError, KeyError, TypeError, AttributeError):  # a damaged config
         return set()
 
 

@@ -372,10 +372,19 @@ class Looking(nn.Module):
         return outputs
 
 
-@NIGHTLY
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
-@pytest.mark.parametrize("refuses", [False, True])
-@pytest.mark.parametrize("share", [0.0, 0.02])
+@pytest.mark.parametrize(
+    ("dtype", "refuses", "share"),
+    [
+        (torch.float32, True, 0.02),
+        *(
+            pytest.param(dtype, refuses, share, marks=NIGHTLY)
+            for dtype in (torch.float32, torch.int64)
+            for refuses in (False, True)
+            for share in (0.0, 0.02)
+            if (dtype, refuses, share) != (torch.float32, True, 0.02)
+        ),
+    ],
+)
 def test_inputs_that_cannot_be_moved_hide_nothing(dtype: torch.dtype, refuses: bool, share: float) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(Looking(share, refuses), nn.Linear(8, 3))
@@ -392,8 +401,8 @@ def test_inputs_that_cannot_be_moved_hide_nothing(dtype: torch.dtype, refuses: b
 def test_a_network_with_batch_norm_and_pooling_is_compiled() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
-        *(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(64, 3)),
+        *(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(256, 3)),
     )
     draw = torch.Generator().manual_seed(1)
     steps = [
@@ -405,11 +414,7 @@ def test_a_network_with_batch_norm_and_pooling_is_compiled() -> None:
         ]
         for _ in range(16)
     ]
-
-    def make(model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.SGD(model.parameters(), lr=0.01)  # fewer kernels than Adam, so less to compile
-
-    eager, compiled = (engine(cls, make, copy.deepcopy(model)) for cls in (EagerEngine, CompiledEngine))
+    eager, compiled = (engine(cls, adam, copy.deepcopy(model)) for cls in (EagerEngine, CompiledEngine))
     assert isinstance(compiled, CompiledEngine)
     assert compiled.compile(steps) is None
     losses = [[float(one.step(batches).loss) for batches in steps[:4]] for one in (eager, compiled)]

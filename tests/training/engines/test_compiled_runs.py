@@ -208,7 +208,7 @@ def test_the_bench_measures_loops_and_draws_them(
 
 @NIGHTLY
 def test_the_bench_of_the_transformer_needs_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.bench.loops.names", lambda setting: ["optlab, eager"])
+    monkeypatch.setattr("trainer.bench.loops.names", lambda setting: ["optlab, eager", BARE])
     options = ["--model", "transformer", "--batch-size", 1, "--steps", 30, "--rounds", 1, "--threads", 1]
     printed = json.loads(optlab("bench", *options, "--json"))
     assert all(loop["median"] > 0 for loop in printed["loops"])
