@@ -15,9 +15,6 @@ settings.register_profile("ordinary", max_examples=50, deadline=None)
 settings.register_profile("thorough", max_examples=300, deadline=None)  # with --hypothesis-profile=thorough
 settings.load_profile("ordinary")
 
-# Else Inductor, where its cache is empty, first compiles a probe for every instruction set: half a minute.
-os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
-
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 

@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from small_sweeps import run, write
 
 from trainer.runs.run_files import read_result
 from trainer.sweep import engine
-from trainer.sweep.engine import resolve_engine
+from trainer.sweep.engine import compile_steps, resolve_engine
 from trainer.sweep.file import read_sweep
 from trainer.sweep.models import Sweep
 from trainer.sweep.plan import SharedData
 from trainer.training.engines.choice import choose_engine
 from trainer.training.engines.compiler import compiler
 from trainer.training.engines.eager import StepTimes
+from trainer.training.engines.inductor.compiled import CompiledEngine
 
 SWEEP: dict[str, Any] = {
     "base": "base.yaml",
@@ -79,9 +81,34 @@ def test_a_variant_that_is_not_valid_is_left_to_the_check(tmp_path: Path) -> Non
     assert notes == []
 
 
+def test_steps_are_compiled_and_timed_with_the_threads_of_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def see(*steps: Any, **options: Any) -> str:
+        seen.append(torch.get_num_threads())
+        return "this is only a test"
+
+    monkeypatch.setattr(CompiledEngine, "compile", see)
+    monkeypatch.setattr(CompiledEngine, "step_times", see)
+    former = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        resolve(tmp_path, tmp_path / "runs")
+        sweep = SWEEP | {"variants": {"sgd": {"train.engine": "compiled"}}}
+        compile_steps(read_sweep(write(tmp_path, sweep)), SharedData(tmp_path / "data"), [])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(former)
+    assert seen == [1, 1, 1]  # `auto` of a sweep
+
+
 @pytest.mark.nightly
 @pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
-def test_workers_load_what_the_sweep_has_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_load_what_the_sweep_has_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     sweep = SWEEP | {"variants": {"sgd": {"train.engine": "compiled"}}, "axes": {"optimizer.lr": [0.1, 0.01]}}
     assert run(write(tmp_path, sweep), runs=tmp_path / "runs", workers=2) == 0
@@ -92,3 +119,4 @@ def test_workers_load_what_the_sweep_has_compiled(tmp_path: Path, monkeypatch: p
         assert result is not None
         assert result.engine == "compiled"
         assert "compiled by an earlier run" in (folder / "train.log").read_text(encoding="utf-8")
+    assert capfd.readouterr().err.count("against eager") == 1  # the workers leave this line to the sweep

@@ -9,7 +9,7 @@ import pytest
 from small_sweeps import BASE, run, write
 
 from trainer.catalog import COMPONENTS
-from trainer.cli.commands.sweep import COMPARISON
+from trainer.cli.commands.sweep_results import COMPARISON
 from trainer.config.models import SeedConfig
 from trainer.config.run_id import run_id
 from trainer.errors import OptlabError

@@ -250,7 +250,7 @@ class Recorder:
         trouble = str(failure) if failure else ""
         if trouble != self._write_errors.get(source, ""):
             message = f"{trouble}\n  the run continues and retries" if trouble else "writes succeed again"
-            self._log.note(message)
+            self._log.warn(message)
         self._write_errors[source] = trouble
 
     def _state(self, sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -359,7 +359,7 @@ class StatusFile:
 
 
 class RunLog:
-    """train.log: a line per event; the progress display shows notes as well."""
+    """train.log: a line per event; the progress display shows notes and warnings as well."""
 
     def __init__(self, run_lock: rundir.RunLock, progress: TrainingProgress | None) -> None:
         self._path = run_lock.folder / rundir.LOG
@@ -379,12 +379,16 @@ class RunLog:
                 self._progress.note(f"cannot write {self._path}")
 
     def note(self, text: str) -> None:
-        """Append a line and show it."""
+        """Append a line and show it in the progress display, if there is one."""
         if self._progress:
             self._progress.note(text)
-        else:
-            print_note(text)
         self.write(text)
+
+    def warn(self, text: str) -> None:
+        """Append a line and show it; without a progress display, with the name of the run directory."""
+        if not self._progress:
+            print_note(f"{self._path.parent}: {text}")
+        self.note(text)
 
     def evaluation(self, record: EvalRecord) -> None:
         """Append the values of an evaluation."""

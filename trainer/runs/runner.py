@@ -147,7 +147,7 @@ def run(
             options.progress.waiting_for("Exporting the run")
         trackers = [component.model_dump() for component in config.log.export]
         for warning in export_at_end(folder, trackers):
-            log.note(f"warning: {warning}")
+            log.warn(f"warning: {warning}")
     return result
 
 
@@ -179,7 +179,7 @@ def _run_loop(experiment: Experiment, recorder: Recorder, log: RunLog, options: 
 def _log_messages(experiment: Experiment, log: RunLog) -> None:
     """Log the messages of the experiment, for example that it falls back to eager steps."""
     for message in experiment.compilation.messages:
-        log.note(message)
+        log.warn(message)
     experiment.compilation.messages.clear()
 
 
@@ -272,7 +272,7 @@ def _write_examples(setup: RunSetup, folder: Path, log: RunLog, guard: Guard) ->
         examples = make_examples(setup.experiment, setup.task, vocabulary, unit)
     except (Exception, SystemExit) as error:  # of a user's model
         failure = as_error(error, setup.config.model_dump())
-        log.note(f"warning: no figures of the model's outputs: {failure}")
+        log.warn(f"warning: no figures of the model's outputs: {failure}")
         return
     if examples:
         rundir.write_json(folder / rundir.EXAMPLES, {"format": 1} | examples, guard=guard)
@@ -285,7 +285,7 @@ def _draw(folder: Path, formats: Sequence[str], draw: Draw, log: RunLog, guard: 
     except RunError as error:
         failures = [str(error)]
     for failure in failures:
-        log.note(f"warning: {failure}")
+        log.warn(f"warning: {failure}")
 
 
 def draw_figures(

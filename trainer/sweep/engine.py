@@ -42,8 +42,10 @@ def resolve_engine(
         try:
             for name in names:
                 variant = sweep.variants[name]
-                experiment = _build(sweep, _with_engine(variant, "compiled"), shared_data)
-                times, steps = planned_steps(experiment)
+                with process_state.preserved():
+                    times, steps = planned_steps(
+                        _build(sweep, _with_engine(variant, "compiled"), shared_data)
+                    )
                 num_runs = budget(sweep, variant) * len(sweep.seeds) + len(sweep.final_seeds)
                 planned.append((times, steps * num_runs / min(workers, num_runs)))
         except OptlabError:
@@ -65,7 +67,7 @@ def compile_steps(sweep: Sweep, shared_data: SharedData, only: Sequence[str]) ->
     for name, variant in sweep.variants.items():
         if (only and name not in only) or _engine(sweep, variant) != "compiled":
             continue
-        with suppress(OptlabError):  # the run reports it
+        with process_state.preserved(), suppress(OptlabError):  # the run reports it
             if note := _build(sweep, variant, shared_data).compile():
                 notes.append(f"{name}: {note}")
     return notes
@@ -88,7 +90,6 @@ def _load(sweep: Sweep, variant: Variant) -> Loaded:
     return load_variant(variant, first, sweep.seeds[0], catalog.COMPONENTS, overrides)
 
 
-@process_state.preserved()
 def _build(sweep: Sweep, variant: Variant, shared_data: SharedData) -> Experiment:
     loaded = _load(sweep, variant)
     return build_experiment(loaded, loaded_data=shared_data.loaded_data(loaded))

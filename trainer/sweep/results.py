@@ -14,7 +14,6 @@ from typing import Any
 
 from trainer.records import RunResult, Status
 from trainer.runs import rundir
-from trainer.statistics import mean_interval
 from trainer.sweep.models import Objective, Variant
 from trainer.sweep.plan import RunSpec
 from trainer.sweep.space import edge
@@ -168,6 +167,8 @@ def _final(finals: Mapping[int, Outcome]) -> dict[str, Any]:
     If some runs diverged, the mean is over the other runs, so it is biased and the interval is omitted. `n`
     is the number of all final runs.
     """
+    from trainer.statistics import mean_interval  # imports scipy: 0.6 s, and most sweeps have no final runs
+
     summary: dict[str, Any] = {
         "n": len(finals),
         "statuses": dict(sorted(Counter(outcome.status for outcome in finals.values()).items())),

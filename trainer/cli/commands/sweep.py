@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from trainer import console
-from trainer.cli.commands.compare import print_comparison
 from trainer.cli.commands.components import announce_code
 from trainer.cli.commands.sweep_plan import print_dry_runs
 from trainer.cli.commands.sweep_training import PlannedSweep, plan_sweeps, train_sweep
 from trainer.cli.options import OutputOptions, SweepOptions
-from trainer.compare import Comparison, compare_runs
-from trainer.compare.names import short_texts
-from trainer.compare.table import caption, render_table, with_half_width
 from trainer.config.identity import components_in
 from trainer.config.merge import parse_override
-from trainer.config.run_id import axis_value_name
-from trainer.console import Column
-from trainer.errors import FigureError, first_line
-from trainer.metrics import find, leading, metric_name
-from trainer.runs import rundir
 from trainer.sweep.command_line import suggest_all_values
 from trainer.sweep.file import read_sweeps
-from trainer.sweep.models import FINAL, Variant
-from trainer.sweep.results import CONFIDENCE
+from trainer.sweep.models import Variant
 
-COMPARISON = "comparison"
-MAX_COMPARED_RUNS = 400
-MAX_PRINTED_GROUPS = 12
+# Imports scipy, pandas and matplotlib, which take 1.5 s: after the sweep's first runs have started.
+_RESULTS = "trainer.cli.commands.sweep_results"
 
 
 def sweep(
@@ -57,6 +46,8 @@ def _train(
     planned: Sequence[PlannedSweep], options: SweepOptions, output: OutputOptions, *, with_problems: bool
 ) -> int:
     """Train the runs and print the results. Return the exit code."""
+    imports = Thread(target=import_module, args=[_RESULTS], daemon=True)
+    imports.start()
     code, summaries = 0, []
     for plan in planned:
         one, summary = train_sweep(plan, force=options.force, quiet=output.quiet)
@@ -64,31 +55,11 @@ def _train(
         code = max(code, one)
         if code not in (0, 4) or (code == 4 and options.fail_fast):
             break
-    root = planned[0].root.parent if with_problems else planned[0].root
-    num_done = sum(summary["runs"]["done"] for summary in summaries)
-    comparison: Comparison | None = None
-    notes: list[str] = []
-    if options.figures and code in (0, 4) and not planned[0].suffix:
-        with console.waiting("Comparing the runs", quiet=output.quiet):
-            comparison, notes = _compare(root, planned, num_done)
-    if output.as_json:
-        parts = [
-            {"sweep": str(plan.root)} | summary for plan, summary in zip(planned, summaries, strict=False)
-        ]
-        console.print_json({"sweep": str(root), "problems": parts} if with_problems else parts[0])
-    else:
-        with console.results_are_kept():
-            for plan, summary in zip(planned, summaries, strict=False):
-                _print_summary(summary, plan.root)
-            if comparison and 1 < len(comparison.groups) <= MAX_PRINTED_GROUPS:
-                console.print_text("")
-                print_comparison(comparison)
-    for note in notes:
-        console.print_note(note)
-    if num_done > 1 and not (output.quiet or output.as_json):
-        console.print_note(
-            "compare with other options:", command=shlex.join(["optlab", "compare", str(root)])
-        )
+    imports.join()
+    from trainer.cli.commands import sweep_results
+
+    compares = options.figures and code in (0, 4) and not planned[0].suffix
+    sweep_results.report(planned, summaries, output, with_problems=with_problems, compares=compares)
     return code
 
 
@@ -96,91 +67,3 @@ def _parts_of(variant: Variant) -> list[Any]:
     """Return all values of a variant that may name components: from its config, overrides and axes."""
     values = [parse_override(text).value for text in variant.overrides]
     return [*components_in(variant.tree.data), *values, *(axis.probes() for axis in variant.axes)]
-
-
-def _compare(root: Path, planned: Sequence[PlannedSweep], runs: int) -> tuple[Comparison | None, list[str]]:
-    """Write figures and a table of the sweep's runs in Markdown to its folder.
-
-    Other runs in the same folder, of a config with the name of the sweep, are left out.
-
-    Returns:
-        The comparison, or None if there is none, and notes for the user.
-    """
-    if runs > MAX_COMPARED_RUNS:
-        finals = " ".join(f"{plan.root}/{FINAL}" for plan in planned)
-        return None, [f"{runs} runs are too many to compare; use: optlab compare {finals} -o FOLDER"]
-    folder = root / COMPARISON
-    notes = []
-    try:
-        paths = [
-            path / name
-            for plan in planned
-            for path in (plan.root, plan.root / FINAL)
-            for name in plan.sweep.variants
-        ]
-        comparison = compare_runs([path for path in paths if path.is_dir()])
-        rundir.make_folder(folder)
-        table = render_table(comparison.groups, comparison.targets, "markdown", comparison.grouping.metrics)
-        rundir.write_atomically(folder / "table.md", table.rstrip() + "\n")
-        comparison.save(folder, ["png"])
-    except FigureError as error:
-        notes.append(f"warning: {error}")
-    except Exception as error:  # a failed comparison does not fail the sweep
-        return None, [f"no comparison: {first_line(error)}"]
-    notes += [f"note: {note}" for note in comparison.notes]
-    return comparison, [*notes, f"figures and tables are in {folder}"]
-
-
-def _print_summary(summary: Mapping[str, Any], root: Path) -> None:
-    """Print one row per variant, the advice on values at an axis's edge, and the sweep's folder."""
-    columns = [Column("variant"), Column("settings", "right"), Column("runs", "right"), Column("outcomes")]
-    parts = summary["variants"]
-    tested = find(leading(metric_name(key) for part in parts.values() for key in part["final"] or ()))
-    columns += [Column("best"), Column("at"), Column(tested.heading("test")), Column("n", "right")]
-    metric = (summary["objective"] or {}).get("metric")
-    rows, advice = [], []
-    for name, part in parts.items():
-        best, final = part["best"], part["final"] or {}
-        test_summary = final.get(f"test_{tested.name}")
-        values = best["values"] if best else {}
-        short = short_texts(values.values())
-        at = {key.rpartition(".")[2]: _setting(value, short) for key, value in values.items()}
-        rows.append(
-            [
-                name,
-                part["settings"],
-                part["runs"],
-                ", ".join(f"{count} {status}" for status, count in part["statuses"].items()),
-                f"{metric} {best[metric]:.4g}" if best else None,
-                ", ".join(f"{key}={console.format_cell(value, '')}" for key, value in at.items()) or None,
-                _mean_and_half_width(test_summary, final["n"], tested.scale) if test_summary else None,
-                final["n"] if test_summary else None,
-            ]
-        )
-        advice += [f"{name}: {text}" for text in part["edges"]]
-    used = [i for i, column in enumerate(columns) if i < 4 or any(row[i] is not None for row in rows)]
-    console.table([columns[i] for i in used], [[row[i] for i in used] for row in rows])
-    if any(row[6] is not None for row in rows):
-        console.print_sentence(caption(CONFIDENCE, overhead=False))
-    for text in advice:
-        console.print_sentence(text)
-    counts = summary["runs"]
-    progress_text = f"{counts['done']} of {counts['planned']} runs, {counts['failed']} failed"
-    console.print_text(f"{summary['status']}: {progress_text}; {root}")
-
-
-def _setting(value: Any, short: Mapping[str, str]) -> Any:
-    if isinstance(value, Mapping):
-        return axis_value_name(value)
-    return short.get(value, value) if isinstance(value, str) else value
-
-
-def _mean_and_half_width(test_summary: Mapping[str, Any], n: int, scale: float) -> str:
-    """Return the scaled mean and half-width, with the count if not all `n` runs have a value."""
-    half = (
-        math.nan if test_summary["low"] is None else scale * (test_summary["high"] - test_summary["low"]) / 2
-    )
-    text = with_half_width(scale * test_summary["mean"], half)
-    if len(test_summary["values"]) < n:
-        return f"{text} ({len(test_summary['values'])} of {n})"
-    return f"{text} (one seed)" if n == 1 else text

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -20,7 +20,7 @@ from trainer.training.forward import ForwardPass
 
 _OPTIONS: dict[str, Any] = {
     "fallback_random": True,
-    "compile_threads": 1,
+    "compile_threads": 2,  # more compilers at a time need more memory
     "cpp.min_chunk_size": 2**14,  # per thread of a loop: for less, starting a thread costs more
     "size_asserts": False,  # the engine checks the shapes itself
     "alignment_asserts": False,
@@ -114,14 +114,39 @@ def compile_step(function: StepFunction, arguments: Sequence[Tensor]) -> tuple[P
         compiled_graphs.append(compile_fx_inner(*graph, **options))
         return compiled_graphs[-1]
 
-    instead = matmul.decompositions() | pooling.decompositions()
-    # The model or the loss may hold tensors that are neither parameters nor buffers of the model.
-    trace = make_fx(function, decomposition_table=instead, tracing_mode="fake", _allow_non_fake_inputs=True)
-    graph = trace(*arguments)
-    compute_once(graph)
-    compile_graph: Any = compile_fx
-    with torch.no_grad(), config.patch(enable_autograd_cache=False):  # whose hits skip `compile_inner`
-        compile_graph(graph, arguments, inner_compile=compile_inner, config_patches=_OPTIONS)
+    with _instruction_set_of_torch():
+        instead = matmul.decompositions() | pooling.decompositions()
+        # The model or the loss may hold tensors that are neither parameters nor buffers of the model.
+        trace = make_fx(
+            function, decomposition_table=instead, tracing_mode="fake", _allow_non_fake_inputs=True
+        )
+        graph = trace(*arguments)
+        compute_once(graph)
+        compile_graph: Any = compile_fx
+        with torch.no_grad(), config.patch(enable_autograd_cache=False):  # whose hits skip `compile_inner`
+            compile_graph(graph, arguments, inner_compile=compile_inner, config_patches=_OPTIONS)
     # The program without its wrappers, whose checks and copies take 10 us.
     program: Program = compiled_graphs[-1].current_callable
     return program, list(graph.buffers())
+
+
+@contextmanager
+def _instruction_set_of_torch() -> Iterator[None]:
+    """Let Inductor use the instruction set that torch uses.
+
+    Inductor would look for one by compiling up to ten small programs, which takes as long as compiling a
+    small network.
+    """
+    from torch._inductor import config, cpu_vec_isa
+
+    used = torch.backends.cpu.get_cpu_capability().lower()
+    known = [one for one in cpu_vec_isa.supported_vec_isa_list if str(one) == used]
+    with config.patch({"cpp.vec_isa_ok": True}):
+        known = [one for one in known if one]  # finds out what else the processor and the compiler support
+    module: Any = cpu_vec_isa
+    find = module.valid_vec_isa_list
+    module.valid_vec_isa_list = (lambda: known) if known else find
+    try:
+        yield
+    finally:
+        module.valid_vec_isa_list = find
