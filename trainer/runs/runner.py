@@ -100,7 +100,7 @@ def run(
         for note in setup.notes:
             log.write(note)
         for note in start.notes if start else ():
-            log.note(note)
+            log.warn(note)
         for line in describe_implementations(experiment.state.optimizers.values()):
             log.write(line)
         try:
