@@ -6,6 +6,7 @@ import builtins
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -180,3 +181,25 @@ def test_an_unwritable_run_directory_is_reported_before_training(tmp_path: Path)
         assert done.code == 2
         assert str(target.parent) in done.err
         assert "Traceback" not in done.err
+
+
+def test_a_checkpoint_is_written_before_a_failed_run_releases_its_directory(tmp_path: Path) -> None:
+    write = files.write_atomically
+    locked: list[bool] = []
+
+    def slow(path: Path, content: Any, **options: Any) -> None:
+        time.sleep(0.2)
+        locked.append(rundir.is_locked(tmp_path / "run"))
+        write(path, content, **options)
+
+    def fail(*_: object) -> Any:
+        raise RuntimeError("the step fails")
+
+    with (
+        mock.patch("trainer.runs.checkpoint.write_atomically", slow),
+        mock.patch.object(Experiment, "advance", fail),
+    ):
+        done = optlab("train", write_tiny(tmp_path), "--quiet", "--run-dir", tmp_path / "run")
+    assert "the step fails" in done.err
+    assert locked == [True]
+    assert (tmp_path / "run" / "checkpoints" / "last.pt").is_file()

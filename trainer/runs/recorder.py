@@ -115,12 +115,18 @@ class Recorder:
         self._saved_at = self.experiment.progress.step
 
     def open(self, stack: ExitStack) -> None:
-        """Open the tables; `stack` closes them."""
+        """Open the tables; `stack` closes them, and waits for a checkpoint that is being written."""
+        stack.push(self._wait_for_checkpoint)
         columns = self.experiment.records.step_columns(), self.experiment.eval_columns()
         self._steps = self._table(rundir.STEPS, columns[0])
         stack.callback(self._steps.close)
         self._epochs = self._table(rundir.EPOCHS, columns[1])
         stack.callback(self._epochs.close)
+
+    def _wait_for_checkpoint(self, error: type[BaseException] | None, *_: object) -> None:
+        """Wait, because the lock of the run directory is released next; a second Ctrl-C does not wait."""
+        if error is None or not issubclass(error, KeyboardInterrupt):
+            self._writer.wait()
 
     def _table(self, name: str, columns: Sequence[str]) -> rundir.Table:
         names = [*POSITION_COLUMNS, *columns]
