@@ -28,6 +28,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_sessionfinish() -> None:
+    """Collect garbage once; pytest then does it five times, which takes seconds with all objects."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def decoded_sets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache folder of decoded data sets for all tests and their subprocesses, not the user's cache."""

@@ -240,7 +240,7 @@ _SOURCES = "__optlab_sources__"
 @contextmanager
 def _folder_first(folder: Path, sources: Collection[Path]) -> Iterator[None]:
     """Allow imports from a folder for the block; remove modules of `sources` from `sys.modules` after it."""
-    before = dict(sys.modules)
+    before = set(sys.modules)
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     try:
@@ -248,9 +248,9 @@ def _folder_first(folder: Path, sources: Collection[Path]) -> Iterator[None]:
     finally:
         with suppress(ValueError):  # the user's file may have removed it
             sys.path.remove(str(folder))
-        for name, module in list(sys.modules.items()):
-            source = getattr(module, "__file__", None)
-            if name not in before and source and Path(source) in sources and ":" not in name:
+        for name in sys.modules.keys() - before:
+            source = getattr(sys.modules[name], "__file__", None)
+            if source and Path(source) in sources and ":" not in name:
                 del sys.modules[name]
 
 

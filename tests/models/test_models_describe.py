@@ -28,6 +28,15 @@ class LooksAtValues(nn.Module):
         return logits
 
 
+class RefusesZeros(nn.Module):
+    """Decorrelates the features of a batch, which is not possible if all of them are 0."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        flat = inputs.flatten(1)
+        factor = torch.linalg.cholesky(flat.T @ flat)
+        return torch.linalg.solve_triangular(factor, flat.T, upper=False).T
+
+
 class WithToken(nn.Module):
     """A module with its own parameter and submodules, a tied weight, and a layer that is never called."""
 
@@ -100,6 +109,12 @@ def test_looking_changes_nothing(in_training: bool) -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
+
+
+def test_a_model_that_refuses_zeros_is_run_without_values() -> None:
+    check_shapes(RefusesZeros(), (1, 1, 3), 3)
+    with pytest.raises(ConfigError, match="do not pass through the model"):
+        check_shapes(nn.Sequential(RefusesZeros(), nn.Linear(5, 3)), (1, 1, 3), 3)
 
 
 def test_models_that_look_at_values_are_run_with_values() -> None:

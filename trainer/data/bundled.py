@@ -9,6 +9,7 @@ import importlib.util
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,15 @@ def read_bundled(
     if package is not None and package.origin is not None:
         folder = Path(package.origin).parent / _FOLDER
         with suppress(OSError, EOFError, ValueError, zlib.error):
-            parts = [
-                np.loadtxt(folder / file, delimiter=delimiter, skiprows=skiprows, ndmin=2) for file in files
-            ]
-            found = np.hstack(parts)
+            found = np.hstack([_columns(folder / file, delimiter, skiprows) for file in files])
             if found.shape == shape:
                 return found
     from sklearn import datasets
 
     features, target = getattr(datasets, load)(return_X_y=True, **options)
     return np.column_stack([features, target]).astype(np.float64)
+
+
+@cache  # parsing takes 10 ms, and a process may train many runs
+def _columns(file: Path, delimiter: str | None, skiprows: int) -> NDArray[np.float64]:
+    return np.loadtxt(file, delimiter=delimiter, skiprows=skiprows, ndmin=2)

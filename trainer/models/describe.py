@@ -175,28 +175,30 @@ def _zeros(shape: tuple[int, ...], tokens: bool) -> Tensor:
 def _probe(
     model: nn.Module, input_shape: tuple[int, ...], *, training: bool, batch: int, tokens: bool
 ) -> _Trace:
-    """Run the forward pass of a copy on the meta device or, if that fails, on the CPU.
+    """Run the forward pass of a copy on the CPU or, if that fails, on the meta device.
 
-    Only errors on the CPU are reported: code that depends on values cannot run on the meta device.
+    On the meta device there are no values, so code that fails only for the zeros of this pass runs there. If
+    both fail, the error on the CPU is reported.
     """
     shape = (batch, *input_shape)
     trace = _Trace({}, [])
     try:
-        model_copy = copy_model(model, device="meta")
-        _forward(model_copy, shape, trace, training=training, tokens=tokens, device="meta")
+        with temporary_copy(model) as model_copy:
+            _forward(model_copy, shape, trace, training=training, tokens=tokens)
         return trace
     except KeyboardInterrupt:
         raise
+    except BaseException as error:
+        failure = error
+    without_values = _Trace({}, [])
+    try:
+        model_copy = copy_model(model, device="meta")
+        _forward(model_copy, shape, without_values, training=training, tokens=tokens, device="meta")
+        return without_values
+    except KeyboardInterrupt:
+        raise
     except BaseException:
-        trace = _Trace({}, [])
-    with temporary_copy(model) as model_copy:
-        try:
-            _forward(model_copy, shape, trace, training=training, tokens=tokens)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            raise _shape_error(input_shape, trace, error) from error
-    return trace
+        raise _shape_error(input_shape, trace, failure) from failure
 
 
 def _forward(
