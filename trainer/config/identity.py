@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
@@ -224,7 +224,7 @@ def source_files(file: Path) -> list[Path]:
         if source in sources:
             continue
         sources.append(source)
-        for name in _imported_names(source, folder):
+        for name in _imported_names(source):
             module, package = folder / f"{name}.py", folder / name
             if module.is_file():
                 waiting.append(module)
@@ -233,11 +233,19 @@ def source_files(file: Path) -> list[Path]:
     return [sources[0], *sorted(sources[1:])]
 
 
-def _imported_names(source: Path, folder: Path) -> list[str]:
+def _imported_names(source: Path) -> list[str]:
     """Return the top-level names of the modules that a file imports, relative imports included."""
     try:
-        tree = ast.parse(source.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return _names_imported_in(source.read_bytes())
+    except OSError:
+        return []
+
+
+@lru_cache(maxsize=256)  # every run of a process asks for the same files several times
+def _names_imported_in(content: bytes) -> list[str]:
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     names: list[str] = []
     for node in ast.walk(tree):

@@ -41,6 +41,10 @@ def challenge(
     Exit codes: 0 done, 2 invalid usage or missing data, 4 some runs failed, 130 interrupted.
     """
     with waiting(LOADING, quiet=output.quiet):
+        from trainer.sweep import pool
+
+        if not options.dry_run:
+            pool.start_server()  # imports torch at the same time as this process
         from trainer.cli.commands import challenge as command
 
     raise typer.Exit(command.challenge(optimizer, options, output))

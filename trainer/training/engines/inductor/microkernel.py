@@ -13,6 +13,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from trainer.training.engines.inductor.instruction_set import torchs_instruction_set
+
 Kernel = Callable[[Tensor, Tensor, Tensor, int, int, int], None]
 """(left [M, K], right [K, N], out [M, N], M, K, N), all float32 and contiguous."""
 
@@ -57,7 +59,8 @@ def kernel() -> Kernel | None:
     from torch._inductor.codecache import CppPythonBindingsCodeCache
 
     try:
-        compiled: Kernel = CppPythonBindingsCodeCache.load_pybinding(_ARGUMENTS, _SOURCE)
+        with torchs_instruction_set():
+            compiled: Kernel = CppPythonBindingsCodeCache.load_pybinding(_ARGUMENTS, _SOURCE)
         left, right, out = torch.eye(2), torch.ones(2, 2), torch.empty(2, 2)
         compiled(left, right, out, 2, 2, 2)
     except Exception:  # any error of the compiler, the linker or another release of torch

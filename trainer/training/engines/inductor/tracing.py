@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from trainer.training.engines.inductor import matmul, pooling
+from trainer.training.engines.inductor.instruction_set import torchs_instruction_set
 from trainer.training.engines.inductor.kept_programs import Program
 from trainer.training.engines.inductor.scalars import compute_once
 from trainer.training.engines.inductor.updates import Update
@@ -114,7 +115,7 @@ def compile_step(function: StepFunction, arguments: Sequence[Tensor]) -> tuple[P
         compiled_graphs.append(compile_fx_inner(*graph, **options))
         return compiled_graphs[-1]
 
-    with _instruction_set_of_torch():
+    with torchs_instruction_set():
         instead = matmul.decompositions() | pooling.decompositions()
         # The model or the loss may hold tensors that are neither parameters nor buffers of the model.
         trace = make_fx(
@@ -128,25 +129,3 @@ def compile_step(function: StepFunction, arguments: Sequence[Tensor]) -> tuple[P
     # The program without its wrappers, whose checks and copies take 10 us.
     program: Program = compiled_graphs[-1].current_callable
     return program, list(graph.buffers())
-
-
-@contextmanager
-def _instruction_set_of_torch() -> Iterator[None]:
-    """Let Inductor use the instruction set that torch uses.
-
-    Inductor would look for one by compiling up to ten small programs, which takes as long as compiling a
-    small network.
-    """
-    from torch._inductor import config, cpu_vec_isa
-
-    used = torch.backends.cpu.get_cpu_capability().lower()
-    known = [one for one in cpu_vec_isa.supported_vec_isa_list if str(one) == used]
-    with config.patch({"cpp.vec_isa_ok": True}):
-        known = [one for one in known if one]  # finds out what else the processor and the compiler support
-    module: Any = cpu_vec_isa
-    find = module.valid_vec_isa_list
-    module.valid_vec_isa_list = (lambda: known) if known else find
-    try:
-        yield
-    finally:
-        module.valid_vec_isa_list = find
