@@ -23,6 +23,12 @@ def pytest_collection() -> None:
     gc.disable()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the slowest tests, so that no process waits for another at the end."""
+    slow = ("tests/training/engines/", "tests/sweep/")
+    items.sort(key=lambda item: not item.nodeid.startswith(slow))
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
