@@ -639,3 +639,14 @@ def test_train_ends_with_its_figures_and_a_command_to_go_on_with(
     assert "figures" not in second.out
     assert second.err.endswith("compare it with the runs beside it: optlab compare runs/tiny\n")
     assert "optlab" not in optlab("train", config, "seed=2", "--quiet").err
+
+
+def test_a_run_that_cannot_be_compiled_says_so_without_a_progress_display(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    run = tmp_path / "run"
+    done = optlab("train", write_tiny(tmp_path), "train.engine=compiled", "--quiet", "--run-dir", run)
+    assert done.code == 0, done.err
+    assert f"{run}: the steps run eager: there is no C++ compiler" in done.err

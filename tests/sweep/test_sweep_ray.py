@@ -22,7 +22,7 @@ from trainer.runs import rundir
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'optlab[ray]'")
 
 SEARCH = {
-    "base": "base.yaml", "name": "s", "strategy": "tpe", "trials": 10, "batch": 4, "prune": "median",
+    "base": "base.yaml", "name": "s", "strategy": "tpe", "trials": 16, "batch": 4, "prune": "median",
     "objective": "val_loss", "final_seeds": 2, "variants": {"sgd": {}},
     "axes": {"optimizer.lr": {"log_uniform": [1e-4, 3.0]}},
 }  # fmt: skip
@@ -53,7 +53,7 @@ def test_a_search_with_pruning_and_final_runs_is_the_same_on_ray(
     assert run(file, runs=tmp_path / "local", workers=2) == 0
     assert run(file, runs=tmp_path / "ray", workers=2, on="ray") == 0
     assert "share the file system" in capsys.readouterr().err
-    assert assert_same_runs(tmp_path / "local" / "s", tmp_path / "ray" / "s") == 12
+    assert assert_same_runs(tmp_path / "local" / "s", tmp_path / "ray" / "s") == 18
     statuses = summary(tmp_path / "ray" / "s")["variants"]["sgd"]["statuses"]
     assert statuses["pruned"] > 0
     assert not (tmp_path / "ray" / "s" / ".shared-files").exists()

@@ -109,7 +109,8 @@ def run(
                 if options.progress:
                     options.progress.waiting_for("Compiling the steps, evaluating before training")
                 if compile_message := experiment.compile():
-                    log.note(compile_message)
+                    show = log.note if experiment.engine.ready else log.warn
+                    show(compile_message)
                 with sparing_collector():
                     outcome = _run_loop(experiment, recorder, log, options)
                 if outcome == "interrupted":

@@ -107,17 +107,15 @@ class Experiment:
 
     def compile(self) -> str | None:
         """Compile the step if this is requested and not done yet; see `Compilation.compile`."""
-        with self.state.resumed():
-            return self.compilation.compile(
-                self._all_steps(), also_restore={"augmentations": self.batches.augmentations}
-            )
+        return self.compilation.compile(
+            self._all_steps(), also_restore={"augmentations": self.batches.augmentations}
+        )
 
     def step_times(self) -> StepTimes | str:
         """Return the seconds per step of both engines, or why the steps cannot be compiled."""
-        with self.state.resumed():
-            return self.engine.step_times(
-                self._all_steps(), also_restore={"augmentations": self.batches.augmentations}
-            )
+        return self.engine.step_times(
+            self._all_steps(), also_restore={"augmentations": self.batches.augmentations}
+        )
 
     def _all_steps(self) -> Iterator[Sequence[Batch]]:
         return chain.from_iterable(self._steps_of(epoch, 0) for epoch in count())

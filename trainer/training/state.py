@@ -94,18 +94,6 @@ class TrainingState:
             torch.use_deterministic_algorithms(self.suspended["deterministic"])
             self.suspended = None
 
-    @contextmanager
-    def resumed(self) -> Iterator[None]:
-        """Resume for the block, and suspend again, unless the run is resumed already."""
-        if self.suspended is None:
-            yield
-            return
-        self.resume()
-        try:
-            yield
-        finally:
-            self.suspend()
-
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors and plain values, from which another process can resume."""
         named = list(self.model.named_parameters())

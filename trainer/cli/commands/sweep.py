@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from trainer import console
@@ -18,9 +16,6 @@ from trainer.config.merge import parse_override
 from trainer.sweep.command_line import suggest_all_values
 from trainer.sweep.file import read_sweeps
 from trainer.sweep.models import Variant
-
-# Imports scipy, pandas and matplotlib, which take 1.5 s: after the sweep's first runs have started.
-_RESULTS = "trainer.cli.commands.sweep_results"
 
 
 def sweep(
@@ -46,8 +41,6 @@ def _train(
     planned: Sequence[PlannedSweep], options: SweepOptions, output: OutputOptions, *, with_problems: bool
 ) -> int:
     """Train the runs and print the results. Return the exit code."""
-    imports = Thread(target=import_module, args=[_RESULTS], daemon=True)
-    imports.start()
     code, summaries = 0, []
     for plan in planned:
         one, summary = train_sweep(plan, force=options.force, quiet=output.quiet)
@@ -55,8 +48,7 @@ def _train(
         code = max(code, one)
         if code not in (0, 4) or (code == 4 and options.fail_fast):
             break
-    imports.join()
-    from trainer.cli.commands import sweep_results
+    from trainer.cli.commands import sweep_results  # imports scipy, pandas and matplotlib: 1.5 s
 
     compares = options.figures and code in (0, 4) and not planned[0].suffix
     sweep_results.report(planned, summaries, output, with_problems=with_problems, compares=compares)
