@@ -17,6 +17,8 @@ from same_run import copied_at, differences
 from trainer import build_experiment, load_config
 from trainer.records import Record
 from trainer.runs.checkpoint import load_checkpoint, pack
+from trainer.runs.launch import launch
+from trainer.runs.options import RunOptions
 from trainer.seeding import preserved, random_state, saved_random_state, seed_globals, set_random_state
 from trainer.training.building import set_up_run
 from trainer.training.experiment import Experiment
@@ -183,6 +185,22 @@ def test_experiments_that_train_by_turns_do_not_change_each_other(tmp_path: Path
         draws()  # the caller draws as well
     assert together == alone
     assert [len(records) > 10 for records in together] == [True, True]
+
+
+def test_asking_whether_to_prune_may_draw_numbers(tmp_path: Path) -> None:
+    asked = 0
+
+    def keep(record: Record) -> bool:
+        nonlocal asked
+        asked += len(draws()) > 0
+        return False
+
+    loaded = load_config(write_tiny(tmp_path), [*DRAWING, "train.eval_every={steps: 4}"])
+    one, other = tmp_path / "one", tmp_path / "other"
+    launch(loaded, one)
+    launch(loaded, other, RunOptions(should_prune=keep))
+    assert asked == 3
+    assert differences(one, other) == []
 
 
 def test_the_saved_state_of_a_suspended_experiment_is_its_own(tmp_path: Path) -> None:

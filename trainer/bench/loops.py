@@ -30,7 +30,7 @@ from trainer.records import POSITION_COLUMNS, StepRecord
 from trainer.runs import rundir
 from trainer.training.building import build_experiment, set_up_run
 from trainer.training.experiment import Experiment
-from trainer.training.loop import train
+from trainer.training.loop import train_alone
 
 BARE = "best bare eager loop"
 JAX = "JAX + optax, one scan"
@@ -199,7 +199,7 @@ def samples_per_epoch(root: Path | None, setting: Setting) -> int:
 def _trained(experiment: Experiment, folder: Path) -> Run:
     """Return optlab's own loop, which writes its records to a table as in a run."""
     table = rundir.Table(folder / "steps.csv", [*POSITION_COLUMNS, *experiment.records.step_columns()])
-    records = train(experiment)
+    records = train_alone(experiment)
     next(records), next(records)  # the evaluation before the first step, and its checkpoint
 
     def run(steps: int) -> None:

@@ -33,11 +33,12 @@ from trainer.runs.exporting import export_at_end
 from trainer.runs.files import Guard
 from trainer.runs.options import RunOptions
 from trainer.runs.recorder import Recorder, RunLog, StatusFile
+from trainer.seeding import preserved
 from trainer.training.building import RunSetup
 from trainer.training.check_finite import find_nonfinite
 from trainer.training.examples import make_examples
 from trainer.training.experiment import Experiment
-from trainer.training.loop import train
+from trainer.training.loop import train_alone
 from trainer.user_code import as_error
 
 
@@ -153,10 +154,13 @@ def run(
 
 
 def _run_loop(experiment: Experiment, recorder: Recorder, log: RunLog, options: RunOptions) -> Status:
-    """Process the records of the loop until it ends or a record ends it; return the outcome."""
+    """Process the records of the loop until it ends or a record ends it; return the outcome.
+
+    Only `should_prune` may draw random numbers between the records.
+    """
     outcome = recorder.outcome  # set if the run was killed between its last step and its end
     progress, should_prune = options.progress, options.should_prune
-    records = train(experiment)
+    records = train_alone(experiment)
     for record in records if outcome is None else ():
         outcome = recorder.write(record)
         if isinstance(record, EvalRecord):
@@ -164,8 +168,9 @@ def _run_loop(experiment: Experiment, recorder: Recorder, log: RunLog, options: 
             _log_messages(experiment, log)
         if progress and isinstance(record, StepRecord | EvalRecord):
             progress.update(record)
-        if not outcome and should_prune and _may_be_pruned(record, experiment) and should_prune(record):
-            outcome = "pruned"
+        if not outcome and should_prune and _may_be_pruned(record, experiment):
+            with preserved(experiment.state.device):
+                outcome = "pruned" if should_prune(record) else None
         if outcome:
             records.close()
             break

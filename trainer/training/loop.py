@@ -23,9 +23,10 @@ def train(run: Experiment) -> Generator[Record]:
             an uninterrupted run. If the last evaluation is not a scheduled one, the state is saved before
             it, because an extended run does not evaluate at that step.
 
-    While it is suspended at a `yield`, other experiments may train in this process.
+    While it is suspended at a `yield`, the caller may draw random numbers and train other experiments. The
+    states of the global generators are kept and restored for that, which takes about 0.1 ms per record.
     """
-    with closing(_train(run)) as records:
+    with closing(train_alone(run)) as records:
         while True:
             run.state.resume()
             record = next(records, None)
@@ -35,7 +36,9 @@ def train(run: Experiment) -> Generator[Record]:
             yield record
 
 
-def _train(run: Experiment) -> Generator[Record]:
+def train_alone(run: Experiment) -> Generator[Record]:
+    """Train as `train` does, if nothing else in this process uses the global random generators meanwhile."""
+    run.state.resume()
     clock = run.state.clock
     if run.progress.step == 0:
         yield run.evaluate()
