@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -277,7 +278,7 @@ class CompiledEngine(EagerEngine):
             layout = self._layout
             with self._restored():
                 self._raise_tiny_lrs()
-                agreement = Agreement(bound=_LATER_BOUND)
+                agreement = Agreement(bound=_LATER_BOUND, single=True)
                 reason = self._compare(agreement, program, batches, least_loss=_MIN_LOSS)
                 reason = reason or self._python_changed()
             self._program, self._layout = program, layout
@@ -490,11 +491,6 @@ class CompiledEngine(EagerEngine):
         if any(self._constants[name] is not value for name, value in self.model.named_buffers()):
             return "the model replaces its buffers instead of writing into them"
         self._restore(start)
-        try:
-            moved = self._evidence(super().step(_perturbed(batches)), start.values)
-        except Exception:  # the model may reject perturbed inputs
-            moved = expected
-        self._restore(start)
         self._use(program, *batches[0])
         try:
             actual = self._evidence(self.step(batches), start.values)
@@ -504,7 +500,20 @@ class CompiledEngine(EagerEngine):
             return "the compiled step draws other random numbers than the eager step"
         self._compared += 1
         self._deviation = max(self._deviation, deviation(actual, expected))
-        return agreement.compare(actual, expected, moved)
+        return agreement.compare(actual, expected, partial(self._moved, batches, start, expected))
+
+    def _moved(
+        self, batches: Sequence[MicroBatch], start: Snapshot, expected: dict[str, Evidence]
+    ) -> dict[str, Evidence]:
+        """Return the values of the eager step with perturbed inputs; `expected` if the model rejects them."""
+        now = self._snapshot()
+        self._restore(start)
+        try:
+            return self._evidence(super().step(_perturbed(batches)), start.values)
+        except Exception:
+            return expected
+        finally:
+            self._restore(now)
 
     def _reset_running_sums(self) -> None:
         """Reset all running sums of gradients, which would hide an error in one step."""

@@ -43,7 +43,7 @@ class Snapshot:
         """
         return cls(
             {name: value.detach().clone() for name, value in values.items()},
-            [copy.deepcopy(parameter.grad) for parameter in parameters],
+            [_clone(parameter.grad) for parameter in parameters],
             [_optimizer_state(optimizer) for optimizer in optimizers],
             random_state(),
         )
@@ -63,7 +63,7 @@ class Snapshot:
             module, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(module), leaf, value)
         for parameter, gradient in zip(parameters, self.gradients, strict=True):
-            parameter.grad = copy.deepcopy(gradient)
+            parameter.grad = _clone(gradient)
         for optimizer, (state, options) in zip(optimizers, self.optimizers, strict=True):
             optimizer.state.clear()
             optimizer.state.update({p: copy.deepcopy(values) for p, values in state.items()})
@@ -81,3 +81,7 @@ def _optimizer_state(optimizer: Optimizer) -> tuple[dict[Any, Any], list[dict[st
         for group in optimizer.param_groups
     ]
     return state, groups
+
+
+def _clone(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.detach().clone()
