@@ -6,15 +6,19 @@ import contextlib
 import errno
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from same_run import differences
 from small_sweeps import results, summary, write
 
+import trainer
 from trainer import cli
 from trainer.catalog import load_config
 from trainer.runs import launch
+from trainer.sweep.pool import METHOD
 
 COMPONENT = """\
 import os, sys, torch
@@ -70,3 +74,35 @@ def test_a_run_is_unaffected_by_an_earlier_run_that_changed_the_process_and_by_m
         inside = root / "b" / f"seed={seed}"
         launch.launch(load_config(inside / "config.yaml"), tmp_path / f"alone{seed}")
         assert differences(inside, tmp_path / f"alone{seed}") == []
+
+
+HANGING = """\
+import sys, time
+
+class Hangs:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("the fork server hangs", file=sys.stderr, flush=True)
+            time.sleep(3600)
+
+if any("forkserver" in argument for argument in sys.orig_argv):
+    sys.meta_path.insert(0, Hangs())
+"""
+
+
+@pytest.mark.skipif(METHOD != "forkserver", reason="there is no fork server on this system")
+def test_the_fork_server_ends_with_the_command_even_while_it_imports(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANGING)
+    (tmp_path / "sweep.yaml").write_text("base: missing.yaml\nname: s\nseeds: 2\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", "sweep", "sweep.yaml"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(trainer.__file__).parents[1]}"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,  # returns when no process has the streams open
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "the fork server hangs" in done.stderr
+    assert "missing.yaml" in done.stderr

@@ -83,10 +83,10 @@ METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 def start_server() -> None:
     """Start the fork server, which imports torch while this process goes on.
 
-    Started early, it is ready when the first worker is needed. It exits with this process.
+    Started early, it is ready when the first worker is needed. It ends with this process.
     """
     if METHOD == "forkserver":
-        multiprocessing.set_forkserver_preload(["trainer.sweep.preload"])
+        multiprocessing.set_forkserver_preload(["trainer.sweep.end_with_command", "trainer.sweep.preload"])
         child_process.start_fork_server()
 
 
