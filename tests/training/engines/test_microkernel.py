@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -51,3 +56,20 @@ def test_what_cannot_be_compiled_is_none(before: str, after: str, monkeypatch: p
         assert microkernel.kernel() is None
     finally:
         microkernel.kernel.cache_clear()
+
+
+def test_compiling_does_not_warn_that_there_is_no_gpu(tmp_path: Path) -> None:
+    script = (
+        "from trainer.training.engines.inductor.instruction_set import torchs_instruction_set\n"
+        "with torchs_instruction_set():\n"
+        "    from torch.utils import cpp_extension\n"
+        "print(cpp_extension.CUDA_HOME)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"CUDA_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == (f"{tmp_path}\n", "")

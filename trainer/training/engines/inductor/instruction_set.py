@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ def torchs_instruction_set() -> Iterator[None]:
     """
     from torch._inductor import config, cpu_vec_isa
 
+    _import_extensions()
     used = torch.backends.cpu.get_cpu_capability().lower()
     known = [one for one in cpu_vec_isa.supported_vec_isa_list if str(one) == used]
     with config.patch({"cpp.vec_isa_ok": True}):
@@ -29,3 +32,14 @@ def torchs_instruction_set() -> Iterator[None]:
         yield
     finally:
         module.valid_vec_isa_list = find
+
+
+def _import_extensions() -> None:
+    """Import torch's C++ extensions, which Inductor uses, without their warning of a missing GPU."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    former = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        import_module("torch.utils.cpp_extension")
+    finally:
+        logger.setLevel(former)
