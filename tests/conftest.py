@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 from collections.abc import Iterator
@@ -35,9 +36,13 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Collect garbage once; pytest then does it five times, which takes seconds with all objects."""
+    """Collect garbage once; pytest then does it five times, which takes seconds with all objects.
+
+    At the end of the process, extension modules report objects that are not released.
+    """
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="session", autouse=True)
