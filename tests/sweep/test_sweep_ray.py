@@ -161,6 +161,49 @@ def test_two_hundred_runs_are_the_same_on_two_nodes(cluster: Any, tmp_path: Path
     assert assert_same_runs(tmp_path / "local" / "s", tmp_path / "ray" / "s") == 200
 
 
+SEES_GPUS = """\
+import os
+
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, in_features: int, num_classes: int, log: str = ""):
+        super().__init__(nn.Flatten(), nn.Linear(in_features, num_classes))
+        with open(log, "a") as file:
+            print(os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), file=file)
+"""
+
+
+@pytest.mark.nightly
+def test_runs_share_the_gpus_of_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node only claims to have GPUs: Ray assigns them, and the runs use the CPU."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from trainer.sweep.ray_pool import RayPool
+
+    devices: set[str | None] = set()
+    device = RayPool.device
+    monkeypatch.setattr(RayPool, "device", lambda pool, number: devices.add(device(pool, number)))
+    (tmp_path / "net.py").write_text(SEES_GPUS)
+    log = tmp_path / "log"
+    model = f"{{name: '{tmp_path / 'net.py'}:Net', log: '{log}'}}"
+    sweep = {"base": "base.yaml", "name": "s", "seeds": 12, "resources": {"cpus": 1, "gpus": 0.5}}
+    base = BASE.replace("{name: mlp, hidden: [8]}", model).replace("epochs: 2", "epochs: 60")
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 8, "num_gpus": 2, "include_dashboard": False}
+    )
+    try:
+        place = f"ray:{cluster.address}"
+        assert run(write(tmp_path, sweep, base), runs=tmp_path / "runs", workers=None, on=place) == 0
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert devices == {"cuda:0"}
+    workers = {line for line in log.read_text().splitlines() if not line.startswith(f"{os.getpid()} ")}
+    assert sorted(line.split()[1] for line in workers) == ["0", "0", "1", "1"]
+
+
 def test_an_unknown_place_is_an_error(tmp_path: Path) -> None:
     from trainer.errors import ConfigError
 
