@@ -13,7 +13,7 @@ from torch import Tensor
 from trainer.data.dataset import Dataset, Split, make_dataset
 from trainer.seeding import generator
 
-Samples = Annotated[int, Field(ge=2)]
+Samples = Annotated[int, Field(ge=2, le=10_000_000)]  # which need 1 GB of memory
 Noise = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
