@@ -12,6 +12,8 @@ from command import write_tiny
 
 from trainer import build_experiment, compare_runs, load_config, train_run
 from trainer.errors import RunError
+from trainer.runs.launch import launch
+from trainer.runs.options import RunOptions
 
 
 class FakeDisplay(types.ModuleType):
@@ -91,3 +93,14 @@ def test_an_experiment_prints_a_summary(tmp_path: Path) -> None:
     assert "SGD" in text
     assert "parameters" in text
     assert "7 steps" in text
+
+
+def test_a_pruned_run_is_finished_for_those_who_may_prune(tmp_path: Path) -> None:
+    loaded, folder = load_config(write_tiny(tmp_path), ["train.epochs=2"]), tmp_path / "run"
+    pruning = RunOptions(should_prune=lambda record: True)
+    first = launch(loaded, folder, pruning)
+    again = launch(loaded, folder, pruning, skip_existing=True)
+    assert [(done.result.status, done.result.steps) for done in (first, again)] == [("pruned", 7)] * 2
+    assert [done.skipped for done in (first, again)] == [False, True]
+    complete = launch(loaded, folder, skip_existing=True)
+    assert (complete.result.status, complete.skipped) == ("completed", False)

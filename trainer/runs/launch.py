@@ -101,7 +101,8 @@ def launch(
         folder: the run directory; created after all checks have passed.
         options: see `RunOptions`.
         force: replace an existing run; its files are deleted once the new run has started.
-        skip_existing: if the directory contains a finished run of the same config, return its result.
+        skip_existing: if the directory contains a finished run of the same config, return its result; also if
+            it was pruned and `options.should_prune` is set.
 
     Raises:
         ConfigError, DataError: the experiment is invalid; nothing was written.
@@ -110,11 +111,12 @@ def launch(
     """
     ownership.refuse_foreign(folder)
     loaded_data, wait = options.loaded_data, options.wait
+    ended = (*rundir.FINISHED, "pruned") if options.should_prune else rundir.FINISHED
     if not force:
         if skip_existing and loaded_data is None and rundir.is_finished(folder):
             loaded_data = load_data(loaded)  # needed to compare the data of the finished run
         digest = loaded_data.dataset.digest if loaded_data else None
-        if existing := _existing_result(loaded, folder, skip_existing, busy=wait, data_digest=digest):
+        if existing := _existing_result(loaded, folder, skip_existing, ended, busy=wait, data_digest=digest):
             return LaunchResult(folder, existing, skipped=True)
     progress = options.progress.reading if options.progress else None
     setup = set_up_run(loaded, loaded_data=loaded_data, progress=progress)
@@ -124,7 +126,7 @@ def launch(
         # Another process may have trained the run while this one was building it.
         if not force and (
             existing := _existing_result(
-                loaded, folder, skip_existing, busy=True, data_digest=setup.data_digest
+                loaded, folder, skip_existing, ended, busy=True, data_digest=setup.data_digest
             )
         ):
             return LaunchResult(folder, existing, skipped=True)
@@ -135,7 +137,7 @@ def launch(
 
 
 def _existing_result(
-    loaded: Loaded, folder: Path, skip: bool, *, busy: bool, data_digest: str | None
+    loaded: Loaded, folder: Path, skip: bool, ended: Sequence[str], *, busy: bool, data_digest: str | None
 ) -> RunResult | None:
     """Return the result of an existing finished run; None if the config is to be trained.
 
@@ -143,6 +145,7 @@ def _existing_result(
         loaded: the config.
         folder: the run directory.
         skip: whether to accept a finished run instead of raising an error.
+        ended: the statuses of finished runs.
         busy: ignore a run that is being written: this process holds the lock, or will wait for it.
         data_digest: SHA-256 of the config's data; None = not loaded.
 
@@ -165,7 +168,7 @@ def _existing_result(
         raise BusyError(f"{folder} is being written by another process", fix="use --wait to wait for it")
     refuse_another_run(loaded, folder, data_digest)
     # An unfinished run is trained from the start.
-    return rundir.read_result(folder) if status["status"] in rundir.FINISHED else None
+    return rundir.read_result(folder) if status["status"] in ended else None
 
 
 def refuse_another_run(loaded: Loaded, folder: Path, data_digest: str | None) -> None:
