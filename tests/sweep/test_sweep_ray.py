@@ -98,7 +98,8 @@ def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(
 
     if not shared:
         monkeypatch.setattr(ray_pool, "write_probe", lambda root: (root / "not there", b""))
-    file = write(tmp_path, LONG, LONG_BASE)
+    # Checkpoints are copied every 5 seconds.
+    file = write(tmp_path, LONG, LONG_BASE if shared else LONG_BASE.replace("epochs: 300", "epochs: 1200"))
     assert run(file, runs=tmp_path / "local", workers=2) == 0
     former = copies()
 
