@@ -86,6 +86,7 @@ def test_a_whole_data_set_passes_as_it_is() -> None:
         ("return (x, np.int64(3)), (x, y)", "load: y_train: a int64"),
         ("return (x, np.array(3)), (x, y)", "y_train is a single value"),
         ("return (x, y[:7]), (x, y)", "x_train has 60 rows and y_train has 7"),
+        ("return (x.astype(int), y), (x, y)", "load: x_train: inputs of type int64"),
         ("return dict(x_train=x)", "no array y_train, x_test, y_test"),
         ("return dict(x_train=x, y_train=y, x_test=x, y_test=y, x_val=x)", "x_val without y_val"),
         ("return Dataset(None, Split(t, k), ('a', 'b', 'c'), 'd')", "train is a NoneType"),
@@ -110,6 +111,7 @@ def test_anything_else_gets_one_message_with_what_to_return(tmp_path: Path, body
     assert done.code == 2
     assert told in done.err
     assert "my_data.py" in done.err
+    assert "tiny.yaml:4: data.name: " in done.err
     assert done.err.count("error:") == 1
 
 

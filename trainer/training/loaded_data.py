@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer import catalog
@@ -15,6 +17,7 @@ from trainer.data import user_parts
 from trainer.data.arrays import IntegerTargets
 from trainer.data.check import check_dataset
 from trainer.data.dataset import Dataset, Splits, split_dataset
+from trainer.errors import DataError
 from trainer.losses import OF_REGRESSION
 from trainer.seeding import global_stream
 from trainer.tasks import REGRESSION
@@ -84,7 +87,7 @@ def _load_dataset(
         wanted = inspect.signature(builder).parameters
         dataset: Dataset = builder(**options, **{key: context[key] for key in context if key in wanted})
         return dataset
-    with user_code(data.name):
+    with user_code(data.name), _reported_at_name():
         code = code_at(data.name, *filter(split_import_path, texts_in(data.options)))
         identity = [data.name, repr(sorted(data.options.items())), *code.files.values()]
         dataset = user_parts.read_parts(
@@ -98,3 +101,16 @@ def _load_dataset(
         )
         check_dataset(dataset, data.name)
     return dataset
+
+
+@contextmanager
+def _reported_at_name() -> Iterator[None]:
+    """Report errors in a user's arrays at the data set's name: they have no file, and the name has a line."""
+    try:
+        yield
+    except DataError as error:
+        problems = (
+            replace(one, what=f"{one.where}: {one.what}", where="", key="name") if one.where else one
+            for one in error.problems
+        )
+        raise DataError.of(problems) from error
