@@ -2,9 +2,10 @@
 
     python scripts/bench/sweep_throughput.py [--task digits] [--runs 40] [--rounds 3] [--workers 2]
 
-Each round runs `optlab sweep` with train.engine=eager, with train.engine=compiled and an empty compiler
-cache, and with train.engine=compiled again, when the step is kept. Times are of the whole command. The rounds
-are interleaved, because the speed of a shared machine drifts; the medians of the ratios within rounds count.
+The tasks are the configs quickstart (digits) and sgd_momentum (mnist). Each round runs `optlab sweep` with
+train.engine=eager, with train.engine=compiled and an empty compiler cache, and with train.engine=compiled
+again, when the step is kept. Times are of the whole command. The rounds are interleaved, because the speed of
+a shared machine drifts; the medians of the ratios within rounds count.
 """
 
 from __future__ import annotations
@@ -20,13 +21,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-DIGITS = {"name": "digits", "val_size": 0.2, "batch_size": 32, "normalize": "dataset"}
-TASKS: dict[str, dict[str, Any]] = {
-    "digits": {"data": DIGITS, "hidden": [64], "lr": 0.05, "epochs": 20},
-    "mnist": {"data": {"name": "mnist", "batch_size": 64}, "hidden": [200], "lr": 0.01, "epochs": 5},
-}
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TASKS = {"digits": ("quickstart.yaml", 20), "mnist": ("sgd_momentum.yaml", 5)}
+"""The config and the number of epochs of each task."""
+
 COMPILED, KEPT = "compiled, empty cache", "compiled, kept step"
 
 
@@ -54,13 +53,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    task = TASKS[options.task]
+    config, epochs = TASKS[options.task]
     base = {
+        "base": str(CONFIGS / config),
         "name": "bench",
-        "data": task["data"],
-        "model": {"name": "mlp", "hidden": task["hidden"]},
-        "optimizer": {"name": "SGD", "lr": task["lr"], "momentum": 0.9},
-        "train": {"threads": 1, "epochs": options.epochs or task["epochs"]},
+        "train": {"threads": 1, "epochs": options.epochs or epochs},
         "log": {"every": 30, "plots": []},
     }
     seconds: dict[str, list[float]] = {"eager": [], COMPILED: [], KEPT: []}
