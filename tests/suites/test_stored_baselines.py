@@ -23,6 +23,9 @@ from trainer.sweep.plan import SharedData
 SUITES = packaged.names("suite")
 TINY = SUITES["tiny"]
 STORED = ("tiny", "small")
+SAME_NUMBERS = ("2.14.1", "2.15.0")
+"""Releases of torch that give the initial weights and batches of the stored baselines."""
+
 ABSOLUTE = re.compile(r"""(?:^|[\s"':=\[])/\w+/""", re.MULTILINE)
 """An absolute path in a text."""
 
@@ -55,10 +58,12 @@ def data(suite: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("OPTLAB_DATA", str(root))
 
 
-def needs_the_same_torch(baselines: Baselines) -> None:
-    version = baselines.info["versions"]["torch"]
-    if version.partition("+")[0] != torch.__version__.partition("+")[0]:
-        pytest.skip(f"the baselines were computed with torch {version}")
+def needs_the_same_numbers(baselines: Baselines) -> None:
+    version, own = (
+        text.partition("+")[0] for text in (baselines.info["versions"]["torch"], torch.__version__)
+    )
+    if version != own and not {version, own} <= set(SAME_NUMBERS):
+        pytest.skip(f"torch {own} may draw other numbers than {version}, which computed the baselines")
 
 
 def test_the_text_of_the_suite_has_every_sum_of_two_numbers_below_100() -> None:
@@ -89,7 +94,7 @@ def test_no_stored_file_has_a_path_of_the_machine(baselines: Baselines) -> None:
 def test_new_runs_are_paired_with_the_stored_ones(
     suite: str, baselines: Baselines, data: None, tmp_path: Path
 ) -> None:
-    needs_the_same_torch(baselines)
+    needs_the_same_numbers(baselines)
     for sweep in read_sweeps(SUITES[suite], ["final_seeds=[1000]"]):
         info = baselines.problems[sweep.config.name.partition("/")[2]]
         digests = pairing_digests(sweep, sweep.variants["sgd"], SharedData(tmp_path))
@@ -103,7 +108,7 @@ def verdicts(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 @pytest.mark.parametrize("suite", ["tiny"], indirect=True)
 def test_adam_is_not_different_from_the_stored_adam(baselines: Baselines, tmp_path: Path) -> None:
-    needs_the_same_torch(baselines)
+    needs_the_same_numbers(baselines)
     lr = baselines.problems["quadratic"]["variants"]["adam"]["tuned"]["optimizer.lr"]
     options = ("--problems", "quadratic", "--search", f"lr={lr}", "--seeds", "3", "--quiet", "--no-figures")
     done = optlab("challenge", "Adam", *options, "--out", tmp_path / "out")
@@ -115,7 +120,7 @@ def test_adam_is_not_different_from_the_stored_adam(baselines: Baselines, tmp_pa
 @pytest.mark.nightly
 @pytest.mark.parametrize("suite", ["tiny"], indirect=True)
 def test_all_problems_with_the_whole_budget(baselines: Baselines, tmp_path: Path) -> None:
-    needs_the_same_torch(baselines)
+    needs_the_same_numbers(baselines)
     done = optlab("challenge", "torch.optim.Adam", "--out", tmp_path / "adam")
     assert done.code == 0, done.err
     found = verdicts(tmp_path / "adam")
