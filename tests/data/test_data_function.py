@@ -13,6 +13,7 @@ from command import TINY, optlab, write_tiny
 from trainer import load_config
 from trainer.data.dataset import Split, make_dataset
 from trainer.data.user_parts import read_parts
+from trainer.errors import AbsentDataError
 from trainer.training.loaded_data import load_data
 
 RNG = np.random.default_rng(0)
@@ -113,6 +114,13 @@ def test_anything_else_gets_one_message_with_what_to_return(tmp_path: Path, body
     assert "my_data.py" in done.err
     assert "tiny.yaml:4: data.name: " in done.err
     assert done.err.count("error:") == 1
+
+
+def test_an_absent_data_set_of_a_function_stays_one(tmp_path: Path) -> None:
+    absent = "from trainer.errors import AbsentDataError; raise AbsentDataError('no file', where='a.npz')"
+    loaded = load_config(config(tmp_path, absent))
+    with pytest.raises(AbsentDataError, match=r"tiny\.yaml:4: data\.name: a\.npz: no file"):
+        load_data(loaded)
 
 
 # ---- data sets of torch

@@ -113,4 +113,4 @@ def _reported_at_name() -> Iterator[None]:
             replace(one, what=f"{one.where}: {one.what}", where="", key="name") if one.where else one
             for one in error.problems
         )
-        raise DataError.of(problems) from error
+        raise type(error).of(problems) from error
